@@ -1,0 +1,57 @@
+"""facepcl: small, general face representations as timm models.
+
+Importing it registers `pcl_facecycle`, `pcl_resnet18` and `pcl_resnet50` with timm.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from facepcl import models as models  # registers the models
+from facepcl.create import create_decoder, create_model, list_models
+from facepcl.errors import FacepclError
+
+if TYPE_CHECKING:
+    from facepcl import losses as losses
+    from facepcl import pretrain as pretrain
+    from facepcl import views as views
+    from facepcl.embedding import FaceEmbedder, embed
+    from facepcl.tables import read_embeddings, similarity
+
+__version__ = "0.1.0"
+
+# Loaded when first used, so that `import facepcl` costs what `import timm` costs.
+_LAZY_NAMES = {
+    "FaceEmbedder": "facepcl.embedding",
+    "embed": "facepcl.embedding",
+    "read_embeddings": "facepcl.tables",
+    "similarity": "facepcl.tables",
+}
+_LAZY_FILES = ("losses", "pretrain", "views")
+
+__all__ = [
+    "FaceEmbedder",
+    "FacepclError",
+    "create_decoder",
+    "create_model",
+    "embed",
+    "list_models",
+    "losses",
+    "pretrain",
+    "read_embeddings",
+    "similarity",
+    "views",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(_LAZY_NAMES[name]), name)
+    if name in _LAZY_FILES:
+        return importlib.import_module(f"facepcl.{name}")
+    raise AttributeError(f"module 'facepcl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,91 @@
+"""A training run on disk: its configuration, its newest checkpoint, its log. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from facepcl._files import atomic
+from facepcl.errors import OptionError
+from facepcl.pretrained import load_tensors, read_metadata, save_tensors
+
+KEPT = 2  # newest checkpoints that stay on disk
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON under a temporary name, then rename."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; each has its optimiser state beside it."""
+    return sorted(run.glob("checkpoint-*.safetensors"), key=_step_of)
+
+
+def save_checkpoint(
+    run: Path, step: int, nets: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+) -> Path:
+    """Write networks, optimiser state and `progress` (JSON) after `step` steps; drop the oldest."""
+    path = run / f"checkpoint-{step:08d}.safetensors"
+    names = {parameter: name for name, parameter in nets.named_parameters()}
+    state = {
+        f"{names[parameter]}:{kind}": torch.as_tensor(value)
+        for parameter, values in optimizer.state.items()
+        for kind, value in values.items()
+    }
+    # the checkpoint comes last: where it is, its optimiser state is whole
+    save_tensors(state, run / f"optimizer-{step:08d}.safetensors")
+    save_tensors(nets.state_dict(), path, {"step": str(step), "progress": json.dumps(progress)})
+    for old in checkpoints(run)[:-KEPT]:
+        old.unlink()
+        (run / f"optimizer-{_step_of(old):08d}.safetensors").unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+    """Restore networks and optimiser in place; return the finished steps and the saved progress."""
+    metadata = read_metadata(path)
+    nets.load_state_dict(load_tensors(path))
+    step = int(metadata["step"])
+    parameters = dict(nets.named_parameters())
+    optimizer.state.clear()
+    for key, value in load_tensors(path.with_name(f"optimizer-{step:08d}.safetensors")).items():
+        name, _, kind = key.rpartition(":")
+        parameter = parameters[name]
+        # Adam keeps its step count on the CPU, in float32, whatever the parameter is
+        value = value if kind == "step" else value.to(parameter.device, parameter.dtype)
+        optimizer.state[parameter][kind] = value.view(()) if kind == "step" else _laid_out_as(parameter, value)
+    return step, json.loads(metadata["progress"])
+
+
+def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`value` in the memory layout of its parameter, so that a resumed step is the same to the bit."""
+    return torch.empty_like(parameter).copy_(value)
+
+
+def check_same_run(path: Path, config: Mapping[str, Any], may_change: frozenset[str]) -> dict[str, Any]:
+    """What RUN/config.json recorded when the run was begun; empty for a new run.
+
+    Raises OptionError if `config` differs in what matters.
+    """
+    if not path.is_file():
+        return {}
+    begun = json.loads(path.read_text("utf-8"))
+    for key, value in config.items():
+        was = begun.get(key)
+        if key not in may_change and was != value:
+            raise OptionError(
+                f"{path.parent} was begun with --{key.replace('_', '-')} {was}, not {value}; "
+                "give the same, or another --out"
+            )
+    return begun

@@ -1,0 +1,44 @@
+"""The `facepcl` command: each subcommand parses its options and calls one function of the library."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+import facepcl
+from facepcl.cli import embed, pretrain
+from facepcl.errors import FacepclError
+
+COMMANDS = (embed, pretrain)  # each has add(subparsers) -> parser and run(args) -> exit code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="facepcl", description="Small, general face representations.")
+    parser.add_argument("--version", action="version", version=f"facepcl {facepcl.__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = command.add(subparsers)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 130 = Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("timm", "httpx", "huggingface_hub"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        return args.run(args)
+    except (FacepclError, OSError) as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"facepcl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("facepcl: interrupted", file=sys.stderr)
+        return 130

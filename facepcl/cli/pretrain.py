@@ -1,0 +1,53 @@
+"""`facepcl pretrain`: options from the fields of Config, then one call of `facepcl.pretrain.run`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+EXAMPLE = """example:
+  facepcl pretrain faces/ --out runs/first --preset small --epochs 2
+The same command continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or
+.tar shards (NAME.jpg with NAME.json or NAME.cls)."""
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    from facepcl.recipe import PRESETS, Config
+
+    parser = subparsers.add_parser(
+        "pretrain",
+        help="train an encoder on faces",
+        description="Train an encoder on faces, by PCL or by PCL and labels.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", nargs="+", metavar="DATA", help="folder or .tar shard of face images")
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--preset", choices=PRESETS, default="paper", help="start from these numbers (default: paper)")
+    for field in fields(Config):
+        if field.metadata:
+            values = ", ".join(f"{name} {preset[field.name]}" for name, preset in PRESETS.items() if field.name in preset)
+            default = f"{field.default}; {values}" if values else field.default
+            parser.add_argument(
+                "--" + field.name.replace("_", "-"),
+                type=type(field.default),
+                choices=field.metadata["choices"],
+                default=None,
+                metavar=None if field.metadata["choices"] else field.name.rpartition("_")[2].upper(),
+                help=f"{field.metadata['help']} (default: {default})",
+            )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from facepcl import pretrain
+
+    given = {f.name: getattr(args, f.name) for f in fields(pretrain.Config) if f.metadata}
+    given = {name: value for name, value in given.items() if value is not None}
+    numbers = {**pretrain.PRESETS[args.preset], **given}
+    if "steps" in given:
+        numbers["epochs"] = 0.0
+    encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
+    print(f'wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
+    return 0

@@ -1,0 +1,155 @@
+"""`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from facepcl.errors import MissingPath, OptionError, WeightsError
+from facepcl.index import WEIGHTS, read_index, rows_of
+
+FAMILY = "pcl_*"
+
+
+def create_model(
+    name: str, pretrained: bool | str | Path | None = None, *, branches: bool = True, **timm_options: Any
+) -> nn.Module:
+    """timm's `create_model` with the face and pose branches on.
+
+    `name`: `pcl_x`, `pcl_x.tag`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`. `pretrained`: True, False
+    or the path of a `.safetensors` file; None is False for a plain name and True for a folder or repository.
+    All other options are timm's. Raises OptionError for a name that does not exist, MissingPath for a file or
+    folder that is not there, WeightsError for weights that are missing, damaged or of another model.
+    """
+    branches = branches and not timm_options.get("features_only", False)
+    folder = _find_folder(name, timm_options.get("cache_dir"))
+    if folder is not None:
+        if isinstance(pretrained, (str, Path)):
+            raise OptionError(f"{name} brings its own weights; pretrained={str(pretrained)!r} is for a plain name")
+        return _create_from_folder(folder, pretrained is not False, branches, timm_options)
+    _check_name(name)
+    if isinstance(pretrained, (str, Path)):
+        overlay = _overlay(Path(pretrained)) | (timm_options.pop("pretrained_cfg_overlay", None) or {})
+        timm_options["pretrained_cfg_overlay"] = overlay
+    return timm.create_model(name, pretrained=bool(pretrained), branches=branches, **timm_options)
+
+
+def _check_name(name: str) -> None:
+    models = timm.list_models(FAMILY)
+    architecture, _, tag = name.partition(".")
+    if architecture not in models:
+        hint = "; for other models use timm.create_model" if timm.is_model(architecture) else ""
+        raise OptionError(f"facepcl has no model {name!r}, but {', '.join(models)}{hint}")
+    if tag and get_pretrained_cfg(name, allow_unregistered=False) is None:
+        tags = [n.split(".", 1)[1] for n in timm.list_models(architecture, include_tags=True) if "." in n]
+        raise OptionError(f"{architecture} has no weights tagged {tag!r}; its tags: {', '.join(tags)}")
+
+
+def _overlay(path: Path) -> dict[str, Any]:
+    """timm's description of a weights file of the user's: where it is and how many classes its head has."""
+    from facepcl.pretrained import read_shapes
+
+    if path.suffix != ".safetensors":
+        raise OptionError(f"{path}: weights are read from .safetensors files only, never from a pickle")
+    rows = read_shapes(path).get("fc.weight", [0])[0]
+    return {"file": str(path), "num_classes": rows, "hf_hub_id": None, "url": None}
+
+
+def _find_folder(name: str, cache_dir: str | Path | None = None) -> Path | None:
+    """The folder of a `local-dir:` or, after a download, of an `hf-hub:` name; None for a plain name."""
+    scheme, _, rest = name.partition(":")
+    if scheme == "local-dir":
+        if not Path(rest).is_dir():
+            raise MissingPath(f"{rest}: there is no such folder")
+        return Path(rest)
+    if scheme == "hf-hub":
+        from huggingface_hub import snapshot_download
+
+        repository, _, revision = rest.partition("@")
+        files = ["config.json", "*.safetensors"]
+        try:
+            return Path(
+                snapshot_download(repository, revision=revision or None, cache_dir=cache_dir, allow_patterns=files)
+            )
+        except (OSError, ValueError) as error:  # what huggingface_hub raises: no network, no such repository or name
+            raise WeightsError(f"{name} could not be fetched: {str(error).splitlines()[0]}") from error
+    return None
+
+
+def _create_from_folder(folder: Path, pretrained: bool, branches: bool, options: dict[str, Any]) -> nn.Module:
+    from facepcl.pretrained import WEIGHTS_FILE, load_tensors, read_config
+
+    config = read_config(folder)
+    own = config.get("facepcl", {})
+    architecture = own.get("architecture", config.get("architecture", ""))
+    if architecture not in timm.list_models(FAMILY):
+        raise WeightsError(f"{folder} holds {architecture!r}, which is not one of facepcl's; use timm.create_model")
+    cfg = {**config["pretrained_cfg"], "architecture": architecture}
+    if pretrained:
+        # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
+        cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
+        if branches and "branches" in own:
+            cfg["state_dict"] |= load_tensors(folder / Path(own["branches"]).name)
+    arguments = {**config.get("model_args", {}), **options, "branches": branches}
+    model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
+    model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
+    return model
+
+
+def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
+    """The decoder that belongs to the weights `name`: code `[B, 2048]` of unit length -> image `[B, 3, 64, 64]`.
+
+    Raises WeightsError if these weights were released without one; `pretrained=False` gives a random one.
+    """
+    from facepcl.models.decoder import Decoder
+    from facepcl.pretrained import DECODER_FILE, load_tensors
+
+    decoder = Decoder()
+    folder = _find_folder(name)
+    if folder is None:
+        _check_name(name)
+    if not pretrained:
+        return decoder
+    if folder is not None:
+        path = folder / DECODER_FILE
+    else:
+        architecture, _, tag = name.partition(".")
+        rows = [row for row in rows_of(architecture) if tag in ("", row.tag)]
+        path = WEIGHTS / rows[0].decoder if rows and rows[0].decoder else Path()
+    if not path.is_file():
+        raise WeightsError(f"{name} comes without a decoder; a run of facepcl pretrain writes one into encoder/")
+    decoder.load_state_dict(load_tensors(path))
+    return decoder.eval()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One line of `list_models`: a model and the weights it can be had with."""
+
+    name: str
+    tag: str | None
+    parameters: int  # of the trunk and both branches
+    input_size: tuple[int, int, int]
+    license: str | None  # of the weights
+    weights: str  # "bundled", "Hub ORG/NAME@REVISION" or "none"
+
+
+def list_models() -> list[ModelInfo]:
+    """Name, tag, parameters, input, licence and whereabouts of every model and its weights."""
+    found = []
+    for name in timm.list_models(FAMILY):
+        model = timm.create_model(name, branches=True, device="meta")
+        parameters = sum(p.numel() for p in model.parameters())
+        size = tuple(model.pretrained_cfg["input_size"])
+        rows = [row for row in read_index() if row.model == name]
+        for row in rows:
+            weights = "bundled" if row.path else f"Hub {row.hf_hub_id}" if row.hf_hub_id else "none"
+            found.append(ModelInfo(name, row.tag, parameters, size, row.license, weights))
+        if not rows:
+            found.append(ModelInfo(name, None, parameters, size, None, "none"))
+    return found

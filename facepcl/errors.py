@@ -1,0 +1,60 @@
+"""What facepcl raises on its own account: one sentence that names the thing and what would be right.
+
+FacepclError
+├── OptionError      (ValueError)         an argument or option that cannot work
+├── MissingPath      (FileNotFoundError)  a file or folder that is not there
+├── MissingExtra     (ImportError)        an optional dependency that is not installed
+├── ImageError       (ValueError)         an image that cannot be embedded, with the reason
+├── TableError       (ValueError)         an embedding table that cannot be read, or two that do not compare
+├── DataError        (ValueError)         training data that a method cannot use
+└── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class FacepclError(Exception):
+    """Base of all errors of the library: `except facepcl.FacepclError`."""
+
+    def __str__(self) -> str:  # a KeyError or OSError base would add quotes or an errno
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class OptionError(FacepclError, ValueError):
+    """An argument or option that cannot work: `except ValueError`."""
+
+
+class MissingPath(FacepclError, FileNotFoundError):
+    """A file or folder that is not there: `except FileNotFoundError`."""
+
+
+class MissingExtra(FacepclError, ImportError):
+    """An optional dependency that is not installed: `except ImportError`."""
+
+
+class ImageError(FacepclError, ValueError):
+    """An image that cannot be embedded, with the reason: `except ValueError`."""
+
+
+class TableError(FacepclError, ValueError):
+    """An embedding table that cannot be read or compared: `except ValueError`."""
+
+
+class DataError(FacepclError, ValueError):
+    """Training data that a method cannot use: `except ValueError`."""
+
+
+class WeightsError(FacepclError, RuntimeError):
+    """Weights that are missing, damaged or of another model: `except RuntimeError`."""
+
+
+def require(package: str, extra: str) -> ModuleType:
+    """The imported optional `package`, or a MissingExtra that names the `extra` to install."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.split(".")[0]
+        raise MissingExtra(f"{name} is not installed; type: pip install 'facepcl[{extra}]'") from error

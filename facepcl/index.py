@@ -1,0 +1,45 @@
+"""What weights exist: the rows of `weights/index.json`. Pure data; imports neither torch nor the models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Weights of one (model, tag): where they are, what they are, under which terms, what they reach."""
+
+    model: str
+    tag: str
+    sha256: str
+    bytes: int
+    license: str
+    training_data: str
+    command: str
+    file: str | None = None  # bundled, in `facepcl/weights/`
+    hf_hub_id: str | None = None  # ORG/NAME@REVISION
+    decoder: str | None = None  # bundled decoder that belongs to the weights
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path | None:
+        """The bundled file, or None if this installation has none."""
+        path = WEIGHTS / self.file if self.file else None
+        return path if path and path.is_file() else None
+
+
+@cache
+def read_index() -> tuple[Row, ...]:
+    """All rows, in the order of the file."""
+    return tuple(Row(**row) for row in json.loads((WEIGHTS / "index.json").read_text("utf-8"))["weights"])
+
+
+def rows_of(model: str) -> tuple[Row, ...]:
+    """The rows of one architecture; the first is its default."""
+    return tuple(row for row in read_index() if row.model == model)

@@ -1,0 +1,98 @@
+"""Whole-face views for the label heads (METHOD 10): aligned by the eyes where landmarks are known."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from facepcl.views import luma
+
+HALF_SIDE = (1.3, 1.7)  # half the crop's side, in eyes-to-mouth distances
+CENTRE_JITTER = 0.06  # of the side, standard deviation
+ROTATION_JITTER = 6.0  # degrees about the eye line, standard deviation
+COLOUR = 0.3  # gain, contrast and gamma within 1 / (1 + COLOUR) .. 1 + COLOUR
+P_MIRROR, P_GREY, P_BLUR, P_NOISE = 0.5, 0.5, 0.3, 0.3
+
+
+class LabelViews(NamedTuple):
+    """Views `[B, 3, S, S]` in [0, 1], which of them are mirrored `[B]`, and by how many degrees their crop was
+    turned clockwise `[B]` (what a label of roll has to be increased by before the mirror)."""
+
+    images: torch.Tensor
+    mirrored: torch.Tensor
+    turned: torch.Tensor
+
+
+def _between(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def face_frames(landmarks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Centre `[B, 2]`, eyes-to-mouth distance `[B]` and eye-line angle `[B]` (radians, clockwise) of faces.
+
+    `landmarks` `[B, 5, 2]` in pixels: right eye, left eye, nose, right and left mouth corner of the subject, NaN
+    where unknown; the whole image of `size` pixels stands in for these.
+    """
+    eyes, mouth = landmarks[:, :2].mean(1), landmarks[:, 3:].mean(1)
+    across = landmarks[:, 1] - landmarks[:, 0]
+    unknown = landmarks.isnan().any(2).any(1)
+    centre = ((eyes + mouth) / 2).masked_fill(unknown[:, None], size / 2)
+    distance = (mouth - eyes).norm(dim=1).masked_fill(unknown, size / 2 / HALF_SIDE[0])
+    return centre, distance, torch.atan2(across[:, 1], across[:, 0]).masked_fill(unknown, 0.0)
+
+
+def crop_squares(
+    images: torch.Tensor, centre: torch.Tensor, half: torch.Tensor, angle: torch.Tensor, mirrored: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Turned squares of uint8 images `[B, 3, H, W]` -> float `[B, 3, size, size]` in [0, 1]; outside, the edge goes on.
+
+    `centre` `[B, 2]` and `half` `[B]` in pixels; `angle` `[B]` in radians: the image's direction, clockwise, that
+    becomes horizontal. Sampled at twice the size and halved, so that shrinking does not alias.
+    """
+    height, width = images.shape[-2:]
+    cos, sin = angle.cos() * half, angle.sin() * half
+    flip = torch.where(mirrored, -1.0, 1.0)
+    rows = torch.stack([cos * flip, -sin, centre[:, 0], sin * flip, cos, centre[:, 1]], 1).view(-1, 2, 3)
+    scale = torch.tensor([2 / width, 2 / height]).view(1, 2, 1)
+    theta = rows * scale - torch.tensor([[0.0, 0.0, 1.0]])
+    grid = F.affine_grid(theta, [len(images), 3, 2 * size, 2 * size], align_corners=False).to(images.device)
+    return F.avg_pool2d(F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False), 2)
+
+
+def mild_colour(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Gain, contrast, gamma, grey, blur and noise on some of the float images `[B, 3, H, W]`."""
+    count, device = len(images), images.device
+    spread = math.log1p(COLOUR)
+    gain, contrast, gamma = (
+        _between(count, -spread, spread, generator).exp().view(-1, 1, 1, 1).to(device) for _ in range(3)
+    )
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = ((images - mean) * contrast + mean * gain).clamp(0, 1) ** gamma
+    chosen = {
+        p: (torch.rand(count, generator=generator) < p_value).view(-1, 1, 1, 1).to(device)
+        for p, p_value in {"grey": P_GREY, "blur": P_BLUR, "noise": P_NOISE}.items()
+    }
+    grey = luma((images * 255).round().to(torch.uint8)).float() / 255
+    images = torch.where(chosen["grey"], grey, images)
+    # half the size and back: what small faces in photographs have been through
+    small = F.interpolate(F.avg_pool2d(images, 2), size=images.shape[-2:], mode="bilinear", align_corners=False)
+    images = torch.where(chosen["blur"], small, images)
+    noise = torch.randn(images.shape, generator=generator).to(device) * 0.03
+    return torch.where(chosen["noise"], images + noise, images).clamp(0, 1)
+
+
+def label_views(
+    images: torch.Tensor, landmarks: torch.Tensor, size: int, generator: torch.Generator
+) -> LabelViews:
+    """One jittered crop of each face in uint8 images `[B, 3, H, W]` with landmarks `[B, 5, 2]` (pixels, NaN)."""
+    count = len(images)
+    centre, distance, angle = face_frames(landmarks, images.shape[-1])
+    half = distance * _between(count, *HALF_SIDE, generator)
+    centre = centre + torch.randn(count, 2, generator=generator) * CENTRE_JITTER * half[:, None]
+    angle = angle + torch.randn(count, generator=generator) * math.radians(ROTATION_JITTER)
+    mirrored = torch.rand(count, generator=generator) < P_MIRROR
+    crops = crop_squares(images, centre, half, angle, mirrored, size)
+    return LabelViews(mild_colour(crops, generator), mirrored, -angle.rad2deg())

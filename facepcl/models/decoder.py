@@ -1,0 +1,42 @@
+"""Training-only parts of PCL: the decoder (METHOD 2) and the projection heads (METHOD 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+CODE = 2048  # numbers of a code that decoder and heads take: 128 x 4 x 4
+
+
+class Decoder(nn.Module):
+    """A code `[B, 2048]`, of unit length, -> an image `[B, 3, 64, 64]` in [-1, 1] (METHOD 2).
+
+    The keys are those of the original; the tanh is the original's too, though targets lie in [0, 1] (Q4).
+    """
+
+    def __init__(self, code: int = CODE):
+        super().__init__()
+        self.fc = nn.Linear(code, 512)
+        layers: list[nn.Module] = []
+        widths = (512, 256, 256, 256, 256, 128)
+        for c_in, c_out in zip(widths, widths[1:], strict=False):
+            layers += [*self._enlarge(c_in, c_out), nn.BatchNorm2d(c_out)]
+        self.model = nn.Sequential(*layers, *self._enlarge(128, 3), nn.Tanh())
+
+    @staticmethod
+    def _enlarge(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
+        return (
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+            nn.Conv2d(c_in, c_out, 3, padding=1),
+        )
+
+    def forward(self, code: torch.Tensor) -> torch.Tensor:
+        return self.model(self.fc(code)[:, :, None, None])
+
+
+class ProjectionHead(nn.Sequential):
+    """A code `[B, 2048]` -> `[B, 512]` for a contrast loss: Linear, ReLU, Linear, BatchNorm (METHOD 3)."""
+
+    def __init__(self, code: int = CODE, out: int = 512):
+        super().__init__(nn.Linear(code, code), nn.ReLU(), nn.Linear(code, out), nn.BatchNorm1d(out))

@@ -1,0 +1,30 @@
+"""Running statistics of batch norms, estimated anew before an encoder is released (METHOD 8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from facepcl import views
+
+
+@torch.no_grad()
+def refresh_norms(encoder: nn.Module, images: torch.Tensor, size: int, limit: int = 2048, batch: int = 64) -> None:
+    """Set every BatchNorm2d's running statistics to their mean over clean whole images `[N, 3, S, S]` uint8.
+
+    While training they are an average over noisy images, crops and views. Does nothing to an encoder without any.
+    """
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+    encoder.train()
+    device = next(encoder.parameters()).device
+    for block in images[:: max(1, len(images) // limit)].split(batch):
+        if len(block) > 1:
+            encoder.forward_features(views.to_float(views.resize(block.to(device), size)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,111 @@
+"""The networks that PCL trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3 and 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from facepcl import losses
+from facepcl.create import create_model
+from facepcl.label_heads import LabelHeads, label_losses
+from facepcl.models.decoder import Decoder, ProjectionHead
+
+CODE_SIDE = 4  # decoder and heads take 128 x 4 x 4 numbers
+TARGET_SIZE = 64  # pixels of what the decoder draws
+
+
+class Networks(nn.Module):
+    """Everything that is trained: the encoder with its branches, the decoder and the heads."""
+
+    def __init__(self, model: str, label_outputs: Mapping[str, int]):
+        super().__init__()
+        self.encoder = create_model(model, pretrained=False, num_classes=0)
+        self.decoder = Decoder()
+        self.face_head = ProjectionHead()
+        self.pose_head = ProjectionHead()
+        self.label_heads = LabelHeads(dict(label_outputs))
+
+    def code(self, branch: str, images: torch.Tensor) -> torch.Tensor:
+        """The `face` or `pose` code of `[B, 3, H, W]`, `[B, 2048]`; the other branch is not computed."""
+        return to_code(self.encoder.get_submodule(branch)(self.encoder.forward_features(images)))
+
+
+def to_code(maps: torch.Tensor) -> torch.Tensor:
+    """A branch map `[B, 128, h, w]` as the `[B, 2048]` that decoder and heads take (METHOD 11)."""
+    side = maps.shape[-2:]
+    if side != (CODE_SIDE, CODE_SIDE):
+        up = min(side) < CODE_SIDE
+        maps = F.interpolate(maps, (CODE_SIDE, CODE_SIDE), mode="bilinear" if up else "area")
+    return maps.flatten(1)
+
+
+class Disentangled(NamedTuple):
+    """The result of the first sub-step: its two losses and the four decoded images `[B, 3, 64, 64]`."""
+
+    reconstruction: torch.Tensor
+    orthogonality: torch.Tensor
+    decoded: tuple[torch.Tensor, ...]
+
+
+def disentangle(
+    nets: Networks, noisy: torch.Tensor, image: torch.Tensor, mirror: torch.Tensor
+) -> Disentangled:
+    """Sub-step 1 (METHOD 4.1): face codes are the same for image and mirror, pose codes tell the side.
+
+    `noisy` `[2B, 3, S, S]`: B noisy images, then their B noisy mirrors; `image` and `mirror` `[B, 3, 64, 64]`: what
+    the decoder is to draw.
+    """
+    # image and mirror in one pass, so that a batch norm cannot tell them apart
+    maps = nets.encoder.forward_branches(noisy)
+    face, face_mirror = to_code(maps.face).chunk(2)
+    pose, pose_mirror = to_code(maps.pose).chunk(2)
+    # Four calls, in this order: each has batch statistics of its own, and the last ones stay.
+    pairs = ((face, pose_mirror), (face_mirror, pose), (face, pose), (face_mirror, pose_mirror))
+    decoded = tuple(nets.decoder(F.normalize((a + b).float())) for a, b in pairs)
+    return Disentangled(
+        losses.reconstruction(decoded, (mirror, image, image, mirror)),
+        losses.orthogonality(face, pose) + losses.orthogonality(face_mirror, pose_mirror),
+        decoded,
+    )
+
+
+def contrast_faces(
+    nets: Networks, views: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor
+) -> torch.Tensor:
+    """Sub-step 2 (METHOD 4.2) for `views` `[2B, 3, S, S]`: two quadrant crops of each face."""
+    return losses.face_contrast(nets.face_head(nets.code("face", views).float()), mask, permutation)
+
+
+def contrast_poses(
+    nets: Networks,
+    positives: torch.Tensor,
+    negatives: torch.Tensor,
+    mask: torch.Tensor,
+    permutation: torch.Tensor,
+    layout: str,
+) -> torch.Tensor:
+    """Sub-step 3 (METHOD 4.3): `positives` `[2B, 3, S, S]` against mirrored `negatives` `[K B, 3, S, S]`, draw by draw.
+
+    `layout` "blocks" cuts the draws into B blocks of K rows, as the original does, so that only one in B negatives
+    is a mirror of the anchor itself; "own" gives each anchor its own mirrors (METHOD Q1).
+    """
+    batch = len(positives) // 2
+    # one pass through the encoder, so that a batch norm cannot tell anchors from negatives
+    codes = nets.code("pose", torch.cat([positives, negatives])).float()
+    anchors = nets.pose_head(codes[: 2 * batch])
+    mirrored = nets.pose_head(codes[2 * batch :])  # a call of its own: its own batch statistics (Q2)
+    if layout == "own":
+        mirrored = mirrored.view(-1, batch, mirrored.shape[1]).transpose(0, 1)
+    return losses.pose_contrast(anchors, mirrored.reshape(batch, -1, mirrored.shape[-1]), mask, permutation)
+
+
+def predict_labels(
+    nets: Networks, views: torch.Tensor, targets: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The label sub-step (METHOD 10): unweighted loss of each label of `views` `[B, 3, S, S]`."""
+    maps = nets.encoder.forward_branches(views)
+    return label_losses(nets.label_heads(maps.face, maps.pose), targets)

@@ -1,0 +1,121 @@
+"""Tensors to files and back: safetensors only, contiguous, under a temporary name until whole."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from torch import nn
+
+from facepcl._files import atomic
+from facepcl.errors import MissingPath, WeightsError
+from facepcl.models import PclResNet
+from facepcl.models.branches import is_branch
+
+WEIGHTS_FILE = "model.safetensors"
+BRANCHES_FILE = "branches.safetensors"
+DECODER_FILE = "decoder.safetensors"
+STOCK_NAMES = {"pcl_resnet18": "resnet18", "pcl_resnet50": "resnet50"}
+
+
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors of any memory layout to a safetensors file."""
+    # safetensors refuses channels_last tensors and ones that share memory; a contiguous copy is neither
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic(path) as temporary:
+        save_file(plain, str(temporary), dict(metadata or {}))
+
+
+def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file. Raises MissingPath, or WeightsError if it is none or is cut off."""
+    with _explained(path):
+        return load_file(str(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors. Raises as `load_tensors` does."""
+    with _explained(path), safe_open(str(path), "pt") as file:
+        return file.metadata() or {}
+
+
+def read_shapes(path: str | Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor of a safetensors file, without reading them. Raises as `load_tensors`."""
+    with _explained(path), safe_open(str(path), "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+class _explained:
+    """Turns a missing or damaged file into one sentence that names it."""
+
+    def __init__(self, path: str | Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        if not Path(self.path).is_file():
+            raise MissingPath(f"{self.path}: there is no such file")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, SafetensorError):
+            raise WeightsError(f"{self.path} is not a whole safetensors file ({error})") from error
+
+
+def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None = None) -> Path:
+    """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER")` loads; return the folder.
+
+    A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
+    facepcl loads it; the branches lie beside it in `branches.safetensors`.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
+    plain = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
+    if isinstance(plain, PclResNet):
+        branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
+        save_tensors(branches, partial / BRANCHES_FILE)
+        own = {"architecture": plain.pretrained_cfg["architecture"], "branches": BRANCHES_FILE}
+        save_for_hf(_stock_trunk(plain), partial, safe_serialization=True, model_config={"facepcl": own})
+    else:
+        save_for_hf(plain, partial, safe_serialization=True)
+    if decoder is not None:
+        save_tensors(decoder.state_dict(), partial / DECODER_FILE)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def _stock_trunk(model: PclResNet) -> nn.Module:
+    """timm's own ResNet with the trunk's weights."""
+    stock = STOCK_NAMES[model.pretrained_cfg["architecture"]]
+    trunk = timm.create_model(
+        stock,
+        num_classes=model.num_classes,
+        in_chans=model.conv1.in_channels,
+        global_pool=model.global_pool.pool_type,
+        pretrained_cfg={**model.pretrained_cfg, "architecture": stock},
+    )
+    trunk.load_state_dict({key: value for key, value in model.state_dict().items() if not is_branch(key)})
+    return trunk
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The timm `config.json` of a folder. Raises MissingPath, or WeightsError if it is not JSON."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise MissingPath(f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path} is not valid JSON ({error})") from error

@@ -1,0 +1,76 @@
+"""The numbers of a training run: every one an option of the command line and a line of RUN/config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from facepcl.precision import DTYPES
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field that the command line offers, with its help."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every number of a run; it is written to RUN/config.json."""
+
+    data: tuple[str, ...]
+    out: str
+    # what is trained
+    model: str = option("pcl_facecycle", "encoder to train")
+    method: str = option("pcl", "PCL as published, or with label heads", ("pcl", "pcl-labels"))
+    size: int = option(0, "side of the views in pixels (0: the model's own)")
+    source_size: int = option(112, "side in pixels that every image is brought to once")
+    seed: int = option(0, "seed of everything random")
+    # how long
+    epochs: float = option(0.0, "passes over the images (0: --steps)")
+    steps: int = option(0, "iterations (0: --epochs)")
+    # batches (METHOD 4.1 to 4.3)
+    batch: int = option(256, "images of the disentangling and of the face sub-step")
+    pose_batch: int = option(10, "images of the pose sub-step")
+    pose_negatives: int = option(100, "mirrored negatives for each image of the pose sub-step")
+    negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
+    # optimiser (METHOD 4.6)
+    lr: float = option(1e-4, "Adam's learning rate")
+    weight_decay: float = option(1e-3, "L2 term in the gradient")
+    warmup: float = option(0.0, "part of the run in which the learning rate rises to its value")
+    gradients: str = option("zeros", "reset between sub-steps: zeros as in the original, or none", ("zeros", "none"))
+    # weights and noise of the PCL losses
+    noise: float = option(0.4, "standard deviation of the noise on the disentangling sub-step's input")
+    orthogonality: float = option(1.0, "weight of the orthogonality loss")
+    contrast: float = option(1.0, "weight of the face and pose contrast, whose gradients drown those of labels at 1")
+    # labels (METHOD 10)
+    label_batch: int = option(64, "images of a label sub-step")
+    label_steps: int = option(1, "label sub-steps of an iteration")
+    weight_au: float = option(30.0, "weight of the action units' loss")
+    weight_expression: float = option(0.5, "weight of the expression loss")
+    weight_identity: float = option(0.5, "weight of the identity loss, reached after a third of the run")
+    weight_pose: float = option(3.0, "weight of the head pose loss")
+    max_yaw: float = option(45.0, "degrees: label sub-steps leave out faces turned further")
+    max_pitch: float = option(27.0, "degrees: label sub-steps leave out faces nodding further")
+    # machine and record
+    device: str = option("auto", "cpu, cuda, mps, or auto")
+    dtype: str = option("auto", "autocast; auto takes bfloat16 where a timing finds it faster", ("auto", *DTYPES))
+    log_steps: int = option(20, "iterations between lines of log.jsonl")
+    sample_steps: int = option(500, "iterations between pictures in samples/")
+    checkpoint_minutes: float = option(3.0, "minutes between checkpoints")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"epochs": 6000.0},
+    "small": {
+        "batch": 32,
+        "pose_batch": 4,
+        "pose_negatives": 16,
+        "lr": 5e-4,
+        "gradients": "none",
+        "warmup": 0.02,
+        "epochs": 20.0,
+    },
+}
+
+# What may differ when a run is continued: it changes no number of the result.
+MAY_CHANGE = frozenset({"data", "out", "device", "dtype", "log_steps", "sample_steps", "checkpoint_minutes"})

@@ -1,0 +1,188 @@
+"""Faces to train on: folders, identity folders and `.tar` shards, as one uint8 tensor with labels beside."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from facepcl._progress import Progress
+from facepcl.errors import DataError, ImageError, MissingPath
+from facepcl.images import decode, to_square
+from facepcl.sources import image_files, is_image_name
+
+_logger = logging.getLogger("facepcl")
+
+LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
+ANGLES = ("yaw", "pitch", "roll")
+
+
+class Sample(NamedTuple):
+    """One image as it lies on disk: its name, its bytes and what its JSON or `.cls` file says."""
+
+    name: str
+    data: bytes
+    labels: dict[str, Any]
+
+
+@dataclass
+class Faces:
+    """Square images `[N, 3, S, S]` uint8 and their labels, unknown = NaN, -1 or absent.
+
+    `landmarks` `[N, 5, 2]` pixels; `pose` `[N, 3]` yaw, pitch, roll in degrees; `au` `[N, A]`, the units named in
+    `au_names`; `expression` `[N]`, the classes named in `expression_names`; `identity` `[N]`.
+    """
+
+    images: torch.Tensor
+    names: list[str]
+    landmarks: torch.Tensor
+    pose: torch.Tensor
+    au: torch.Tensor
+    expression: torch.Tensor
+    identity: torch.Tensor
+    au_names: tuple[str, ...] = ()
+    expression_names: tuple[str, ...] = ()
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def label_outputs(self, identity_width: int) -> dict[str, int]:
+        """How many values a head predicts for each label that occurs."""
+        counts = {
+            "au": len(self.au_names),
+            "expression": len(self.expression_names),
+            "identity": identity_width if (self.identity >= 0).any() else 0,
+            "pose": 3 if not self.pose.isnan().all() else 0,
+        }
+        return {label: count for label, count in counts.items() if count}
+
+
+def read_samples(sources: Sequence[str | Path]) -> Iterator[Sample]:
+    """The images of folders, files and `.tar` shards in a fixed order, with their labels.
+
+    In a folder whose images all lie in subfolders, the subfolder is the identity.
+    """
+    for source in map(Path, sources):
+        if source.is_dir():
+            yield from _folder_samples(source)
+        elif source.suffix == ".tar" and source.is_file():
+            yield from _shard_samples(source)
+        else:
+            raise MissingPath(f"{source}: there is no such folder or .tar shard")
+
+
+def _folder_samples(folder: Path) -> Iterator[Sample]:
+    files = list(image_files(folder))
+    by_identity = all(file.parent != folder for file in files)
+    for file in files:
+        labels = {"identity": str(file.parent.relative_to(folder))} if by_identity else {}
+        sidecar = file.with_suffix(".json")
+        if sidecar.is_file():
+            labels |= _parse(sidecar.read_bytes(), str(sidecar))
+        yield Sample(str(file), file.read_bytes(), labels)
+
+
+def _shard_samples(shard: Path) -> Iterator[Sample]:
+    """WebDataset order: the members of one sample lie together and share their name up to the first dot."""
+    stem, sample = "", Sample("", b"", {})
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            if not member.isfile():
+                continue
+            folder, _, name = member.name.rpartition("/")
+            key = f"{folder}/{name.partition('.')[0]}"
+            if key != stem:
+                if sample.data:
+                    yield sample
+                stem, sample = key, Sample("", b"", {})
+            file = tar.extractfile(member)
+            data = file.read() if file else b""
+            if is_image_name(name):
+                sample = sample._replace(name=f"{shard}/{member.name}", data=data)
+            elif name.endswith(".json"):
+                sample = sample._replace(labels=sample.labels | _parse(data, f"{shard}/{member.name}"))
+            elif name.endswith(".cls"):
+                sample = sample._replace(labels={"identity": data.decode().strip(), **sample.labels})
+    if sample.data:
+        yield sample
+
+
+def _parse(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        labels = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{name} is not valid JSON ({error})") from error
+    if not isinstance(labels, dict):
+        raise DataError(f"{name} holds no JSON object with labels")
+    return labels
+
+
+def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False) -> Faces:
+    """All images of `sources`, each brought to `size` x `size` pixels, with the labels that are there.
+
+    A broken image is skipped and named in `skipped`. Raises MissingPath, or DataError if nothing is left.
+    """
+    images, names, labels, marks, skipped = [], [], [], [], []
+    with Progress(None, "images", progress, "reading") as bar:
+        for sample in read_samples(sources):
+            try:
+                image = decode(sample.data)
+            except ImageError as error:
+                skipped.append((sample.name, str(error)))
+                continue
+            images.append(to_square(image, size))
+            marks.append(_landmarks(sample.labels, image.size, size))
+            names.append(sample.name)
+            labels.append(sample.labels)
+            bar.update(1)
+    for name, reason in skipped[:5]:
+        _logger.warning("skipped %s: %s", name, reason)
+    if not images:
+        raise DataError(f"no images to train on in {', '.join(map(str, sources))}")
+    return _collate(images, names, labels, marks, skipped)
+
+
+def _landmarks(labels: dict[str, Any], image_size: tuple[int, int], size: int) -> np.ndarray:
+    """Landmarks in pixels of the square image: short side resized to `size`, centre crop."""
+    known = labels.get("landmarks") or {}
+    points = np.array([known.get(name, (np.nan, np.nan)) for name in LANDMARKS], np.float32)
+    short = min(image_size)
+    offset = (np.array(image_size, np.float32) - short) / 2
+    return (points - offset) * (size / short)
+
+
+def _collate(
+    images: list[np.ndarray],
+    names: list[str],
+    labels: list[dict[str, Any]],
+    marks: list[np.ndarray],
+    skipped: list[tuple[str, str]],
+) -> Faces:
+    au_names = tuple(sorted({unit for row in labels for unit in row.get("au") or {}}))
+    expression_names = tuple(sorted({row["expression"] for row in labels if row.get("expression")}))
+    identities = {name: i for i, name in enumerate(dict.fromkeys(row.get("identity") for row in labels if "identity" in row))}
+    pose = [[float(row.get(angle, np.nan)) for angle in ANGLES] for row in labels]
+    # inside `au` a missing unit is 0; without `au` all are unknown
+    au = [[row["au"].get(u, 0.0) if row.get("au") is not None else np.nan for u in au_names] for row in labels]
+    return Faces(
+        images=torch.from_numpy(np.stack(images)),
+        names=names,
+        landmarks=torch.from_numpy(np.stack(marks)),
+        pose=torch.tensor(pose),
+        au=torch.tensor(au, dtype=torch.float32).view(len(names), len(au_names)),
+        expression=torch.tensor(
+            [expression_names.index(row["expression"]) if row.get("expression") else -1 for row in labels]
+        ),
+        identity=torch.tensor([identities.get(row.get("identity"), -1) for row in labels]),
+        au_names=au_names,
+        expression_names=expression_names,
+        skipped=skipped,
+    )

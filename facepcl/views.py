@@ -1,0 +1,202 @@
+"""Views for contrast: batches of uint8 images `[B, 3, H, W]`, random per sample, on the images' device.
+
+METHOD section 5. Every step keeps uint8 levels and PIL's arithmetic, so that the views are those of the
+original; all chance comes from the generator that is passed in (a CPU generator serves every device).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as tv
+
+JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+P_JITTER, P_GREY, P_BLUR, P_SOBEL = 0.8, 0.2, 0.8, 0.6
+BLUR_TAPS, BLUR_SIGMA = 7, (0.1, 2.0)
+CROP = 0.2  # half the side of a quadrant crop, in sides of the image
+
+
+def resize(images: torch.Tensor, size: int, interpolation: str = "bicubic") -> torch.Tensor:
+    """`[B, 3, H, W]` uint8 -> `[B, 3, size, size]` uint8, antialiased; the aspect is not kept."""
+    if images.shape[-2:] == (size, size):
+        return images
+    mode = tv.InterpolationMode(interpolation)
+    return tv.resize(images, [size, size], interpolation=mode, antialias=True)
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 levels -> float32 in [0, 1], the networks' input."""
+    return images.float() / 255
+
+
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """PIL's L of RGB levels: `[B, 3, H, W]` uint8 -> `[B, 1, H, W]` int32, 0..255."""
+    r, g, b = images.int().unbind(1)
+    return ((19595 * r + 38470 * g + 7471 * b + 32768) >> 16)[:, None]
+
+
+def _blend(base: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """base + factor (images - base), truncated and clipped to uint8; `factor` `[B]`."""
+    base = base.float()
+    return (base + factor.float().view(-1, 1, 1, 1) * (images - base)).clamp(0, 255).to(torch.uint8)
+
+
+def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Scale uint8 levels `[B, 3, H, W]` by `factor` `[B]`."""
+    return _blend(torch.zeros((), device=images.device), images, factor)
+
+
+def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Move uint8 levels `[B, 3, H, W]` away from the image's mean luma by `factor` `[B]`."""
+    mean = luma(images).double().mean((1, 2, 3), keepdim=True)
+    return _blend((mean + 0.5).floor(), images, factor)
+
+
+def saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Move uint8 levels `[B, 3, H, W]` away from each pixel's luma by `factor` `[B]`."""
+    return _blend(luma(images), images, factor)
+
+
+def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Turn the hue of uint8 images `[B, 3, H, W]` by `shift` `[B]` turns, in PIL's 8-bit HSV."""
+    r, g, b = images.unbind(1)
+    largest, smallest = images.amax(1), images.amin(1)
+    grey = largest == smallest
+    spread = (largest - smallest).float().masked_fill(grey, 1)
+    # PIL computes in double and keeps each result as a float
+    rc, gc, bc = (((largest.float() - c.float()) / spread).double() for c in (r, g, b))
+    turn = torch.where(r == largest, bc - gc, torch.where(g == largest, 2 + rc - bc, 4 + gc - rc)).float()
+    turn = ((turn.double() / 6 + 1) % 1).float()
+    h = (turn.double() * 255).int().masked_fill(grey, 0)
+    s = (spread / largest.float().clamp_min(1) * 255).int().masked_fill(grey, 0)
+    h = (h + (shift * 255).int().view(-1, 1, 1)) % 256
+
+    sixth = h.double() * 6 / 255
+    i = sixth.floor()
+    f, fs = (sixth - i).float(), (s.double() / 255).float()
+    v = largest.double()
+    # C's round() is away from zero at halves; the values are not negative
+    p, q, t = (
+        (v * (1 - part) + 0.5).floor().clamp(0, 255) for part in (fs.double(), (fs * f).double(), fs * (1 - f.double()))
+    )
+    i = i.long() % 6
+    table = torch.stack([v, t, p, q, v, p, p, v, t, p, q, v, t, p, v, v, p, q]).view(6, 3, *v.shape)
+    return table.gather(0, i.expand(1, 3, *i.shape))[0].transpose(0, 1).to(torch.uint8)
+
+
+def grey(images: torch.Tensor) -> torch.Tensor:
+    """PIL's L of uint8 images `[B, 3, H, W]`, copied to three channels."""
+    return luma(images).to(torch.uint8).expand_as(images)
+
+
+def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Gaussian blur of uint8 images `[B, 3, H, W]` by `sigma` `[B]` pixels: 7 taps, reflected, truncated."""
+    batch, channels, height, width = images.shape
+    steps = torch.arange(BLUR_TAPS, device=images.device) - BLUR_TAPS // 2
+    taps = torch.exp(-(steps**2) / (2 * sigma.view(-1, 1).double() ** 2))
+    taps = (taps / taps.sum(1, keepdim=True)).float().repeat_interleave(channels, 0)
+    flat = to_float(images).reshape(1, batch * channels, height, width)
+    radius = BLUR_TAPS // 2
+    flat = F.pad(flat, (radius, radius, radius, radius), mode="reflect")
+    flat = F.conv2d(flat, taps[:, None, :, None], groups=len(taps))
+    flat = F.conv2d(flat, taps[:, None, None, :], groups=len(taps))
+    return (flat * 255).view(images.shape).to(torch.uint8)
+
+
+def sobel(images: torch.Tensor) -> torch.Tensor:
+    """Edge strength of uint8 images `[B, 3, H, W]`, wrapped modulo 256 as in the original (METHOD Q14)."""
+    r, g, b = to_float(images).unbind(1)
+    y = F.pad(65.738 * r / 256 + 129.057 * g / 256 + 25.064 * b / 256, (1, 1, 1, 1))
+    vertical = y[:, 2:, 1:-1] - y[:, :-2, 1:-1]
+    horizontal = y[:, 1:-1, 2:] - y[:, 1:-1, :-2]
+    edge = (vertical**2 + horizontal**2 + 1e-6).sqrt()
+    return (edge * 255).int().remainder(256).to(torch.uint8)[:, None].expand_as(images)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def _chosen(count: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+    return (torch.rand(count, generator=generator) < probability).nonzero()[:, 0]
+
+
+def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Brightness, contrast, saturation and hue of each uint8 image `[B, 3, H, W]`, in an order of its own."""
+    count, device = len(images), images.device
+    factors = [_uniform(count, 1 - JITTER[k], 1 + JITTER[k], generator) for k in ("brightness", "contrast", "saturation")]
+    factors.append(_uniform(count, -JITTER["hue"], JITTER["hue"], generator))
+    order = torch.rand(count, 4, generator=generator).argsort(1)
+    images = images.clone()
+    for place in range(4):
+        for step, apply in enumerate((brightness, contrast, saturation, hue)):
+            rows = (order[:, place] == step).nonzero()[:, 0]
+            if len(rows):
+                images[rows.to(device)] = apply(images[rows.to(device)], factors[step][rows].to(device))
+    return images
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The chain behind the resize: jitter, grey, blur and Sobel, each for some of the uint8 images `[B, 3, H, W]`."""
+    count, device = len(images), images.device
+    images = images.clone()
+    rows = _chosen(count, P_JITTER, generator).to(device)
+    images[rows] = jitter(images[rows], generator)
+    rows = _chosen(count, P_GREY, generator).to(device)
+    images[rows] = grey(images[rows])
+    rows = _chosen(count, P_BLUR, generator)
+    sigma = _uniform(len(rows), *BLUR_SIGMA, generator).to(device)
+    images[rows.to(device)] = blur(images[rows.to(device)], sigma)
+    rows = _chosen(count, P_SOBEL, generator).to(device)
+    images[rows] = sobel(images[rows])
+    return images
+
+
+def crop_ranges(size: int) -> tuple[int, int, int, int]:
+    """Inclusive ranges of a crop's centre along a side of `size`: (low, high) of the first and second half."""
+    half = int(CROP * size)
+    return half, size // 2 - half, size // 2 + half, size - half
+
+
+def crop_around(images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """Crops of 0.4 sides around `centres` `[B, 2]` (x, y) of uint8 images `[B, 3, H, W]`."""
+    height, width = images.shape[-2:]
+    half_h, half_w = int(CROP * height), int(CROP * width)
+    rows = centres[:, 1, None] + torch.arange(-half_h, half_h)
+    columns = centres[:, 0, None] + torch.arange(-half_w, half_w)
+    index = torch.arange(len(images))
+    return images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def quadrant_centres(count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Centres `[2, count, 2]` (x, y) of two crops in two different quadrants of each image (METHOD 5)."""
+    quadrants = torch.rand(count, 4, generator=generator).argsort(1)[:, :2].T  # an ordered pair of four
+    halves = torch.stack([quadrants % 2, quadrants // 2], -1)  # right?, lower?
+    draws = torch.rand(2, count, 2, generator=generator)
+    bounds = torch.tensor([crop_ranges(width), crop_ranges(height)])  # [x or y, 4]
+    low = torch.where(halves == 0, bounds[:, 0], bounds[:, 2])
+    high = torch.where(halves == 0, bounds[:, 1], bounds[:, 3])
+    return low + (draws * (high - low + 1)).long()
+
+
+def face_views(
+    images: torch.Tensor, size: int, generator: torch.Generator, interpolation: str = "bicubic"
+) -> torch.Tensor:
+    """Two crops of different quadrants of each uint8 image `[B, 3, H, W]` -> float `[2B, 3, size, size]`.
+
+    The B first views, then the B second ones.
+    """
+    centres = quadrant_centres(len(images), *images.shape[-2:], generator)
+    crops = torch.cat([crop_around(images, c) for c in centres])
+    return to_float(augment(resize(crops, size, interpolation), generator))
+
+
+def pose_views(
+    images: torch.Tensor, size: int, negatives: int, generator: torch.Generator, interpolation: str = "bicubic"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives` of each
+    mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i (METHOD Q1)."""
+    whole = resize(images, size, interpolation)
+    positives = augment(whole.repeat(2, 1, 1, 1), generator)
+    mirrored = augment(whole.flip(3).repeat(negatives, 1, 1, 1), generator)
+    return to_float(positives), to_float(mirrored)
