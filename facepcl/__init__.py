@@ -3,8 +3,6 @@
 Importing it registers `pcl_facecycle`, `pcl_resnet18` and `pcl_resnet50` with timm.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Files that are whole or not there: atomic writing and sha256."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

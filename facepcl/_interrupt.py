@@ -1,7 +1,5 @@
 """Ctrl-C as a question: long loops end between two steps, where everything is whole."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator

@@ -1,8 +1,7 @@
 """Which images a step sees, and with which labels: pure functions of seed and step."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from facepcl.errors import DataError
 from facepcl.label_views import LabelViews
+from facepcl.recipe import Config
 from facepcl.training_data import Faces
 
 
@@ -42,16 +42,15 @@ class LabelRows:
 
     STREAM = 3
 
-    def __init__(self, faces: Faces, batch: int, max_yaw: float, max_pitch: float, seed: int):
-        self.batch, self.seed = batch, seed
+    def __init__(self, faces: Faces, config: Config):
+        self.batch, self.turns, self.seed = config.label_batch, config.label_steps, config.seed
         angles = faces.pose.nan_to_num().abs()
-        self.pool = ((angles[:, 0] <= max_yaw) & (angles[:, 1] <= max_pitch)).nonzero()[:, 0]
+        self.pool = ((angles[:, 0] <= config.max_yaw) & (angles[:, 1] <= config.max_pitch)).nonzero()[:, 0]
         self.people = self._people(faces.identity[self.pool])
-        groups = len(self.people) if self.people else len(self.pool)
-        if groups < self._groups:
+        if (len(self.people) or len(self.pool)) < self._groups:
             raise DataError(
-                f"{len(self.pool)} images of {len(self.people)} people with two or more are within {max_yaw:g} degrees "
-                f"of yaw and {max_pitch:g} of pitch, too few for batches of {batch}; lower --label-batch"
+                f"{len(self.pool)} images, of {len(self.people)} people with two or more, are turned by at most "
+                f"{config.max_yaw:g} and {config.max_pitch:g} degrees: too few for --label-batch {self.batch}"
             )
 
     def _people(self, identity: torch.Tensor) -> list[torch.Tensor]:
@@ -65,13 +64,15 @@ class LabelRows:
     def _groups(self) -> int:
         return self.batch // 2 if self.people else self.batch
 
-    def rows(self, position: int, generator: torch.Generator) -> torch.Tensor:
-        """Rows `[batch]` of batch number `position`."""
-        count = len(self.people) if self.people else len(self.pool)
-        chosen = shuffled_rows(count, self._groups, position, self.seed, self.STREAM)
-        if not self.people:
-            return self.pool[chosen]
-        return torch.cat([self._pair(self.people[i], generator) for i in chosen.tolist()])
+    def of_step(self, step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """Rows `[batch]` of each label sub-step of iteration `step`."""
+        count = len(self.people) or len(self.pool)
+        for position in range(step * self.turns, (step + 1) * self.turns):
+            chosen = shuffled_rows(count, self._groups, position, self.seed, self.STREAM)
+            if self.people:
+                yield torch.cat([self._pair(self.people[i], generator) for i in chosen.tolist()])
+            else:
+                yield self.pool[chosen]
 
     @staticmethod
     def _pair(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

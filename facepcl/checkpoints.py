@@ -1,7 +1,5 @@
 """A training run on disk: its configuration, its newest checkpoint, its log. No pickle."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +35,7 @@ def save_checkpoint(
 ) -> Path:
     """Write networks, optimiser state and `progress` (JSON) after `step` steps; drop the oldest."""
     path = run / f"checkpoint-{step:08d}.safetensors"
-    names = {parameter: name for name, parameter in nets.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in nets.named_parameters()}
     state = {
         f"{names[parameter]}:{kind}": torch.as_tensor(value)
         for parameter, values in optimizer.state.items()
@@ -52,7 +50,9 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+def load_checkpoint(
+    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]]:
     """Restore networks and optimiser in place; return the finished steps and the saved progress."""
     metadata = read_metadata(path)
     nets.load_state_dict(load_tensors(path))
@@ -64,7 +64,9 @@ def load_checkpoint(path: Path, nets: nn.Module, optimizer: torch.optim.Optimize
         parameter = parameters[name]
         # Adam keeps its step count on the CPU, in float32, whatever the parameter is
         value = value if kind == "step" else value.to(parameter.device, parameter.dtype)
-        optimizer.state[parameter][kind] = value.view(()) if kind == "step" else _laid_out_as(parameter, value)
+        optimizer.state[parameter][kind] = (
+            value.view(()) if kind == "step" else _laid_out_as(parameter, value)
+        )
     return step, json.loads(metadata["progress"])
 
 

@@ -1,7 +1,5 @@
 """`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,9 @@ def create_model(
     folder = _find_folder(name, timm_options.get("cache_dir"))
     if folder is not None:
         if isinstance(pretrained, (str, Path)):
-            raise OptionError(f"{name} brings its own weights; pretrained={str(pretrained)!r} is for a plain name")
+            raise OptionError(
+                f"{name} brings its own weights; pretrained={str(pretrained)!r} is for a plain name"
+            )
         return _create_from_folder(folder, pretrained is not False, branches, timm_options)
     _check_name(name)
     if isinstance(pretrained, (str, Path)):
@@ -74,9 +74,14 @@ def _find_folder(name: str, cache_dir: str | Path | None = None) -> Path | None:
         files = ["config.json", "*.safetensors"]
         try:
             return Path(
-                snapshot_download(repository, revision=revision or None, cache_dir=cache_dir, allow_patterns=files)
+                snapshot_download(
+                    repository, revision=revision or None, cache_dir=cache_dir, allow_patterns=files
+                )
             )
-        except (OSError, ValueError) as error:  # what huggingface_hub raises: no network, no such repository or name
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # what huggingface_hub raises: no network, no such repository or name
             raise WeightsError(f"{name} could not be fetched: {str(error).splitlines()[0]}") from error
     return None
 
@@ -88,7 +93,9 @@ def _create_from_folder(folder: Path, pretrained: bool, branches: bool, options:
     own = config.get("facepcl", {})
     architecture = own.get("architecture", config.get("architecture", ""))
     if architecture not in timm.list_models(FAMILY):
-        raise WeightsError(f"{folder} holds {architecture!r}, which is not one of facepcl's; use timm.create_model")
+        raise WeightsError(
+            f"{folder} holds {architecture!r}, which is not one of facepcl's; use timm.create_model"
+        )
     cfg = {**config["pretrained_cfg"], "architecture": architecture}
     if pretrained:
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
@@ -96,7 +103,7 @@ def _create_from_folder(folder: Path, pretrained: bool, branches: bool, options:
         if branches and "branches" in own:
             cfg["state_dict"] |= load_tensors(folder / Path(own["branches"]).name)
     arguments = {**config.get("model_args", {}), **options, "branches": branches}
-    model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
+    model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
     return model
 
@@ -122,7 +129,9 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
         rows = [row for row in rows_of(architecture) if tag in ("", row.tag)]
         path = WEIGHTS / rows[0].decoder if rows and rows[0].decoder else Path()
     if not path.is_file():
-        raise WeightsError(f"{name} comes without a decoder; a run of facepcl pretrain writes one into encoder/")
+        raise WeightsError(
+            f"{name} comes without a decoder; a run of facepcl pretrain writes one into encoder/"
+        )
     decoder.load_state_dict(load_tensors(path))
     return decoder.eval()
 
@@ -143,7 +152,7 @@ def list_models() -> list[ModelInfo]:
     """Name, tag, parameters, input, licence and whereabouts of every model and its weights."""
     found = []
     for name in timm.list_models(FAMILY):
-        model = timm.create_model(name, branches=True, device="meta")
+        model: Any = timm.create_model(name, branches=True, device="meta")
         parameters = sum(p.numel() for p in model.parameters())
         size = tuple(model.pretrained_cfg["input_size"])
         rows = [row for row in read_index() if row.model == name]

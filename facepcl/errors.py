@@ -10,8 +10,6 @@ FacepclError
 └── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
 """
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

@@ -1,7 +1,5 @@
 """What weights exist: the rows of `weights/index.json`. Pure data; imports neither torch nor the models."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from functools import cache

@@ -1,7 +1,5 @@
 """Training-only heads that read labels from the two branches (METHOD 10)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -9,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facepcl.losses import supervised_contrast
+from facepcl.losses import full_precision, supervised_contrast
 
 IDENTITY_WIDTH = 128
 POSE_SCALE = 45.0  # degrees that count as 1
@@ -28,7 +26,7 @@ class LabelHead(nn.Module):
         self.linear = nn.Linear(4 * channels, out)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return self.linear(0.05 * self.norm(F.adaptive_avg_pool2d(maps, 2).flatten(1).float()))
+        return self.linear(0.05 * self.norm(full_precision(F.adaptive_avg_pool2d(maps, 2).flatten(1))))
 
 
 class LabelHeads(nn.Module):
@@ -59,7 +57,9 @@ def label_losses(
         found["au"] = _known_mean(F.mse_loss, predictions["au"], targets["au"])
     if "expression" in predictions:
         count = (targets["expression"] >= 0).sum().clamp_min(1)
-        total = F.cross_entropy(predictions["expression"], targets["expression"], ignore_index=-1, reduction="sum")
+        total = F.cross_entropy(
+            predictions["expression"], targets["expression"], ignore_index=-1, reduction="sum"
+        )
         found["expression"] = total / count
     if "identity" in predictions:
         found["identity"] = supervised_contrast(predictions["identity"], targets["identity"])

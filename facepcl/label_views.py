@@ -1,7 +1,5 @@
 """Whole-face views for the label heads (METHOD 10): aligned by the eyes where landmarks are known."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -45,7 +43,12 @@ def face_frames(landmarks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch
 
 
 def crop_squares(
-    images: torch.Tensor, centre: torch.Tensor, half: torch.Tensor, angle: torch.Tensor, mirrored: torch.Tensor, size: int
+    images: torch.Tensor,
+    centre: torch.Tensor,
+    half: torch.Tensor,
+    angle: torch.Tensor,
+    mirrored: torch.Tensor,
+    size: int,
 ) -> torch.Tensor:
     """Turned squares of uint8 images `[B, 3, H, W]` -> float `[B, 3, size, size]` in [0, 1]; outside, the edge goes on.
 
@@ -59,7 +62,12 @@ def crop_squares(
     scale = torch.tensor([2 / width, 2 / height]).view(1, 2, 1)
     theta = rows * scale - torch.tensor([[0.0, 0.0, 1.0]])
     grid = F.affine_grid(theta, [len(images), 3, 2 * size, 2 * size], align_corners=False).to(images.device)
-    return F.avg_pool2d(F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False), 2)
+    return F.avg_pool2d(
+        F.grid_sample(
+            images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False
+        ),
+        2,
+    )
 
 
 def mild_colour(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -78,7 +86,9 @@ def mild_colour(images: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     grey = luma((images * 255).round().to(torch.uint8)).float() / 255
     images = torch.where(chosen["grey"], grey, images)
     # half the size and back: what small faces in photographs have been through
-    small = F.interpolate(F.avg_pool2d(images, 2), size=images.shape[-2:], mode="bilinear", align_corners=False)
+    small = F.interpolate(
+        F.avg_pool2d(images, 2), size=images.shape[-2:], mode="bilinear", align_corners=False
+    )
     images = torch.where(chosen["blur"], small, images)
     noise = torch.randn(images.shape, generator=generator).to(device) * 0.03
     return torch.where(chosen["noise"], images + noise, images).clamp(0, 1)

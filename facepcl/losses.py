@@ -1,7 +1,5 @@
 """The losses of PCL in closed form (METHOD 4.1 and 4.4), in float32 even under autocast, float64 for float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import ParamSpec
@@ -16,14 +14,18 @@ EPSILON = 1e-12  # of F.normalize
 P = ParamSpec("P")
 
 
+def full_precision(x: torch.Tensor) -> torch.Tensor:
+    """Half precision taken up to float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def _exact(loss: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
     """Leave autocast and take half precision up to float32: squared norms cancel in closed form."""
 
     @wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
-        half = (torch.float16, torch.bfloat16)
-        exact = [a.float() if isinstance(a, torch.Tensor) and a.dtype in half else a for a in args]
+        exact = [full_precision(a) if isinstance(a, torch.Tensor) else a for a in args]
         with torch.autocast(device, enabled=False):
             return loss(*exact, **kwargs)  # type: ignore[arg-type]
 
@@ -49,7 +51,9 @@ def _mixed_norm(mask: torch.Tensor, a: torch.Tensor, cross: torch.Tensor, b: tor
 
 
 @_exact
-def face_contrast_logits(features: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+def face_contrast_logits(
+    features: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor
+) -> torch.Tensor:
     """Logits `[2B, 2B - 1]` of face contrast, the positive first (METHOD 4.4).
 
     `features` `[2B, D]`: B first views, then their B second views, not normalised; `mask` `[2B, 2B - 2]`;
@@ -60,7 +64,9 @@ def face_contrast_logits(features: torch.Tensor, mask: torch.Tensor, permutation
     rows = len(gram)
     index = torch.arange(rows, device=gram.device)
     positive = (index + rows // 2) % rows
-    candidates = index.expand(rows, rows)[(index != index[:, None]) & (index != positive[:, None])].view(rows, -1)
+    candidates = index.expand(rows, rows)[(index != index[:, None]) & (index != positive[:, None])].view(
+        rows, -1
+    )
     mixed = candidates[:, permutation]
     square = gram.diagonal()
     norm = square.clamp_min(EPSILON**2).sqrt()
@@ -134,7 +140,9 @@ def reconstruction(images: Sequence[torch.Tensor], targets: Sequence[torch.Tenso
 
 
 @_exact
-def supervised_contrast(features: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
+def supervised_contrast(
+    features: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1
+) -> torch.Tensor:
     """Supervised contrast of `[B, D]` features by integer `labels` `[B]`, -1 = unknown (METHOD 10). A scalar.
 
     The mean over the anchors that have positives of -log softmax of their positives (Khosla et al. 2020, eq. 2);

@@ -1,6 +1,6 @@
 """Running statistics of batch norms, estimated anew before an encoder is released (METHOD 8)."""
 
-from __future__ import annotations
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from facepcl import views
 
 
 @torch.no_grad()
-def refresh_norms(encoder: nn.Module, images: torch.Tensor, size: int, limit: int = 2048, batch: int = 64) -> None:
+def refresh_norms(encoder: Any, images: torch.Tensor, size: int, limit: int = 2048, batch: int = 64) -> None:
     """Set every BatchNorm2d's running statistics to their mean over clean whole images `[N, 3, S, S]` uint8.
 
     While training they are an average over noisy images, crops and views. Does nothing to an encoder without any.

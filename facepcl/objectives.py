@@ -1,9 +1,7 @@
 """The networks that PCL trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3 and 10)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +21,7 @@ class Networks(nn.Module):
 
     def __init__(self, model: str, label_outputs: Mapping[str, int]):
         super().__init__()
-        self.encoder = create_model(model, pretrained=False, num_classes=0)
+        self.encoder: Any = create_model(model, pretrained=False, num_classes=0)
         self.decoder = Decoder()
         self.face_head = ProjectionHead()
         self.pose_head = ProjectionHead()
@@ -40,7 +38,7 @@ def to_code(maps: torch.Tensor) -> torch.Tensor:
     if side != (CODE_SIDE, CODE_SIDE):
         up = min(side) < CODE_SIDE
         maps = F.interpolate(maps, (CODE_SIDE, CODE_SIDE), mode="bilinear" if up else "area")
-    return maps.flatten(1)
+    return losses.full_precision(maps.flatten(1))
 
 
 class Disentangled(NamedTuple):
@@ -65,7 +63,7 @@ def disentangle(
     pose, pose_mirror = to_code(maps.pose).chunk(2)
     # Four calls, in this order: each has batch statistics of its own, and the last ones stay.
     pairs = ((face, pose_mirror), (face_mirror, pose), (face, pose), (face_mirror, pose_mirror))
-    decoded = tuple(nets.decoder(F.normalize((a + b).float())) for a, b in pairs)
+    decoded = tuple(nets.decoder(F.normalize(a + b)) for a, b in pairs)
     return Disentangled(
         losses.reconstruction(decoded, (mirror, image, image, mirror)),
         losses.orthogonality(face, pose) + losses.orthogonality(face_mirror, pose_mirror),
@@ -77,7 +75,7 @@ def contrast_faces(
     nets: Networks, views: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor
 ) -> torch.Tensor:
     """Sub-step 2 (METHOD 4.2) for `views` `[2B, 3, S, S]`: two quadrant crops of each face."""
-    return losses.face_contrast(nets.face_head(nets.code("face", views).float()), mask, permutation)
+    return losses.face_contrast(nets.face_head(nets.code("face", views)), mask, permutation)
 
 
 def contrast_poses(
@@ -95,7 +93,7 @@ def contrast_poses(
     """
     batch = len(positives) // 2
     # one pass through the encoder, so that a batch norm cannot tell anchors from negatives
-    codes = nets.code("pose", torch.cat([positives, negatives])).float()
+    codes = nets.code("pose", torch.cat([positives, negatives]))
     anchors = nets.pose_head(codes[: 2 * batch])
     mirrored = nets.pose_head(codes[2 * batch :])  # a call of its own: its own batch statistics (Q2)
     if layout == "own":

@@ -6,8 +6,6 @@ All chance of an iteration comes from a generator seeded by (seed, step), so tha
 if it had not been.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -28,12 +26,19 @@ from facepcl.errors import DataError, FacepclError, OptionError
 from facepcl.label_heads import IDENTITY_WIDTH
 from facepcl.label_views import label_views
 from facepcl.norms import refresh_norms
-from facepcl.objectives import TARGET_SIZE, Networks, contrast_faces, contrast_poses, disentangle, predict_labels
-from facepcl.precision import training_dtype
+from facepcl.objectives import (
+    TARGET_SIZE,
+    Networks,
+    contrast_faces,
+    contrast_poses,
+    disentangle,
+    predict_labels,
+)
+from facepcl.machine import find_device, training_dtype
 from facepcl.pretrained import save_encoder
 from facepcl.recipe import MAY_CHANGE, PRESETS, Config
 from facepcl.samples import draw_reconstructions
-from facepcl.training_data import Faces, read_faces
+from facepcl.training_data import read_faces
 
 __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 
@@ -52,12 +57,12 @@ def run(config: Config, progress: bool = False) -> Path:
     faces = read_faces(config.data, config.source_size, progress)
     _check_batches(config, len(faces))
     label_outputs = faces.label_outputs(IDENTITY_WIDTH) if config.method == "pcl-labels" else {}
-    label_rows = _label_rows(config, faces, label_outputs)
-    device = _device(config.device)
+    label_rows = LabelRows(faces, config) if label_outputs else None
+    device = find_device(config.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         nets = Networks(config.model, label_outputs)
-    nets = nets.to(device, memory_format=torch.channels_last).train()
+    nets.to(device).to(memory_format=torch.channels_last).train()
     size = config.size or nets.encoder.pretrained_cfg["input_size"][-1]
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample)
@@ -96,7 +101,10 @@ def run(config: Config, progress: bool = False) -> Path:
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
-    with until_interrupted() as interrupted, Progress(total, "steps", progress, "training", initial=step) as bar:
+    with (
+        until_interrupted() as interrupted,
+        Progress(total, "steps", progress, "training", initial=step) as bar,
+    ):
         while step < total and not interrupted():
             generator = step_generator(config.seed, step)
             for group in optimizer.param_groups:
@@ -122,15 +130,16 @@ def run(config: Config, progress: bool = False) -> Path:
             update(config.contrast * face_weight * shown["face"])
 
             # 3. Contrast poses: a face against its mirror.
-            positives, negatives = views.pose_views(batch(2, config.pose_batch), size, config.pose_negatives, generator)
+            positives, negatives = views.pose_views(
+                batch(2, config.pose_batch), size, config.pose_negatives, generator
+            )
             mixed = losses.mixing(config.pose_batch, config.pose_negatives, generator, device)
             with autocast():
                 shown["pose"] = contrast_poses(nets, positives, negatives, *mixed, layout=config.negatives)
             update(config.contrast * pose_weight * shown["pose"])
 
             # 4. Labels: action units, expression and identity from the face map, angles from the pose map.
-            for turn in range(config.label_steps if label_rows else 0):
-                rows = label_rows.rows(step * config.label_steps + turn, generator)
+            for rows in label_rows.of_step(step, generator) if label_rows else ():
                 seen = label_views(faces.images[rows].to(device), faces.landmarks[rows], size, generator)
                 targets = {label: t.to(device) for label, t in label_targets(faces, rows, seen).items()}
                 with autocast():
@@ -165,7 +174,9 @@ def dynamic_weights(history: Sequence[Sequence[float]], temperature: float = 2.0
     """Weights of the face and pose loss from the mean losses of each finished epoch (METHOD 4.5)."""
     if len(history) < 2:
         return 1.0, 1.0
-    face, pose = (math.exp(now / before / temperature) for now, before in zip(history[-1], history[-2], strict=True))
+    face, pose = (
+        math.exp(now / before / temperature) for now, before in zip(history[-1], history[-2], strict=True)
+    )
     return 2 * face / (face + pose), 2 * pose / (face + pose)
 
 
@@ -200,7 +211,9 @@ class Log:
         seconds, self.last = time.monotonic() - self.last, time.monotonic()
         rate = round(self.images_per_line / seconds, 1)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate, **values}) + "\n")
+            file.write(
+                json.dumps({"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate, **values}) + "\n"
+            )
         return {"images/s": rate, **values}
 
 
@@ -221,31 +234,15 @@ def _label_weights(config: Config, done: float) -> dict[str, float]:
     }
 
 
-def _label_rows(config: Config, faces: Faces, outputs: dict[str, int]) -> LabelRows | None:
-    if config.method != "pcl-labels":
-        return None
-    if not outputs:
-        raise DataError(
-            "--method pcl-labels needs labels, and the data has none: put NAME.json (yaw, pitch, roll, au, expression, "
-            "identity) beside the images, or train with --method pcl"
-        )
-    return LabelRows(faces, config.label_batch, config.max_yaw, config.max_pitch, config.seed)
-
-
 def _check_batches(config: Config, images: int) -> None:
     if config.batch < 2 or config.pose_batch < 2:  # batch norm and contrast need two
         raise OptionError("--batch and --pose-batch must be at least 2")
     if max(config.batch, config.pose_batch) > images:
-        raise DataError(f"{images} images are fewer than a batch of {max(config.batch, config.pose_batch)}; lower --batch")
-    if not config.steps and not config.epochs:
+        raise DataError(
+            f"{images} images are fewer than a batch of {max(config.batch, config.pose_batch)}; lower --batch"
+        )
+    if not (config.steps or config.epochs):
         raise OptionError("say how long to train: --steps or --epochs")
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
-    return accelerator or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _not_finite(step: int, values: dict[str, float], out: Path) -> str:

@@ -1,11 +1,10 @@
 """Tensors to files and back: safetensors only, contiguous, under a temporary name until whole."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +54,15 @@ def read_shapes(path: str | Path) -> dict[str, list[int]]:
         return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-class _explained:
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
     """Turns a missing or damaged file into one sentence that names it."""
-
-    def __init__(self, path: str | Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        if not Path(self.path).is_file():
-            raise MissingPath(f"{self.path}: there is no such file")
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, SafetensorError):
-            raise WeightsError(f"{self.path} is not a whole safetensors file ({error})") from error
+    if not Path(path).is_file():
+        raise MissingPath(f"{path}: there is no such file")
+    try:
+        yield
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
 
 
 def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None = None) -> Path:
@@ -81,14 +76,14 @@ def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
-    plain = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
+    plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
     if isinstance(plain, PclResNet):
         branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
         save_tensors(branches, partial / BRANCHES_FILE)
         own = {"architecture": plain.pretrained_cfg["architecture"], "branches": BRANCHES_FILE}
-        save_for_hf(_stock_trunk(plain), partial, safe_serialization=True, model_config={"facepcl": own})
+        save_for_hf(_stock_trunk(plain), str(partial), safe_serialization=True, model_config={"facepcl": own})
     else:
-        save_for_hf(plain, partial, safe_serialization=True)
+        save_for_hf(plain, str(partial), safe_serialization=True)
     if decoder is not None:
         save_tensors(decoder.state_dict(), partial / DECODER_FILE)
     shutil.rmtree(folder, ignore_errors=True)
@@ -96,7 +91,7 @@ def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None
     return folder
 
 
-def _stock_trunk(model: PclResNet) -> nn.Module:
+def _stock_trunk(model: Any) -> nn.Module:
     """timm's own ResNet with the trunk's weights."""
     stock = STOCK_NAMES[model.pretrained_cfg["architecture"]]
     trunk = timm.create_model(
@@ -114,7 +109,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """The timm `config.json` of a folder. Raises MissingPath, or WeightsError if it is not JSON."""
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise MissingPath(f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/")
+        raise MissingPath(
+            f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/"
+        )
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:

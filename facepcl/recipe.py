@@ -1,11 +1,9 @@
 """The numbers of a training run: every one an option of the command line and a line of RUN/config.json."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
-from facepcl.precision import DTYPES
+from facepcl.machine import DTYPES
 
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -37,11 +35,15 @@ class Config:
     lr: float = option(1e-4, "Adam's learning rate")
     weight_decay: float = option(1e-3, "L2 term in the gradient")
     warmup: float = option(0.0, "part of the run in which the learning rate rises to its value")
-    gradients: str = option("zeros", "reset between sub-steps: zeros as in the original, or none", ("zeros", "none"))
+    gradients: str = option(
+        "zeros", "reset between sub-steps: zeros as in the original, or none", ("zeros", "none")
+    )
     # weights and noise of the PCL losses
     noise: float = option(0.4, "standard deviation of the noise on the disentangling sub-step's input")
     orthogonality: float = option(1.0, "weight of the orthogonality loss")
-    contrast: float = option(1.0, "weight of the face and pose contrast, whose gradients drown those of labels at 1")
+    contrast: float = option(
+        1.0, "weight of the face and pose contrast, whose gradients drown those of labels at 1"
+    )
     # labels (METHOD 10)
     label_batch: int = option(64, "images of a label sub-step")
     label_steps: int = option(1, "label sub-steps of an iteration")
@@ -53,7 +55,9 @@ class Config:
     max_pitch: float = option(27.0, "degrees: label sub-steps leave out faces nodding further")
     # machine and record
     device: str = option("auto", "cpu, cuda, mps, or auto")
-    dtype: str = option("auto", "autocast; auto takes bfloat16 where a timing finds it faster", ("auto", *DTYPES))
+    dtype: str = option(
+        "auto", "autocast; auto takes bfloat16 where a timing finds it faster", ("auto", *DTYPES)
+    )
     log_steps: int = option(20, "iterations between lines of log.jsonl")
     sample_steps: int = option(500, "iterations between pictures in samples/")
     checkpoint_minutes: float = option(3.0, "minutes between checkpoints")

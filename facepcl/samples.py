@@ -1,7 +1,5 @@
 """Pictures of what the decoder draws, to look at while a run goes on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +8,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from facepcl._files import atomic
 
-ROWS = ("image", "mirror", "face + pose'", "face' + pose", "face + pose", "face' + pose'")  # ' = code of the mirror
+ROWS = (
+    "image",
+    "mirror",
+    "face + pose'",
+    "face' + pose",
+    "face + pose",
+    "face' + pose'",
+)  # ' = code of the mirror
 MARGIN = 92
 
 
-def draw_reconstructions(path: Path, image: torch.Tensor, decoded: Sequence[torch.Tensor], columns: int = 8) -> None:
+def draw_reconstructions(
+    path: Path, image: torch.Tensor, decoded: Sequence[torch.Tensor], columns: int = 8
+) -> None:
     """Write a PNG grid: images `[B, 3, S, S]` in [0, 1], their mirrors, and the four decoded versions of both."""
     rows = [t.detach()[:columns].float().cpu() for t in (image, image.flip(3), *decoded)]
     size = image.shape[-1]

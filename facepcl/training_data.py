@@ -1,7 +1,5 @@
 """Faces to train on: folders, identity folders and `.tar` shards, as one uint8 tensor with labels beside."""
 
-from __future__ import annotations
-
 import json
 import logging
 import tarfile
@@ -55,13 +53,18 @@ class Faces:
         return len(self.images)
 
     def label_outputs(self, identity_width: int) -> dict[str, int]:
-        """How many values a head predicts for each label that occurs."""
+        """How many values a head predicts for each label that occurs. Raises DataError if none does."""
         counts = {
             "au": len(self.au_names),
             "expression": len(self.expression_names),
             "identity": identity_width if (self.identity >= 0).any() else 0,
             "pose": 3 if not self.pose.isnan().all() else 0,
         }
+        if not any(counts.values()):
+            raise DataError(
+                "--method pcl-labels needs labels and the data has none: put NAME.json (yaw, pitch, roll, au, "
+                "expression, identity) beside the images, or train with --method pcl"
+            )
         return {label: count for label, count in counts.items() if count}
 
 
@@ -168,10 +171,15 @@ def _collate(
 ) -> Faces:
     au_names = tuple(sorted({unit for row in labels for unit in row.get("au") or {}}))
     expression_names = tuple(sorted({row["expression"] for row in labels if row.get("expression")}))
-    identities = {name: i for i, name in enumerate(dict.fromkeys(row.get("identity") for row in labels if "identity" in row))}
+    identities = {
+        name: i
+        for i, name in enumerate(dict.fromkeys(row.get("identity") for row in labels if "identity" in row))
+    }
     pose = [[float(row.get(angle, np.nan)) for angle in ANGLES] for row in labels]
     # inside `au` a missing unit is 0; without `au` all are unknown
-    au = [[row["au"].get(u, 0.0) if row.get("au") is not None else np.nan for u in au_names] for row in labels]
+    au = [
+        [row["au"].get(u, 0.0) if row.get("au") is not None else np.nan for u in au_names] for row in labels
+    ]
     return Faces(
         images=torch.from_numpy(np.stack(images)),
         names=names,

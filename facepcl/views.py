@@ -4,8 +4,6 @@ METHOD section 5. Every step keeps uint8 levels and PIL's arithmetic, so that th
 original; all chance comes from the generator that is passed in (a CPU generator serves every device).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -77,7 +75,8 @@ def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     v = largest.double()
     # C's round() is away from zero at halves; the values are not negative
     p, q, t = (
-        (v * (1 - part) + 0.5).floor().clamp(0, 255) for part in (fs.double(), (fs * f).double(), fs * (1 - f.double()))
+        (v * (1 - part) + 0.5).floor().clamp(0, 255)
+        for part in (fs.double(), (fs * f).double(), fs * (1 - f.double()))
     )
     i = i.long() % 6
     table = torch.stack([v, t, p, q, v, p, p, v, t, p, q, v, t, p, v, v, p, q]).view(6, 3, *v.shape)
@@ -124,7 +123,10 @@ def _chosen(count: int, probability: float, generator: torch.Generator) -> torch
 def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Brightness, contrast, saturation and hue of each uint8 image `[B, 3, H, W]`, in an order of its own."""
     count, device = len(images), images.device
-    factors = [_uniform(count, 1 - JITTER[k], 1 + JITTER[k], generator) for k in ("brightness", "contrast", "saturation")]
+    factors = [
+        _uniform(count, 1 - JITTER[k], 1 + JITTER[k], generator)
+        for k in ("brightness", "contrast", "saturation")
+    ]
     factors.append(_uniform(count, -JITTER["hue"], JITTER["hue"], generator))
     order = torch.rand(count, 4, generator=generator).argsort(1)
     images = images.clone()
@@ -165,7 +167,9 @@ def crop_around(images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     rows = centres[:, 1, None] + torch.arange(-half_h, half_h)
     columns = centres[:, 0, None] + torch.arange(-half_w, half_w)
     index = torch.arange(len(images))
-    return images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 def quadrant_centres(count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -192,7 +196,11 @@ def face_views(
 
 
 def pose_views(
-    images: torch.Tensor, size: int, negatives: int, generator: torch.Generator, interpolation: str = "bicubic"
+    images: torch.Tensor,
+    size: int,
+    negatives: int,
+    generator: torch.Generator,
+    interpolation: str = "bicubic",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives` of each
     mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i (METHOD Q1)."""

@@ -1,7 +1,5 @@
 """The `facepcl` command: each subcommand parses its options and calls one function of the library."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """`facepcl pretrain`: options from the fields of Config, then one call of `facepcl.pretrain.run`."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import fields
 from typing import Any
@@ -24,10 +22,14 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("data", nargs="+", metavar="DATA", help="folder or .tar shard of face images")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--preset", choices=PRESETS, default="paper", help="start from these numbers (default: paper)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="paper", help="start from these numbers (default: paper)"
+    )
     for field in fields(Config):
         if field.metadata:
-            values = ", ".join(f"{name} {preset[field.name]}" for name, preset in PRESETS.items() if field.name in preset)
+            values = ", ".join(
+                f"{name} {preset[field.name]}" for name, preset in PRESETS.items() if field.name in preset
+            )
             default = f"{field.default}; {values}" if values else field.default
             parser.add_argument(
                 "--" + field.name.replace("_", "-"),

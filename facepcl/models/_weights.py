@@ -1,7 +1,5 @@
 """From the weights index to timm's default cfgs, and the checks that timm leaves out when it loads a file."""
 
-from __future__ import annotations
-
 import logging
 from functools import cache
 from pathlib import Path
@@ -24,7 +22,7 @@ THREE_WAYS = (
 )
 
 
-def cfg_rows(model: str, **shape: Any) -> dict[str, dict[str, Any]]:
+def cfg_rows(model: str, **shape: Any) -> dict[str, Any]:
     """timm's default cfgs of one architecture: a row a tag, or one without weights."""
     base = {
         "num_classes": 0,  # the files hold no classifier
@@ -39,7 +37,7 @@ def cfg_rows(model: str, **shape: Any) -> dict[str, dict[str, Any]]:
         "paper_name": "Pose-disentangled Contrastive Learning for Self-supervised Facial Representation",
         **shape,
     }
-    cfgs = {
+    cfgs: dict[str, Any] = {
         f"{model}.{row.tag}": {
             **base,
             "license": row.license,
@@ -115,5 +113,7 @@ def fit_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dic
     if unexpected:
         raise WeightsError(f"{where} does not fit {name}: it also holds {_listing(unexpected)}")
     if file and Path(file).is_file():
-        _logger.info("%s.%s: weights from %s, sha256 %s", name, cfg.get("tag"), file, check_sha256(Path(file))[:12])
+        _logger.info(
+            "%s.%s: weights from %s, sha256 %s", name, cfg.get("tag"), file, check_sha256(Path(file))[:12]
+        )
     return dict(state_dict)

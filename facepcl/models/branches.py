@@ -1,7 +1,5 @@
 """The three feature maps of PCL: shared trunk, face branch, pose branch."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

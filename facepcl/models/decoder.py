@@ -1,6 +1,6 @@
 """Training-only parts of PCL: the decoder (METHOD 2) and the projection heads (METHOD 3)."""
 
-from __future__ import annotations
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ class Decoder(nn.Module):
         self.fc = nn.Linear(code, 512)
         layers: list[nn.Module] = []
         widths = (512, 256, 256, 256, 256, 128)
-        for c_in, c_out in zip(widths, widths[1:], strict=False):
+        for c_in, c_out in pairwise(widths):
             layers += [*self._enlarge(c_in, c_out), nn.BatchNorm2d(c_out)]
         self.model = nn.Sequential(*layers, *self._enlarge(128, 3), nn.Tanh())
 

@@ -1,7 +1,5 @@
 """Key names of the original's checkpoints (Liu et al., CVPR 2023) and of ours."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ METHOD section 1; "Pose-disentangled Contrastive Learning for Self-supervised Fa
 (Liu et al., CVPR 2023, arXiv 2211.13490).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -27,11 +25,10 @@ def conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, **dd: Any) -> 
 
 
 class ChannelAttention(nn.Module):
-    """Y = L(X + S G), S = (W_phi X + b_phi) T', T = softmax over positions of theta(X), G = softmax over
-    channels of g(X); X is `[B, C, H, W]`.
+    """Y = L(X + S G), S = phi(X) T', T = softmax over positions of theta(X), G = softmax over channels of
+    g(X); X is `[B, C, H, W]`.
 
-    Computed as L(X + (W_phi (X T')) G + b_phi): equal, because the rows of T and the columns of G sum to 1,
-    and the phi convolution over H W positions shrinks to a C x C product (METHOD 1).
+    Rows of T sum to 1, so S = phi(X T'): the phi convolution shrinks from H W to C positions (METHOD 1).
     """
 
     def __init__(self, channels: int, **dd: Any):
@@ -44,10 +41,8 @@ class ChannelAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         t = self.theta(x).flatten(2).softmax(2)  # [B, C, N]
         g = self.g(x).flatten(2).softmax(1)
-        s = self.phi.weight.flatten(1) @ (x.flatten(2) @ t.transpose(1, 2))  # [B, C, C]
-        # channels_last stays channels_last: reshaping [B, N, C] is free there, and right elsewhere
-        y = (s @ g).view(x.shape) + self.phi.bias.view(1, -1, 1, 1)
-        return self.act(x + y)
+        s = self.phi((x.flatten(2) @ t.transpose(1, 2)).unsqueeze(3)).squeeze(3)  # [B, C, C]
+        return self.act(x + (s @ g).view_as(x))
 
 
 class ResidualBlock(nn.Module):
@@ -65,7 +60,10 @@ class ResidualBlock(nn.Module):
 
 def two_convs(c_in: int, c_mid: int, c_out: int, stride: int = 1, **dd: Any) -> nn.Sequential:
     return nn.Sequential(
-        conv(c_in, c_mid, stride=stride, **dd), nn.LeakyReLU(SLOPE), conv(c_mid, c_out, **dd), nn.LeakyReLU(SLOPE)
+        conv(c_in, c_mid, stride=stride, **dd),
+        nn.LeakyReLU(SLOPE),
+        conv(c_mid, c_out, **dd),
+        nn.LeakyReLU(SLOPE),
     )
 
 
@@ -111,14 +109,16 @@ class PclFaceCycle(nn.Module):
         self.resblock2 = ResidualBlock(128, **dd)
         self.layer2_2 = two_convs(128, 128, 128, stride=2, **dd)
         self.layer3_1 = two_convs(128, 256, 128, stride=2, **dd)
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             {"num_chs": 64, "reduction": 2, "module": "layer1"},
             {"num_chs": 128, "reduction": 4, "module": "resblock2"},
             {"num_chs": 128, "reduction": 8, "module": "layer2_2"},
             {"num_chs": 128, "reduction": 16, "module": "layer3_1"},
         ]
         self.num_features = 128
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
+        self.global_pool, self.fc = create_classifier(
+            self.num_features, num_classes, pool_type=global_pool, **dd
+        )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.face: nn.Sequential | None = two_convs(128, 128, 128, **dd) if branches else None
         self.pose: nn.Sequential | None = two_convs(128, 128, 128, **dd) if branches else None
@@ -134,7 +134,15 @@ class PclFaceCycle(nn.Module):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that order the parameters by depth, for layer-wise decay and freezing."""
-        stages = [r"^conv1", r"^layer1", r"^layer2_1", r"^resblock1", r"^resblock2", r"^layer2_2", r"^layer3_1"]
+        stages = [
+            r"^conv1",
+            r"^layer1",
+            r"^layer2_1",
+            r"^resblock1",
+            r"^resblock2",
+            r"^layer2_2",
+            r"^layer3_1",
+        ]
         if coarse:
             stages = [r"^(?:conv1|layer1)", r"^(?:layer2_1|resblock)", r"^layer2_2", r"^layer3_1"]
         blocks = [(pattern, (depth,)) for depth, pattern in enumerate(stages[1:])]
@@ -247,11 +255,15 @@ class PclFaceCycle(nn.Module):
         shared = self.forward_features(x)
         return Branches(shared, self.face(shared), self.pose(shared))
 
+    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
+        """The trunk's map `[B, 128, H, W]` as a code: flattened."""
+        return maps.flatten(1)
+
     @torch.jit.export
     def forward_codes(self, x: torch.Tensor) -> Branches:
         """The flattened maps of `forward_branches`, `[B, 128 H W]` each (METHOD 1)."""
         maps = self.forward_branches(x)
-        return Branches(maps.shared.flatten(1), maps.face.flatten(1), maps.pose.flatten(1))
+        return Branches(self.shared_code(maps.shared), maps.face.flatten(1), maps.pose.flatten(1))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,7 +1,5 @@
 """ResNets of timm with a face and a pose branch (METHOD 8): the trunk is the stock network, key by key."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -78,11 +76,15 @@ class PclResNet(ResNet):
         shared = self.forward_features(x)
         return Branches(shared, self.face(shared), self.pose(shared))
 
+    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
+        """The trunk's map `[B, C, H, W]` as a code: the mean over positions."""
+        return maps.mean((2, 3))
+
     @torch.jit.export
     def forward_codes(self, x: torch.Tensor) -> Branches:
         """Shared: the mean over positions `[B, C]`; face and pose: the flattened map `[B, 128 H W]`."""
         maps = self.forward_branches(x)
-        return Branches(maps.shared.mean((2, 3)), maps.face.flatten(1), maps.pose.flatten(1))
+        return Branches(self.shared_code(maps.shared), maps.face.flatten(1), maps.pose.flatten(1))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

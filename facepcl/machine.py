@@ -1,6 +1,4 @@
-"""Whether bfloat16 pays on this machine: asked of a short timing, never assumed."""
-
-from __future__ import annotations
+"""What this machine is good for: its device, and whether bfloat16 pays (asked of a timing, never assumed)."""
 
 import time
 
@@ -10,6 +8,17 @@ from torch import nn
 from facepcl.errors import OptionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the accelerator if there is one. Raises OptionError."""
+    if name == "auto":
+        kinds = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+        return torch.device(next((kind for kind, is_there in kinds.items() if is_there()), "cpu"))
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise OptionError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def training_dtype(requested: str, network: nn.Module, images: torch.Tensor) -> torch.dtype:

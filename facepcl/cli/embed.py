@@ -1,0 +1,53 @@
+"""`facepcl embed`: options, then one call of `facepcl.embed`."""
+
+import argparse
+import sys
+from typing import Any
+
+import facepcl
+
+EXAMPLE = """example:
+  facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
+Exit code 0: all embedded; 1: some images had errors (they are rows with a reason); 2: the command was wrong."""
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    from facepcl import embedding
+
+    parser = subparsers.add_parser(
+        "embed",
+        help="embed files, folders and .tar shards",
+        description="Write the embeddings of face crops to a table, a row an image.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="image, folder or .tar shard")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="table: .parquet, .npz or .csv")
+    parser.add_argument("--model", default=embedding.MODEL, help="name of a model (default: %(default)s)")
+    parser.add_argument("--branch", default=embedding.BRANCH, choices=embedding.BRANCHES, help="default: %(default)s")
+    parser.add_argument("--pool", default=embedding.POOL, choices=embedding.POOLS, help="default: the model's own code")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=1, metavar="W", help="threads that decode (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="auto is float32")
+    parser.add_argument(
+        "--on-error", default="record", choices=("record", "raise"), help="a bad image is a row, or ends the command"
+    )
+    parser.add_argument("--sheet", metavar="SHEET.png", help="draw nearest neighbours under face and pose code")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    names = ("model", "branch", "pool", "batch_size", "workers", "device", "dtype", "on_error", "sheet")
+    options = {name: getattr(args, name) for name in names}
+    summary = facepcl.embed(args.source, args.out, **options, progress=True)
+    for reason in summary.reasons:
+        print(f"  {reason}", file=sys.stderr)
+    if summary.failed > len(summary.reasons):
+        print(f"  and {summary.failed - len(summary.reasons)} more, see the column error", file=sys.stderr)
+    drawn = f", sheet {args.sheet}" if args.sheet else ""
+    print(
+        f"wrote {summary.path}: {summary.total - summary.failed} embedded, {summary.failed} failed, "
+        f"{summary.images_per_second:.0f} images/s{drawn}"
+    )
+    return 1 if summary.failed else 0

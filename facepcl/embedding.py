@@ -1,0 +1,315 @@
+"""Images to embeddings: `FaceEmbedder`, and `embed` for whole folders."""
+
+import hashlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import create_transform, resolve_model_data_config
+from torch import nn
+
+import facepcl
+from facepcl._progress import Progress
+from facepcl.create import FAMILY, create_model
+from facepcl.errors import ImageError, OptionError
+from facepcl.images import decode, open_image, quiet_pillow
+from facepcl.index import rows_of
+from facepcl.models import Branches
+from facepcl.machine import DTYPES, find_device
+from facepcl.sheet import Sheet
+from facepcl.sources import Item, check, list_files, read_items
+from facepcl.tables import Row, table_writer
+
+_logger = logging.getLogger("facepcl")
+
+MODEL, BRANCH, POOL = "pcl_facecycle", "face", "code"
+BRANCHES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
+CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photograph rather than a face crop
+
+
+class Prepared(NamedTuple):
+    """One input on its way: what the network takes `[3, S, S]`, or the reason why there is nothing."""
+
+    path: str
+    image: torch.Tensor | None
+    size: tuple[int, int] | None
+    error: str | None = None
+
+
+class FaceEmbedder:
+    """Face crops to vectors: `FaceEmbedder("pcl_facecycle", branch="face")([path, pil_image, array])`.
+
+    `model`: a name with pretrained weights, as for `facepcl.create_model`, any timm model's name, or a module as it
+    is. `branch`: shared, face, pose or concat; a model without branches has `shared` only. `pool`: code (the model's
+    own), flatten, avg or 2x2. Raises WeightsError if there are no weights, OptionError for other wrong arguments.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module = MODEL,
+        branch: str = BRANCH,
+        *,
+        pool: str = POOL,
+        normalize: bool = False,
+        batch_size: int = 32,
+        device: str = "auto",
+        dtype: str = "auto",
+    ):
+        if branch not in BRANCHES or pool not in POOLS:
+            raise OptionError(f"branch {branch!r}, pool {pool!r}: choose {', '.join(BRANCHES)} and {', '.join(POOLS)}")
+        if batch_size < 1:
+            raise OptionError(f"batch_size {batch_size}: at least 1")
+        if dtype not in ("auto", *DTYPES):
+            raise OptionError(f"dtype {dtype!r}: choose auto, {' or '.join(DTYPES)}")
+        self.device = find_device(device)
+        self.dtype = DTYPES.get(dtype, torch.float32)
+        self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
+        self.model: Any = _load(model).eval().to(self.device).to(memory_format=torch.channels_last)
+        self.has_branches = getattr(self.model, "face", None) is not None
+        if branch != "shared" and not self.has_branches:
+            raise OptionError(f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'")
+        config = resolve_model_data_config(self.model)
+        self.size = config["input_size"][-1]
+        self.transform = create_transform(**config, is_training=False)
+        self.meta = self._describe(config)
+
+    @property
+    def name(self) -> str:
+        return (getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or type(self.model).__name__
+
+    def _describe(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What a table says of its embeddings; `space` is the same for vectors that may be compared."""
+        cfg = getattr(self.model, "pretrained_cfg", None) or {}
+        weights = _hash_weights(self.model)
+        preprocessing = {k: config[k] for k in sorted(config)}
+        space = json.dumps([weights, self.branch, self.pool, preprocessing], default=str)
+        blank = torch.zeros(1, *config["input_size"])
+        return {
+            "dimension": self.vectors(self.maps(blank)).shape[1],
+            "model": self.name,
+            "tag": cfg.get("tag"),
+            "weights_sha256": _file_hash(cfg) or weights,
+            "branch": self.branch,
+            "pool": self.pool,
+            "normalize": self.normalize,
+            "preprocessing": json.loads(json.dumps(preprocessing, default=str)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "facepcl": facepcl.__version__,
+            "space": hashlib.sha256(space.encode()).hexdigest()[:12],
+        }
+
+    def maps(self, images: torch.Tensor, all_branches: bool = False) -> dict[str, torch.Tensor]:
+        """Branch maps of `[B, 3, S, S]`: the trunk's alone where no other is asked for."""
+        images = images.to(self.device, memory_format=torch.channels_last)
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            if self.branch == "shared" and not all_branches:
+                return {"shared": self.model.forward_features(images)}
+            return self.model.forward_branches(images)._asdict()
+
+    def vectors(self, maps: dict[str, torch.Tensor]) -> np.ndarray:
+        """The embeddings `[B, D]` float32 of the branch maps."""
+        chosen = Branches._fields if self.branch == "concat" else (self.branch,)
+        with torch.inference_mode():
+            vectors = torch.cat([self._pooled(name, maps[name]) for name in chosen], 1).float()
+            return (F.normalize(vectors) if self.normalize else vectors).cpu().numpy()
+
+    def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
+        if self.pool == "code":
+            if not self.has_branches:
+                return self.model.forward_head(maps, pre_logits=True)
+            return self.model.shared_code(maps) if branch == "shared" else maps.flatten(1)
+        if maps.ndim != 4:
+            raise OptionError(f"{self.name} gives no [B, C, H, W] map, so use pool 'code'")
+        return {
+            "flatten": lambda: maps.flatten(1),
+            "avg": lambda: maps.mean((2, 3)),
+            "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
+        }[self.pool]()
+
+    def __call__(self, items: Sequence[Any]) -> np.ndarray:
+        """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input, in order.
+
+        Raises ImageError or MissingPath that names the bad item.
+        """
+        if isinstance(items, (str, Path)):
+            raise OptionError(f"give a list, as in embedder([{str(items)!r}]); for a folder use embedder.stream(...)")
+        blocks = [np.empty((0, self.meta["dimension"]), np.float32)]
+        with quiet_pillow():
+            for start in range(0, len(items), self.batch_size):
+                images = [self._open(place, items[place]) for place in range(start, min(start + self.batch_size, len(items)))]
+                blocks.append(self.vectors(self.maps(torch.stack(images))))
+        return np.concatenate(blocks)
+
+    def _open(self, place: int, item: Any) -> torch.Tensor:
+        try:
+            return self.transform(open_image(item))
+        except ImageError as error:
+            name = f" ({item})" if isinstance(item, (str, Path)) else ""
+            raise ImageError(f"item {place}{name}: {error}") from error
+
+    def stream(self, source: str | Path | Sequence[str | Path], workers: int = 1) -> Iterator[Row]:
+        """A row for each image of files, folders and `.tar` shards, in order, as they come.
+
+        Memory does not grow. An image that cannot be embedded gives a row with the reason.
+        """
+        sources = [source] if isinstance(source, (str, Path)) else source
+        for rows, _, _ in self.blocks(read_items(list_files(sources)), workers):
+            yield from rows
+
+    def blocks(
+        self, items: Iterable[Item], workers: int, all_branches: bool = False
+    ) -> Iterator[tuple[list[Row], list[Prepared], dict[str, torch.Tensor]]]:
+        """Batches of rows in the order of `items`, with the good images among them and the maps of these.
+
+        `workers` threads decode ahead while the network runs (Pillow and torch both let go of the interpreter).
+        """
+        with quiet_pillow():
+            prepared = self._prepared_ahead(items, workers)
+            index = 0
+            while block := list(islice(prepared, self.batch_size)):
+                good = [p for p in block if p.image is not None]
+                images = [p.image for p in good if p.image is not None]
+                maps = self.maps(torch.stack(images), all_branches) if images else {}
+                vectors = iter(self.vectors(maps) if images else ())
+                yield [_row(p, index + i, vectors) for i, p in enumerate(block)], good, maps
+                index += len(block)
+
+    def _prepared_ahead(self, items: Iterable[Item], workers: int) -> Iterator[Prepared]:
+        """Prepared items in order; at most three batches wait, so memory does not grow."""
+        waiting: deque[Future[Prepared]] = deque()
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            for item in items:
+                waiting.append(pool.submit(self._prepare, item))
+                if len(waiting) >= 3 * self.batch_size:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _prepare(self, item: Item) -> Prepared:
+        try:
+            image = decode(check(item))
+            return Prepared(item.path, self.transform(image), image.size)
+        except ImageError as error:
+            return Prepared(item.path, None, None, str(error))
+
+
+def _row(prepared: Prepared, index: int, vectors: Iterator[np.ndarray]) -> Row:
+    if prepared.size is None:
+        return Row(prepared.path, index, prepared.error)
+    return Row(prepared.path, index, None, *prepared.size, next(vectors))
+
+
+def _load(model: str | nn.Module) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    plain = model.partition(".")[0]
+    if ":" in model or plain in timm.list_models(FAMILY):
+        return create_model(model, pretrained=True)
+    if not timm.is_model(plain):
+        raise OptionError(f"there is no model {model!r}; facepcl has {', '.join(timm.list_models(FAMILY))}")
+    return timm.create_model(model, pretrained=True, num_classes=0)
+
+
+def _file_hash(cfg: dict[str, Any]) -> str | None:
+    """The sha256 of bundled weights, as in weights/index.json."""
+    rows = rows_of(cfg.get("architecture") or "")
+    return next((row.sha256 for row in rows if row.path and str(row.path) == cfg.get("file")), None)
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `embed` did."""
+
+    path: Path
+    total: int
+    failed: int
+    seconds: float
+    device: str
+    space: str
+    reasons: tuple[str, ...]  # the first few
+
+    @property
+    def images_per_second(self) -> float:
+        return self.total / max(self.seconds, 1e-9)
+
+
+def embed(
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: str | nn.Module = MODEL,
+    branch: str = BRANCH,
+    pool: str = POOL,
+    batch_size: int = 32,
+    workers: int = 1,
+    device: str = "auto",
+    dtype: str = "auto",
+    on_error: str = "record",
+    sheet: str | Path | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Write the embeddings of files, folders and `.tar` shards to a .parquet, .npz or .csv table, a row an image.
+
+    A bad image is a row with a reason (`on_error="record"`) or raises ImageError and leaves nothing ("raise").
+    `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
+    """
+    if on_error not in ("record", "raise"):
+        raise OptionError(f"on_error {on_error!r}: choose record or raise")
+    files = list_files([source] if isinstance(source, (str, Path)) else source)
+    embedder = FaceEmbedder(model, branch, pool=pool, batch_size=batch_size, device=device, dtype=dtype)
+    if sheet is not None and not embedder.has_branches:
+        raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
+    drawing = Sheet() if sheet is not None else None
+    _logger.info("embedding with %s on %s", embedder.name, embedder.device)
+    start, total, failed, photographs = time.monotonic(), 0, 0, 0
+    reasons: tuple[str, ...] = ()
+    count = None if any(file.suffix == ".tar" for file in files) else len(files)
+    with table_writer(out, embedder.meta) as write, Progress(count, "images", progress, "embedding") as bar:
+        for rows, good, maps in embedder.blocks(read_items(files), workers, sheet is not None):
+            for row in rows:
+                if row.error and on_error == "raise":
+                    raise ImageError(f"{row.path}: {row.error}")
+                if row.error:
+                    failed += 1
+                    reasons = (*reasons, f"{row.path}: {row.error}")[:5]
+                write(row)
+            photographs += sum(not looks_like_crop(*p.size) for p in good if p.size)
+            total += len(rows)
+            bar.update(len(rows), **({"failed": failed} if failed else {}))
+            if drawing:
+                drawing.add([(p.path, p.image) for p in good if p.image is not None], maps)
+    if photographs > (total - failed) / 2:
+        _logger.warning(
+            "most of these %d images look like photographs, not like face crops; the weights expect a crop", total
+        )
+    if drawing and sheet is not None:
+        drawing.draw(sheet)
+    space = embedder.meta["space"]
+    seconds = time.monotonic() - start
+    return Summary(Path(out), total, failed, seconds, embedder.device.type, space, reasons)
+
+
+def looks_like_crop(width: int, height: int) -> bool:
+    """Whether an image of this size may be a face crop: near square, and not of a camera's size."""
+    return max(width, height) <= CROP_ASPECT * min(width, height) and width * height <= CROP_PIXELS

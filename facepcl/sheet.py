@@ -1,0 +1,101 @@
+"""Contact sheets: the nearest neighbours of some faces under the face code, and under the pose code."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from facepcl._files import atomic
+
+LIMIT = 2000  # images kept for the sheet: a fair sample of the source, 12 kB and two codes each
+QUERIES, NEIGHBOURS = 8, 8
+TILE, GAP, CAPTION = 88, 6, 16
+LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
+ROWS = (("face", "face code:\nlike this face"), ("pose", "pose code:\nturned like it"))
+
+
+class Kept(NamedTuple):
+    """One image of the sample: its path, pixels uint8 `[S, S, 3]`, and its face and pose codes `[D]`."""
+
+    path: str
+    pixels: np.ndarray
+    face: np.ndarray
+    pose: np.ndarray
+
+
+class Sheet:
+    """Collects a sample of what goes by, then draws it."""
+
+    def __init__(self) -> None:
+        self._kept: list[Kept] = []
+        self._seen = 0
+        self._random = np.random.default_rng(0)
+
+    def add(self, images: Sequence[tuple[str, torch.Tensor]], maps: dict[str, torch.Tensor]) -> None:
+        """Take up `(path, image [3, S, S] in [0, 1])` with their branch maps, or some of them (a reservoir)."""
+        for row, (path, image) in enumerate(images):
+            self._seen += 1
+            place = len(self._kept) if len(self._kept) < LIMIT else int(self._random.integers(self._seen))
+            if place >= LIMIT:
+                continue
+            pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            codes = (maps[branch][row].flatten().float().cpu().numpy() for branch in ("face", "pose"))
+            self._kept[place : place + 1] = [Kept(path, pixels, *codes)]
+
+    def draw(self, path: str | Path) -> None:
+        """Write the sheet as a PNG: two rows of neighbours for each of a few faces, spread over the source."""
+        kept = sorted(self._kept, key=lambda k: k.path)
+        queries = np.unique(np.linspace(0, len(kept) - 1, min(QUERIES, len(kept))).round().astype(int))
+        neighbours = min(NEIGHBOURS, max(len(kept) - 1, 0))
+        width = LEFT + NEIGHBOURS * (TILE + GAP) + GAP
+        block = 2 * (TILE + CAPTION + GAP) + 2 * GAP
+        sheet = Image.new("RGB", (width, 58 + max(1, len(queries)) * block), "white")
+        pen = ImageDraw.Draw(sheet)
+        pen.text((GAP, 8), "Nearest neighbours under the face code and under the pose code", "black", _font(18))
+        pen.text((GAP, 34), f"cosine of the centred codes, among {len(kept)} of {self._seen} images", "dimgray", _font(12))
+        similar = {name: _cosine(np.stack([getattr(k, name) for k in kept])) for name, _ in ROWS if kept}
+        for number, query in enumerate(queries):
+            _draw_query(sheet, 58 + number * block, kept, int(query), similar, neighbours)
+        with atomic(path) as temporary:
+            sheet.save(temporary, "PNG")
+
+
+def _draw_query(
+    sheet: Image.Image, top: int, kept: Sequence[Kept], query: int, similar: dict[str, np.ndarray], count: int
+) -> None:
+    pen = ImageDraw.Draw(sheet)
+    pen.line((GAP, top - GAP, sheet.width - GAP, top - GAP), fill="lightgray")
+    _paste(sheet, kept[query], (GAP, top), 2 * TILE)
+    pen.text((GAP, top + 2 * TILE + 2), _short(kept[query].path, 28), "black", _font(11))
+    for row, (name, caption) in enumerate(ROWS):
+        y = top + row * (TILE + CAPTION + GAP)
+        pen.multiline_text((2 * TILE + 3 * GAP, y + TILE // 3), caption, "black", _font(12))
+        cosine = similar[name][query].copy()
+        cosine[query] = -np.inf
+        for place, other in enumerate(np.argsort(-cosine, kind="stable")[:count]):
+            x = LEFT + place * (TILE + GAP)
+            _paste(sheet, kept[other], (x, y), TILE)
+            pen.text((x, y + TILE + 1), f"{cosine[other]:.2f} {_short(kept[other].path, 9)}", "dimgray", _font(11))
+
+
+def _cosine(codes: np.ndarray) -> np.ndarray:
+    # Codes share a large common part; without it every pair looks alike.
+    centred = codes - codes.mean(0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    return unit @ unit.T
+
+
+def _paste(sheet: Image.Image, kept: Kept, at: tuple[int, int], size: int) -> None:
+    sheet.paste(Image.fromarray(kept.pixels).resize((size, size), Image.Resampling.BICUBIC), at)
+
+
+def _short(path: str, letters: int) -> str:
+    name = Path(path).name.rpartition(".")[0] or Path(path).name
+    return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)

@@ -1,0 +1,94 @@
+"""Common ground of the tests: no network, and the reference values where they are at hand."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Whatever the machine allows, a test talks to the loopback only."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to reach {address[0]}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder of data and tools beside the checkout."""
+    if not (SHARED / "README.md").is_file():
+        pytest.skip("needs the folder of reference values and tools beside the checkout (../shared)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def reference(shared):
+    """reference("losses") -> the original's values, by name."""
+    return lambda name: load_file(shared / "reference" / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def original_state(shared):
+    """A training checkpoint as the original writes it, every tensor filled by fill.py, float64."""
+    import json
+
+    sys.path.insert(0, str(shared / "reference"))
+    try:
+        from fill import fill
+    finally:
+        sys.path.pop(0)
+    layout = json.loads((shared / "reference/original_checkpoint_layout.json").read_text())["training"]["tensors"]
+    return {f"module.{name}": torch.from_numpy(fill(name, spec["shape"])) for name, spec in layout.items()}
+
+
+def relative_error(found, wanted):
+    """Largest deviation, relative to max(1, largest value)."""
+    found, wanted = torch.as_tensor(found).double(), torch.as_tensor(wanted).double()
+    return ((found - wanted).abs().max() / max(1.0, wanted.abs().max())).item()
+
+
+@pytest.fixture
+def faces_folder(tmp_path):
+    """Twelve small smooth pictures of three people, with a JSON of labels beside each."""
+    import json
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for person in range(3):
+        folder = tmp_path / "faces" / f"person{person}"
+        folder.mkdir(parents=True)
+        base = rng.uniform(0, 255, (5, 5, 3))
+        for number in range(4):
+            levels = np.clip(base + rng.normal(0, 20, base.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(levels).resize((72, 72), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+            labels = {
+                "yaw": 10.0 * number - 15,
+                "pitch": 5.0,
+                "roll": 0.0,
+                "au": {"AU12": number / 4, "AU4": 0.2},
+                "expression": ("happy", "sad")[number % 2],
+                "landmarks": {
+                    "right_eye": [26, 30],
+                    "left_eye": [46, 30],
+                    "nose": [36, 40],
+                    "mouth_right": [28, 52],
+                    "mouth_left": [44, 52],
+                },
+            }
+            (folder / f"{number}.json").write_text(json.dumps(labels))
+    return tmp_path / "faces"
