@@ -12,7 +12,7 @@ from facepcl._files import atomic
 
 LIMIT = 2000  # images kept for the sheet: a fair sample of the source, 12 kB and two codes each
 QUERIES, NEIGHBOURS = 8, 8
-TILE, GAP, CAPTION = 88, 6, 16
+TILE, GAP, CAPTION = 96, 6, 16
 LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
 ROWS = (("face", "face code:\nlike this face"), ("pose", "pose code:\nturned like it"))
 
@@ -69,7 +69,7 @@ def _draw_query(
     pen = ImageDraw.Draw(sheet)
     pen.line((GAP, top - GAP, sheet.width - GAP, top - GAP), fill="lightgray")
     _paste(sheet, kept[query], (GAP, top), 2 * TILE)
-    pen.text((GAP, top + 2 * TILE + 2), _short(kept[query].path, 28), "black", _font(11))
+    pen.text((GAP, top + 2 * TILE + 2), _short(kept[query].path, 30), "black", _font(11))
     for row, (name, caption) in enumerate(ROWS):
         y = top + row * (TILE + CAPTION + GAP)
         pen.multiline_text((2 * TILE + 3 * GAP, y + TILE // 3), caption, "black", _font(12))
@@ -78,7 +78,7 @@ def _draw_query(
         for place, other in enumerate(np.argsort(-cosine, kind="stable")[:count]):
             x = LEFT + place * (TILE + GAP)
             _paste(sheet, kept[other], (x, y), TILE)
-            pen.text((x, y + TILE + 1), f"{cosine[other]:.2f} {_short(kept[other].path, 9)}", "dimgray", _font(11))
+            pen.text((x, y + TILE + 1), f"{cosine[other]:.2f} {_short(kept[other].path, 11)}", "dimgray", _font(11))
 
 
 def _cosine(codes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,265 @@
+"""Images to embeddings: in order, the same whatever the batch, and a reason for every bad file."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import facepcl
+from facepcl.cli import main
+from facepcl.embedding import looks_like_crop
+from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
+
+TOLERANCE = 1e-5  # float32: another batch size sums in another order
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return facepcl.create_model("pcl_facecycle")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eleven pictures of several sizes, formats and shapes, and three bad ones in between."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(11):
+        size = (40 + 9 * i, 60)
+        small = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:02d}.{('jpg', 'png', 'webp')[i % 3]}")
+    file = io.BytesIO()
+    Image.new("RGB", (300, 300)).save(file, "JPEG")
+    (folder / "03-truncated.jpg").write_bytes(file.getvalue()[:-900])
+    (folder / "05-empty.png").write_bytes(b"")
+    (folder / "07-text.jpg").write_text("no picture")
+    return folder
+
+
+def close(a, b):
+    return np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * np.nanmax(np.abs(b)), equal_nan=True)
+
+
+@pytest.mark.parametrize("branch", ["shared", "face", "pose"])
+def test_an_embedding_is_the_models_own_code_of_the_prepared_image(model, folder, branch):
+    embedder = facepcl.FaceEmbedder(model, branch=branch)
+    with Image.open(folder / "00.jpg") as image:
+        x = embedder.transform(image.convert("RGB"))[None]
+    with torch.no_grad():
+        wanted = getattr(model.forward_codes(x), branch).numpy()
+    assert close(embedder([folder / "00.jpg"]), wanted)
+
+
+def test_concat_is_the_three_codes_in_a_row(model, folder):
+    parts = [facepcl.FaceEmbedder(model, branch=b)([folder / "00.jpg"]) for b in ("shared", "face", "pose")]
+    whole = facepcl.FaceEmbedder(model, branch="concat")([folder / "00.jpg"])
+    assert close(whole, np.concatenate(parts, 1))
+
+
+@pytest.mark.parametrize(("pool", "width"), [("code", 2048), ("flatten", 2048), ("avg", 128), ("2x2", 512)])
+def test_pools_have_their_widths(model, folder, pool, width):
+    assert facepcl.FaceEmbedder(model, pool=pool)([folder / "00.jpg"]).shape == (1, width)
+
+
+def test_normalized_vectors_have_unit_length(model, folder):
+    vectors = facepcl.FaceEmbedder(model, normalize=True)([folder / "00.jpg", folder / "01.png"])
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (4, 3), (32, 2)])
+def test_batch_size_and_workers_change_no_embedding(model, folder, tmp_path, batch_size, workers):
+    options = {"model": model, "batch_size": batch_size, "workers": workers}
+    facepcl.embed(folder, tmp_path / "a.npz", **options)
+    facepcl.embed(folder, tmp_path / "b.npz", model=model, batch_size=5)
+    a, b = facepcl.read_embeddings(tmp_path / "a.npz"), facepcl.read_embeddings(tmp_path / "b.npz")
+    assert a.paths == b.paths == [str(p) for p in sorted(folder.iterdir())]
+    assert close(a.vectors, b.vectors)
+
+
+def test_the_order_of_files_changes_no_embedding(model, folder, tmp_path):
+    files = sorted(folder.iterdir())
+    facepcl.embed(files, tmp_path / "a.npz", model=model)
+    facepcl.embed(files[::-1], tmp_path / "b.npz", model=model, batch_size=3)
+    a, b = facepcl.read_embeddings(tmp_path / "a.npz"), facepcl.read_embeddings(tmp_path / "b.npz")
+    assert b.paths == a.paths[::-1]
+    assert close(b.vectors[::-1], a.vectors)
+
+
+def test_bad_files_are_rows_with_a_reason_and_cost_no_other(model, folder, tmp_path):
+    summary = facepcl.embed(folder, tmp_path / "a.npz", model=model, batch_size=4)
+    assert (summary.total, summary.failed) == (14, 3)
+    table = facepcl.read_embeddings(tmp_path / "a.npz")
+    reasons = {p.rpartition("-")[2]: e for p, e in zip(table.paths, table.errors, strict=True) if e}
+    assert set(reasons) == {"truncated.jpg", "empty.png", "text.jpg"}
+    good = [i for i, e in enumerate(table.errors) if not e]
+    assert close(table.vectors[good], facepcl.FaceEmbedder(model)([table.paths[i] for i in good]))
+
+
+def test_on_error_raise_names_the_file_and_leaves_nothing(model, folder, tmp_path):
+    with pytest.raises(ImageError, match="03-truncated"):
+        facepcl.embed(folder, tmp_path / "a.npz", model=model, on_error="raise")
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_a_bad_item_of_a_list_raises_and_is_named(model, folder):
+    with pytest.raises(ImageError, match=r"item 1 .*05-empty\.png"):
+        facepcl.FaceEmbedder(model)([folder / "00.jpg", folder / "05-empty.png"])
+
+
+def test_no_items_give_no_rows(model):
+    assert facepcl.FaceEmbedder(model)([]).shape == (0, 2048)
+
+
+def test_a_stream_gives_rows_before_the_source_is_read(model, folder):
+    stream = facepcl.FaceEmbedder(model, batch_size=1).stream(folder)
+    first = next(stream)
+    assert first.path.endswith("00.jpg")
+    assert first.vector.shape == (2048,)
+    assert (first.width, first.height) == (40, 60)
+
+
+def test_weights_branch_and_pool_make_the_space_but_dtype_does_not(model):
+    space = facepcl.FaceEmbedder(model).meta["space"]
+    assert facepcl.FaceEmbedder(model, dtype="bfloat16").meta["space"] == space
+    assert facepcl.FaceEmbedder(model, branch="pose").meta["space"] != space
+    assert facepcl.FaceEmbedder(model, pool="avg").meta["space"] != space
+    assert facepcl.FaceEmbedder(facepcl.create_model("pcl_facecycle")).meta["space"] != space
+
+
+def test_any_timm_model_embeds_by_its_trunk_and_its_own_statistics(folder):
+    resnet = timm.create_model("resnet18", num_classes=0).eval()
+    embedder = facepcl.FaceEmbedder(resnet, branch="shared")
+    assert embedder.meta["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    x = timm.data.create_transform(**timm.data.resolve_model_data_config(resnet))(Image.open(folder / "01.png"))
+    with torch.no_grad():
+        assert close(embedder([folder / "01.png"]), resnet(x[None]).numpy())
+    with pytest.raises(OptionError, match="no branches"):
+        facepcl.FaceEmbedder(resnet, branch="face")
+
+
+def test_a_resnets_shared_code_is_pooled_and_its_face_code_is_not(folder):
+    model = facepcl.create_model("pcl_resnet18")
+    assert facepcl.FaceEmbedder(model, branch="shared").meta["dimension"] == 512
+    assert facepcl.FaceEmbedder(model, branch="face").meta["dimension"] == 2048
+
+
+def test_a_model_without_weights_is_an_error():
+    with pytest.raises(WeightsError, match="no pretrained weights for pcl_resnet18"):
+        facepcl.FaceEmbedder("pcl_resnet18")
+
+
+def test_wrong_options_name_the_right_ones(model):
+    with pytest.raises(OptionError, match="shared, face, pose, concat"):
+        facepcl.FaceEmbedder(model, branch="nose")
+    with pytest.raises(OptionError, match="device 'abacus'"):
+        facepcl.FaceEmbedder(model, device="abacus")
+    with pytest.raises(OptionError, match="there is no model 'pcl_vgg'"):
+        facepcl.FaceEmbedder("pcl_vgg")
+
+
+def test_nothing_global_is_touched(model, folder, tmp_path, capfd):
+    before = (torch.get_num_threads(), torch.get_default_dtype(), torch.random.get_rng_state().tolist())
+    facepcl.embed(folder, tmp_path / "a.npz", model=model, sheet=tmp_path / "s.png")
+    assert before == (torch.get_num_threads(), torch.get_default_dtype(), torch.random.get_rng_state().tolist())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_photographs_are_told_from_crops_by_shape_and_size():
+    assert looks_like_crop(112, 112)
+    assert looks_like_crop(250, 300)
+    assert not looks_like_crop(1200, 1200)
+    assert not looks_like_crop(640, 360)
+
+
+def test_most_photographs_make_one_warning(model, tmp_path, caplog):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (900, 600)).save(folder / f"{i}.jpg")
+    facepcl.embed(folder, tmp_path / "a.npz", model=model)
+    warnings = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "look like photographs" in warnings[0].getMessage()
+
+
+@pytest.mark.parametrize("count", [1, 3, 14])
+def test_the_sheet_shows_few_and_many(model, folder, tmp_path, count):
+    files = sorted(folder.iterdir())[:count]
+    facepcl.embed(files, tmp_path / "a.npz", model=model, sheet=tmp_path / "s.png")
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.width > 900
+        assert np.asarray(sheet).std() > 10  # something is drawn
+
+
+def test_the_sheet_puts_the_nearest_first(tmp_path):
+    """Two groups of codes; a query's first neighbour is of its own group under each branch."""
+    from facepcl.sheet import Kept, _cosine
+
+    random = np.random.default_rng(0)
+    group = np.arange(8) % 2
+    face = random.normal(size=(2, 16))[group] + 0.1 * random.normal(size=(8, 16)) + 5
+    kept = [Kept(str(i), np.zeros((4, 4, 3), np.uint8), face[i], face[i]) for i in range(8)]
+    cosine = _cosine(np.stack([k.face for k in kept]))
+    np.fill_diagonal(cosine, -np.inf)
+    assert (group[cosine.argmax(1)] == group).all()
+
+
+@pytest.fixture
+def bundled(monkeypatch, model):
+    """The command line with a model at hand, whatever weights are bundled."""
+    from facepcl import embedding
+
+    monkeypatch.setattr(embedding, "_load", lambda name: model)
+
+
+def test_the_command_counts_on_its_last_line_and_exits_1(bundled, folder, tmp_path, capsys):
+    out = tmp_path / "e.npz"
+    assert main(["embed", str(folder), "-o", str(out), "--sheet", str(tmp_path / "s.png")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].startswith(f"wrote {out}: 11 embedded, 3 failed")
+    assert "05-empty.png: the file is empty" in printed.err
+
+
+def test_the_command_exits_0_when_all_is_well(bundled, folder, tmp_path):
+    assert main(["embed", str(folder / "00.jpg"), "-o", str(tmp_path / "e.csv")]) == 0
+    assert json.loads((tmp_path / "e.csv.meta.json").read_text())["branch"] == "face"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere/", "-o", "e.npz"], "nowhere: there is no such file or folder"),
+        (["tests", "-o", "e.npz"], "no images in tests"),
+        (["{folder}", "-o", "e.txt"], "ends in .parquet, .npz, .csv"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong_and_exits_2(bundled, folder, capsys, monkeypatch, arguments, said):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "tests").mkdir()
+    assert main(["embed", *(a.replace("{folder}", str(folder)) for a in arguments)]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
+
+
+def test_an_interrupted_command_leaves_no_table(bundled, folder, tmp_path, monkeypatch):
+    from facepcl import embedding
+
+    def interrupt(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedding.FaceEmbedder, "vectors", interrupt)
+    monkeypatch.setattr(embedding.FaceEmbedder, "_describe", lambda self, config: {"dimension": 4, "space": "x"})
+    assert main(["embed", str(folder), "-o", str(tmp_path / "e.npz")]) == 130
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+def test_missing_items_are_named(model):
+    with pytest.raises(MissingPath, match="nobody.jpg"):
+        facepcl.FaceEmbedder(model)(["nobody.jpg"])
