@@ -67,6 +67,9 @@ def load_checkpoint(
         optimizer.state[parameter][kind] = (
             value.view(()) if kind == "step" else _laid_out_as(parameter, value)
         )
+    for parameter in optimizer.state:
+        # With `--gradients zeros` what once had a gradient is updated in every sub-step, also the first after a stop.
+        parameter.grad = torch.zeros_like(parameter)
     return step, json.loads(metadata["progress"])
 
 

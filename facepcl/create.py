@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import get_pretrained_cfg
 from torch import nn
 
 from facepcl.errors import MissingPath, OptionError, WeightsError
@@ -45,9 +44,10 @@ def _check_name(name: str) -> None:
     if architecture not in models:
         hint = "; for other models use timm.create_model" if timm.is_model(architecture) else ""
         raise OptionError(f"facepcl has no model {name!r}, but {', '.join(models)}{hint}")
-    if tag and get_pretrained_cfg(name, allow_unregistered=False) is None:
-        tags = [n.split(".", 1)[1] for n in timm.list_models(architecture, include_tags=True) if "." in n]
-        raise OptionError(f"{architecture} has no weights tagged {tag!r}; its tags: {', '.join(tags)}")
+    tagged = [n for n in timm.list_models(architecture, include_tags=True) if "." in n]
+    if tag and name not in tagged:
+        tags = ", ".join(n.partition(".")[2] for n in tagged)
+        raise OptionError(f"{architecture} has no weights tagged {tag!r}; its tags: {tags}")
 
 
 def _overlay(path: Path) -> dict[str, Any]:

@@ -63,10 +63,10 @@ def relative_error(found, wanted):
 
 @pytest.fixture
 def faces_folder(tmp_path):
-    """Twelve small smooth pictures of three people, with a JSON of labels beside each."""
+    """Twelve smooth pictures of three people with a white disc, whose place is in the JSON of labels beside."""
     import json
 
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     rng = np.random.default_rng(0)
     for person in range(3):
@@ -75,12 +75,16 @@ def faces_folder(tmp_path):
         base = rng.uniform(0, 255, (5, 5, 3))
         for number in range(4):
             levels = np.clip(base + rng.normal(0, 20, base.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(levels).resize((72, 72), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+            image = Image.fromarray(levels).resize((72, 72), Image.Resampling.BICUBIC)
+            yaw, unit = 10.0 * number - 15, number / 4
+            x, y = 36 + yaw, 28 + 24 * unit
+            ImageDraw.Draw(image).ellipse((x - 9, y - 9, x + 9, y + 9), "white")  # where it is tells the labels
+            image.save(folder / f"{number}.jpg")
             labels = {
-                "yaw": 10.0 * number - 15,
+                "yaw": yaw,
                 "pitch": 5.0,
                 "roll": 0.0,
-                "au": {"AU12": number / 4, "AU4": 0.2},
+                "au": {"AU12": unit, "AU4": 0.2},
                 "expression": ("happy", "sad")[number % 2],
                 "landmarks": {
                     "right_eye": [26, 30],

@@ -4,7 +4,7 @@ METHOD section 1; "Pose-disentangled Contrastive Learning for Self-supervised Fa
 (Liu et al., CVPR 2023, arXiv 2211.13490).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +109,7 @@ class PclFaceCycle(nn.Module):
         self.resblock2 = ResidualBlock(128, **dd)
         self.layer2_2 = two_convs(128, 128, 128, stride=2, **dd)
         self.layer3_1 = two_convs(128, 256, 128, stride=2, **dd)
-        self.feature_info: list[dict[str, Any]] = [
+        self.feature_info = [
             {"num_chs": 64, "reduction": 2, "module": "layer1"},
             {"num_chs": 128, "reduction": 4, "module": "resblock2"},
             {"num_chs": 128, "reduction": 8, "module": "layer2_2"},
@@ -209,7 +209,7 @@ class PclFaceCycle(nn.Module):
         for name in [name for names in stages[last:] for name in names]:
             setattr(self, name, nn.Sequential())
         self.face = self.pose = None
-        self.num_features = self.feature_info[last]["num_chs"]
+        self.num_features = cast(int, self.feature_info[last]["num_chs"])
         if prune_head or last < len(self.feature_info) - 1:
             self.reset_classifier(0, "")
         return take

@@ -1,0 +1,176 @@
+"""Each closed form against its definition, over a grid of sizes, with gradients (float64)."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from facepcl import losses
+
+TOLERANCE = 1e-10
+
+
+def naive_face_contrast(features, mask, permutation):
+    """METHOD 4.4 as it is written: every mixed negative is made, then normalised."""
+    rows = len(features)
+    logits = []
+    for i in range(rows):
+        o = (i + rows // 2) % rows
+        candidates = torch.stack([features[j] for j in range(rows) if j not in (i, o)])
+        mixed = mask[i, :, None] * candidates + (1 - mask[i, :, None]) * candidates[permutation]
+        negatives = F.normalize(mixed, eps=1e-12) @ F.normalize(features[i], dim=0, eps=1e-12)
+        positive = F.cosine_similarity(features[i], features[o], dim=0, eps=1e-12)
+        logits.append(torch.cat([positive[None], negatives]) / 0.07)
+    return F.cross_entropy(torch.stack(logits), torch.zeros(rows, dtype=torch.long))
+
+
+def naive_pose_contrast(features, negatives, mask, permutation):
+    batch = len(features) // 2
+    logits = []
+    for i in range(2 * batch):
+        own = negatives[i % batch]
+        mixed = mask[i % batch, :, None] * own + (1 - mask[i % batch, :, None]) * own[permutation]
+        positive = F.cosine_similarity(features[i], features[(i + batch) % (2 * batch)], dim=0, eps=1e-12)
+        found = F.normalize(mixed, eps=1e-12) @ F.normalize(features[i], dim=0, eps=1e-12)
+        logits.append(torch.cat([positive[None], found]) / 0.07)
+    return F.cross_entropy(torch.stack(logits), torch.zeros(2 * batch, dtype=torch.long))
+
+
+def naive_orthogonality(x, y):
+    def unit(code):
+        centred = code - code.mean(0)
+        return centred / (centred.norm(dim=1, keepdim=True).detach() + 1e-6)
+
+    return (unit(x).T @ unit(y)).square().mean()
+
+
+def naive_supervised_contrast(features, labels, temperature=0.1):
+    keep = [i for i, label in enumerate(labels.tolist()) if label >= 0]
+    unit = F.normalize(features)
+    terms = []
+    for i in keep:
+        others = [j for j in keep if j != i]
+        positives = [j for j in others if labels[j] == labels[i]]
+        if positives:
+            total = sum(torch.exp(unit[i] @ unit[j] / temperature) for j in others)
+            terms.append(-sum(torch.log(torch.exp(unit[i] @ unit[j] / temperature) / total) for j in positives) / len(positives))
+    return torch.stack(terms).mean() if terms else features.sum() * 0
+
+
+def same_value_and_gradient(closed, naive, *inputs):
+    inputs = [x.requires_grad_() for x in inputs]
+    a, b = closed(*inputs), naive(*inputs)
+    torch.testing.assert_close(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+    for x, y in zip(torch.autograd.grad(a, inputs), torch.autograd.grad(b, inputs), strict=True):
+        torch.testing.assert_close(x, y, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def mixing(rows, slots):
+    mask, permutation = losses.mixing(rows, slots, torch.Generator().manual_seed(1))
+    return mask.double(), permutation
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+@pytest.mark.parametrize("width", [4, 33])
+def test_face_contrast_is_its_definition(batch, width):
+    mask, permutation = mixing(2 * batch, 2 * batch - 2)
+    same_value_and_gradient(
+        lambda f: losses.face_contrast(f, mask, permutation),
+        lambda f: naive_face_contrast(f, mask, permutation),
+        normal(2 * batch, width),
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("slots", [1, 7])
+@pytest.mark.parametrize("width", [4, 33])
+def test_pose_contrast_is_its_definition(batch, slots, width):
+    mask, permutation = mixing(batch, slots)
+    same_value_and_gradient(
+        lambda f, n: losses.pose_contrast(f, n, mask, permutation),
+        lambda f, n: naive_pose_contrast(f, n, mask, permutation),
+        normal(2 * batch, width),
+        normal(batch, slots, width, seed=1),
+    )
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+@pytest.mark.parametrize("width", [3, 40])
+def test_orthogonality_is_its_definition(rows, width):
+    same_value_and_gradient(
+        losses.orthogonality, naive_orthogonality, normal(rows, width), normal(rows, width, seed=1)
+    )
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 1, -1, 0, 2, 2, 2, -1]])
+def test_supervised_contrast_is_its_definition(labels):
+    labels = torch.tensor(labels)
+    same_value_and_gradient(
+        lambda f: losses.supervised_contrast(f, labels),
+        lambda f: naive_supervised_contrast(f, labels),
+        normal(len(labels), 6),
+    )
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [-1, -1, -1]])
+def test_supervised_contrast_without_a_pair_is_zero_with_a_gradient(labels):
+    features = normal(3, 4).requires_grad_()
+    loss = losses.supervised_contrast(features, torch.tensor(labels))
+    loss.backward()
+    assert loss.item() == 0
+    assert features.grad.eq(0).all()
+
+
+def test_losses_leave_autocast_and_stay_float32():
+    features = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    mask, permutation = losses.mixing(8, 6, torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses.face_contrast(features.bfloat16(), mask, permutation)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, losses.face_contrast(features.bfloat16().float(), mask, permutation))
+
+
+def test_nearly_opposite_negatives_stay_finite():
+    """m f + (1 - m) (-f) cancels: the squared norm is clamped before the root."""
+    features = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)).repeat(8, 1)
+    features[1::2] *= -1
+    features.requires_grad_()
+    losses.face_contrast(features, torch.full((8, 6), 0.5), torch.arange(6).roll(1)).backward()
+    assert features.grad.isfinite().all()
+
+
+def test_no_large_tensor_is_made():
+    """No [2B, 2B - 2, D] and no D x D tensor, forward or backward: watched over every operation."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    batch, width = 16, 512
+    features = torch.randn(2 * batch, width, requires_grad=True)
+    codes = torch.randn(2, 8, width, requires_grad=True)
+    mask, permutation = losses.mixing(2 * batch, 2 * batch - 2, torch.Generator())
+    with Watch():
+        losses.face_contrast(features, mask, permutation).backward()
+        losses.orthogonality(codes[0], codes[1]).backward()
+    assert largest <= 2 * batch * width  # the features themselves are the largest
+
+
+def test_mixing_follows_the_distribution_and_the_generator():
+    mask, permutation = losses.mixing(200, 200, torch.Generator().manual_seed(0))
+    again, _ = losses.mixing(200, 200, torch.Generator().manual_seed(0))
+    assert torch.equal(mask, again)
+    assert sorted(permutation.tolist()) == list(range(200))
+    # Beta(1.6, 1.6): mean 1/2, variance 1 / (4 (2 * 1.6 + 1)); 40,000 draws lie within 1 %
+    assert mask.mean().item() == pytest.approx(0.5, rel=0.01)
+    assert mask.var().item() == pytest.approx(1 / (4 * 4.2), rel=0.03)

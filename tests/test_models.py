@@ -1,0 +1,222 @@
+"""The models as timm's users meet them; the whole of timm's own suite runs in test_timm_suite.py."""
+
+import pickle
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+
+import facepcl
+
+MODELS = ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def image(name, batch=2, chans=3):
+    _, height, width = timm.models.get_pretrained_cfg(name).input_size
+    return torch.rand(batch, chans, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def close(a, b, tolerance=1e-5):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_the_models_are_registered():
+    assert timm.list_models("pcl_*") == sorted(MODELS)
+
+
+@each_model
+def test_input_size_mean_and_std_are_the_models_own(name):
+    config = resolve_model_data_config(timm.create_model(name))
+    size = 64 if name == "pcl_facecycle" else 128
+    assert config == {
+        "input_size": (3, size, size),
+        "interpolation": "bicubic",
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+    }
+
+
+@each_model
+def test_without_classes_the_pooled_trunk_comes_out(name):
+    model = timm.create_model(name).eval()
+    x = image(name)
+    features = model.forward_features(x)
+    close(model(x), features.mean((2, 3)))
+    assert model(x).shape == (2, model.num_features)
+
+
+@each_model
+def test_forward_head_before_the_logits_is_what_no_classifier_gives(name):
+    model = timm.create_model(name, num_classes=7, drop_rate=0.1).eval()
+    x = image(name)
+    assert model(x).shape == (2, 7)
+    before = model.forward_head(model.forward_features(x), pre_logits=True)
+    model.reset_classifier(0)
+    close(model(x), before)
+
+
+@each_model
+def test_dropout_acts_in_training_only(name):
+    model = timm.create_model(name, drop_rate=0.5)
+    features = model.forward_features(image(name))
+    assert (model.train().forward_head(features) == 0).float().mean() > 0.3
+    close(model.eval().forward_head(features), features.mean((2, 3)))
+
+
+@each_model
+def test_branches_come_behind_the_same_trunk(name):
+    torch.manual_seed(0)
+    full = facepcl.create_model(name).eval()
+    trunk = timm.create_model(name).eval()
+    trunk.load_state_dict({k: v for k, v in full.state_dict().items() if not k.startswith(("face.", "pose."))})
+    x = image(name)
+    with torch.no_grad():
+        assert torch.equal(trunk(x), full(x))
+        maps, codes = full.forward_branches(x), full.forward_codes(x)
+    close(maps.shared, trunk.forward_features(x))
+    assert maps.face.shape == maps.pose.shape == (2, 128, 4, 4)
+    assert codes.face.shape == codes.pose.shape == (2, 2048)
+    assert torch.equal(codes.face, maps.face.flatten(1))
+    assert codes.shared.shape == (2, {"pcl_facecycle": 2048, "pcl_resnet18": 512, "pcl_resnet50": 2048}[name])
+
+
+@each_model
+def test_features_only_has_no_branches_and_the_levels_of_feature_info(name):
+    model = facepcl.create_model(name, features_only=True, out_indices=(1, 3)).eval()
+    assert not any(k.startswith(("face", "pose", "model.face")) for k in model.state_dict())
+    maps = model(image(name))
+    assert [m.shape[1] for m in maps] == model.feature_info.channels()
+    assert [image(name).shape[2] // m.shape[2] for m in maps] == model.feature_info.reduction()
+
+
+def test_facecycle_levels():
+    model = timm.create_model("pcl_facecycle", features_only=True)
+    assert model.feature_info.channels() == [64, 128, 128, 128]
+    assert model.feature_info.reduction() == [2, 4, 8, 16]
+
+
+@pytest.mark.parametrize(("indices", "width"), [([0], 64), ([1], 128), ([3], 128)])
+def test_a_pruned_facecycle_knows_its_width(indices, width):
+    model = facepcl.create_model("pcl_facecycle", num_classes=5)
+    x = image("pcl_facecycle")
+    wanted = model.forward_intermediates(x, indices=indices, intermediates_only=True)[0]
+    model.prune_intermediate_layers(indices)
+    assert model.num_features == model.head_hidden_size == width
+    assert model.face is None
+    close(model.forward_features(x), wanted)
+    model.reset_classifier(3, "avg")
+    assert model(x).shape == (2, 3)
+
+
+def test_a_pruned_resnet_loses_its_branches():
+    model = facepcl.create_model("pcl_resnet18")
+    model.prune_intermediate_layers([2])
+    assert model.num_features == 128
+    assert not any(k.startswith(("face", "pose", "layer4")) for k in model.state_dict())
+    with pytest.raises(RuntimeError, match="pruned"):
+        model.forward_branches(image("pcl_resnet18"))
+
+
+def test_a_facecycle_without_branches_says_so():
+    with pytest.raises(RuntimeError, match="branches=True"):
+        timm.create_model("pcl_facecycle").forward_branches(image("pcl_facecycle"))
+
+
+@each_model
+def test_checkpointing_changes_no_output_and_no_gradient(name):
+    model = timm.create_model(name).train()
+    x = image(name)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x).square().mean().backward()
+        gradients.append(next(model.parameters()).grad.clone())
+    close(*gradients, 1e-4)  # a ResNet's statistics in float32
+
+
+@each_model
+def test_a_model_from_the_meta_device_can_be_filled(name):
+    model = facepcl.create_model(name, device="meta", num_classes=3).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+    model.init_weights()
+    assert all(t.isfinite().all() for t in model.state_dict().values())
+
+
+@each_model
+def test_dtype_and_device_reach_every_parameter(name):
+    assert {p.dtype for p in facepcl.create_model(name, dtype=torch.bfloat16, num_classes=2).parameters()} == {
+        torch.bfloat16
+    }
+    assert all(p.is_meta for p in facepcl.create_model(name, device="meta", num_classes=2).parameters())
+
+
+@each_model
+def test_bfloat16_and_channels_last_are_near(name):
+    model, x = facepcl.create_model(name).eval(), image(name)
+    with torch.no_grad():
+        wanted = model.forward_codes(x).shared
+        last = x.contiguous(memory_format=torch.channels_last)
+        close(model.to(memory_format=torch.channels_last).forward_codes(last).shared, wanted, 1e-4)
+        half = model.bfloat16().forward_codes(x.bfloat16()).shared.float()
+    cosine = torch.nn.functional.cosine_similarity(half, wanted)
+    assert cosine.min() > 0.99  # bfloat16 keeps three digits
+
+
+@each_model
+def test_script_trace_export_and_pickle_equal_eager(name):
+    model, x = facepcl.create_model(name).eval(), image(name)
+    with torch.no_grad():
+        wanted = model.forward_codes(x)
+        for found in (torch.jit.script(model).forward_codes(x), pickle.loads(pickle.dumps(model)).forward_codes(x)):
+            for a, b in zip(found, wanted, strict=True):
+                close(a, b)
+        batch = torch.export.Dim("batch", min=1, max=64)
+        exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
+        close(exported(image(name, 5)[:3]), model(image(name, 5)[:3]))
+
+
+@each_model
+def test_compiled_equals_eager(name):
+    model, x = timm.create_model(name).eval(), image(name)
+    with torch.no_grad():
+        close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
+
+
+@each_model
+def test_unknown_arguments_are_refused(name):
+    with pytest.raises(TypeError):
+        timm.create_model(name, img_size=100)
+
+
+@each_model
+@pytest.mark.parametrize("size", [(32, 32), (33, 57), (100, 100)])
+def test_any_size_of_32_pixels_or_more(name, size):
+    codes = facepcl.create_model(name).eval().forward_codes(torch.rand(1, 3, *size))
+    assert all(c.isfinite().all() for c in codes)
+
+
+def test_golden_values_of_facecycle():
+    """A few numbers of ours, so that a change of the arithmetic shows without ../shared."""
+    from pathlib import Path
+
+    from safetensors.torch import load_file
+
+    golden = load_file(Path(__file__).parent / "golden_facecycle.safetensors")
+    model = facepcl.create_model("pcl_facecycle").double().eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            count = torch.arange(parameter.numel(), dtype=torch.float64)
+            wave = torch.sin(count * 0.7 + number).view(parameter.shape)
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
+            parameter.copy_(wave * (2 / fan_in) ** 0.5)
+        x = torch.sin(torch.arange(3 * 64 * 64, dtype=torch.float64) * 0.01).view(1, 3, 64, 64) / 2 + 0.5
+        codes = model.forward_codes(x)
+    for name, code in codes._asdict().items():
+        torch.testing.assert_close(code[0, ::16], golden[name], rtol=1e-10, atol=1e-12)

@@ -1,0 +1,228 @@
+"""The loop: it learns, stops and goes on, and leaves an encoder that timm loads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields, replace
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import facepcl
+from facepcl.batches import schedule, shuffled_rows
+from facepcl.cli import main
+from facepcl.errors import DataError, FacepclError, OptionError
+from facepcl.pretrain import PRESETS, Config, run
+from facepcl.pretrained import load_tensors
+
+SMALL = {
+    "batch": 3,
+    "pose_batch": 2,
+    "pose_negatives": 3,
+    "source_size": 64,
+    "dtype": "float32",  # so that two runs are equal to the bit on any machine
+    "steps": 3,
+    "log_steps": 1,
+    "label_batch": 4,
+    "max_yaw": 90.0,
+}
+
+
+@pytest.fixture
+def config(faces_folder, tmp_path):
+    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
+
+
+def lines(config):
+    with open(f"{config.out}/log.jsonl") as log:
+        return [json.loads(line) for line in log]
+
+
+def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(config, tmp_path):
+    encoder = run(config)
+    files = {str(p.relative_to(config.out)) for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert files == {
+        "config.json",
+        "log.jsonl",
+        "checkpoint-00000003.safetensors",
+        "optimizer-00000003.safetensors",
+        "samples/step-00000003.png",
+        "encoder/config.json",
+        "encoder/model.safetensors",
+        "encoder/decoder.safetensors",
+    }
+    trained = load_tensors(tmp_path / "run/checkpoint-00000003.safetensors")
+    loaded = timm.create_model(f"local-dir:{encoder}", pretrained=True)
+    assert torch.equal(loaded.conv1[0].weight, trained["encoder.conv1.0.weight"])
+    assert [line["step"] for line in lines(config)] == [1, 2, 3]
+    assert {"reconstruction", "orthogonality", "face", "pose", "images_per_s", "lr"} <= lines(config)[0].keys()
+    with Image.open(tmp_path / "run/samples/step-00000003.png") as grid:
+        assert grid.height == 6 * 64
+    recorded = json.loads((tmp_path / "run/config.json").read_text())
+    assert recorded["autocast"] == "float32"
+    assert recorded.items() >= json.loads(json.dumps(asdict(config))).items()
+    decoder = facepcl.create_decoder(f"local-dir:{encoder}")
+    assert torch.equal(decoder.fc.weight, trained["decoder.fc.weight"])
+
+
+@pytest.mark.slow
+def test_losses_fall(config):
+    run(replace(config, steps=16, lr=1e-3, gradients="none", method="pcl-labels", label_steps=6, contrast=0.01))
+    log = lines(config)
+    for name in ("reconstruction", "label_au"):
+        first, last = (sum(line[name] for line in part) / 4 for part in (log[:4], log[-4:]))
+        assert last < 0.8 * first, name
+
+
+def test_the_same_seed_gives_the_same_weights(config, tmp_path):
+    a = load_tensors(run(config) / "model.safetensors")
+    b = load_tensors(run(replace(config, out=str(tmp_path / "again"))) / "model.safetensors")
+    c = load_tensors(run(replace(config, out=str(tmp_path / "other"), seed=1)) / "model.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["conv1.0.weight"], c["conv1.0.weight"])
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypatch):
+    """Ctrl-C in the second step: that step is finished and saved, and the end is the same to the bit."""
+    from facepcl import pretrain
+
+    config = replace(config, method="pcl-labels", steps=4)
+    whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
+    real = pretrain.contrast_faces
+
+    def press(nets, views, *mixing):
+        if not press.calls:
+            signal.raise_signal(signal.SIGINT)
+        press.calls += 1
+        return real(nets, views, *mixing)
+
+    press.calls = -1
+    monkeypatch.setattr(pretrain, "contrast_faces", press)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert (tmp_path / "run/checkpoint-00000002.safetensors").is_file()
+    assert not (tmp_path / "run/encoder").exists()
+    stopped = load_tensors(run(config) / "model.safetensors")
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_the_command_line_saves_and_exits_130(faces_folder, tmp_path):
+    out = tmp_path / "run"
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 10_000}.items()]
+    command = [sys.executable, "-m", "facepcl", "pretrain", str(faces_folder), "--out", str(out), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "log.jsonl").is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "the same command continues" in said
+    assert list(out.glob("checkpoint-*.safetensors"))
+    assert "Traceback" not in said
+
+
+def test_both_gradient_resets_run_and_differ(config, tmp_path):
+    a = load_tensors(run(config) / "model.safetensors")
+    b = load_tensors(run(replace(config, gradients="none", out=str(tmp_path / "none"))) / "model.safetensors")
+    assert not torch.equal(a["face.0.weight"], b["face.0.weight"])
+
+
+def test_a_resnet_trains_and_its_folder_is_stock_timm(config):
+    encoder = run(replace(config, model="pcl_resnet18", size=64, steps=2))
+    assert json.loads((encoder / "config.json").read_text())["architecture"] == "resnet18"
+    loaded = facepcl.create_model(f"local-dir:{encoder}")
+    assert loaded.bn1.running_mean.abs().max() > 0  # estimated anew on clean images
+    assert loaded.forward_codes(torch.rand(1, 3, 128, 128)).face.shape == (1, 2048)
+
+
+@pytest.mark.parametrize("size", [48, 100])
+def test_other_sizes_reach_the_decoder_by_resized_maps(config, size):
+    run(replace(config, size=size, steps=1))
+
+
+def test_another_number_is_refused_for_a_begun_run(config):
+    run(replace(config, steps=1))
+    with pytest.raises(OptionError, match=r"--lr 0.0001, not 0.01"):
+        run(replace(config, steps=1, lr=0.01))
+
+
+def test_only_the_newest_checkpoints_stay(config, tmp_path):
+    run(replace(config, checkpoint_minutes=0.0, steps=4))
+    kept = sorted(p.name for p in (tmp_path / "run").glob("*-0*.safetensors"))
+    assert kept == [f"{kind}-0000000{step}.safetensors" for kind in ("checkpoint", "optimizer") for step in (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"batch": 400}, DataError, "12 images are fewer than a batch of 400"),
+        ({"steps": 0}, OptionError, "--steps or --epochs"),
+        ({"batch": 1}, OptionError, "at least 2"),
+        ({"method": "pcl-labels", "max_yaw": 1.0}, DataError, "--label-batch"),
+        ({"device": "abacus"}, OptionError, "device 'abacus'"),
+        ({"model": "resnet18"}, OptionError, "facepcl has no model 'resnet18'"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, changes, error, said):
+    with pytest.raises(error, match=said):
+        run(replace(config, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, path in enumerate(faces_folder.rglob("*.jpg")):
+        (flat / f"{i}.jpg").write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match="needs labels"):
+        run(replace(config, method="pcl-labels", data=(str(flat),)))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config):
+    with pytest.raises(FacepclError, match="no longer finite at step"):
+        run(replace(config, lr=1e18))
+
+
+def test_the_paper_preset_is_the_papers():
+    paper = Config(data=(), out="", **PRESETS["paper"])
+    assert (paper.batch, paper.pose_batch, paper.pose_negatives) == (256, 10, 100)
+    assert (paper.lr, paper.weight_decay, paper.epochs) == (1e-4, 1e-3, 6000)
+    assert (paper.noise, paper.orthogonality, paper.contrast) == (0.4, 1.0, 1.0)
+    assert (paper.gradients, paper.negatives, paper.warmup) == ("zeros", "blocks", 0.0)
+
+
+def test_the_small_preset():
+    small = Config(data=(), out="", **PRESETS["small"])
+    assert (small.batch, small.pose_batch, small.pose_negatives) == (32, 4, 16)
+    assert (small.lr, small.gradients) == (5e-4, "none")
+
+
+def test_every_number_is_an_option_with_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    text = capsys.readouterr().out
+    for field in fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in text or field.name == "data"
+
+
+def test_epochs_walk_over_all_images_in_new_orders():
+    rows = [shuffled_rows(10, 3, position, 0, 0).tolist() for position in range(6)]
+    first, second = sum(rows[:3], []), sum(rows[3:], [])
+    assert len(set(first)) == len(set(second)) == 9
+    assert first != second
+    assert rows != [shuffled_rows(10, 3, position, 0, 1).tolist() for position in range(6)]
+
+
+def test_the_learning_rate_rises_then_falls_as_a_cosine():
+    assert schedule(0.05, 0.1) == pytest.approx(0.5)
+    assert schedule(0.1, 0.1) == 1
+    assert schedule(0.55, 0.1) == pytest.approx(0.5)
+    assert schedule(1.0, 0.1) == pytest.approx(0)
+    assert schedule(0.0, 0.0) == 1  # the paper's: no rise

@@ -1,0 +1,103 @@
+"""What the loop reads: folders, identity folders and shards, with their labels."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facepcl.errors import DataError, MissingPath
+from facepcl.training_data import read_faces
+
+
+def jpeg(colour=(200, 30, 30), size=(60, 60)):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+def shard(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_identity_folders_give_identities_and_json_the_rest(faces_folder):
+    faces = read_faces([faces_folder], 64)
+    assert faces.images.shape == (12, 3, 64, 64)
+    assert faces.identity.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert faces.au_names == ("AU12", "AU4")
+    assert faces.au[1].tolist() == pytest.approx([0.25, 0.2])
+    assert faces.expression_names == ("happy", "sad")
+    assert faces.pose[3].tolist() == [15, 5, 0]
+    assert faces.label_outputs(128) == {"au": 2, "expression": 2, "identity": 128, "pose": 3}
+
+
+def test_landmarks_follow_resize_and_crop(tmp_path):
+    marks = {k: [50, 30] for k in ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")}
+    path = shard(tmp_path / "s.tar", {"a.jpg": jpeg(size=(100, 60)), "a.json": json.dumps({"landmarks": marks}).encode()})
+    assert read_faces([path], 30).landmarks[0].tolist() == [[15, 15]] * 5  # the picture's centre stays the centre
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg())
+    faces = read_faces([tmp_path], 16)
+    assert faces.identity.tolist() == [-1, -1]
+    assert faces.landmarks.isnan().all()
+    with pytest.raises(DataError, match="needs labels"):
+        faces.label_outputs(128)
+
+
+def test_a_shards_members_belong_together_by_name(tmp_path):
+    path = shard(
+        tmp_path / "s.tar",
+        {"a.json": b'{"yaw": 5}', "a.jpg": jpeg(), "b.jpg": jpeg(), "b.cls": b"7", "readme.txt": b"x", "c.jpg": jpeg()},
+    )
+    faces = read_faces([path], 16)
+    assert faces.names == [f"{path}/{n}.jpg" for n in "abc"]
+    assert faces.pose[:, 0].nan_to_num(-99).tolist() == [5, -99, -99]
+    assert faces.identity.tolist() == [-1, 0, -1]
+
+
+def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):
+    path = shard(
+        tmp_path / "s.tar",
+        {"a.jpg": jpeg(), "a.json": b'{"au": {"AU1": 0.5}}', "b.jpg": jpeg(), "b.json": b'{"au": {}}', "c.jpg": jpeg()},
+    )
+    au = read_faces([path], 16).au[:, 0]
+    assert au[:2].tolist() == [0.5, 0.0]
+    assert au[2].isnan()
+
+
+def test_a_broken_image_is_skipped_and_named(tmp_path, caplog):
+    path = shard(tmp_path / "s.tar", {"a.jpg": jpeg(), "b.jpg": jpeg()[:300]})
+    faces = read_faces([path], 16)
+    assert len(faces) == 1
+    assert faces.skipped[0][0] == f"{path}/b.jpg"
+    assert "b.jpg" in caplog.text
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no images"):
+        read_faces([tmp_path], 16)
+    with pytest.raises(MissingPath, match="nowhere"):
+        read_faces([tmp_path / "nowhere"], 16)
+
+
+def test_labels_that_are_no_json_name_their_file(tmp_path):
+    path = shard(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.json": b"{yaw"})
+    with pytest.raises(DataError, match=r"s\.tar/a\.json is not valid JSON"):
+        read_faces([path], 16)
+
+
+def test_pixels_are_those_of_the_file(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    assert torch.equal(read_faces([tmp_path], 16).images[0], torch.from_numpy(levels).permute(2, 0, 1))

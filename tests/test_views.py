@@ -1,0 +1,132 @@
+"""Batched views: random per sample, from the generator that is passed in."""
+
+import pytest
+import torch
+
+from facepcl import views
+from facepcl.batches import label_targets
+from facepcl.label_views import label_views
+from facepcl.training_data import Faces
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Smooth random pictures, uint8 [6, 3, 112, 112]."""
+    small = torch.randint(0, 256, (6, 3, 7, 7), generator=generator()).to(torch.uint8)
+    return views.resize(small, 112)
+
+
+def test_face_views_come_in_pairs_of_floats(images):
+    found = views.face_views(images, 64, generator())
+    assert found.shape == (12, 3, 64, 64)
+    assert found.dtype == torch.float32
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_pose_views_are_two_positives_and_mirrored_negatives(images):
+    positives, negatives = views.pose_views(images, 64, 5, generator())
+    assert positives.shape == (12, 3, 64, 64)
+    assert negatives.shape == (30, 3, 64, 64)
+
+
+def test_negatives_are_mirrors_draw_by_draw(images, monkeypatch):
+    monkeypatch.setattr(views, "augment", lambda x, generator: x)
+    _, negatives = views.pose_views(images, 64, 5, generator())
+    whole = views.to_float(views.resize(images, 64))
+    assert torch.equal(negatives[2 * 6 + 4], whole[4].flip(2))  # row k B + i is draw k of sample i
+
+
+def test_the_generator_is_the_only_source_of_chance(images):
+    torch.manual_seed(0)
+    a = views.face_views(images, 64, generator(3))
+    torch.manual_seed(1)
+    assert torch.equal(a, views.face_views(images, 64, generator(3)))
+    assert not torch.equal(a, views.face_views(images, 64, generator(4)))
+
+
+def test_samples_are_augmented_each_its_own_way(images):
+    same = images[:1].repeat(16, 1, 1, 1)
+    found = views.augment(same, generator())
+    assert len({tuple(x.flatten()[:2000].tolist()) for x in found}) >= 14  # 4 % stay as they are
+
+
+def test_the_callers_images_are_not_written_to(images):
+    before = images.clone()
+    views.face_views(images, 64, generator())
+    views.pose_views(images, 112, 2, generator())
+    assert torch.equal(before, images)
+
+
+def test_crops_of_two_quadrants_never_overlap():
+    first, second = views.quadrant_centres(2000, 112, 112, generator())
+    half = int(0.2 * 112)
+    assert ((first - second).abs() >= 2 * half).any(1).all()
+    assert (torch.cat([first, second]) >= half).all()
+    assert (torch.cat([first, second]) <= 112 - half).all()
+
+
+def test_every_ordered_pair_of_quadrants_occurs_alike():
+    first, second = views.quadrant_centres(12000, 112, 112, generator())
+    code = ((first > 56) * torch.tensor([1, 2])).sum(1) * 4 + ((second > 56) * torch.tensor([1, 2])).sum(1)
+    counts = code.bincount(minlength=16)
+    assert (counts > 0).sum() == 12
+    assert counts[counts > 0].min() > 850  # 1000 expected, standard deviation 30
+
+
+def test_jitter_happens_for_four_of_five(images):
+    same = images[:1].repeat(500, 1, 1, 1)[:, :, :32, :32].contiguous()
+    unlike = (views.augment(same, generator()) != same).flatten(1).any(1).float().mean()
+    # 1 - 0.2 (jitter) * 0.8 (grey) * 0.2 (blur) * 0.4 (Sobel)
+    assert unlike.item() == pytest.approx(1 - 0.2 * 0.8 * 0.2 * 0.4, abs=0.02)
+
+
+LANDMARKS = torch.tensor([[40.0, 44.0], [72.0, 44.0], [56.0, 60.0], [46.0, 76.0], [66.0, 76.0]])
+
+
+def test_label_views_put_the_eyes_above_the_mouth(images):
+    """A dark dot on each landmark is found again, eye line level on average, mouth below."""
+    marked = torch.full((64, 3, 112, 112), 255, dtype=torch.uint8)
+    turn = torch.deg2rad(torch.tensor(25.0))
+    rotation = torch.tensor([[turn.cos(), -turn.sin()], [turn.sin(), turn.cos()]])
+    points = (LANDMARKS - 56) @ rotation.T + 56
+    for x, y in points.round().long().tolist():
+        marked[:, :, y - 1 : y + 2, x - 1 : x + 2] = 0
+    found = label_views(marked, points.expand(64, 5, 2), 64, generator())
+    # the crop undoes the 25 degrees, up to a jitter of 6
+    assert found.turned.mean().item() == pytest.approx(-25, abs=3)
+    assert found.turned.std().item() == pytest.approx(6, abs=2)
+    darkness = 1 - found.images.mean(1)
+    darkness = (darkness - darkness.amin((1, 2), keepdim=True)).clamp_min(0.2) - 0.2
+    upper, lower = darkness[:, :26].sum((1, 2)), darkness[:, 38:].sum((1, 2))
+    assert (upper > 0).float().mean() > 0.9
+    assert (lower > 0).float().mean() > 0.9
+
+
+def test_without_landmarks_the_whole_image_is_the_face(images):
+    unknown = torch.full((6, 5, 2), float("nan"))
+    found = label_views(images, unknown, 64, generator())
+    assert found.images.isfinite().all()
+    assert found.turned.abs().max() < 30  # jitter alone
+
+
+def test_a_mirror_negates_yaw_and_roll_and_a_turned_crop_adds_to_roll():
+    faces = Faces(
+        images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        names=["a"],
+        landmarks=torch.zeros(1, 5, 2),
+        pose=torch.tensor([[20.0, 10.0, 5.0]]),
+        au=torch.zeros(1, 1),
+        expression=torch.tensor([-1]),
+        identity=torch.tensor([0]),
+    )
+    from facepcl.label_views import LabelViews
+
+    rows = torch.tensor([0, 0])
+    seen = LabelViews(torch.zeros(2, 3, 8, 8), torch.tensor([False, True]), torch.tensor([3.0, 3.0]))
+    assert label_targets(faces, rows, seen)["pose"].tolist() == [[20, 10, 8], [-20, 10, -8]]
+    assert faces.pose.tolist() == [[20, 10, 5]]

@@ -1,0 +1,253 @@
+"""Weights that are missing, damaged, of another model or with a head: the traps of loading through timm."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+
+import facepcl
+from facepcl.errors import MissingPath, OptionError, WeightsError
+from facepcl.index import Row
+from facepcl.models.original import rename_original_keys, split_original
+from facepcl.pretrained import load_tensors, save_encoder, save_tensors
+
+MODELS = ("pcl_facecycle", "pcl_resnet18")
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def image(name):
+    size = timm.models.get_pretrained_cfg(name).input_size
+    return torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """saved(name) -> a model with random weights and the file that holds them."""
+
+    def save(name, **changes):
+        torch.manual_seed(1)
+        model = facepcl.create_model(name, **changes).eval()
+        path = tmp_path / f"{name}.safetensors"
+        save_tensors(model.state_dict(), path)
+        return model, path
+
+    return save
+
+
+@each_model
+@pytest.mark.parametrize("options", [{}, {"num_classes": 5}, {"in_chans": 1, "num_classes": 5}], ids=str)
+def test_a_path_loads_the_whole_encoder(saved, name, options):
+    model, path = saved(name)
+    loaded = facepcl.create_model(name, pretrained=path, **options).eval()
+    if "in_chans" not in options:
+        for a, b in zip(loaded.forward_codes(image(name)), model.forward_codes(image(name)), strict=True):
+            close(a, b)
+    assert torch.equal(loaded.face[0].weight, model.face[0].weight)
+
+
+@each_model
+def test_features_only_loads_from_a_path(saved, name):
+    model, path = saved(name)
+    features = facepcl.create_model(name, pretrained=path, features_only=True, out_indices=(-1,)).eval()
+    close(features(image(name))[0], model.forward_features(image(name)))
+
+
+@each_model
+@pytest.mark.parametrize("options", [{"num_classes": 0}, {"num_classes": 5}, {"features_only": True}], ids=str)
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_a_missing_or_unexpected_tensor_is_always_an_error(saved, name, options, change):
+    model, path = saved(name)
+    tensors = dict(model.state_dict())
+    victim = next(k for k in reversed(tensors) if k.startswith("layer"))
+    if change == "missing":
+        del tensors[victim]
+    else:
+        tensors["layer9.weight"] = torch.zeros(2)
+    save_tensors(tensors, path)
+    with pytest.raises(WeightsError, match=victim if change == "missing" else "layer9"):
+        facepcl.create_model(name, pretrained=path, **options)
+
+
+@each_model
+def test_a_file_without_branches_is_an_error_for_a_model_with_them(saved, name):
+    trunk, path = saved(name, branches=False)
+    with pytest.raises(WeightsError, match="branches=False"):
+        facepcl.create_model(name, pretrained=path)
+    close(facepcl.create_model(name, pretrained=path, branches=False).eval()(image(name)), trunk(image(name)))
+
+
+@each_model
+def test_a_fine_tuned_head_comes_back_from_its_file(saved, name):
+    model, path = saved(name, num_classes=5)
+    close(facepcl.create_model(name, pretrained=path, num_classes=5).eval()(image(name)), model(image(name)))
+
+
+@each_model
+def test_float16_files_load_into_float32_models(saved, name):
+    model, path = saved(name)
+    save_tensors({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, path)
+    loaded = facepcl.create_model(name, pretrained=path)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@each_model
+def test_a_channels_last_model_can_be_saved(name, tmp_path):
+    model = facepcl.create_model(name).to(memory_format=torch.channels_last)
+    save_tensors(model.state_dict(), tmp_path / "w.safetensors")
+    assert torch.equal(load_tensors(tmp_path / "w.safetensors")["conv1.weight" if "resnet" in name else "conv1.0.weight"],
+                       model.state_dict()["conv1.weight" if "resnet" in name else "conv1.0.weight"])
+
+
+@pytest.mark.parametrize("create", [timm.create_model, facepcl.create_model])
+def test_pretrained_without_weights_names_the_three_ways(create):
+    with pytest.raises(WeightsError, match=r"no pretrained weights for pcl_resnet50; train .*convert .*hf-hub"):
+        create("pcl_resnet50", pretrained=True)
+
+
+@each_model
+def test_plain_timm_refuses_a_path_as_pretrained(saved, name):
+    _, path = saved(name)
+    with pytest.raises(OptionError, match="facepcl.create_model"):
+        timm.create_model(name, pretrained=str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "error", "said"),
+    [
+        ("pcl_vgg", None, OptionError, "has no model 'pcl_vgg'"),
+        ("resnet18", None, OptionError, "use timm.create_model"),
+        ("pcl_resnet50.nope", True, OptionError, "no weights tagged 'nope'"),
+        ("pcl_facecycle", "nowhere.safetensors", MissingPath, "nowhere.safetensors"),
+        ("pcl_facecycle", "weights.pth", OptionError, "never from a pickle"),
+        ("local-dir:nowhere", None, MissingPath, "nowhere"),
+        ("hf-hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be fetched"),
+    ],
+)
+def test_a_wrong_name_or_file_is_one_sentence(name, pretrained, error, said):
+    with pytest.raises(error, match=said) as caught:
+        facepcl.create_model(name, pretrained)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_an_error(saved):
+    _, path = saved("pcl_facecycle")
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        facepcl.create_model("pcl_facecycle", pretrained=path)
+
+
+def test_bundled_weights_of_another_sha256_are_refused(saved, monkeypatch):
+    from facepcl.models import _weights
+
+    _, path = saved("pcl_facecycle")
+    row = Row("pcl_facecycle", "x", "0" * 64, 1, "CC0-1.0", "", "", file=str(path))
+    monkeypatch.setattr(_weights, "read_index", lambda: (row,))
+    with pytest.raises(WeightsError, match="damaged"):
+        facepcl.create_model("pcl_facecycle", pretrained=path)
+
+
+def test_the_trunk_of_resnet50_is_stock_resnet50(tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model("pcl_resnet50").eval()
+    trunk = {k: v for k, v in model.state_dict().items() if not k.startswith(("face.", "pose."))}
+    save_tensors(trunk, tmp_path / "trunk.safetensors")
+    stock = timm.create_model(
+        "resnet50",
+        pretrained=True,
+        num_classes=0,
+        pretrained_cfg_overlay={"file": str(tmp_path / "trunk.safetensors"), "num_classes": 0},
+    ).eval()
+    x = image("pcl_resnet50")
+    with torch.no_grad():
+        assert torch.equal(stock(x), model(x))
+
+
+@each_model
+def test_a_folder_brings_back_the_encoder(name, tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model(name).eval()
+    folder = save_encoder(model.to(memory_format=torch.channels_last), tmp_path / "encoder")
+    x = image(name)
+    for loaded in (facepcl.create_model(f"local-dir:{folder}"), facepcl.create_model(f"local-dir:{folder}", True)):
+        for a, b in zip(loaded.eval().forward_codes(x), model.forward_codes(x), strict=True):
+            close(a, b)
+        assert "state_dict" not in loaded.pretrained_cfg
+    close(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(x), model(x))
+    random = facepcl.create_model(f"local-dir:{folder}", pretrained=False)
+    assert not torch.equal(random.face[0].weight, model.face[0].weight)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["encoder"]
+
+
+def test_a_resnets_folder_loads_without_facepcl(tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model("pcl_resnet18").eval()
+    folder = save_encoder(model, tmp_path / "encoder")
+    save_tensors({"y": model(image("pcl_resnet18"))}, tmp_path / "y.safetensors")
+    script = f"""
+import sys
+sys.modules["facepcl"] = None
+import timm, torch
+from safetensors.torch import load_file
+model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+torch.testing.assert_close(model(x), load_file("{tmp_path}/y.safetensors")["y"])
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_repository_in_the_cache_loads_offline(tmp_path, monkeypatch):
+    model = facepcl.create_model("pcl_resnet18").eval()
+    snapshot = tmp_path / "models--org--faces/snapshots" / ("a" * 40)
+    save_encoder(model, snapshot)
+    refs = tmp_path / "models--org--faces/refs"
+    refs.mkdir()
+    (refs / "main").write_text("a" * 40)
+    for name in ("hf-hub:org/faces", "hf-hub:org/faces@" + "a" * 40):
+        loaded = facepcl.create_model(name, cache_dir=tmp_path).eval()
+        close(loaded.forward_codes(image("pcl_resnet18")).face, model.forward_codes(image("pcl_resnet18")).face)
+
+
+def test_a_folder_of_another_architecture_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vgg11", "pretrained_cfg": {}}))
+    with pytest.raises(WeightsError, match="vgg11"):
+        facepcl.create_model(f"local-dir:{tmp_path}")
+
+
+def test_a_decoder_comes_with_its_folder_or_not_at_all(tmp_path):
+    from facepcl.models.decoder import Decoder
+
+    model, decoder = facepcl.create_model("pcl_facecycle"), Decoder().eval()
+    folder = save_encoder(model, tmp_path / "with", decoder)
+    code = torch.nn.functional.normalize(torch.rand(2, 2048), dim=1)
+    close(facepcl.create_decoder(f"local-dir:{folder}")(code), decoder(code))
+    bare = save_encoder(model, tmp_path / "without")
+    for name in (f"local-dir:{bare}", "pcl_resnet50"):
+        with pytest.raises(WeightsError, match="without a decoder"):
+            facepcl.create_decoder(name)
+    assert facepcl.create_decoder("pcl_facecycle", pretrained=False)(code).shape == (2, 3, 64, 64)
+
+
+def test_original_names_become_ours():
+    state = {f"module.encoder.{k}.0.weight": torch.zeros(1) for k in ("conv1", "layer3_2_exp", "layer3_2_pose")}
+    state |= {"module.exp_fc.0.weight": torch.zeros(1), "module.decoder.fc.weight": torch.zeros(1)}
+    parts = split_original(state)
+    assert list(parts.encoder) == ["conv1.0.weight", "face.0.weight", "pose.0.weight"]
+    assert list(parts.face_head) == ["0.weight"]
+    assert list(parts.decoder) == ["fc.weight"]
+    assert not parts.pose_head
+    assert list(rename_original_keys(parts.encoder)) == list(parts.encoder)
+
+
+def test_list_models_tells_what_there_is():
+    for info in facepcl.list_models():
+        assert info.parameters > 2_000_000
+        assert info.weights in ("bundled", "none")
+        assert (info.license is None) == (info.weights == "none")
+        assert info.input_size[0] == 3
