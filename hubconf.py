@@ -1,6 +1,7 @@
 """torch.hub entry points: torch.hub.load("OWNER/facepcl", "pcl_facecycle", pretrained=True, trust_repo=True).
 
-One entry for each model; the package is imported only inside them, so that torch.hub can name what is missing.
+One entry for each model; the package is imported only inside them, so that torch.hub can name what is
+missing.
 """
 
 dependencies = ["torch", "timm", "safetensors", "huggingface_hub"]

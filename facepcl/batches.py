@@ -49,8 +49,9 @@ class LabelRows:
         self.people = self._people(faces.identity[self.pool])
         if (len(self.people) or len(self.pool)) < self._groups:
             raise DataError(
-                f"{len(self.pool)} images, of {len(self.people)} people with two or more, are turned by at most "
-                f"{config.max_yaw:g} and {config.max_pitch:g} degrees: too few for --label-batch {self.batch}"
+                f"{len(self.pool)} images, of {len(self.people)} people with two or more, are within "
+                f"--max-yaw {config.max_yaw:g} and --max-pitch {config.max_pitch:g}: too few for "
+                f"--label-batch {self.batch}"
             )
 
     def _people(self, identity: torch.Tensor) -> list[torch.Tensor]:
@@ -80,7 +81,8 @@ class LabelRows:
 
 
 def label_targets(faces: Faces, rows: torch.Tensor, seen: LabelViews) -> dict[str, torch.Tensor]:
-    """The labels of `rows` as they are in the views: a turned crop adds to roll, a mirror negates yaw and roll."""
+    """The labels of `rows` as they are in the views: a turned crop adds to roll, a mirror negates yaw and
+    roll."""
     pose = faces.pose[rows].clone()
     pose[:, 2] += seen.turned
     pose[seen.mirrored] *= torch.tensor([-1.0, 1.0, -1.0])
@@ -93,7 +95,8 @@ def label_targets(faces: Faces, rows: torch.Tensor, seen: LabelViews) -> dict[st
 
 
 def schedule(done: float, warmup: float) -> float:
-    """Share of the learning rate after the part `done` of a run: linear rise, then half a cosine to 0 (METHOD 4.6)."""
+    """Share of the learning rate after the part `done` of a run: linear rise, then half a cosine to 0
+    (METHOD 4.6)."""
     if done < warmup:
         return done / warmup
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))

@@ -67,9 +67,10 @@ def load_checkpoint(
         optimizer.state[parameter][kind] = (
             value.view(()) if kind == "step" else _laid_out_as(parameter, value)
         )
-    for parameter in optimizer.state:
-        # With `--gradients zeros` what once had a gradient is updated in every sub-step, also the first after a stop.
-        parameter.grad = torch.zeros_like(parameter)
+    for trained in optimizer.state:
+        # With `--gradients zeros` what once had a gradient is updated in every sub-step, also the first
+        # after a stop.
+        trained.grad = torch.zeros_like(trained)
     return step, json.loads(metadata["progress"])
 
 

@@ -18,10 +18,11 @@ def create_model(
 ) -> nn.Module:
     """timm's `create_model` with the face and pose branches on.
 
-    `name`: `pcl_x`, `pcl_x.tag`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`. `pretrained`: True, False
-    or the path of a `.safetensors` file; None is False for a plain name and True for a folder or repository.
-    All other options are timm's. Raises OptionError for a name that does not exist, MissingPath for a file or
-    folder that is not there, WeightsError for weights that are missing, damaged or of another model.
+    `name`: `pcl_x`, `pcl_x.tag`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`. `pretrained`: True,
+    False or the path of a `.safetensors` file; None is False for a plain name and True for a folder or
+    repository. All other options are timm's. Raises OptionError for a name that does not exist, MissingPath
+    for a file or folder that is not there, WeightsError for weights that are missing, damaged or of another
+    model.
     """
     branches = branches and not timm_options.get("features_only", False)
     folder = _find_folder(name, timm_options.get("cache_dir"))
@@ -109,7 +110,8 @@ def _create_from_folder(folder: Path, pretrained: bool, branches: bool, options:
 
 
 def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
-    """The decoder that belongs to the weights `name`: code `[B, 2048]` of unit length -> image `[B, 3, 64, 64]`.
+    """The decoder that belongs to the weights `name`: code `[B, 2048]` of unit length -> image `[B, 3, 64,
+    64]`.
 
     Raises WeightsError if these weights were released without one; `pretrained=False` gives a random one.
     """

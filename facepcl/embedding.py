@@ -25,8 +25,8 @@ from facepcl.create import FAMILY, create_model
 from facepcl.errors import ImageError, OptionError
 from facepcl.images import decode, open_image, quiet_pillow
 from facepcl.index import rows_of
-from facepcl.models import Branches
 from facepcl.machine import DTYPES, find_device
+from facepcl.models import Branches
 from facepcl.sheet import Sheet
 from facepcl.sources import Item, check, list_files, read_items
 from facepcl.tables import Row, table_writer
@@ -50,9 +50,10 @@ class Prepared(NamedTuple):
 class FaceEmbedder:
     """Face crops to vectors: `FaceEmbedder("pcl_facecycle", branch="face")([path, pil_image, array])`.
 
-    `model`: a name with pretrained weights, as for `facepcl.create_model`, any timm model's name, or a module as it
-    is. `branch`: shared, face, pose or concat; a model without branches has `shared` only. `pool`: code (the model's
-    own), flatten, avg or 2x2. Raises WeightsError if there are no weights, OptionError for other wrong arguments.
+    `model`: a name with pretrained weights, as for `facepcl.create_model`, any timm model's name, or a
+    module as it is. `branch`: shared, face, pose or concat; a model without branches has `shared` only.
+    `pool`: code (the model's own), flatten, avg or 2x2. Raises WeightsError if there are no weights,
+    OptionError for other wrong arguments.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class FaceEmbedder:
         dtype: str = "auto",
     ):
         if branch not in BRANCHES or pool not in POOLS:
-            raise OptionError(f"branch {branch!r}, pool {pool!r}: choose {', '.join(BRANCHES)} and {', '.join(POOLS)}")
+            raise OptionError(
+                f"branch {branch!r}, pool {pool!r}: choose {', '.join(BRANCHES)} and {', '.join(POOLS)}"
+            )
         if batch_size < 1:
             raise OptionError(f"batch_size {batch_size}: at least 1")
         if dtype not in ("auto", *DTYPES):
@@ -78,7 +81,9 @@ class FaceEmbedder:
         self.model: Any = _load(model).eval().to(self.device).to(memory_format=torch.channels_last)
         self.has_branches = getattr(self.model, "face", None) is not None
         if branch != "shared" and not self.has_branches:
-            raise OptionError(f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'")
+            raise OptionError(
+                f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
+            )
         config = resolve_model_data_config(self.model)
         self.size = config["input_size"][-1]
         self.transform = create_transform(**config, is_training=False)
@@ -86,7 +91,9 @@ class FaceEmbedder:
 
     @property
     def name(self) -> str:
-        return (getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or type(self.model).__name__
+        return (getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or type(
+            self.model
+        ).__name__
 
     def _describe(self, config: dict[str, Any]) -> dict[str, Any]:
         """What a table says of its embeddings; `space` is the same for vectors that may be compared."""
@@ -140,16 +147,22 @@ class FaceEmbedder:
         }[self.pool]()
 
     def __call__(self, items: Sequence[Any]) -> np.ndarray:
-        """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input, in order.
+        """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
+        in order.
 
         Raises ImageError or MissingPath that names the bad item.
         """
         if isinstance(items, (str, Path)):
-            raise OptionError(f"give a list, as in embedder([{str(items)!r}]); for a folder use embedder.stream(...)")
+            raise OptionError(
+                f"give a list, as in embedder([{str(items)!r}]); for a folder use embedder.stream(...)"
+            )
         blocks = [np.empty((0, self.meta["dimension"]), np.float32)]
         with quiet_pillow():
             for start in range(0, len(items), self.batch_size):
-                images = [self._open(place, items[place]) for place in range(start, min(start + self.batch_size, len(items)))]
+                images = [
+                    self._open(place, items[place])
+                    for place in range(start, min(start + self.batch_size, len(items)))
+                ]
                 blocks.append(self.vectors(self.maps(torch.stack(images))))
         return np.concatenate(blocks)
 
@@ -174,7 +187,8 @@ class FaceEmbedder:
     ) -> Iterator[tuple[list[Row], list[Prepared], dict[str, torch.Tensor]]]:
         """Batches of rows in the order of `items`, with the good images among them and the maps of these.
 
-        `workers` threads decode ahead while the network runs (Pillow and torch both let go of the interpreter).
+        `workers` threads decode ahead while the network runs (Pillow and torch both let go of the
+        interpreter).
         """
         with quiet_pillow():
             prepared = self._prepared_ahead(items, workers)
@@ -269,10 +283,12 @@ def embed(
     sheet: str | Path | None = None,
     progress: bool = False,
 ) -> Summary:
-    """Write the embeddings of files, folders and `.tar` shards to a .parquet, .npz or .csv table, a row an image.
+    """Write the embeddings of files, folders and `.tar` shards to a .parquet, .npz or .csv table, a row an
+    image.
 
-    A bad image is a row with a reason (`on_error="record"`) or raises ImageError and leaves nothing ("raise").
-    `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
+    A bad image is a row with a reason (`on_error="record"`) or raises ImageError and leaves nothing
+    ("raise"). `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the
+    pose branch.
     """
     if on_error not in ("record", "raise"):
         raise OptionError(f"on_error {on_error!r}: choose record or raise")
@@ -301,7 +317,8 @@ def embed(
                 drawing.add([(p.path, p.image) for p in good if p.image is not None], maps)
     if photographs > (total - failed) / 2:
         _logger.warning(
-            "most of these %d images look like photographs, not like face crops; the weights expect a crop", total
+            "most of these %d images look like photographs, not like face crops; the weights expect a crop",
+            total,
         )
     if drawing and sheet is not None:
         drawing.draw(sheet)

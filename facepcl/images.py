@@ -45,7 +45,8 @@ def decode(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image of any mode as upright RGB; transparency shows white, as on a page. Raises ImageError."""
+    """A Pillow image of any mode as upright RGB; transparency shows white, as on a page. Raises
+    ImageError."""
     image = _upright(image)
     if image.mode == "F":
         raise ImageError("floating-point pixels have no defined white")
@@ -66,8 +67,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def open_image(item: Any) -> Image.Image:
-    """A path, encoded bytes, Pillow image, uint8 array `[H, W, 3]`, or uint8 or float [0, 1] tensor `[3, H, W]`
-    as upright RGB. Raises MissingPath or ImageError."""
+    """A path, encoded bytes, Pillow image, uint8 array `[H, W, 3]`, or uint8 or float [0, 1] tensor `[3, H,
+    W]` as upright RGB. Raises MissingPath or ImageError."""
     if isinstance(item, Image.Image):
         return to_rgb(item)
     if isinstance(item, bytes):
@@ -102,7 +103,9 @@ def _from_tensor(tensor: torch.Tensor) -> Image.Image:
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         if not (tensor.min() >= 0 and tensor.max() <= 1):  # NaN fails this too
-            raise ImageError(f"a float tensor must lie in [0, 1], not {tensor.min():.3g} to {tensor.max():.3g}")
+            raise ImageError(
+                f"a float tensor must lie in [0, 1], not {tensor.min():.3g} to {tensor.max():.3g}"
+            )
         tensor = (tensor.float() * 255).round().to(torch.uint8)
     elif tensor.dtype != torch.uint8:
         raise ImageError(f"a tensor of {tensor.dtype} is not uint8 or float")

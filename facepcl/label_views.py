@@ -16,8 +16,8 @@ P_MIRROR, P_GREY, P_BLUR, P_NOISE = 0.5, 0.5, 0.3, 0.3
 
 
 class LabelViews(NamedTuple):
-    """Views `[B, 3, S, S]` in [0, 1], which of them are mirrored `[B]`, and by how many degrees their crop was
-    turned clockwise `[B]` (what a label of roll has to be increased by before the mirror)."""
+    """Views `[B, 3, S, S]` in [0, 1], which of them are mirrored `[B]`, and by how many degrees their crop
+    was turned clockwise `[B]` (what a label of roll has to be increased by before the mirror)."""
 
     images: torch.Tensor
     mirrored: torch.Tensor
@@ -31,8 +31,8 @@ def _between(count: int, low: float, high: float, generator: torch.Generator) ->
 def face_frames(landmarks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Centre `[B, 2]`, eyes-to-mouth distance `[B]` and eye-line angle `[B]` (radians, clockwise) of faces.
 
-    `landmarks` `[B, 5, 2]` in pixels: right eye, left eye, nose, right and left mouth corner of the subject, NaN
-    where unknown; the whole image of `size` pixels stands in for these.
+    `landmarks` `[B, 5, 2]` in pixels: right eye, left eye, nose, right and left mouth corner of the
+    subject, NaN where unknown; the whole image of `size` pixels stands in for these.
     """
     eyes, mouth = landmarks[:, :2].mean(1), landmarks[:, 3:].mean(1)
     across = landmarks[:, 1] - landmarks[:, 0]
@@ -50,10 +50,12 @@ def crop_squares(
     mirrored: torch.Tensor,
     size: int,
 ) -> torch.Tensor:
-    """Turned squares of uint8 images `[B, 3, H, W]` -> float `[B, 3, size, size]` in [0, 1]; outside, the edge goes on.
+    """Turned squares of uint8 images `[B, 3, H, W]` -> float `[B, 3, size, size]` in [0, 1]; outside, the
+    edge goes on.
 
-    `centre` `[B, 2]` and `half` `[B]` in pixels; `angle` `[B]` in radians: the image's direction, clockwise, that
-    becomes horizontal. Sampled at twice the size and halved, so that shrinking does not alias.
+    `centre` `[B, 2]` and `half` `[B]` in pixels; `angle` `[B]` in radians: the image's direction,
+    clockwise, that becomes horizontal. Sampled at twice the size and halved, so that shrinking does not
+    alias.
     """
     height, width = images.shape[-2:]
     cos, sin = angle.cos() * half, angle.sin() * half
@@ -97,7 +99,8 @@ def mild_colour(images: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 def label_views(
     images: torch.Tensor, landmarks: torch.Tensor, size: int, generator: torch.Generator
 ) -> LabelViews:
-    """One jittered crop of each face in uint8 images `[B, 3, H, W]` with landmarks `[B, 5, 2]` (pixels, NaN)."""
+    """One jittered crop of each face in uint8 images `[B, 3, H, W]` with landmarks `[B, 5, 2]` (pixels,
+    NaN)."""
     count = len(images)
     centre, distance, angle = face_frames(landmarks, images.shape[-1])
     half = distance * _between(count, *HALF_SIDE, generator)

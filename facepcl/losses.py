@@ -1,4 +1,5 @@
-"""The losses of PCL in closed form (METHOD 4.1 and 4.4), in float32 even under autocast, float64 for float64."""
+"""The losses of PCL in closed form (METHOD 4.1 and 4.4), in float32 even under autocast, float64 for
+float64."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -57,8 +58,9 @@ def face_contrast_logits(
     """Logits `[2B, 2B - 1]` of face contrast, the positive first (METHOD 4.4).
 
     `features` `[2B, D]`: B first views, then their B second views, not normalised; `mask` `[2B, 2B - 2]`;
-    `permutation` `[2B - 2]` of the slots. Slot p of row i mixes the candidates n(i, p) and n(i, permutation[p]);
-    all their products stand in the Gram matrix, so that no `[2B, 2B - 2, D]` tensor is made.
+    `permutation` `[2B - 2]` of the slots. Slot p of row i mixes the candidates n(i, p) and n(i,
+    permutation[p]); all their products stand in the Gram matrix, so that no `[2B, 2B - 2, D]` tensor is
+    made.
     """
     gram = features @ features.T
     rows = len(gram)
@@ -83,8 +85,8 @@ def pose_contrast_logits(
 ) -> torch.Tensor:
     """Logits `[2B, K + 1]` of pose contrast, the positive first (METHOD 4.4).
 
-    `features` `[2B, D]`: B first views, then B second views; `negatives` `[B, K, D]`, block i for both views of
-    sample i; `mask` `[B, K]`; `permutation` `[K]`.
+    `features` `[2B, D]`: B first views, then B second views; `negatives` `[B, K, D]`, block i for both
+    views of sample i; `mask` `[B, K]`; `permutation` `[K]`.
     """
     first, second = features.view(2, -1, features.shape[1])
     shuffled = negatives[:, permutation]
@@ -135,7 +137,8 @@ def _l1(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def reconstruction(images: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Sum of the L1 distances (each a mean) of decoded images `[B, 3, H, W]` to their targets (METHOD 4.1)."""
+    """Sum of the L1 distances (each a mean) of decoded images `[B, 3, H, W]` to their targets (METHOD
+    4.1)."""
     return torch.stack([_l1(image, target) for image, target in zip(images, targets, strict=True)]).sum()
 
 
@@ -145,8 +148,8 @@ def supervised_contrast(
 ) -> torch.Tensor:
     """Supervised contrast of `[B, D]` features by integer `labels` `[B]`, -1 = unknown (METHOD 10). A scalar.
 
-    The mean over the anchors that have positives of -log softmax of their positives (Khosla et al. 2020, eq. 2);
-    zero if no two labels agree.
+    The mean over the anchors that have positives of -log softmax of their positives (Khosla et al. 2020,
+    eq. 2); zero if no two labels agree.
     """
     features = F.normalize(features[labels >= 0])
     labels = labels[labels >= 0]

@@ -13,8 +13,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def find_device(name: str) -> torch.device:
     """The device called `name`; "auto" is the accelerator if there is one. Raises OptionError."""
     if name == "auto":
-        kinds = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-        return torch.device(next((kind for kind, is_there in kinds.items() if is_there()), "cpu"))
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return torch.device(next((kind for kind in there if there[kind]), "cpu"))
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there

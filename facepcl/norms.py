@@ -12,7 +12,8 @@ from facepcl import views
 def refresh_norms(encoder: Any, images: torch.Tensor, size: int, limit: int = 2048, batch: int = 64) -> None:
     """Set every BatchNorm2d's running statistics to their mean over clean whole images `[N, 3, S, S]` uint8.
 
-    While training they are an average over noisy images, crops and views. Does nothing to an encoder without any.
+    While training they are an average over noisy images, crops and views. Does nothing to an encoder
+    without any.
     """
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not norms:

@@ -54,8 +54,8 @@ def disentangle(
 ) -> Disentangled:
     """Sub-step 1 (METHOD 4.1): face codes are the same for image and mirror, pose codes tell the side.
 
-    `noisy` `[2B, 3, S, S]`: B noisy images, then their B noisy mirrors; `image` and `mirror` `[B, 3, 64, 64]`: what
-    the decoder is to draw.
+    `noisy` `[2B, 3, S, S]`: B noisy images, then their B noisy mirrors; `image` and `mirror` `[B, 3, 64,
+    64]`: what the decoder is to draw.
     """
     # image and mirror in one pass, so that a batch norm cannot tell them apart
     maps = nets.encoder.forward_branches(noisy)
@@ -86,10 +86,11 @@ def contrast_poses(
     permutation: torch.Tensor,
     layout: str,
 ) -> torch.Tensor:
-    """Sub-step 3 (METHOD 4.3): `positives` `[2B, 3, S, S]` against mirrored `negatives` `[K B, 3, S, S]`, draw by draw.
+    """Sub-step 3 (METHOD 4.3): `positives` `[2B, 3, S, S]` against mirrored `negatives` `[K B, 3, S, S]`,
+    draw by draw.
 
-    `layout` "blocks" cuts the draws into B blocks of K rows, as the original does, so that only one in B negatives
-    is a mirror of the anchor itself; "own" gives each anchor its own mirrors (METHOD Q1).
+    `layout` "blocks" cuts the draws into B blocks of K rows, as the original does, so that only one in B
+    negatives is a mirror of the anchor itself; "own" gives each anchor its own mirrors (METHOD Q1).
     """
     batch = len(positives) // 2
     # one pass through the encoder, so that a batch norm cannot tell anchors from negatives

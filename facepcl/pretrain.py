@@ -1,9 +1,9 @@
 """Pretraining: `facepcl.pretrain.run(facepcl.pretrain.Config(data=("faces.tar",), out="runs/first"))`.
 
-An iteration is three sub-steps, each with a backward pass and an Adam step of its own (METHOD 4): disentangle,
-contrast faces, contrast poses; `--method pcl-labels` adds sub-steps that read labels from the codes (METHOD 10).
-All chance of an iteration comes from a generator seeded by (seed, step), so that a run that was stopped goes on as
-if it had not been.
+An iteration is three sub-steps, each with a backward pass and an Adam step of its own (METHOD 4):
+disentangle, contrast faces, contrast poses; `--method pcl-labels` adds sub-steps that read labels from the
+codes (METHOD 10). All chance of an iteration comes from a generator seeded by (seed, step), so that a run
+that was stopped goes on as if it had not been.
 """
 
 import json
@@ -25,6 +25,7 @@ from facepcl.checkpoints import check_same_run, checkpoints, load_checkpoint, sa
 from facepcl.errors import DataError, FacepclError, OptionError
 from facepcl.label_heads import IDENTITY_WIDTH
 from facepcl.label_views import label_views
+from facepcl.machine import find_device, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import (
     TARGET_SIZE,
@@ -34,7 +35,6 @@ from facepcl.objectives import (
     disentangle,
     predict_labels,
 )
-from facepcl.machine import find_device, training_dtype
 from facepcl.pretrained import save_encoder
 from facepcl.recipe import MAY_CHANGE, PRESETS, Config
 from facepcl.samples import draw_reconstructions
@@ -48,8 +48,8 @@ _logger = logging.getLogger("facepcl")
 def run(config: Config, progress: bool = False) -> Path:
     """Train, or continue, the run of `config`; return the folder of the finished encoder.
 
-    Raises OptionError, MissingPath or DataError before the first step, and FacepclError when a loss is no longer
-    finite. KeyboardInterrupt ends the iteration, leaves a checkpoint and is raised again.
+    Raises OptionError, MissingPath or DataError before the first step, and FacepclError when a loss is no
+    longer finite. KeyboardInterrupt ends the iteration, leaves a checkpoint and is raised again.
     """
     # Data, networks, optimiser.
     out = Path(config.out)
@@ -224,7 +224,8 @@ def _images_per_step(config: Config, labels: bool) -> int:
 
 
 def _label_weights(config: Config, done: float) -> dict[str, float]:
-    """Weight of each label's loss after the part `done` of the run; identity comes in over its first third."""
+    """Weight of each label's loss after the part `done` of the run; identity comes in over its first
+    third."""
     rise = min(1.0, 3 * done)
     return {
         "au": config.weight_au,
@@ -247,5 +248,5 @@ def _check_batches(config: Config, images: int) -> None:
 
 def _not_finite(step: int, values: dict[str, float], out: Path) -> str:
     names = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-    last = checkpoints(out)
-    return f"{names} is no longer finite at step {step}; the last checkpoint is {last[-1] if last else 'none'}; lower --lr"
+    last = next(reversed(checkpoints(out)), "none")
+    return f"{names} is no longer finite at step {step}; the last checkpoint is {last}; lower --lr"

@@ -49,7 +49,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def read_shapes(path: str | Path) -> dict[str, list[int]]:
-    """Name and shape of every tensor of a safetensors file, without reading them. Raises as `load_tensors`."""
+    """Name and shape of every tensor of a safetensors file, without reading them. Raises as
+    `load_tensors`."""
     with _explained(path), safe_open(str(path), "pt") as file:
         return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
 
@@ -77,10 +78,11 @@ def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None
     partial.mkdir(parents=True)
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
     plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
+    architecture = plain.pretrained_cfg["architecture"]
     if isinstance(plain, PclResNet):
         branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
         save_tensors(branches, partial / BRANCHES_FILE)
-        own = {"architecture": plain.pretrained_cfg["architecture"], "branches": BRANCHES_FILE}
+        own = {"architecture": architecture, "branches": BRANCHES_FILE}
         save_for_hf(_stock_trunk(plain), str(partial), safe_serialization=True, model_config={"facepcl": own})
     else:
         save_for_hf(plain, str(partial), safe_serialization=True)

@@ -22,7 +22,8 @@ MARGIN = 92
 def draw_reconstructions(
     path: Path, image: torch.Tensor, decoded: Sequence[torch.Tensor], columns: int = 8
 ) -> None:
-    """Write a PNG grid: images `[B, 3, S, S]` in [0, 1], their mirrors, and the four decoded versions of both."""
+    """Write a PNG grid: images `[B, 3, S, S]` in [0, 1], their mirrors, and the four decoded versions of
+    both."""
     rows = [t.detach()[:columns].float().cpu() for t in (image, image.flip(3), *decoded)]
     size = image.shape[-1]
     sheet = Image.new("RGB", (MARGIN + size * len(rows[0]), size * len(rows)), "white")

@@ -35,7 +35,8 @@ class Sheet:
         self._random = np.random.default_rng(0)
 
     def add(self, images: Sequence[tuple[str, torch.Tensor]], maps: dict[str, torch.Tensor]) -> None:
-        """Take up `(path, image [3, S, S] in [0, 1])` with their branch maps, or some of them (a reservoir)."""
+        """Take up `(path, image [3, S, S] in [0, 1])` with their branch maps, or some of them (a
+        reservoir)."""
         for row, (path, image) in enumerate(images):
             self._seen += 1
             place = len(self._kept) if len(self._kept) < LIMIT else int(self._random.integers(self._seen))
@@ -46,7 +47,8 @@ class Sheet:
             self._kept[place : place + 1] = [Kept(path, pixels, *codes)]
 
     def draw(self, path: str | Path) -> None:
-        """Write the sheet as a PNG: two rows of neighbours for each of a few faces, spread over the source."""
+        """Write the sheet as a PNG: two rows of neighbours for each of a few faces, spread over the
+        source."""
         kept = sorted(self._kept, key=lambda k: k.path)
         queries = np.unique(np.linspace(0, len(kept) - 1, min(QUERIES, len(kept))).round().astype(int))
         neighbours = min(NEIGHBOURS, max(len(kept) - 1, 0))
@@ -54,8 +56,15 @@ class Sheet:
         block = 2 * (TILE + CAPTION + GAP) + 2 * GAP
         sheet = Image.new("RGB", (width, 58 + max(1, len(queries)) * block), "white")
         pen = ImageDraw.Draw(sheet)
-        pen.text((GAP, 8), "Nearest neighbours under the face code and under the pose code", "black", _font(18))
-        pen.text((GAP, 34), f"cosine of the centred codes, among {len(kept)} of {self._seen} images", "dimgray", _font(12))
+        pen.text(
+            (GAP, 8), "Nearest neighbours under the face code and under the pose code", "black", _font(18)
+        )
+        pen.text(
+            (GAP, 34),
+            f"cosine of the centred codes, among {len(kept)} of {self._seen} images",
+            "dimgray",
+            _font(12),
+        )
         similar = {name: _cosine(np.stack([getattr(k, name) for k in kept])) for name, _ in ROWS if kept}
         for number, query in enumerate(queries):
             _draw_query(sheet, 58 + number * block, kept, int(query), similar, neighbours)
@@ -78,7 +87,9 @@ def _draw_query(
         for place, other in enumerate(np.argsort(-cosine, kind="stable")[:count]):
             x = LEFT + place * (TILE + GAP)
             _paste(sheet, kept[other], (x, y), TILE)
-            pen.text((x, y + TILE + 1), f"{cosine[other]:.2f} {_short(kept[other].path, 11)}", "dimgray", _font(11))
+            pen.text(
+                (x, y + TILE + 1), f"{cosine[other]:.2f} {_short(kept[other].path, 11)}", "dimgray", _font(11)
+            )
 
 
 def _cosine(codes: np.ndarray) -> np.ndarray:

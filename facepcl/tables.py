@@ -21,7 +21,8 @@ SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers woul
 
 @dataclass
 class Row:
-    """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in pixels."""
+    """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in
+    pixels."""
 
     path: str
     index: int
@@ -33,7 +34,8 @@ class Row:
 
 @dataclass
 class Embeddings:
-    """A table: `vectors` float32 `[N, D]` (NaN where there is an error), `paths`, `errors` (None = fine), `meta`."""
+    """A table: `vectors` float32 `[N, D]` (NaN where there is an error), `paths`, `errors` (None = fine),
+    `meta`."""
 
     vectors: np.ndarray
     paths: list[str]
@@ -92,15 +94,15 @@ def _parquet_writer(path: Path, meta: dict[str, Any]) -> Iterator[Write]:
 def _npz_writer(path: Path, meta: dict[str, Any]) -> Iterator[Write]:
     rows: list[Row] = []
     yield rows.append
-    table = {
-        "vectors": _stack([row.vector for row in rows], meta["dimension"]),
-        "paths": np.array([row.path for row in rows], dtype=np.str_),
-        "errors": np.array([row.error or "" for row in rows], dtype=np.str_),  # "" = fine: no pickle for None
-        "sizes": np.array([(row.width or 0, row.height or 0) for row in rows], np.int32).reshape(-1, 2),
-        "meta": np.array(json.dumps(meta)),
-    }
     with path.open("wb") as file:  # an open file: numpy would add .npz to a temporary name
-        np.savez(file, **table)
+        np.savez(
+            file,
+            vectors=_stack([row.vector for row in rows], meta["dimension"]),
+            paths=np.array([row.path for row in rows], dtype=np.str_),
+            errors=np.array([row.error or "" for row in rows], dtype=np.str_),  # None would need a pickle
+            sizes=np.array([(row.width or 0, row.height or 0) for row in rows], np.int32).reshape(-1, 2),
+            meta=np.array(json.dumps(meta)),
+        )
 
 
 @contextmanager

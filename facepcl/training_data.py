@@ -34,8 +34,8 @@ class Sample(NamedTuple):
 class Faces:
     """Square images `[N, 3, S, S]` uint8 and their labels, unknown = NaN, -1 or absent.
 
-    `landmarks` `[N, 5, 2]` pixels; `pose` `[N, 3]` yaw, pitch, roll in degrees; `au` `[N, A]`, the units named in
-    `au_names`; `expression` `[N]`, the classes named in `expression_names`; `identity` `[N]`.
+    `landmarks` `[N, 5, 2]` pixels; `pose` `[N, 3]` yaw, pitch, roll in degrees; `au` `[N, A]`, the units
+    named in `au_names`; `expression` `[N]`, the classes named in `expression_names`; `identity` `[N]`.
     """
 
     images: torch.Tensor
@@ -62,8 +62,8 @@ class Faces:
         }
         if not any(counts.values()):
             raise DataError(
-                "--method pcl-labels needs labels and the data has none: put NAME.json (yaw, pitch, roll, au, "
-                "expression, identity) beside the images, or train with --method pcl"
+                "--method pcl-labels needs labels and the data has none: put NAME.json (yaw, pitch, roll, "
+                "au, expression, identity) beside the images, or train with --method pcl"
             )
         return {label: count for label, count in counts.items() if count}
 

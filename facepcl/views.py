@@ -139,7 +139,8 @@ def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The chain behind the resize: jitter, grey, blur and Sobel, each for some of the uint8 images `[B, 3, H, W]`."""
+    """The chain behind the resize: jitter, grey, blur and Sobel, each for some of the uint8 images `[B, 3,
+    H, W]`."""
     count, device = len(images), images.device
     images = images.clone()
     rows = _chosen(count, P_JITTER, generator).to(device)
@@ -155,7 +156,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def crop_ranges(size: int) -> tuple[int, int, int, int]:
-    """Inclusive ranges of a crop's centre along a side of `size`: (low, high) of the first and second half."""
+    """Inclusive ranges of a crop's centre along a side of `size`: (low, high) of the first and second
+    half."""
     half = int(CROP * size)
     return half, size // 2 - half, size // 2 + half, size - half
 
@@ -190,7 +192,8 @@ def face_views(
 
     The B first views, then the B second ones.
     """
-    centres = quadrant_centres(len(images), *images.shape[-2:], generator)
+    count, _, height, width = images.shape
+    centres = quadrant_centres(count, height, width, generator)
     crops = torch.cat([crop_around(images, c) for c in centres])
     return to_float(augment(resize(crops, size, interpolation), generator))
 
@@ -202,8 +205,9 @@ def pose_views(
     generator: torch.Generator,
     interpolation: str = "bicubic",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives` of each
-    mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i (METHOD Q1)."""
+    """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives`
+    of each mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i
+    (METHOD Q1)."""
     whole = resize(images, size, interpolation)
     positives = augment(whole.repeat(2, 1, 1, 1), generator)
     mirrored = augment(whole.flip(3).repeat(negatives, 1, 1, 1), generator)

@@ -20,7 +20,11 @@ def _no_network(monkeypatch):
     connect = socket.socket.connect
 
     def guarded(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise OSError(f"a test tried to reach {address[0]}")
         return connect(self, address)
 
@@ -51,7 +55,9 @@ def original_state(shared):
         from fill import fill
     finally:
         sys.path.pop(0)
-    layout = json.loads((shared / "reference/original_checkpoint_layout.json").read_text())["training"]["tensors"]
+    layout = json.loads((shared / "reference/original_checkpoint_layout.json").read_text())["training"][
+        "tensors"
+    ]
     return {f"module.{name}": torch.from_numpy(fill(name, spec["shape"])) for name, spec in layout.items()}
 
 
@@ -63,7 +69,8 @@ def relative_error(found, wanted):
 
 @pytest.fixture
 def faces_folder(tmp_path):
-    """Twelve smooth pictures of three people with a white disc, whose place is in the JSON of labels beside."""
+    """Twelve smooth pictures of three people with a white disc, whose place is in the JSON of labels
+    beside."""
     import json
 
     from PIL import Image, ImageDraw
@@ -78,7 +85,9 @@ def faces_folder(tmp_path):
             image = Image.fromarray(levels).resize((72, 72), Image.Resampling.BICUBIC)
             yaw, unit = 10.0 * number - 15, number / 4
             x, y = 36 + yaw, 28 + 24 * unit
-            ImageDraw.Draw(image).ellipse((x - 9, y - 9, x + 9, y + 9), "white")  # where it is tells the labels
+            ImageDraw.Draw(image).ellipse(
+                (x - 9, y - 9, x + 9, y + 9), "white"
+            )  # where it is tells the labels
             image.save(folder / f"{number}.jpg")
             labels = {
                 "yaw": yaw,

@@ -52,7 +52,10 @@ def naive_supervised_contrast(features, labels, temperature=0.1):
         positives = [j for j in others if labels[j] == labels[i]]
         if positives:
             total = sum(torch.exp(unit[i] @ unit[j] / temperature) for j in others)
-            terms.append(-sum(torch.log(torch.exp(unit[i] @ unit[j] / temperature) / total) for j in positives) / len(positives))
+            terms.append(
+                -sum(torch.log(torch.exp(unit[i] @ unit[j] / temperature) / total) for j in positives)
+                / len(positives)
+            )
     return torch.stack(terms).mean() if terms else features.sum() * 0
 
 

@@ -72,7 +72,9 @@ def test_branches_come_behind_the_same_trunk(name):
     torch.manual_seed(0)
     full = facepcl.create_model(name).eval()
     trunk = timm.create_model(name).eval()
-    trunk.load_state_dict({k: v for k, v in full.state_dict().items() if not k.startswith(("face.", "pose."))})
+    trunk.load_state_dict(
+        {k: v for k, v in full.state_dict().items() if not k.startswith(("face.", "pose."))}
+    )
     x = image(name)
     with torch.no_grad():
         assert torch.equal(trunk(x), full(x))
@@ -151,9 +153,9 @@ def test_a_model_from_the_meta_device_can_be_filled(name):
 
 @each_model
 def test_dtype_and_device_reach_every_parameter(name):
-    assert {p.dtype for p in facepcl.create_model(name, dtype=torch.bfloat16, num_classes=2).parameters()} == {
-        torch.bfloat16
-    }
+    assert {
+        p.dtype for p in facepcl.create_model(name, dtype=torch.bfloat16, num_classes=2).parameters()
+    } == {torch.bfloat16}
     assert all(p.is_meta for p in facepcl.create_model(name, device="meta", num_classes=2).parameters())
 
 
@@ -174,7 +176,10 @@ def test_script_trace_export_and_pickle_equal_eager(name):
     model, x = facepcl.create_model(name).eval(), image(name)
     with torch.no_grad():
         wanted = model.forward_codes(x)
-        for found in (torch.jit.script(model).forward_codes(x), pickle.loads(pickle.dumps(model)).forward_codes(x)):
+        for found in (
+            torch.jit.script(model).forward_codes(x),
+            pickle.loads(pickle.dumps(model)).forward_codes(x),
+        ):
             for a, b in zip(found, wanted, strict=True):
                 close(a, b)
         batch = torch.export.Dim("batch", min=1, max=64)

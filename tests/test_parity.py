@@ -156,7 +156,10 @@ def image(augment):
     [
         ("gray", views.grey),
         ("sobel.b", views.sobel),
-        *((f"blur.{sigma}", lambda x, s=sigma: views.blur(x, torch.tensor([s]))) for sigma in (0.1, 0.5, 1.0, 2.0)),
+        *(
+            (f"blur.{sigma}", lambda x, s=sigma: views.blur(x, torch.tensor([s])))
+            for sigma in (0.1, 0.5, 1.0, 2.0)
+        ),
         *(
             (f"{kind}.{factor}", lambda x, k=kind, f=factor: getattr(views, k)(x, torch.tensor([f])))
             for kind, factors in {
@@ -195,7 +198,9 @@ def test_quadrant_crops(augment, image, case, view):
 @pytest.mark.parametrize("case", [0, 1])
 def test_centres_are_drawn_from_the_original_ranges(augment, case):
     columns, rows = views.crop_ranges(80), views.crop_ranges(96)
-    for quadrant, bounds in zip(augment[f"crop.{case}.quadrants"], augment[f"crop.{case}.ranges_xy"], strict=True):
+    for quadrant, bounds in zip(
+        augment[f"crop.{case}.quadrants"], augment[f"crop.{case}.ranges_xy"], strict=True
+    ):
         right, lower = int(quadrant) % 2, int(quadrant) // 2
         assert bounds.tolist() == [
             list(columns[2 * right : 2 * right + 2]),
@@ -292,4 +297,6 @@ def test_one_whole_step(parts, step_values, shared, variant):
         found = [parameters[own_name(n)].grad for n in gradients]
         check_rows(found, v[f"{variant}.grad.{name}"], gradients, NO_GRADIENT)
         optimizer.step()
-        check_rows([state[own_name(n)] for n in states], v[f"{variant}.state.after_{name}"], states, NO_GRADIENT)
+        check_rows(
+            [state[own_name(n)] for n in states], v[f"{variant}.state.after_{name}"], states, NO_GRADIENT
+        )

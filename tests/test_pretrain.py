@@ -60,7 +60,9 @@ def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(config, tmp_path):
     loaded = timm.create_model(f"local-dir:{encoder}", pretrained=True)
     assert torch.equal(loaded.conv1[0].weight, trained["encoder.conv1.0.weight"])
     assert [line["step"] for line in lines(config)] == [1, 2, 3]
-    assert {"reconstruction", "orthogonality", "face", "pose", "images_per_s", "lr"} <= lines(config)[0].keys()
+    assert {"reconstruction", "orthogonality", "face", "pose", "images_per_s", "lr"} <= lines(config)[
+        0
+    ].keys()
     with Image.open(tmp_path / "run/samples/step-00000003.png") as grid:
         assert grid.height == 6 * 64
     recorded = json.loads((tmp_path / "run/config.json").read_text())
@@ -72,7 +74,11 @@ def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(config, tmp_path):
 
 @pytest.mark.slow
 def test_losses_fall(config):
-    run(replace(config, steps=16, lr=1e-3, gradients="none", method="pcl-labels", label_steps=6, contrast=0.01))
+    run(
+        replace(
+            config, steps=16, lr=1e-3, gradients="none", method="pcl-labels", label_steps=6, contrast=0.01
+        )
+    )
     log = lines(config)
     for name in ("reconstruction", "label_au"):
         first, last = (sum(line[name] for line in part) / 4 for part in (log[:4], log[-4:]))
@@ -156,7 +162,9 @@ def test_another_number_is_refused_for_a_begun_run(config):
 def test_only_the_newest_checkpoints_stay(config, tmp_path):
     run(replace(config, checkpoint_minutes=0.0, steps=4))
     kept = sorted(p.name for p in (tmp_path / "run").glob("*-0*.safetensors"))
-    assert kept == [f"{kind}-0000000{step}.safetensors" for kind in ("checkpoint", "optimizer") for step in (3, 4)]
+    assert kept == [
+        f"{kind}-0000000{step}.safetensors" for kind in ("checkpoint", "optimizer") for step in (3, 4)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +222,7 @@ def test_every_number_is_an_option_with_help(capsys):
 
 def test_epochs_walk_over_all_images_in_new_orders():
     rows = [shuffled_rows(10, 3, position, 0, 0).tolist() for position in range(6)]
-    first, second = sum(rows[:3], []), sum(rows[3:], [])
+    first, second = [*rows[0], *rows[1], *rows[2]], [*rows[3], *rows[4], *rows[5]]
     assert len(set(first)) == len(set(second)) == 9
     assert first != second
     assert rows != [shuffled_rows(10, 3, position, 0, 1).tolist() for position in range(6)]

@@ -47,7 +47,10 @@ def test_sources_keep_their_order_and_a_named_file_is_always_tried(tmp_path):
     (tmp_path / "z").mkdir()
     (tmp_path / "z/1.jpg").write_bytes(b"x")
     (tmp_path / "face.dat").write_bytes(b"x")
-    assert paths(tmp_path / "face.dat", tmp_path / "z") == [str(tmp_path / "face.dat"), str(tmp_path / "z/1.jpg")]
+    assert paths(tmp_path / "face.dat", tmp_path / "z") == [
+        str(tmp_path / "face.dat"),
+        str(tmp_path / "z/1.jpg"),
+    ]
 
 
 def test_a_shard_gives_its_image_members_in_their_order(tmp_path):

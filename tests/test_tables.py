@@ -78,7 +78,10 @@ def test_csv_is_read_by_any_reader(tmp_path):
 
 
 def test_an_unknown_format_names_the_known_ones(tmp_path):
-    with pytest.raises(OptionError, match=r"\.parquet, \.npz, \.csv"), table_writer(tmp_path / "t.xlsx", META):
+    with (
+        pytest.raises(OptionError, match=r"\.parquet, \.npz, \.csv"),
+        table_writer(tmp_path / "t.xlsx", META),
+    ):
         pass
 
 

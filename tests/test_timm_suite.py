@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-ALLOWED_SKIPS = ("test_model_load_pretrained", "test_model_features_pretrained")  # models without bundled weights
+ALLOWED_SKIPS = (
+    "test_model_load_pretrained",
+    "test_model_features_pretrained",
+)  # models without bundled weights
 
 
 @pytest.mark.slow

@@ -41,8 +41,13 @@ def test_identity_folders_give_identities_and_json_the_rest(faces_folder):
 
 def test_landmarks_follow_resize_and_crop(tmp_path):
     marks = {k: [50, 30] for k in ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")}
-    path = shard(tmp_path / "s.tar", {"a.jpg": jpeg(size=(100, 60)), "a.json": json.dumps({"landmarks": marks}).encode()})
-    assert read_faces([path], 30).landmarks[0].tolist() == [[15, 15]] * 5  # the picture's centre stays the centre
+    path = shard(
+        tmp_path / "s.tar",
+        {"a.jpg": jpeg(size=(100, 60)), "a.json": json.dumps({"landmarks": marks}).encode()},
+    )
+    assert (
+        read_faces([path], 30).landmarks[0].tolist() == [[15, 15]] * 5
+    )  # the picture's centre stays the centre
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):
@@ -58,7 +63,14 @@ def test_a_flat_folder_has_no_labels(tmp_path):
 def test_a_shards_members_belong_together_by_name(tmp_path):
     path = shard(
         tmp_path / "s.tar",
-        {"a.json": b'{"yaw": 5}', "a.jpg": jpeg(), "b.jpg": jpeg(), "b.cls": b"7", "readme.txt": b"x", "c.jpg": jpeg()},
+        {
+            "a.json": b'{"yaw": 5}',
+            "a.jpg": jpeg(),
+            "b.jpg": jpeg(),
+            "b.cls": b"7",
+            "readme.txt": b"x",
+            "c.jpg": jpeg(),
+        },
     )
     faces = read_faces([path], 16)
     assert faces.names == [f"{path}/{n}.jpg" for n in "abc"]
@@ -69,7 +81,13 @@ def test_a_shards_members_belong_together_by_name(tmp_path):
 def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):
     path = shard(
         tmp_path / "s.tar",
-        {"a.jpg": jpeg(), "a.json": b'{"au": {"AU1": 0.5}}', "b.jpg": jpeg(), "b.json": b'{"au": {}}', "c.jpg": jpeg()},
+        {
+            "a.jpg": jpeg(),
+            "a.json": b'{"au": {"AU1": 0.5}}',
+            "b.jpg": jpeg(),
+            "b.json": b'{"au": {}}',
+            "c.jpg": jpeg(),
+        },
     )
     au = read_faces([path], 16).au[:, 0]
     assert au[:2].tolist() == [0.5, 0.0]

@@ -60,7 +60,9 @@ def test_features_only_loads_from_a_path(saved, name):
 
 
 @each_model
-@pytest.mark.parametrize("options", [{"num_classes": 0}, {"num_classes": 5}, {"features_only": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"num_classes": 0}, {"num_classes": 5}, {"features_only": True}], ids=str
+)
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
 def test_a_missing_or_unexpected_tensor_is_always_an_error(saved, name, options, change):
     model, path = saved(name)
@@ -101,20 +103,24 @@ def test_float16_files_load_into_float32_models(saved, name):
 def test_a_channels_last_model_can_be_saved(name, tmp_path):
     model = facepcl.create_model(name).to(memory_format=torch.channels_last)
     save_tensors(model.state_dict(), tmp_path / "w.safetensors")
-    assert torch.equal(load_tensors(tmp_path / "w.safetensors")["conv1.weight" if "resnet" in name else "conv1.0.weight"],
-                       model.state_dict()["conv1.weight" if "resnet" in name else "conv1.0.weight"])
+    assert torch.equal(
+        load_tensors(tmp_path / "w.safetensors")["conv1.weight" if "resnet" in name else "conv1.0.weight"],
+        model.state_dict()["conv1.weight" if "resnet" in name else "conv1.0.weight"],
+    )
 
 
 @pytest.mark.parametrize("create", [timm.create_model, facepcl.create_model])
 def test_pretrained_without_weights_names_the_three_ways(create):
-    with pytest.raises(WeightsError, match=r"no pretrained weights for pcl_resnet50; train .*convert .*hf-hub"):
+    with pytest.raises(
+        WeightsError, match=r"no pretrained weights for pcl_resnet50; train .*convert .*hf-hub"
+    ):
         create("pcl_resnet50", pretrained=True)
 
 
 @each_model
 def test_plain_timm_refuses_a_path_as_pretrained(saved, name):
     _, path = saved(name)
-    with pytest.raises(OptionError, match="facepcl.create_model"):
+    with pytest.raises(OptionError, match=r"facepcl\.create_model"):
         timm.create_model(name, pretrained=str(path))
 
 
@@ -175,7 +181,10 @@ def test_a_folder_brings_back_the_encoder(name, tmp_path):
     model = facepcl.create_model(name).eval()
     folder = save_encoder(model.to(memory_format=torch.channels_last), tmp_path / "encoder")
     x = image(name)
-    for loaded in (facepcl.create_model(f"local-dir:{folder}"), facepcl.create_model(f"local-dir:{folder}", True)):
+    for loaded in (
+        facepcl.create_model(f"local-dir:{folder}"),
+        facepcl.create_model(f"local-dir:{folder}", True),
+    ):
         for a, b in zip(loaded.eval().forward_codes(x), model.forward_codes(x), strict=True):
             close(a, b)
         assert "state_dict" not in loaded.pretrained_cfg
@@ -211,7 +220,9 @@ def test_a_repository_in_the_cache_loads_offline(tmp_path, monkeypatch):
     (refs / "main").write_text("a" * 40)
     for name in ("hf-hub:org/faces", "hf-hub:org/faces@" + "a" * 40):
         loaded = facepcl.create_model(name, cache_dir=tmp_path).eval()
-        close(loaded.forward_codes(image("pcl_resnet18")).face, model.forward_codes(image("pcl_resnet18")).face)
+        close(
+            loaded.forward_codes(image("pcl_resnet18")).face, model.forward_codes(image("pcl_resnet18")).face
+        )
 
 
 def test_a_folder_of_another_architecture_is_refused(tmp_path):
@@ -235,7 +246,9 @@ def test_a_decoder_comes_with_its_folder_or_not_at_all(tmp_path):
 
 
 def test_original_names_become_ours():
-    state = {f"module.encoder.{k}.0.weight": torch.zeros(1) for k in ("conv1", "layer3_2_exp", "layer3_2_pose")}
+    state = {
+        f"module.encoder.{k}.0.weight": torch.zeros(1) for k in ("conv1", "layer3_2_exp", "layer3_2_pose")
+    }
     state |= {"module.exp_fc.0.weight": torch.zeros(1), "module.decoder.fc.weight": torch.zeros(1)}
     parts = split_original(state)
     assert list(parts.encoder) == ["conv1.0.weight", "face.0.weight", "pose.0.weight"]

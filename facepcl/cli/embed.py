@@ -6,9 +6,8 @@ from typing import Any
 
 import facepcl
 
-EXAMPLE = """example:
-  facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
-Exit code 0: all embedded; 1: some images had errors (they are rows with a reason); 2: the command was wrong."""
+EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png Exit code 0: all
+embedded; 1: some images had errors (they are rows with a reason); 2: the command was wrong."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -24,16 +23,29 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="image, folder or .tar shard")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="table: .parquet, .npz or .csv")
     parser.add_argument("--model", default=embedding.MODEL, help="name of a model (default: %(default)s)")
-    parser.add_argument("--branch", default=embedding.BRANCH, choices=embedding.BRANCHES, help="default: %(default)s")
-    parser.add_argument("--pool", default=embedding.POOL, choices=embedding.POOLS, help="default: the model's own code")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=1, metavar="W", help="threads that decode (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="auto is float32")
     parser.add_argument(
-        "--on-error", default="record", choices=("record", "raise"), help="a bad image is a row, or ends the command"
+        "--branch", default=embedding.BRANCH, choices=embedding.BRANCHES, help="default: %(default)s"
     )
-    parser.add_argument("--sheet", metavar="SHEET.png", help="draw nearest neighbours under face and pose code")
+    parser.add_argument(
+        "--pool", default=embedding.POOL, choices=embedding.POOLS, help="default: the model's own code"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="W", help="threads that decode (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="auto is float32"
+    )
+    parser.add_argument(
+        "--on-error",
+        default="record",
+        choices=("record", "raise"),
+        help="a bad image is a row, or ends the command",
+    )
+    parser.add_argument(
+        "--sheet", metavar="SHEET.png", help="draw nearest neighbours under face and pose code"
+    )
     return parser
 
 

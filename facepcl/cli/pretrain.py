@@ -4,10 +4,9 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-EXAMPLE = """example:
-  facepcl pretrain faces/ --out runs/first --preset small --epochs 2
-The same command continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or
-.tar shards (NAME.jpg with NAME.json or NAME.cls)."""
+EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
+continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
+(NAME.jpg with NAME.json or NAME.cls)."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:

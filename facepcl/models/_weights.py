@@ -83,8 +83,7 @@ def check_sha256(path: Path) -> str:
     for row in read_index():
         if row.path == path and row.sha256 != digest:
             raise WeightsError(
-                f"{path} is damaged: sha256 {digest[:12]} instead of {row.sha256[:12]}; install facepcl again "
-                "(a clone without Git LFS files would look the same)"
+                f"{path} is damaged: sha256 {digest[:12]} instead of {row.sha256[:12]}; install facepcl again"
             )
     return digest
 

@@ -99,7 +99,8 @@ class PclFaceCycle(nn.Module):
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        # The names are those of the original's state dict; timm's feature extraction wants them in this order.
+        # The names are those of the original's state dict; timm's feature extraction wants them in this
+        # order.
         self.conv1 = nn.Sequential(
             conv(in_chans, 64, 7, 2, **dd), nn.LeakyReLU(SLOPE), conv(64, 64, **dd), nn.LeakyReLU(SLOPE)
         )

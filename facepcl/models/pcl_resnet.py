@@ -26,23 +26,21 @@ def make_branch(channels: int, **dd: Any) -> nn.Sequential:
 
 
 class PclResNet(ResNet):
-    """timm's ResNet with `face` and `pose` branches behind its last stage; without them it is timm's own class."""
+    """timm's ResNet with `face` and `pose` branches behind its last stage; without them it is timm's own
+    class."""
 
-    def __init__(
-        self,
-        *args: Any,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(*args, device=device, dtype=dtype, **kwargs)
-        # Registered last, so that features_only, which walks the children up to its last tap, never meets them.
-        self.face: nn.Sequential | None = make_branch(self.num_features, device=device, dtype=dtype)
-        self.pose: nn.Sequential | None = make_branch(self.num_features, device=device, dtype=dtype)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)  # refuses what it does not know
+        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        # Registered last, so that features_only, which walks the children up to its last tap, never meets
+        # them.
+        self.face: nn.Sequential | None = make_branch(self.num_features, **dd)
+        self.pose: nn.Sequential | None = make_branch(self.num_features, **dd)
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """Fill all parameters anew, also after `to_empty` (timm's leaves norms and classifier as they are)."""
+        """Fill all parameters anew, also after `to_empty` (timm's leaves norms and classifier as they
+        are)."""
         for layer in self.modules():
             if isinstance(layer, (nn.BatchNorm2d, nn.Linear)):
                 layer.reset_parameters()
