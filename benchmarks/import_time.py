@@ -1,6 +1,6 @@
 """What `import facepcl` costs beyond `import timm`: whole processes in turn, user + system seconds.
 
-    python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 import argparse
@@ -27,7 +27,9 @@ def main() -> None:
     plain, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
     print(describe(), "\n")
-    print(f"import timm {plain:.3f} s, with facepcl {ours:.3f} s (medians of {runs}); median ratio {ratio:.3f}")
+    print(
+        f"import timm {plain:.3f} s, with facepcl {ours:.3f} s (medians of {runs}); median ratio {ratio:.3f}"
+    )
 
 
 if __name__ == "__main__":

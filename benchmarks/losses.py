@@ -1,6 +1,6 @@
 """Closed-form losses beside the naive ones, forward and backward, float32, one thread, in one run.
 
-    python benchmarks/losses.py
+python benchmarks/losses.py
 """
 
 import argparse
@@ -14,14 +14,20 @@ from machine import describe
 from facepcl import losses
 
 
-def naive_face_contrast(features: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+def naive_face_contrast(
+    features: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor
+) -> torch.Tensor:
     """What the original does: every mixed negative is made, [2B, 2B - 2, D], then normalised."""
     rows = len(features)
     index = torch.arange(rows)
     positive = (index + rows // 2) % rows
-    candidates = index.expand(rows, rows)[(index != index[:, None]) & (index != positive[:, None])].view(rows, -1)
+    candidates = index.expand(rows, rows)[(index != index[:, None]) & (index != positive[:, None])].view(
+        rows, -1
+    )
     negatives = features[candidates]
-    mixed = F.normalize(mask[..., None] * negatives + (1 - mask[..., None]) * negatives[:, permutation], dim=2)
+    mixed = F.normalize(
+        mask[..., None] * negatives + (1 - mask[..., None]) * negatives[:, permutation], dim=2
+    )
     unit = F.normalize(features)
     logits = torch.cat([(unit * unit[positive]).sum(1, keepdim=True), (mixed * unit[:, None]).sum(2)], 1)
     return F.cross_entropy(logits / losses.TEMPERATURE, torch.zeros(rows, dtype=torch.long))
@@ -42,7 +48,9 @@ def naive_pose_contrast(
 ) -> torch.Tensor:
     """Every mixed negative is made, [B, K, D], then normalised."""
     batch = len(features) // 2
-    mixed = F.normalize(mask[..., None] * negatives + (1 - mask[..., None]) * negatives[:, permutation], dim=2)
+    mixed = F.normalize(
+        mask[..., None] * negatives + (1 - mask[..., None]) * negatives[:, permutation], dim=2
+    )
     unit = F.normalize(features)
     positive = (unit * unit.roll(batch, 0)).sum(1, keepdim=True)
     logits = torch.cat([positive, torch.einsum("nd,nkd->nk", unit, mixed.repeat(2, 1, 1))], 1)
@@ -71,7 +79,9 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return most
 
 
-def compare(name: str, closed: Callable, naive: Callable, inputs: list[torch.Tensor], *rest: torch.Tensor) -> None:
+def compare(
+    name: str, closed: Callable, naive: Callable, inputs: list[torch.Tensor], *rest: torch.Tensor
+) -> None:
     def step(loss: Callable) -> Callable[[], None]:
         def run() -> None:
             torch.autograd.grad(loss(*inputs, *rest), inputs)
@@ -81,10 +91,9 @@ def compare(name: str, closed: Callable, naive: Callable, inputs: list[torch.Ten
     torch.testing.assert_close(closed(*inputs, *rest), naive(*inputs, *rest), rtol=1e-4, atol=1e-7)
     time_closed, time_naive = seconds(step(closed), 2), seconds(step(naive), 2)
     bytes_closed, bytes_naive = peak_bytes(step(closed)), peak_bytes(step(naive))
-    print(
-        f"| {name} | {1e3 * time_naive:.1f} ms | {1e3 * time_closed:.2f} ms | {time_naive / time_closed:.1f} | "
-        f"{bytes_naive / 2**20:.0f} MiB | {bytes_closed / 2**20:.1f} MiB | {bytes_naive / bytes_closed:.1f} |"
-    )
+    times = f"{1e3 * time_naive:.1f} ms | {1e3 * time_closed:.2f} ms | {time_naive / time_closed:.1f}"
+    memory = f"{bytes_naive / 2**20:.0f} MiB | {bytes_closed / 2**20:.1f} MiB | {bytes_naive / bytes_closed:.1f}"
+    print(f"| {name} | {times} | {memory} |")
 
 
 def main() -> None:
@@ -99,7 +108,9 @@ def main() -> None:
         return torch.randn(*shape, generator=generator).requires_grad_()
 
     mixing = losses.mixing(512, 510, generator)
-    compare("face contrast, B 256, D 512", losses.face_contrast, naive_face_contrast, [normal(512, 512)], *mixing)
+    compare(
+        "face contrast, B 256, D 512", losses.face_contrast, naive_face_contrast, [normal(512, 512)], *mixing
+    )
     mixing = losses.mixing(10, 100, generator)
     inputs = [normal(20, 512), normal(10, 100, 512)]
     compare("pose contrast, B 10, K 100, D 512", losses.pose_contrast, naive_pose_contrast, inputs, *mixing)

@@ -1,10 +1,12 @@
-"""What weights are good for: two probes on real faces beside random initialisations, and groups of rendered faces.
+"""What weights are good for: two probes on real faces beside random initialisations, and groups of rendered
+faces.
 
     python benchmarks/weights.py --shared ../shared --model pcl_facecycle
 
-Real faces (for measuring only, nothing of them is in the weights): FER-2013, logistic regression on frozen features,
-8,000 training faces, public test; LFW, cosine, 10 folds, 5,605 of the 6,000 pairs, grey crops. Rendered faces: people
-that no training set holds; linear probes are fitted on the rendered training faces, aligned tight crops, near-frontal.
+Real faces (for measuring only, nothing of them is in the weights): FER-2013, logistic regression on frozen
+features, 8,000 training faces, public test; LFW, cosine, 10 folds, 5,605 of the 6,000 pairs, grey crops.
+Rendered faces: people that no training set holds; linear probes are fitted on the rendered training faces,
+aligned tight crops, near-frontal.
 """
 
 import argparse
@@ -68,7 +70,9 @@ def aligned(faces: Faces) -> tuple[torch.Tensor, np.ndarray]:
     upright = torch.zeros(len(near), dtype=torch.bool)
     crops = [
         crop_squares(faces.images[rows], c, HALF_SIDE * d, a, m, 64)
-        for rows, c, d, a, m in zip(*(t.split(256) for t in (near, centre, distance, angle, upright)), strict=True)
+        for rows, c, d, a, m in zip(
+            *(t.split(256) for t in (near, centre, distance, angle, upright)), strict=True
+        )
     ]
     return torch.cat(crops), near.numpy()
 
@@ -125,7 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with tools/realprobe and data/")
     parser.add_argument("--model", default="pcl_facecycle", help="name with weights, or local-dir:FOLDER")
-    parser.add_argument("--random", type=int, default=3, help="random initialisations to average (default: 3)")
+    parser.add_argument(
+        "--random", type=int, default=3, help="random initialisations to average (default: 3)"
+    )
     args = parser.parse_args()
     print(describe(), "\n")
     real_faces(args.shared, args.model, args.random)

@@ -4,6 +4,7 @@ Importing it registers `pcl_facecycle`, `pcl_resnet18` and `pcl_resnet50` with t
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from facepcl import models as models  # registers the models
@@ -14,15 +15,19 @@ if TYPE_CHECKING:
     from facepcl import losses as losses
     from facepcl import pretrain as pretrain
     from facepcl import views as views
-    from facepcl.embedding import FaceEmbedder, embed
+    from facepcl.embedding import FaceEmbedder
+    from facepcl.embedding_job import embed
     from facepcl.tables import read_embeddings, similarity
 
 __version__ = "0.1.0"
 
+# A library is silent until its user configures logging.
+logging.getLogger("facepcl").addHandler(logging.NullHandler())
+
 # Loaded when first used, so that `import facepcl` costs what `import timm` costs.
 _LAZY_NAMES = {
     "FaceEmbedder": "facepcl.embedding",
-    "embed": "facepcl.embedding",
+    "embed": "facepcl.embedding_job",
     "read_embeddings": "facepcl.tables",
     "similarity": "facepcl.tables",
 }

@@ -1,13 +1,11 @@
-"""Images to embeddings: `FaceEmbedder`, and `embed` for whole folders."""
+"""Images to embeddings: `FaceEmbedder`."""
 
+import copy
 import hashlib
 import json
-import logging
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,26 +14,22 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 import facepcl
-from facepcl._progress import Progress
 from facepcl.create import FAMILY, create_model
-from facepcl.errors import ImageError, OptionError
-from facepcl.images import decode, open_image, quiet_pillow
+from facepcl.errors import ImageError, OptionError, WeightsError
+from facepcl.images import decode, open_image, quiet_pillow, without_ends
 from facepcl.index import rows_of
 from facepcl.machine import DTYPES, find_device
 from facepcl.models import Branches
-from facepcl.sheet import Sheet
 from facepcl.sources import Item, check, list_files, read_items
-from facepcl.tables import Row, table_writer
-
-_logger = logging.getLogger("facepcl")
+from facepcl.tables import Row
 
 MODEL, BRANCH, POOL = "pcl_facecycle", "face", "code"
 BRANCHES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
-CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photograph rather than a face crop
 
 
 class Prepared(NamedTuple):
@@ -78,8 +72,11 @@ class FaceEmbedder:
         self.device = find_device(device)
         self.dtype = DTYPES.get(dtype, torch.float32)
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
-        self.model: Any = _load(model).eval().to(self.device).to(memory_format=torch.channels_last)
-        self.has_branches = getattr(self.model, "face", None) is not None
+        self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
+        if not hasattr(self.model, "forward_features"):
+            raise OptionError(f"a {self.name} has no forward_features; give a timm model or its name")
+        branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
+        self.has_branches = branches and hasattr(self.model, "forward_branches")
         if branch != "shared" and not self.has_branches:
             raise OptionError(
                 f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
@@ -140,22 +137,23 @@ class FaceEmbedder:
             return self.model.shared_code(maps) if branch == "shared" else maps.flatten(1)
         if maps.ndim != 4:
             raise OptionError(f"{self.name} gives no [B, C, H, W] map, so use pool 'code'")
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
+            maps = maps.permute(0, 3, 1, 2)
         return {
             "flatten": lambda: maps.flatten(1),
             "avg": lambda: maps.mean((2, 3)),
             "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
         }[self.pool]()
 
-    def __call__(self, items: Sequence[Any]) -> np.ndarray:
+    def __call__(self, items: Iterable[Any]) -> np.ndarray:
         """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
         in order.
 
         Raises ImageError or MissingPath that names the bad item.
         """
-        if isinstance(items, (str, Path)):
-            raise OptionError(
-                f"give a list, as in embedder([{str(items)!r}]); for a folder use embedder.stream(...)"
-            )
+        if isinstance(items, (str, bytes, Path, Image.Image)):
+            raise OptionError("give a list, as in embedder([image]); a folder is for embedder.stream(folder)")
+        items = list(items)
         blocks = [np.empty((0, self.meta["dimension"]), np.float32)]
         with quiet_pillow():
             for start in range(0, len(items), self.batch_size):
@@ -168,7 +166,7 @@ class FaceEmbedder:
 
     def _open(self, place: int, item: Any) -> torch.Tensor:
         try:
-            return self.transform(open_image(item))
+            return self.transform(without_ends(open_image(item)))
         except ImageError as error:
             name = f" ({item})" if isinstance(item, (str, Path)) else ""
             raise ImageError(f"item {place}{name}: {error}") from error
@@ -204,18 +202,21 @@ class FaceEmbedder:
     def _prepared_ahead(self, items: Iterable[Item], workers: int) -> Iterator[Prepared]:
         """Prepared items in order; at most three batches wait, so memory does not grow."""
         waiting: deque[Future[Prepared]] = deque()
-        with ThreadPoolExecutor(max(1, workers)) as pool:
+        pool = ThreadPoolExecutor(workers)
+        try:
             for item in items:
                 waiting.append(pool.submit(self._prepare, item))
                 if len(waiting) >= 3 * self.batch_size:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        finally:  # after Ctrl-C nothing that waits is decoded any more
+            pool.shutdown(cancel_futures=True)
 
     def _prepare(self, item: Item) -> Prepared:
         try:
             image = decode(check(item))
-            return Prepared(item.path, self.transform(image), image.size)
+            return Prepared(item.path, self.transform(without_ends(image)), image.size)
         except ImageError as error:
             return Prepared(item.path, None, None, str(error))
 
@@ -228,13 +229,17 @@ def _row(prepared: Prepared, index: int, vectors: Iterator[np.ndarray]) -> Row:
 
 def _load(model: str | nn.Module) -> nn.Module:
     if isinstance(model, nn.Module):
-        return model
+        # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
+        return copy.deepcopy(model)
     plain = model.partition(".")[0]
     if ":" in model or plain in timm.list_models(FAMILY):
         return create_model(model, pretrained=True)
     if not timm.is_model(plain):
         raise OptionError(f"there is no model {model!r}; facepcl has {', '.join(timm.list_models(FAMILY))}")
-    return timm.create_model(model, pretrained=True, num_classes=0)
+    try:
+        return timm.create_model(model, pretrained=True, num_classes=0)
+    except (RuntimeError, OSError) as error:  # timm has no such weights, or the Hub cannot be reached
+        raise WeightsError(f"{model}: {str(error).splitlines()[0]}") from error
 
 
 def _file_hash(cfg: dict[str, Any]) -> str | None:
@@ -249,84 +254,3 @@ def _hash_weights(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What `embed` did."""
-
-    path: Path
-    total: int
-    failed: int
-    seconds: float
-    device: str
-    space: str
-    reasons: tuple[str, ...]  # the first few
-
-    @property
-    def images_per_second(self) -> float:
-        return self.total / max(self.seconds, 1e-9)
-
-
-def embed(
-    source: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    model: str | nn.Module = MODEL,
-    branch: str = BRANCH,
-    pool: str = POOL,
-    batch_size: int = 32,
-    workers: int = 1,
-    device: str = "auto",
-    dtype: str = "auto",
-    on_error: str = "record",
-    sheet: str | Path | None = None,
-    progress: bool = False,
-) -> Summary:
-    """Write the embeddings of files, folders and `.tar` shards to a .parquet, .npz or .csv table, a row an
-    image.
-
-    A bad image is a row with a reason (`on_error="record"`) or raises ImageError and leaves nothing
-    ("raise"). `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the
-    pose branch.
-    """
-    if on_error not in ("record", "raise"):
-        raise OptionError(f"on_error {on_error!r}: choose record or raise")
-    files = list_files([source] if isinstance(source, (str, Path)) else source)
-    embedder = FaceEmbedder(model, branch, pool=pool, batch_size=batch_size, device=device, dtype=dtype)
-    if sheet is not None and not embedder.has_branches:
-        raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
-    drawing = Sheet() if sheet is not None else None
-    _logger.info("embedding with %s on %s", embedder.name, embedder.device)
-    start, total, failed, photographs = time.monotonic(), 0, 0, 0
-    reasons: tuple[str, ...] = ()
-    count = None if any(file.suffix == ".tar" for file in files) else len(files)
-    with table_writer(out, embedder.meta) as write, Progress(count, "images", progress, "embedding") as bar:
-        for rows, good, maps in embedder.blocks(read_items(files), workers, sheet is not None):
-            for row in rows:
-                if row.error and on_error == "raise":
-                    raise ImageError(f"{row.path}: {row.error}")
-                if row.error:
-                    failed += 1
-                    reasons = (*reasons, f"{row.path}: {row.error}")[:5]
-                write(row)
-            photographs += sum(not looks_like_crop(*p.size) for p in good if p.size)
-            total += len(rows)
-            bar.update(len(rows), **({"failed": failed} if failed else {}))
-            if drawing:
-                drawing.add([(p.path, p.image) for p in good if p.image is not None], maps)
-    if photographs > (total - failed) / 2:
-        _logger.warning(
-            "most of these %d images look like photographs, not like face crops; the weights expect a crop",
-            total,
-        )
-    if drawing and sheet is not None:
-        drawing.draw(sheet)
-    space = embedder.meta["space"]
-    seconds = time.monotonic() - start
-    return Summary(Path(out), total, failed, seconds, embedder.device.type, space, reasons)
-
-
-def looks_like_crop(width: int, height: int) -> bool:
-    """Whether an image of this size may be a face crop: near square, and not of a camera's size."""
-    return max(width, height) <= CROP_ASPECT * min(width, height) and width * height <= CROP_PIXELS

@@ -16,6 +16,8 @@ from torchvision.transforms.v2 import functional as tv
 from facepcl.errors import ImageError, MissingPath
 
 WHITE = (255, 255, 255, 255)
+MAX_PIXELS = 178_956_970  # 500 MB as RGB, where Pillow itself refuses by default
+LONGEST = 16  # sides of a longer strip than 16 : 1 are cut: resized whole, 1 x 60,000 would take 700 MB
 
 
 @contextmanager
@@ -30,10 +32,18 @@ def decode(data: bytes) -> Image.Image:
     """The first frame of an encoded image as upright RGB. Raises ImageError with the reason."""
     if not data:
         raise ImageError("the file is empty")
+    with _explained(), Image.open(io.BytesIO(data)) as image:
+        # by the header, before a pixel is decoded, and even where Pillow's own limit was taken away
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(f"too many pixels: {image.width} x {image.height}")
+        return _load(image)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever a decoder raises, as an ImageError with the reason."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()  # a truncated file shows only now
-            return to_rgb(image)
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -41,7 +51,13 @@ def decode(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from None
     except Exception as error:  # decoders raise almost anything on damaged files
-        raise ImageError(f"damaged: {error or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"damaged: {reason}") from error
+
+
+def _load(image: Image.Image) -> Image.Image:
+    image.load()  # a truncated file shows only now
+    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -70,7 +86,8 @@ def open_image(item: Any) -> Image.Image:
     """A path, encoded bytes, Pillow image, uint8 array `[H, W, 3]`, or uint8 or float [0, 1] tensor `[3, H,
     W]` as upright RGB. Raises MissingPath or ImageError."""
     if isinstance(item, Image.Image):
-        return to_rgb(item)
+        with _explained():  # Pillow opens lazily, so the file behind it may be cut off
+            return _load(item)
     if isinstance(item, bytes):
         return decode(item)
     if isinstance(item, (str, Path)):
@@ -112,8 +129,16 @@ def _from_tensor(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())
 
 
+def without_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image longer than 16 : 1, all that a centre crop needs; others as they are."""
+    width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
+
+
 def to_square(image: Image.Image, size: int) -> np.ndarray:
     """Short side resized to `size` pixels (bicubic, antialiased), centre crop: uint8 `[3, size, size]`."""
+    image = without_ends(image)
     if image.size != (size, size):
         image = tv.center_crop(tv.resize(image, size, InterpolationMode.BICUBIC), [size, size])
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

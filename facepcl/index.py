@@ -41,3 +41,14 @@ def read_index() -> tuple[Row, ...]:
 def rows_of(model: str) -> tuple[Row, ...]:
     """The rows of one architecture; the first is its default."""
     return tuple(row for row in read_index() if row.model == model)
+
+
+def weights_table() -> str:
+    """The rows as the Markdown table that MODEL_CARD.md holds (`make card`)."""
+    head = "| weights | bytes | sha256 | licence | FER-2013 % | LFW % |\n|---|---|---|---|---|---|\n"
+    lines = (
+        f"| `{row.model}.{row.tag}` | {row.bytes:,} | `{row.sha256[:12]}` | {row.license} "
+        f"| {row.metrics.get('fer2013', '')} | {row.metrics.get('lfw', '')} |\n"
+        for row in read_index()
+    )
+    return head + "".join(lines)

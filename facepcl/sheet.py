@@ -9,9 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from facepcl._files import atomic
+from facepcl.errors import MissingPath, OptionError
 
 LIMIT = 2000  # images kept for the sheet: a fair sample of the source, 12 kB and two codes each
 QUERIES, NEIGHBOURS = 8, 8
+CENTRE_FROM = 16  # centred codes of n images have a mean cosine of -1 / (n - 1): two would always show -1
 TILE, GAP, CAPTION = 96, 6, 16
 LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
 ROWS = (("face", "face code:\nlike this face"), ("pose", "pose code:\nturned like it"))
@@ -24,6 +26,14 @@ class Kept(NamedTuple):
     pixels: np.ndarray
     face: np.ndarray
     pose: np.ndarray
+
+
+def check_path(path: Path) -> None:
+    """Raise OptionError or MissingPath if no sheet can be written there: before the work, not at its end."""
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"{path}: a sheet is a .png")
+    if not path.absolute().parent.is_dir():
+        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
 
 
 class Sheet:
@@ -59,12 +69,9 @@ class Sheet:
         pen.text(
             (GAP, 8), "Nearest neighbours under the face code and under the pose code", "black", _font(18)
         )
-        pen.text(
-            (GAP, 34),
-            f"cosine of the centred codes, among {len(kept)} of {self._seen} images",
-            "dimgray",
-            _font(12),
-        )
+        centred = "centred " if len(kept) >= CENTRE_FROM else ""
+        subtitle = f"cosine of the {centred}codes, among {len(kept)} of {self._seen} images"
+        pen.text((GAP, 34), subtitle, "dimgray", _font(12))
         similar = {name: _cosine(np.stack([getattr(k, name) for k in kept])) for name, _ in ROWS if kept}
         for number, query in enumerate(queries):
             _draw_query(sheet, 58 + number * block, kept, int(query), similar, neighbours)
@@ -94,7 +101,7 @@ def _draw_query(
 
 def _cosine(codes: np.ndarray) -> np.ndarray:
     # Codes share a large common part; without it every pair looks alike.
-    centred = codes - codes.mean(0)
+    centred = codes - codes.mean(0) if len(codes) >= CENTRE_FROM else codes
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     return unit @ unit.T
 
@@ -105,7 +112,7 @@ def _paste(sheet: Image.Image, kept: Kept, at: tuple[int, int], size: int) -> No
 
 def _short(path: str, letters: int) -> str:
     name = Path(path).name.rpartition(".")[0] or Path(path).name
-    return name if len(name) <= letters else name[: letters - 1] + "…"
+    return name if len(name) <= letters else "…" + name[1 - letters :]  # such names differ at the end
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -44,7 +44,7 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
 
 
-def image_files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """The images and `.tar` shards below `folder`, sorted; hidden entries and linked folders are left out."""
     for root, folders, files in os.walk(folder):  # does not follow links to folders, so no loops
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -61,7 +61,7 @@ def list_files(sources: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            files.extend(image_files(source))
+            files.extend(files_below(source))
         elif source.exists():
             files.append(source)
         else:
@@ -91,8 +91,17 @@ def _shard_items(shard: Path) -> Iterator[Item]:
                 if member.isfile() and is_image_name(member.name):
                     file = tar.extractfile(member)
                     yield Item(f"{shard}/{member.name}", file.read() if file else b"")
+            if shard.is_file() and not ends_well(shard, tar.offset):
+                yield Item(str(shard), error="the shard breaks off: it has no end mark")
     except (tarfile.TarError, OSError, EOFError) as error:
         yield Item(str(shard), error=f"the shard breaks off or is no tar: {error}")
+
+
+def ends_well(shard: Path, offset: int) -> bool:
+    """Whether a block of zeros, the end mark, lies at `offset`: tarfile takes half a header for it too."""
+    with shard.open("rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def check(item: Item) -> bytes:

@@ -98,7 +98,7 @@ def _npz_writer(path: Path, meta: dict[str, Any]) -> Iterator[Write]:
         np.savez(
             file,
             vectors=_stack([row.vector for row in rows], meta["dimension"]),
-            paths=np.array([row.path for row in rows], dtype=np.str_),
+            paths=np.array([_plain(row)["path"] for row in rows], dtype=np.str_),
             errors=np.array([row.error or "" for row in rows], dtype=np.str_),  # None would need a pickle
             sizes=np.array([(row.width or 0, row.height or 0) for row in rows], np.int32).reshape(-1, 2),
             meta=np.array(json.dumps(meta)),
@@ -125,8 +125,11 @@ _WRITERS = {".parquet": _parquet_writer, ".npz": _npz_writer, ".csv": _csv_write
 
 def _plain(row: Row) -> dict[str, Any]:
     # a name that is not UTF-8 reaches Python with surrogates, which Parquet cannot hold
-    path = row.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return {"path": path, "index": row.index, "error": row.error, "width": row.width, "height": row.height}
+    path, error = (
+        text and text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for text in (row.path, row.error)
+    )
+    return {"path": path, "index": row.index, "error": error, "width": row.width, "height": row.height}
 
 
 def _stack(vectors: Sequence[np.ndarray | None], dimension: int) -> np.ndarray:
@@ -150,17 +153,25 @@ def read_embeddings(path: str | Path) -> Embeddings:
         raise MissingPath(f"{path}: there is no such table")
     try:
         return _READERS[path.suffix](path)
-    except (KeyError, ValueError, OSError, BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, csv.Error, BadZipFile) as error:
         raise TableError(f"{path} is not a table of embeddings ({error})") from error
 
 
 def _read_parquet(path: Path) -> Embeddings:
-    table = require("pyarrow.parquet", "parquet").read_table(str(path))
-    meta = json.loads((table.schema.metadata or {})[META_KEY.encode()])
-    vectors = [None if v is None else np.asarray(v, np.float32) for v in table["embedding"].to_pylist()]
-    return Embeddings(
-        _stack(vectors, meta["dimension"]), table["path"].to_pylist(), table["error"].to_pylist(), meta
-    )
+    with require("pyarrow.parquet", "parquet").ParquetFile(str(path)) as file:
+        meta = json.loads((file.schema_arrow.metadata or {})[META_KEY.encode()])
+        vectors = np.full((file.metadata.num_rows, meta["dimension"]), np.nan, np.float32)
+        paths: list[str] = []
+        errors: list[str | None] = []
+        # A batch at a time and never as Python numbers, which take ten times the memory of the vectors.
+        for batch in file.iter_batches(ROWS_A_GROUP, columns=["path", "error", "embedding"]):
+            place = vectors[len(paths) : len(paths) + len(batch)]
+            column = batch["embedding"]
+            good = column.is_valid().to_numpy(zero_copy_only=False)
+            place[good] = column.flatten().to_numpy().reshape(-1, meta["dimension"])
+            paths += batch["path"].to_pylist()
+            errors += batch["error"].to_pylist()
+    return Embeddings(vectors, paths, errors, meta)
 
 
 def _read_npz(path: Path) -> Embeddings:
@@ -174,7 +185,7 @@ def _read_csv(path: Path) -> Embeddings:
         raise TableError(f"{path}: {_sidecar(path).name} with its metadata is not beside it")
     meta = json.loads(_sidecar(path).read_text("utf-8"))
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
+        _, *rows = csv.reader(file)  # the first line names the columns
     numbers = [row[len(_COLUMNS) :] for row in rows]
     vectors = np.array(numbers, np.float32).reshape(len(rows), meta["dimension"])
     return Embeddings(vectors, [row[0] for row in rows], [row[2] or None for row in rows], meta)

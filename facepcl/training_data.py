@@ -13,8 +13,8 @@ import torch
 
 from facepcl._progress import Progress
 from facepcl.errors import DataError, ImageError, MissingPath
-from facepcl.images import decode, to_square
-from facepcl.sources import image_files, is_image_name
+from facepcl.images import decode, quiet_pillow, to_square
+from facepcl.sources import ends_well, files_below, is_image_name
 
 _logger = logging.getLogger("facepcl")
 
@@ -83,9 +83,12 @@ def read_samples(sources: Sequence[str | Path]) -> Iterator[Sample]:
 
 
 def _folder_samples(folder: Path) -> Iterator[Sample]:
-    files = list(image_files(folder))
+    files = list(files_below(folder))
     by_identity = all(file.parent != folder for file in files)
     for file in files:
+        if file.suffix == ".tar":
+            yield from _shard_samples(file)
+            continue
         labels = {"identity": str(file.parent.relative_to(folder))} if by_identity else {}
         sidecar = file.with_suffix(".json")
         if sidecar.is_file():
@@ -94,6 +97,14 @@ def _folder_samples(folder: Path) -> Iterator[Sample]:
 
 
 def _shard_samples(shard: Path) -> Iterator[Sample]:
+    """The samples of a shard. Raises DataError if it is no tar or is cut off."""
+    try:
+        yield from _grouped(shard)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{shard} breaks off or is no tar ({error})") from error
+
+
+def _grouped(shard: Path) -> Iterator[Sample]:
     """WebDataset order: the members of one sample lie together and share their name up to the first dot."""
     stem, sample = "", Sample("", b"", {})
     with tarfile.open(shard) as tar:
@@ -114,6 +125,8 @@ def _shard_samples(shard: Path) -> Iterator[Sample]:
                 sample = sample._replace(labels=sample.labels | _parse(data, f"{shard}/{member.name}"))
             elif name.endswith(".cls"):
                 sample = sample._replace(labels={"identity": data.decode().strip(), **sample.labels})
+        if not ends_well(shard, tar.offset):
+            raise DataError(f"{shard} breaks off: it has no end mark")
     if sample.data:
         yield sample
 
@@ -134,7 +147,7 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
     A broken image is skipped and named in `skipped`. Raises MissingPath, or DataError if nothing is left.
     """
     images, names, labels, marks, skipped = [], [], [], [], []
-    with Progress(None, "images", progress, "reading") as bar:
+    with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources):
             try:
                 image = decode(sample.data)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
-from facepcl.embedding import looks_like_crop
+from facepcl.embedding_job import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
 
 TOLERANCE = 1e-5  # float32: another batch size sums in another order
@@ -273,3 +273,70 @@ def test_an_interrupted_command_leaves_no_table(bundled, folder, tmp_path, monke
 def test_missing_items_are_named(model):
     with pytest.raises(MissingPath, match=r"nobody\.jpg"):
         facepcl.FaceEmbedder(model)(["nobody.jpg"])
+
+
+def test_a_module_given_stays_in_its_mode_and_layout(folder):
+    """safetensors refuses channels_last weights, and a network in training would go on in eval mode."""
+    mine = facepcl.create_model("pcl_facecycle").train()
+    facepcl.FaceEmbedder(mine)([folder / "00.jpg"])
+    assert mine.training
+    assert all(parameter.is_contiguous() for parameter in mine.parameters())
+
+
+def test_maps_with_channels_last_are_pooled_over_positions(folder):
+    swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, depths=(1, 1, 1, 1)).eval()
+    embedders = (facepcl.FaceEmbedder(swin, "shared", pool=pool) for pool in ("avg", "code"))
+    pooled, code = (embedder([folder / "00.jpg"]) for embedder in embedders)
+    assert pooled.shape == (1, 768)
+    assert close(pooled, code)  # Swin's own code is the mean over positions
+
+
+def test_a_bfloat16_module_embeds_in_float32(folder):
+    half = facepcl.create_model("pcl_facecycle").bfloat16()
+    assert np.isfinite(facepcl.FaceEmbedder(half)([folder / "00.jpg"])).all()
+    assert next(half.parameters()).dtype == torch.bfloat16
+
+
+def test_a_module_that_is_no_timm_model_is_an_error():
+    with pytest.raises(OptionError, match="Linear has no forward_features"):
+        facepcl.FaceEmbedder(torch.nn.Linear(3, 3), "shared")
+
+
+def test_a_timm_model_without_such_weights_is_an_error():
+    with pytest.raises(WeightsError, match=r"resnet18\.nobody"):
+        facepcl.FaceEmbedder("resnet18.nobody", "shared")
+
+
+@pytest.mark.parametrize(("sheet", "said"), [("nowhere/s.png", "nowhere"), ("s.txt", r"s\.txt")])
+def test_a_sheet_that_cannot_be_written_is_an_error_before_the_work(model, folder, tmp_path, sheet, said):
+    with pytest.raises((MissingPath, OptionError), match=said):
+        facepcl.embed(folder, tmp_path / "e.npz", model=model, sheet=tmp_path / sheet)
+    assert not (tmp_path / "e.npz").exists()
+
+
+def test_no_workers_are_an_error(model, folder, tmp_path):
+    with pytest.raises(OptionError, match="workers 0"):
+        facepcl.embed(folder, tmp_path / "e.npz", model=model, workers=0)
+
+
+def test_one_image_instead_of_a_list_says_what_to_type(model):
+    with pytest.raises(OptionError, match=r"embedder\(\[image\]\)"):
+        facepcl.FaceEmbedder(model)(Image.new("RGB", (64, 64)))
+
+
+def test_any_iterable_of_images_is_a_list(model):
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    assert close(facepcl.FaceEmbedder(model)(iter(images)), facepcl.FaceEmbedder(model)(images))
+
+
+def test_two_images_that_are_alike_are_shown_as_alike():
+    from facepcl.sheet import _cosine
+
+    code = np.random.default_rng(0).normal(size=16)
+    assert _cosine(np.stack([code, 1.1 * code]))[0, 1] == pytest.approx(1)
+
+
+def test_long_names_on_the_sheet_keep_the_end_that_tells_them_apart():
+    from facepcl.sheet import _short
+
+    assert [_short(f"p/holiday-in-rome-{i}.jpg", 8) for i in (1, 2)] == ["…-rome-1", "…-rome-2"]

@@ -171,3 +171,38 @@ def test_pillow_does_not_warn(recwarn):
     with quiet_pillow():
         decode(large)
     assert not recwarn.list
+
+
+def test_a_pillow_image_of_a_truncated_file_is_an_error(picture):
+    data = encoded(picture.resize((300, 300)), "JPEG")
+    with pytest.raises(ImageError, match="damaged"):
+        open_image(Image.open(io.BytesIO(data[:-2000])))
+
+
+def test_a_bomb_is_refused_where_pillows_own_limit_was_taken_away(monkeypatch):
+    bomb = encoded(Image.new("1", (20000, 20000)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(ImageError, match="too many pixels: 20000 x 20000"):
+        decode(bomb)
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_a_long_strip_is_cut_before_it_is_resized(size, monkeypatch):
+    """Its short side resized to 64 first, it would be an image of 245 million pixels."""
+    pixels = []
+    resize = Image.Image.resize
+
+    def watched(self, size, *args, **kwargs):
+        pixels.append(size[0] * size[1])
+        return resize(self, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    assert to_square(Image.new("RGB", size), 64).shape == (3, 64, 64)
+    assert pixels
+    assert max(pixels) <= 16 * 64 * 64
+
+
+def test_a_strip_that_is_cut_keeps_its_centre():
+    image = Image.new("RGB", (3000, 30), "red")
+    image.paste("blue", (1400, 0, 1600, 30))
+    assert (to_square(image, 64) == np.array([0, 0, 255])[:, None, None]).all()

@@ -29,6 +29,7 @@ LAYERS = (
     {"create"},
     {"images", "sources", "tables", "sheet"},
     {"embedding", "losses", "views", "training_data"},
+    {"embedding_job"},
     {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples"},
     {"batches", "objectives"},
     {"pretrain"},

@@ -90,3 +90,17 @@ def test_a_missing_source_is_named(tmp_path):
 def test_a_folder_without_images_is_an_error(tmp_path):
     with pytest.raises(OptionError, match="no images"):
         list_files([tmp_path])
+
+
+@pytest.mark.parametrize("cut", [1024, 1024 + 100])
+def test_a_shard_cut_off_between_or_inside_headers_says_so(tmp_path, cut):
+    """tarfile alone takes both for the end, and a third of the images would be missing without a word."""
+    tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"1", "b.jpg": b"2", "c.jpg": b"3"}, cut=cut)
+    *good, last = read_items(list_files([tar]))
+    assert [item.path for item in good] == [f"{tar}/a.jpg"]
+    with pytest.raises(ImageError, match="breaks off"):
+        check(last)
+
+
+def test_an_empty_shard_that_is_whole_gives_nothing(tmp_path):
+    assert paths(write_tar(tmp_path / "s.tar", {})) == []
