@@ -92,7 +92,9 @@ def compare(
     time_closed, time_naive = seconds(step(closed), 2), seconds(step(naive), 2)
     bytes_closed, bytes_naive = peak_bytes(step(closed)), peak_bytes(step(naive))
     times = f"{1e3 * time_naive:.1f} ms | {1e3 * time_closed:.2f} ms | {time_naive / time_closed:.1f}"
-    memory = f"{bytes_naive / 2**20:.0f} MiB | {bytes_closed / 2**20:.1f} MiB | {bytes_naive / bytes_closed:.1f}"
+    memory = (
+        f"{bytes_naive / 2**20:.0f} MiB | {bytes_closed / 2**20:.1f} MiB | {bytes_naive / bytes_closed:.1f}"
+    )
     print(f"| {name} | {times} | {memory} |")
 
 

@@ -36,31 +36,49 @@ GROUPS = {
 @torch.inference_mode()
 def codes(model: torch.nn.Module, images: torch.Tensor) -> Branches:
     """Codes `[N, D]` of float images `[N, 3, S, S]`."""
-    blocks = [model.forward_codes(block) for block in images.split(64)]
+    model = model.to(memory_format=torch.channels_last)
+    blocks = [model.forward_codes(block.to(memory_format=torch.channels_last)) for block in images.split(64)]
     return Branches(*(torch.cat(parts).numpy() for parts in zip(*blocks, strict=True)))
 
 
 def real_faces(shared: Path, name: str, random: int) -> None:
+    """The two probes of tools/realprobe with its defaults, for the shared and the face code."""
     sys.path.insert(0, str(shared / "tools/realprobe"))
-    from realprobe import evaluate
+    import realprobe
 
-    def row(model: torch.nn.Module, branch: str) -> dict[str, float]:
-        def features(images: np.ndarray) -> np.ndarray:
-            batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-            return getattr(codes(model, batch), branch)
+    train, test, (faces, *pairs) = (
+        realprobe.fer2013("train", 64, 8000),
+        realprobe.fer2013("public_test"),
+        realprobe.lfw(),
+    )
 
-        return evaluate(features)
+    def probe(model: torch.nn.Module) -> np.ndarray:
+        """FER-2013 and LFW, %, `[code, set]`."""
+        arrays = (train[0], test[0], faces)
+        images = (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 for array in arrays)
+        x, y, z = (codes(model.eval(), batch)._asdict() for batch in images)
+        return np.array(
+            [
+                [
+                    realprobe.linear_accuracy(x[branch], train[1], y[branch], test[1]),
+                    realprobe.verification_accuracy(z[branch], *pairs),
+                ]
+                for branch in ("shared", "face")
+            ]
+        )
+
+    def show(label: str, table: np.ndarray) -> None:
+        for branch, (fer, lfw) in zip(("shared", "face"), table, strict=True):
+            print(f"| {label} | {branch} | {fer:.2f} | {lfw:.2f} |", flush=True)
 
     print("| weights | code | FER-2013 % | LFW % |\n|---|---|---|---|")
-    for branch in ("shared", "face"):
-        found = []
-        for seed in range(random):
-            torch.manual_seed(seed)
-            found.append(row(facepcl.create_model("pcl_facecycle").eval(), branch))
-        means = {key: np.mean([f[key] for f in found]) for key in ("fer2013", "lfw")}
-        print(f"| mean of {random} random | {branch} | {means['fer2013']:.2f} | {means['lfw']:.2f} |")
-        own = row(facepcl.create_model(name, pretrained=True).eval(), branch)
-        print(f"| {name} | {branch} | {own['fer2013']:.2f} | {own['lfw']:.2f} |", flush=True)
+    show(name, probe(facepcl.create_model(name, pretrained=True)))
+    tables = []
+    for seed in range(random):
+        torch.manual_seed(seed)
+        tables.append(probe(facepcl.create_model("pcl_facecycle")))
+        show(f"random {seed}", tables[-1])
+    show(f"mean of {random} random", np.mean(tables, 0))
 
 
 def aligned(faces: Faces) -> tuple[torch.Tensor, np.ndarray]:
