@@ -36,15 +36,11 @@ class Progress:
     def _print(self) -> None:
         self._last = time.monotonic()
         rate = (self.done - self._initial) / max(self._last - self._start, 1e-9)
-        of_total = (
-            f"/{self.total}, {(self.total - self.done) / max(rate, 1e-9):.0f} s left" if self.total else ""
-        )
+        of_total = f"/{self.total}" if self.total else ""
+        left = f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left" if self.total else ""
         shown = "".join(f", {name} {value}" for name, value in self._fields.items())
-        print(
-            f"{self.desc} {self.done}{of_total} {self.unit}, {rate:.1f}/s{shown}".strip(),
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"{self.desc} {self.done}{of_total} {self.unit}, {rate:.3g}/s{left}{shown}"
+        print(line.strip(), file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":
         return self

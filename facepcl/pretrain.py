@@ -56,6 +56,8 @@ def run(config: Config, progress: bool = False) -> Path:
     begun = check_same_run(out / "config.json", asdict(config), MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
     _check_batches(config, len(faces))
+    if len(faces) != begun.get("images", len(faces)):
+        raise DataError(f"{out} was begun with {begun['images']} images, and DATA now holds {len(faces)}")
     label_outputs = faces.label_outputs(IDENTITY_WIDTH) if config.method == "pcl-labels" else {}
     label_rows = LabelRows(faces, config) if label_outputs else None
     device = find_device(config.device)

@@ -77,4 +77,4 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # What may differ when a run is continued: it changes no number of the result.
-MAY_CHANGE = frozenset({"data", "out", "device", "dtype", "log_steps", "sample_steps", "checkpoint_minutes"})
+MAY_CHANGE = frozenset({"data", "out", "device", "log_steps", "sample_steps", "checkpoint_minutes"})

@@ -234,3 +234,10 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
     assert schedule(0.55, 0.1) == pytest.approx(0.5)
     assert schedule(1.0, 0.1) == pytest.approx(0)
     assert schedule(0.0, 0.0) == 1  # the paper's: no rise
+
+
+def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
+    run(replace(config, steps=1))
+    next(faces_folder.rglob("*.jpg")).unlink()
+    with pytest.raises(DataError, match="begun with 12 images, and DATA now holds 11"):
+        run(replace(config, steps=1))

@@ -1,0 +1,100 @@
+"""The weights that come with the package."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import facepcl
+from facepcl._files import sha256_file
+from facepcl.index import read_index, weights_table
+
+ROOT = Path(__file__).resolve().parents[1]
+FACES = sorted((ROOT / "examples/faces").glob("*.jpg"))
+
+
+def test_the_index_tells_the_truth_about_each_file():
+    assert [f"{row.model}.{row.tag}" for row in read_index()] == ["pcl_facecycle.synth_labels"]
+    for row in read_index():
+        assert row.path is not None
+        assert sha256_file(row.path) == row.sha256
+        assert row.path.stat().st_size == row.bytes <= 6_000_000
+        assert row.license == "CC0-1.0"
+        assert row.command.startswith("facepcl pretrain ")
+
+
+def test_the_model_card_holds_the_table_of_the_index():
+    assert weights_table() in (ROOT / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_timm_lists_the_model_as_pretrained():
+    assert timm.list_models("pcl_*", pretrained=True) == ["pcl_facecycle.synth_labels"]
+    assert timm.is_model_pretrained("pcl_facecycle")
+    assert timm.models.get_pretrained_cfg("pcl_facecycle").license == "CC0-1.0"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_classes": 5}, {"features_only": True}, {"in_chans": 1}], ids=str
+)
+def test_pretrained_loads_offline_whatever_the_options(options):
+    timm.create_model("pcl_facecycle", pretrained=True, **options)
+    timm.create_model("pcl_facecycle.synth_labels", pretrained=True, **options)
+
+
+def test_a_saved_config_holds_no_path_of_this_machine(tmp_path):
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    assert str(ROOT) not in (tmp_path / "config.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Codes of the sample faces, with the yaw and the person that their names tell."""
+    yaw = np.array([int(re.search(r"yaw([+-]\d+)", path.name).group(1)) for path in FACES])
+    person = np.array([path.name.partition("_")[0] for path in FACES])
+    codes = {b: facepcl.FaceEmbedder(branch=b)(FACES) for b in ("face", "pose")}
+    return yaw, person, codes
+
+
+def neighbours(codes):
+    unit = codes - codes.mean(0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -np.inf)
+    return np.argsort(-cosine, axis=1)
+
+
+def test_the_pose_codes_nearest_neighbour_is_turned_alike(sample):
+    """Neighbours under the pose code differ less in yaw than faces drawn at random do."""
+    yaw, _, codes = sample
+    nearest = neighbours(codes["pose"])[:, :3]
+    found = np.abs(yaw[nearest] - yaw[:, None]).mean()
+    random = np.abs(yaw[:, None] - yaw).sum() / (len(yaw) * (len(yaw) - 1))
+    assert found < 0.6 * random
+
+
+def test_the_face_code_finds_the_same_person_more_often_than_chance(sample):
+    _, person, codes = sample
+    nearest = neighbours(codes["face"])[:, :3]
+    chance = 3 / 23  # three other images of the person among 23
+    assert (person[nearest] == person[:, None]).mean() > 2 * chance
+
+
+def test_the_codes_are_finite_and_not_collapsed(sample):
+    for codes in sample[2].values():
+        assert np.isfinite(codes).all()
+        assert codes.std(0).mean() > 1e-3
+
+
+def test_the_embedders_space_is_that_of_the_bundled_file():
+    meta = facepcl.FaceEmbedder().meta
+    assert meta["tag"] == "synth_labels"
+    assert meta["weights_sha256"] == read_index()[0].sha256
+
+
+def test_float16_on_disk_is_float32_in_memory():
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
