@@ -28,7 +28,7 @@ from facepcl.models import Branches
 from facepcl.sources import Item, check, list_files, read_items
 from facepcl.tables import Row
 
-MODEL, BRANCH, POOL = "pcl_facecycle", "face", "code"
+MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
 BRANCHES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
 
 

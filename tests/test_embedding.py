@@ -234,7 +234,7 @@ def test_the_command_counts_on_its_last_line_and_exits_1(bundled, folder, tmp_pa
 
 def test_the_command_exits_0_when_all_is_well(bundled, folder, tmp_path):
     assert main(["embed", str(folder / "00.jpg"), "-o", str(tmp_path / "e.csv")]) == 0
-    assert json.loads((tmp_path / "e.csv.meta.json").read_text())["branch"] == "face"
+    assert json.loads((tmp_path / "e.csv.meta.json").read_text())["branch"] == "shared"
 
 
 @pytest.mark.parametrize(
