@@ -1,4 +1,5 @@
-"""Images a second of `pcl_facecycle` and of the views, one thread: float32 and bfloat16, forward and with backward.
+"""Images a second of `pcl_facecycle` and of the views, one thread: float32 and bfloat16, forward and with
+backward.
 
 python benchmarks/encoder.py
 """
