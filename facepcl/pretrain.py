@@ -87,7 +87,7 @@ def run(config: Config, progress: bool = False) -> Path:
     if saved := checkpoints(out):
         step, epochs.state = load_checkpoint(saved[-1], nets, optimizer)
     _logger.info("%d faces, steps %d to %d on %s in %s", len(faces), step, total, device, facts["autocast"])
-    log = Log(out / "log.jsonl", _images_per_step(config, label_rows is not None) * config.log_steps)
+    log = Log(out / "log.jsonl", _images_per_step(config, label_rows is not None), step)
     saved_at = time.monotonic()
 
     def update(loss: torch.Tensor) -> None:
@@ -204,14 +204,15 @@ class EpochLosses:
 class Log:
     """`log.jsonl`: a line every so often, with the losses and the images a second."""
 
-    def __init__(self, path: Path, images_per_line: int):
-        self.path, self.images_per_line = path, images_per_line
-        self.last = time.monotonic()
+    def __init__(self, path: Path, images_per_step: int, step: int):
+        self.path, self.images_per_step = path, images_per_step
+        self.last_step, self.last_time = step, time.monotonic()
 
     def write(self, step: int, epoch: int, lr: float, shown: dict[str, torch.Tensor]) -> dict[str, float]:
         values = {name: round(loss.item(), 6) for name, loss in shown.items()}
-        seconds, self.last = time.monotonic() - self.last, time.monotonic()
-        rate = round(self.images_per_line / seconds, 1)
+        now = time.monotonic()
+        rate = round((step - self.last_step) * self.images_per_step / (now - self.last_time), 1)
+        self.last_step, self.last_time = step, now
         with self.path.open("a", encoding="utf-8") as file:
             file.write(
                 json.dumps({"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate, **values}) + "\n"

@@ -241,3 +241,13 @@ def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
     next(faces_folder.rglob("*.jpg")).unlink()
     with pytest.raises(DataError, match="begun with 12 images, and DATA now holds 11"):
         run(replace(config, steps=1))
+
+
+def test_the_log_counts_the_images_of_the_steps_since_its_last_line(config, monkeypatch):
+    from facepcl import pretrain
+
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(pretrain.time, "monotonic", lambda: next(clock))
+    log = pretrain.Log(pretrain.Path(config.out + ".jsonl"), images_per_step=30, step=0)
+    assert log.write(2, 0, 0.1, {})["images/s"] == 6  # 2 steps of 30 images in 10 s
+    assert log.write(3, 0, 0.1, {})["images/s"] == 3
