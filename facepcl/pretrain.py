@@ -22,7 +22,7 @@ from facepcl._interrupt import until_interrupted
 from facepcl._progress import Progress
 from facepcl.batches import LabelRows, label_targets, schedule, shuffled_rows, step_generator
 from facepcl.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint, write_json
-from facepcl.errors import DataError, FacepclError, OptionError
+from facepcl.errors import DataError, FacepclError
 from facepcl.label_heads import IDENTITY_WIDTH
 from facepcl.label_views import label_views
 from facepcl.machine import find_device, training_dtype
@@ -52,10 +52,12 @@ def run(config: Config, progress: bool = False) -> Path:
     longer finite. KeyboardInterrupt ends the iteration, leaves a checkpoint and is raised again.
     """
     # Data, networks, optimiser.
+    config.check()
     out = Path(config.out)
     begun = check_same_run(out / "config.json", asdict(config), MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
-    _check_batches(config, len(faces))
+    if (largest := max(config.batch, config.pose_batch)) > len(faces):
+        raise DataError(f"{len(faces)} images are fewer than a batch of {largest}; lower --batch")
     if len(faces) != begun.get("images", len(faces)):
         raise DataError(f"{out} was begun with {begun['images']} images, and DATA now holds {len(faces)}")
     label_outputs = faces.label_outputs(IDENTITY_WIDTH) if config.method == "pcl-labels" else {}
@@ -236,17 +238,6 @@ def _label_weights(config: Config, done: float) -> dict[str, float]:
         "identity": config.weight_identity * rise,
         "pose": config.weight_pose,
     }
-
-
-def _check_batches(config: Config, images: int) -> None:
-    if config.batch < 2 or config.pose_batch < 2:  # batch norm and contrast need two
-        raise OptionError("--batch and --pose-batch must be at least 2")
-    if max(config.batch, config.pose_batch) > images:
-        raise DataError(
-            f"{images} images are fewer than a batch of {max(config.batch, config.pose_batch)}; lower --batch"
-        )
-    if not (config.steps or config.epochs):
-        raise OptionError("say how long to train: --steps or --epochs")
 
 
 def _not_finite(step: int, values: dict[str, float], out: Path) -> str:

@@ -1,8 +1,10 @@
 """The numbers of a training run: every one an option of the command line and a line of RUN/config.json."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from facepcl.errors import OptionError
 from facepcl.machine import DTYPES
 
 
@@ -62,6 +64,35 @@ class Config:
     sample_steps: int = option(500, "iterations between pictures in samples/")
     checkpoint_minutes: float = option(3.0, "minutes between checkpoints")
 
+    def check(self) -> None:
+        """Raise OptionError for a number or word that cannot work, naming the option and its range."""
+        for field_ in fields(self):
+            value, choices = getattr(self, field_.name), field_.metadata.get("choices")
+            option_name = "--" + field_.name.replace("_", "-")
+            if choices and value not in choices:
+                raise OptionError(f"{option_name} {value}: choose {', '.join(choices)}")
+            least = LEAST.get(field_.name, 0)
+            if isinstance(value, (int, float)) and not least <= value < math.inf:
+                raise OptionError(f"{option_name} {value}: at least {least}")
+        if 0 < self.size < 32:
+            raise OptionError(f"--size {self.size}: at least 32, or 0 for the model's own")
+        if self.warmup >= 1:
+            raise OptionError(f"--warmup {self.warmup}: a part of the run, below 1")
+        if not (self.epochs or self.steps):
+            raise OptionError("say how long to train: --steps or --epochs")
+
+
+# Batch norm and contrast need two of a kind; images below 32 px leave the trunk nothing.
+LEAST = {
+    "batch": 2,
+    "pose_batch": 2,
+    "pose_negatives": 1,
+    "label_batch": 2,
+    "label_steps": 1,
+    "source_size": 32,
+    "log_steps": 1,
+    "sample_steps": 1,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 6000.0},

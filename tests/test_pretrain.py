@@ -172,7 +172,11 @@ def test_only_the_newest_checkpoints_stay(config, tmp_path):
     [
         ({"batch": 400}, DataError, "12 images are fewer than a batch of 400"),
         ({"steps": 0}, OptionError, "--steps or --epochs"),
-        ({"batch": 1}, OptionError, "at least 2"),
+        ({"batch": 1}, OptionError, "--batch 1: at least 2"),
+        ({"steps": -1}, OptionError, "--steps -1: at least 0"),
+        ({"size": 7}, OptionError, "--size 7: at least 32"),
+        ({"lr": float("nan")}, OptionError, "--lr nan"),
+        ({"method": "magic"}, OptionError, "--method magic: choose pcl, pcl-labels"),
         ({"method": "pcl-labels", "max_yaw": 1.0}, DataError, "--label-batch"),
         ({"device": "abacus"}, OptionError, "device 'abacus'"),
         ({"model": "resnet18"}, OptionError, "facepcl has no model 'resnet18'"),
