@@ -108,6 +108,17 @@ def test_orthogonality_is_its_definition(rows, width):
     )
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 2, 2), (3, 3, 5, 4)])
+@pytest.mark.parametrize("count", [1, 4])
+def test_reconstruction_is_the_sum_of_mean_distances(shape, count):
+    targets = [normal(*shape, seed=10 + i) for i in range(count)]
+    same_value_and_gradient(
+        lambda *images: losses.reconstruction(images, targets),
+        lambda *images: sum((a - b).abs().mean() for a, b in zip(images, targets, strict=True)),
+        *(normal(*shape, seed=i) for i in range(count)),
+    )
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 1, -1, 0, 2, 2, 2, -1]])
 def test_supervised_contrast_is_its_definition(labels):
     labels = torch.tensor(labels)
