@@ -14,9 +14,16 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
+        _to_disk(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the bytes are on the disk: a name must not outlive a power cut without them."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sha256_file(path: Path) -> str:

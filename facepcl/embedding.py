@@ -1,44 +1,36 @@
 """Images to embeddings: `FaceEmbedder`."""
 
-import copy
-import hashlib
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import timm
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-import facepcl
-from facepcl.create import FAMILY, create_model
-from facepcl.errors import ImageError, OptionError, WeightsError
-from facepcl.images import decode, open_image, quiet_pillow, without_ends
-from facepcl.index import rows_of
-from facepcl.machine import DTYPES, find_device
-from facepcl.models import Branches
-from facepcl.sources import Item, check, list_files, read_items
-from facepcl.tables import Row
+from facepcl.encoder import BRANCH, MODEL, POOL, Encoder
+from facepcl.errors import ImageError, OptionError
+from facepcl.images import decode_reduced, open_image, quiet_pillow, read_file
+from facepcl.machine import cores
+from facepcl.readers import Prepared, Readers
+from facepcl.sources import Item, list_entries, read_items
+from facepcl.tables import ROWS_A_GROUP, Embeddings, Row
 
-MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
-BRANCHES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
+BYTES_A_BATCH = 32 << 20  # of encoded images out of shards: a batch of large photographs ends earlier
 
 
-class Prepared(NamedTuple):
-    """One input on its way: what the network takes `[3, S, S]`, or the reason why there is nothing."""
+@dataclass
+class Batch:
+    """Rows of a table; of the good ones among them the pixels uint8 `[G, H, W, 3]` and the branch maps."""
 
-    path: str
-    image: torch.Tensor | None
-    size: tuple[int, int] | None
-    error: str | None = None
+    rows: Embeddings
+    good: list[int]
+    pixels: np.ndarray
+    maps: dict[str, torch.Tensor]
 
 
 class FaceEmbedder:
@@ -46,8 +38,9 @@ class FaceEmbedder:
 
     `model`: a name with pretrained weights, as for `facepcl.create_model`, any timm model's name, or a
     module as it is. `branch`: shared, face, pose or concat; a model without branches has `shared` only.
-    `pool`: code (the model's own), flatten, avg or 2x2. Raises WeightsError if there are no weights,
-    OptionError for other wrong arguments.
+    `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
+    the processor has units for it and a timing finds it faster. `backend`: auto, eager, trace or compile.
+    Raises WeightsError if there are no weights, OptionError for other wrong arguments.
     """
 
     def __init__(
@@ -60,90 +53,23 @@ class FaceEmbedder:
         batch_size: int = 32,
         device: str = "auto",
         dtype: str = "auto",
+        backend: str = "auto",
     ):
-        if branch not in BRANCHES or pool not in POOLS:
-            raise OptionError(
-                f"branch {branch!r}, pool {pool!r}: choose {', '.join(BRANCHES)} and {', '.join(POOLS)}"
-            )
-        if batch_size < 1:
-            raise OptionError(f"batch_size {batch_size}: at least 1")
-        if dtype not in ("auto", *DTYPES):
-            raise OptionError(f"dtype {dtype!r}: choose auto, {' or '.join(DTYPES)}")
-        self.device = find_device(device)
-        self.dtype = DTYPES.get(dtype, torch.float32)
-        self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
-        self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
-        if not hasattr(self.model, "forward_features"):
-            raise OptionError(f"a {self.name} has no forward_features; give a timm model or its name")
-        branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
-        self.has_branches = branches and hasattr(self.model, "forward_branches")
-        if branch != "shared" and not self.has_branches:
-            raise OptionError(
-                f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
-            )
-        config = resolve_model_data_config(self.model)
-        self.size = config["input_size"][-1]
-        self.transform = create_transform(**config, is_training=False)
-        self.meta = self._describe(config)
+        self.encoder = Encoder(
+            model,
+            branch,
+            pool=pool,
+            normalize=normalize,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+        )
 
     @property
-    def name(self) -> str:
-        return (getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or type(
-            self.model
-        ).__name__
-
-    def _describe(self, config: dict[str, Any]) -> dict[str, Any]:
-        """What a table says of its embeddings; `space` is the same for vectors that may be compared."""
-        cfg = getattr(self.model, "pretrained_cfg", None) or {}
-        weights = _hash_weights(self.model)
-        preprocessing = {k: config[k] for k in sorted(config)}
-        space = json.dumps([weights, self.branch, self.pool, preprocessing], default=str)
-        blank = torch.zeros(1, *config["input_size"])
-        return {
-            "dimension": self.vectors(self.maps(blank)).shape[1],
-            "model": self.name,
-            "tag": cfg.get("tag"),
-            "weights_sha256": _file_hash(cfg) or weights,
-            "branch": self.branch,
-            "pool": self.pool,
-            "normalize": self.normalize,
-            "preprocessing": json.loads(json.dumps(preprocessing, default=str)),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": self.device.type,
-            "facepcl": facepcl.__version__,
-            "space": hashlib.sha256(space.encode()).hexdigest()[:12],
-        }
-
-    def maps(self, images: torch.Tensor, all_branches: bool = False) -> dict[str, torch.Tensor]:
-        """Branch maps of `[B, 3, S, S]`: the trunk's alone where no other is asked for."""
-        images = images.to(self.device, memory_format=torch.channels_last)
-        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with torch.inference_mode(), autocast:
-            if self.branch == "shared" and not all_branches:
-                return {"shared": self.model.forward_features(images)}
-            return self.model.forward_branches(images)._asdict()
-
-    def vectors(self, maps: dict[str, torch.Tensor]) -> np.ndarray:
-        """The embeddings `[B, D]` float32 of the branch maps."""
-        chosen = Branches._fields if self.branch == "concat" else (self.branch,)
-        with torch.inference_mode():
-            vectors = torch.cat([self._pooled(name, maps[name]) for name in chosen], 1).float()
-            return (F.normalize(vectors) if self.normalize else vectors).cpu().numpy()
-
-    def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
-        if self.pool == "code":
-            if not self.has_branches:
-                return self.model.forward_head(maps, pre_logits=True)
-            return self.model.shared_code(maps) if branch == "shared" else maps.flatten(1)
-        if maps.ndim != 4:
-            raise OptionError(f"{self.name} gives no [B, C, H, W] map, so use pool 'code'")
-        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
-            maps = maps.permute(0, 3, 1, 2)
-        return {
-            "flatten": lambda: maps.flatten(1),
-            "avg": lambda: maps.mean((2, 3)),
-            "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
-        }[self.pool]()
+    def meta(self) -> dict[str, Any]:
+        """What a table of these embeddings says of itself: dimension, model, weights, branch, space ..."""
+        return self.encoder.meta
 
     def __call__(self, items: Iterable[Any]) -> np.ndarray:
         """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
@@ -153,104 +79,87 @@ class FaceEmbedder:
         """
         if isinstance(items, (str, bytes, Path, Image.Image)):
             raise OptionError("give a list, as in embedder([image]); a folder is for embedder.stream(folder)")
-        items = list(items)
+        items, size = list(items), self.encoder.batch_size
         blocks = [np.empty((0, self.meta["dimension"]), np.float32)]
         with quiet_pillow():
-            for start in range(0, len(items), self.batch_size):
-                images = [
-                    self._open(place, items[place])
-                    for place in range(start, min(start + self.batch_size, len(items)))
-                ]
-                blocks.append(self.vectors(self.maps(torch.stack(images))))
+            for start in range(0, len(items), size):
+                batch = enumerate(items[start : start + size], start)
+                pixels = np.stack([self._open(place, item) for place, item in batch])
+                blocks.append(self.encoder.vectors(self.encoder.maps(pixels)))
         return np.concatenate(blocks)
 
-    def _open(self, place: int, item: Any) -> torch.Tensor:
+    def _open(self, place: int, item: Any) -> np.ndarray:
+        fit = self.encoder.fit
         try:
-            return self.transform(without_ends(open_image(item)))
+            if isinstance(item, (str, Path)):
+                return fit(decode_reduced(read_file(item), fit.needed).image)
+            return fit(open_image(item))
         except ImageError as error:
             name = f" ({item})" if isinstance(item, (str, Path)) else ""
             raise ImageError(f"item {place}{name}: {error}") from error
 
-    def stream(self, source: str | Path | Sequence[str | Path], workers: int = 1) -> Iterator[Row]:
-        """A row for each image of files, folders and `.tar` shards, in order, as they come.
+    def stream(self, source: str | Path | Sequence[str | Path], workers: int | None = None) -> Iterator[Row]:
+        """A row for each image of files, folders, globs, `.csv` manifests and `.tar` shards, in order, as
+        they come.
 
-        Memory does not grow. An image that cannot be embedded gives a row with the reason.
+        Memory does not grow. An image that cannot be embedded gives a row with the reason. `workers`: as
+        for `facepcl.embed`.
         """
         sources = [source] if isinstance(source, (str, Path)) else source
-        for rows, _, _ in self.blocks(read_items(list_files(sources)), workers):
-            yield from rows
+        index = 0
+        for batch in self.batches(read_items(list_entries(sources)), workers):
+            yield from batch.rows.rows(index)
+            index += len(batch.rows)
 
-    def blocks(
-        self, items: Iterable[Item], workers: int, all_branches: bool = False
-    ) -> Iterator[tuple[list[Row], list[Prepared], dict[str, torch.Tensor]]]:
-        """Batches of rows in the order of `items`, with the good images among them and the maps of these.
+    def batches(
+        self, items: Iterable[Item], workers: int | None = None, all_branches: bool = False
+    ) -> Iterator[Batch]:
+        """Batches in the order of `items`; never across a multiple of `ROWS_A_GROUP` items.
 
-        `workers` threads decode ahead while the network runs (Pillow and torch both let go of the
-        interpreter).
+        `workers` processes decode ahead while the network runs; None: as many as this machine needs.
         """
-        with quiet_pillow():
-            prepared = self._prepared_ahead(items, workers)
-            index = 0
-            while block := list(islice(prepared, self.batch_size)):
-                good = [p for p in block if p.image is not None]
-                images = [p.image for p in good if p.image is not None]
-                maps = self.maps(torch.stack(images), all_branches) if images else {}
-                vectors = iter(self.vectors(maps) if images else ())
-                yield [_row(p, index + i, vectors) for i, p in enumerate(block)], good, maps
-                index += len(block)
+        count = default_workers(self.encoder.device.type) if workers is None else workers
+        with Readers(self.encoder.fit, count) as readers:
+            for prepared in _ahead(readers, _chunks(items, self.encoder.batch_size), count + 2):
+                yield self._embed(prepared, all_branches)
 
-    def _prepared_ahead(self, items: Iterable[Item], workers: int) -> Iterator[Prepared]:
-        """Prepared items in order; at most three batches wait, so memory does not grow."""
-        waiting: deque[Future[Prepared]] = deque()
-        pool = ThreadPoolExecutor(workers)
-        try:
-            for item in items:
-                waiting.append(pool.submit(self._prepare, item))
-                if len(waiting) >= 3 * self.batch_size:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # after Ctrl-C nothing that waits is decoded any more
-            pool.shutdown(cancel_futures=True)
-
-    def _prepare(self, item: Item) -> Prepared:
-        try:
-            image = decode(check(item))
-            return Prepared(item.path, self.transform(without_ends(image)), image.size)
-        except ImageError as error:
-            return Prepared(item.path, None, None, str(error))
+    def _embed(self, prepared: list[Prepared], all_branches: bool) -> Batch:
+        images = [(i, p.pixels) for i, p in enumerate(prepared) if p.pixels is not None]
+        good, pixels = [i for i, _ in images], np.stack([p for _, p in images]) if images else np.empty(0)
+        vectors = np.full((len(prepared), self.meta["dimension"]), np.nan, np.float32)
+        maps = self.encoder.maps(pixels, all_branches) if good else {}
+        if good:
+            vectors[good] = self.encoder.vectors(maps)
+        sizes = np.array([p.size for p in prepared], np.int32)
+        rows = Embeddings(vectors, [p.path for p in prepared], [p.error for p in prepared], sizes, self.meta)
+        return Batch(rows, good, pixels, maps)
 
 
-def _row(prepared: Prepared, index: int, vectors: Iterator[np.ndarray]) -> Row:
-    if prepared.size is None:
-        return Row(prepared.path, index, prepared.error)
-    return Row(prepared.path, index, None, *prepared.size, next(vectors))
+def default_workers(device: str) -> int:
+    """Processes that decode: on a CPU the network takes most of the cores, elsewhere none."""
+    return max(1, cores() // 4) if device == "cpu" else cores()
 
 
-def _load(model: str | nn.Module) -> nn.Module:
-    if isinstance(model, nn.Module):
-        # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
-        return copy.deepcopy(model)
-    plain = model.partition(".")[0]
-    if ":" in model or plain in timm.list_models(FAMILY):
-        return create_model(model, pretrained=True)
-    if not timm.is_model(plain):
-        raise OptionError(f"there is no model {model!r}; facepcl has {', '.join(timm.list_models(FAMILY))}")
-    try:
-        return timm.create_model(model, pretrained=True, num_classes=0)
-    except (RuntimeError, OSError) as error:  # timm has no such weights, or the Hub cannot be reached
-        raise WeightsError(f"{model}: {str(error).splitlines()[0]}") from error
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Batches of items that depend on their numbers only, so that a resumed job makes the same ones."""
+    chunk: list[Item] = []
+    held = 0
+    for number, item in enumerate(items, 1):
+        chunk.append(item)
+        held += len(item.data or b"")
+        if len(chunk) == size or held >= BYTES_A_BATCH or number % ROWS_A_GROUP == 0:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
-def _file_hash(cfg: dict[str, Any]) -> str | None:
-    """The sha256 of bundled weights, as in weights/index.json."""
-    rows = rows_of(cfg.get("architecture") or "")
-    return next((row.sha256 for row in rows if row.path and str(row.path) == cfg.get("file")), None)
-
-
-def _hash_weights(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _ahead(readers: Readers, chunks: Iterator[list[Item]], count: int) -> Iterator[list[Prepared]]:
+    """Prepared chunks in order; at most `count` wait, so memory does not grow."""
+    waiting: deque[Future[list[Prepared]]] = deque()
+    for chunk in chunks:
+        waiting.append(readers.submit(chunk))
+        if len(waiting) >= count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

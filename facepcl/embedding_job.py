@@ -2,39 +2,61 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from facepcl._progress import Progress
-from facepcl.embedding import BRANCH, MODEL, POOL, FaceEmbedder
-from facepcl.errors import ImageError, OptionError
+from facepcl.embedding import FaceEmbedder
+from facepcl.encoder import BRANCH, MODEL, POOL
+from facepcl.errors import ImageError, OptionError, TableError
 from facepcl.sheet import Sheet, check_path
-from facepcl.sources import list_files, read_items
-from facepcl.tables import table_writer
+from facepcl.sources import list_entries, read_items
+from facepcl.tables import (
+    ROWS_A_GROUP,
+    Embeddings,
+    check_table_path,
+    describe_space,
+    joined,
+    read_embeddings,
+    write_table,
+)
+from facepcl.unfinished import Unfinished, check_resumable, unfinished
 
 _logger = logging.getLogger("facepcl")
 
 CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photograph, not a face crop
+REASONS = 5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Summary:
-    """What `embed` did."""
+    """What `embed` did: `total` rows, of which `failed` hold a reason, and `resumed` were there before."""
 
     path: Path
-    total: int
-    failed: int
-    seconds: float
-    device: str
     space: str
-    reasons: tuple[str, ...]  # the first few
+    device: str
+    total: int = 0
+    failed: int = 0
+    resumed: int = 0
+    photographs: int = 0  # images that do not look like face crops
+    seconds: float = 0.0
+    reasons: tuple[str, ...] = ()  # the first few
+
+    def count(self, rows: Embeddings) -> None:
+        """Take account of `rows`."""
+        failed = [f"{path}: {error}" for path, error in zip(rows.paths, rows.errors, strict=True) if error]
+        self.total += len(rows)
+        self.failed += len(failed)
+        self.reasons = (*self.reasons, *failed)[:REASONS]
+        self.photographs += sum(min(size) > 0 and not looks_like_crop(*size) for size in rows.sizes.tolist())
 
     @property
     def images_per_second(self) -> float:
-        return self.total / max(self.seconds, 1e-9)
+        return (self.total - self.resumed) / max(self.seconds, 1e-9)
 
 
 def embed(
@@ -45,59 +67,158 @@ def embed(
     branch: str = BRANCH,
     pool: str = POOL,
     batch_size: int = 32,
-    workers: int = 1,
+    workers: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    compile: bool = False,
+    resume: bool = False,
     on_error: str = "record",
     sheet: str | Path | None = None,
     progress: bool = False,
 ) -> Summary:
-    """Write the embeddings of files, folders and `.tar` shards to a .parquet, .npz or .csv table, a row an
-    image.
+    """Write the embeddings of images to a .parquet, .npz or .csv table, a row an image, in order.
 
-    A bad image is a row with a reason (`on_error="record"`) or raises ImageError and leaves nothing
-    ("raise"). `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the
-    pose branch.
+    `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards. A bad image is a
+    row with a reason (`on_error="record"`) or raises ImageError ("raise"). `workers`: processes that decode;
+    None is a quarter of the cores, or all of them beside an accelerator. What is done is kept in `OUT.parts`
+    until the table is whole: after an interruption, the same call with `resume=True` goes on from there.
+    `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
     """
     if on_error not in ("record", "raise"):
         raise OptionError(f"on_error {on_error!r}: choose record or raise")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise OptionError(f"workers {workers}: at least 1")
     if sheet is not None:
         check_path(Path(sheet))
-    files = list_files([source] if isinstance(source, (str, Path)) else source)
-    embedder = FaceEmbedder(model, branch, pool=pool, batch_size=batch_size, device=device, dtype=dtype)
-    if sheet is not None and not embedder.has_branches:
-        raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
-    drawing = Sheet() if sheet is not None else None
-    _logger.info("embedding with %s on %s", embedder.name, embedder.device)
-    start, total, failed, photographs = time.monotonic(), 0, 0, 0
-    reasons: tuple[str, ...] = ()
-    count = None if any(file.suffix == ".tar" for file in files) else len(files)
-    with table_writer(out, embedder.meta) as write, Progress(count, "images", progress, "embedding") as bar:
-        for rows, good, maps in embedder.blocks(read_items(files), workers, sheet is not None):
-            for row in rows:
-                if row.error and on_error == "raise":
-                    raise ImageError(f"{row.path}: {row.error}")
-                if row.error:
-                    failed += 1
-                    reasons = (*reasons, f"{row.path}: {row.error}")[:5]
-                write(row)
-            photographs += sum(not looks_like_crop(*p.size) for p in good if p.size)
-            total += len(rows)
-            bar.update(len(rows), **({"failed": failed} if failed else {}))
+    check_table_path(Path(out))
+    sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
+    entries = list_entries(sources)
+    with unfinished(Path(out)) as work:
+        begun = _begun(work, resume)
+        if begun and dtype == "auto":  # a timing may turn out otherwise today
+            dtype = begun["dtype"]
+        embedder = FaceEmbedder(
+            model,
+            branch,
+            pool=pool,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            backend="compile" if compile else "auto",
+        )
+        if sheet is not None and not embedder.encoder.has_branches:
+            raise OptionError(f"a sheet compares face and pose branch, and {embedder.meta['model']} has none")
+        summary = Summary(work.out, embedder.meta["space"], embedder.meta["device"])
+        if resume and not begun and work.out.exists():
+            return _already_there(summary, embedder.meta)
+        job = {
+            "meta": embedder.meta,
+            "dtype": embedder.meta["dtype"],
+            "sources": sources,
+            "folder": "" if all(Path(s).is_absolute() for s in sources) else str(Path.cwd()),
+            "sheet": sheet is not None,
+        }
+        if begun:
+            check_resumable(work, begun, job)
+        else:
+            work.begin(job, entries)
+        start = time.monotonic()
+        drawing = Sheet() if sheet is not None else None
+        done = _embed_rest(work, embedder, workers, on_error, drawing, progress)
+        _write_whole(work, summary)
+        summary.resumed = summary.total - done
+        summary.seconds = time.monotonic() - start
+        if drawing and sheet is not None:
+            drawing.draw(sheet, summary.total - summary.failed)
+        work.clear()
+    return summary
+
+
+def _begun(work: Unfinished, resume: bool) -> dict[str, Any] | None:
+    """The job to go on with. Raises OptionError rather than throw away what another call has done."""
+    begun = work.read_job()
+    if not begun or resume:
+        return begun
+    if work.parts:
+        raise OptionError(
+            f"{work.folder} holds {work.rows_done:,} rows of an unfinished {work.out.name}: add --resume "
+            "(resume=True) to go on, or delete that folder to begin again"
+        )
+    return None
+
+
+def _already_there(summary: Summary, meta: dict[str, Any]) -> Summary:
+    there = read_embeddings(summary.path, vectors=False)
+    if there.meta.get("space") != meta["space"]:
+        raise TableError(
+            f"{summary.path} lies in another space, {describe_space(there.meta)}, than what is asked for, "
+            f"{describe_space(meta)}; choose another name"
+        )
+    _logger.info("%s is whole already; nothing was left to do", summary.path)
+    summary.count(there)
+    summary.resumed = summary.total
+    return summary
+
+
+def _embed_rest(
+    work: Unfinished,
+    embedder: FaceEmbedder,
+    workers: int | None,
+    on_error: str,
+    drawing: Sheet | None,
+    progress: bool,
+) -> int:
+    """Add the parts that are missing; the number of rows that were embedded for it."""
+    meta, number, failed = embedder.meta, len(work.parts), 0
+    before = number * ROWS_A_GROUP
+    _logger.info("embedding with %s on %s, %s", meta["model"], meta["device"], meta["dtype"])
+    if number:
+        _logger.info("resuming: %d parts, %s rows, are done", number, f"{before:,}")
+    if drawing:
+        drawing.restore(work.samples())
+    images = (work.read_job() or {}).get("images")
+    waiting: list[Embeddings] = []
+    done = before
+    with Progress(images, "images", progress, "embedding", initial=before) as bar:
+        items = read_items(work.entries(), before)
+        for batch in embedder.batches(items, workers, drawing is not None):
+            if on_error == "raise":
+                _raise_first(batch.rows)
             if drawing:
-                drawing.add([(p.path, p.image) for p in good if p.image is not None], maps)
-    if photographs > (total - failed) / 2:
+                drawing.add(batch, done)
+            waiting.append(batch.rows)
+            done += len(batch.rows)
+            failed += len(batch.rows) - len(batch.good)
+            bar.update(len(batch.rows), **({"failed": failed} if failed else {}))
+            if done % ROWS_A_GROUP == 0:
+                work.write(number, joined(waiting), drawing.taken() if drawing else None)
+                waiting, number = [], number + 1
+        if waiting:
+            work.write(number, joined(waiting), drawing.taken() if drawing else None)
+    return done - before
+
+
+def _raise_first(rows: Embeddings) -> None:
+    for path, error in zip(rows.paths, rows.errors, strict=True):
+        if error:
+            raise ImageError(f"{path}: {error}")
+
+
+def _write_whole(work: Unfinished, summary: Summary) -> None:
+    """The parts as one table; every row of them is counted on the way."""
+
+    def counted() -> Iterator[Embeddings]:
+        for rows in work.read():
+            summary.count(rows)
+            yield rows
+
+    meta, count = work.table()
+    write_table(work.out, meta, counted(), count)
+    if summary.photographs > (summary.total - summary.failed) / 2:
         _logger.warning(
             "most of these %d images look like photographs, not like face crops; the weights expect a crop",
-            total,
+            summary.total,
         )
-    if drawing and sheet is not None:
-        drawing.draw(sheet)
-    space = embedder.meta["space"]
-    seconds = time.monotonic() - start
-    return Summary(Path(out), total, failed, seconds, embedder.device.type, space, reasons)
 
 
 def looks_like_crop(width: int, height: int) -> bool:

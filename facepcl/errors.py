@@ -7,6 +7,7 @@ FacepclError
 ├── ImageError       (ValueError)         an image that cannot be embedded, with the reason
 ├── TableError       (ValueError)         an embedding table that cannot be read, or two that do not compare
 ├── DataError        (ValueError)         training data that a method cannot use
+├── ReaderError      (RuntimeError)       processes that read images and do not start
 └── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
 """
 
@@ -43,6 +44,10 @@ class TableError(FacepclError, ValueError):
 
 class DataError(FacepclError, ValueError):
     """Training data that a method cannot use: `except ValueError`."""
+
+
+class ReaderError(FacepclError, RuntimeError):
+    """The processes that read images do not start: `except RuntimeError`."""
 
 
 class WeightsError(FacepclError, RuntimeError):

@@ -1,23 +1,37 @@
-"""Images of any kind to upright RGB: the content decides, not the name, and what cannot be read says why."""
+"""Images of any kind to upright RGB: the content decides, not the name, and what cannot be read says why.
+
+No torch at the top: the processes that read images start without it.
+"""
 
 import io
+import os
+import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from facepcl.errors import ImageError, MissingPath
 
+if TYPE_CHECKING:
+    import torch
+
 WHITE = (255, 255, 255, 255)
 MAX_PIXELS = 178_956_970  # 500 MB as RGB, where Pillow itself refuses by default
-LONGEST = 16  # sides of a longer strip than 16 : 1 are cut: resized whole, 1 x 60,000 would take 700 MB
+MAX_BYTES = 1 << 30  # of an encoded image: more than MAX_PIXELS take without any compression
+ORIENTATION = 0x0112  # the EXIF tag; values from 5 on swap width and height
+
+
+class Picture(NamedTuple):
+    """An upright RGB image, and the size of the file's picture, which may have been decoded smaller."""
+
+    image: Image.Image
+    size: tuple[int, int]
 
 
 @contextmanager
@@ -30,13 +44,32 @@ def quiet_pillow() -> Iterator[None]:
 
 def decode(data: bytes) -> Image.Image:
     """The first frame of an encoded image as upright RGB. Raises ImageError with the reason."""
+    return decode_reduced(data).image
+
+
+def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
+    """As `decode`; a JPEG may come at 1/2, 1/4 or 1/8 of its size, never with a side under `needed` pixels.
+
+    The codec then skips the finest frequencies: half the time, and no aliasing.
+    """
     if not data:
         raise ImageError("the file is empty")
     with _explained(), Image.open(io.BytesIO(data)) as image:
         # by the header, before a pixel is decoded, and even where Pillow's own limit was taken away
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(f"too many pixels: {image.width} x {image.height}")
-        return _load(image)
+        width, height = image.size
+        if needed and image.format == "JPEG":
+            image.draft(None, (needed, needed))
+        swapped = _orientation(image) >= 5
+        return Picture(_load(image), (height, width) if swapped else (width, height))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF data counts as none
+        return 1
 
 
 @contextmanager
@@ -50,6 +83,8 @@ def _explained() -> Iterator[None]:
         raise ImageError("not an image in a format that Pillow reads") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from None
+    except MemoryError:
+        raise ImageError("does not fit into memory") from None
     except Exception as error:  # decoders raise almost anything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"damaged: {reason}") from error
@@ -91,21 +126,32 @@ def open_image(item: Any) -> Image.Image:
     if isinstance(item, bytes):
         return decode(item)
     if isinstance(item, (str, Path)):
-        return decode(_read(Path(item)))
+        return decode(read_file(item))
     if isinstance(item, np.ndarray):
         return _from_array(item)
-    if isinstance(item, torch.Tensor):
+    if "torch" in sys.modules and isinstance(item, sys.modules["torch"].Tensor):
         return _from_tensor(item)
     raise ImageError(f"a {type(item).__name__} is not an image; give a path, Pillow image, array or tensor")
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file. Raises MissingPath, or ImageError with the reason."""
     try:
-        return path.read_bytes()
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("cannot be read: it is a folder")
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer for ever
+            raise ImageError("cannot be read: it is a pipe or device, not a file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"cannot be read: {status.st_size:,} bytes are more than an image has")
+        with open(path, "rb") as file:
+            return file.read()
     except FileNotFoundError:
         raise MissingPath(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -114,9 +160,11 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _from_tensor(tensor: torch.Tensor) -> Image.Image:
+def _from_tensor(tensor: "torch.Tensor") -> Image.Image:
     if tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.numel():
         raise ImageError(f"a tensor of {list(tensor.shape)} is not [3, H, W] RGB")
+    import torch
+
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         if not (tensor.min() >= 0 and tensor.max() <= 1):  # NaN fails this too
@@ -127,18 +175,3 @@ def _from_tensor(tensor: torch.Tensor) -> Image.Image:
     elif tensor.dtype != torch.uint8:
         raise ImageError(f"a tensor of {tensor.dtype} is not uint8 or float")
     return Image.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())
-
-
-def without_ends(image: Image.Image) -> Image.Image:
-    """The middle of an image longer than 16 : 1, all that a centre crop needs; others as they are."""
-    width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
-
-
-def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """Short side resized to `size` pixels (bicubic, antialiased), centre crop: uint8 `[3, size, size]`."""
-    image = without_ends(image)
-    if image.size != (size, size):
-        image = tv.center_crop(tv.resize(image, size, InterpolationMode.BICUBIC), [size, size])
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -1,6 +1,9 @@
-"""What this machine is good for: its device, and whether bfloat16 pays (asked of a timing, never assumed)."""
+"""What this machine is good for: its device, its cores, and whether bfloat16 pays (a timing decides)."""
 
+import os
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from torch import nn
 from facepcl.errors import OptionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86 and Arm, as torch.cpu names them
 
 
 def find_device(name: str) -> torch.device:
@@ -21,30 +25,72 @@ def find_device(name: str) -> torch.device:
         raise OptionError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_dtype(name: str) -> None:
+    """Raise OptionError unless `name` is auto, float32 or bfloat16."""
+    if name not in ("auto", *DTYPES):
+        raise OptionError(f"dtype {name!r}: choose auto, {' or '.join(DTYPES)}")
+
+
 def training_dtype(requested: str, network: nn.Module, images: torch.Tensor) -> torch.dtype:
     """float32 or bfloat16 for training `network` on batches like `images`; "auto" times a pass of each.
 
     Raises OptionError for another name.
     """
-    if requested in DTYPES:
-        return DTYPES[requested]
+
+    def one_pass(dtype: torch.dtype) -> None:
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            loss = network(images[:8]).float().square().mean()
+        torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+
+    return _choose_dtype(requested, images.device, one_pass)
+
+
+def inference_dtype(requested: str, network: nn.Module, images: torch.Tensor) -> torch.dtype:
+    """float32 or bfloat16 for `network` without gradients; "auto" asks for units, then times a pass of each.
+
+    Raises OptionError for another name.
+    """
+    if requested == "auto" and images.device.type == "cpu" and not has_bfloat16_units():
+        return torch.float32
+
+    @torch.inference_mode()
+    def one_pass(dtype: torch.dtype) -> None:
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            network(images[:8])
+
+    return _choose_dtype(requested, images.device, one_pass)
+
+
+def has_bfloat16_units() -> bool:
+    """Whether the processor multiplies bfloat16 itself; releases of torch that cannot tell say no."""
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(found.get(unit, False) for unit in BFLOAT16_UNITS)
+
+
+def _choose_dtype(
+    requested: str, device: torch.device, one_pass: Callable[[torch.dtype], None]
+) -> torch.dtype:
+    check_dtype(requested)
     if requested != "auto":
-        raise OptionError(f"dtype {requested!r}: choose auto, {' or '.join(DTYPES)}")
-    if images.device.type == "cuda":
+        return DTYPES[requested]
+    if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if images.device.type != "cpu":
+    if device.type != "cpu":
         return torch.float32
     # without units for it bfloat16 can be hundreds of times slower, so few images must do
-    seconds = {dtype: _pass_seconds(network, images[:8], dtype) for dtype in DTYPES.values()}
+    seconds = {dtype: _best_seconds(one_pass, dtype) for dtype in DTYPES.values()}
     return torch.bfloat16 if seconds[torch.bfloat16] < 0.9 * seconds[torch.float32] else torch.float32
 
 
-def _pass_seconds(network: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> float:
+def _best_seconds(one_pass: Callable[[torch.dtype], None], dtype: torch.dtype) -> float:
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            loss = network(images).float().square().mean()
-        torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+        one_pass(dtype)
         best = min(best, time.perf_counter() - start)
     return best

@@ -1,14 +1,17 @@
 """Contact sheets: the nearest neighbours of some faces under the face code, and under the pose code."""
 
-from collections.abc import Sequence
+import hashlib
+import heapq
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from facepcl._files import atomic
+from facepcl.embedding import Batch
 from facepcl.errors import MissingPath, OptionError
 
 LIMIT = 2000  # images kept for the sheet: a fair sample of the source, 12 kB and two codes each
@@ -20,8 +23,10 @@ ROWS = (("face", "face code:\nlike this face"), ("pose", "pose code:\nturned lik
 
 
 class Kept(NamedTuple):
-    """One image of the sample: its path, pixels uint8 `[S, S, 3]`, and its face and pose codes `[D]`."""
+    """One image of the sample: its path, pixels uint8 `[S, S, 3]`, and its face and pose codes `[D]`; the
+    images with the smallest keys make the sample."""
 
+    key: int
     path: str
     pixels: np.ndarray
     face: np.ndarray
@@ -37,28 +42,51 @@ def check_path(path: Path) -> None:
 
 
 class Sheet:
-    """Collects a sample of what goes by, then draws it."""
+    """Collects a sample of what goes by, then draws it.
+
+    Which rows of a table are in it depends on their numbers only, so a job that was interrupted draws the
+    same sheet.
+    """
 
     def __init__(self) -> None:
         self._kept: list[Kept] = []
-        self._seen = 0
-        self._random = np.random.default_rng(0)
+        self._new: list[Kept] = []
+        self._limit = float("inf")
 
-    def add(self, images: Sequence[tuple[str, torch.Tensor]], maps: dict[str, torch.Tensor]) -> None:
-        """Take up `(path, image [3, S, S] in [0, 1])` with their branch maps, or some of them (a
-        reservoir)."""
-        for row, (path, image) in enumerate(images):
-            self._seen += 1
-            place = len(self._kept) if len(self._kept) < LIMIT else int(self._random.integers(self._seen))
-            if place >= LIMIT:
-                continue
-            pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            codes = (maps[branch][row].flatten().float().cpu().numpy() for branch in ("face", "pose"))
-            self._kept[place : place + 1] = [Kept(path, pixels, *codes)]
+    def add(self, batch: Batch, start: int) -> None:
+        """Take up the images of `batch`, whose rows begin with number `start`, or some of them."""
+        for place, row in enumerate(batch.good):
+            key = _key(start + row)
+            if key < self._limit:
+                codes = (batch.maps[b][place].flatten().float().cpu().numpy() for b in ("face", "pose"))
+                self._new.append(Kept(key, batch.rows.paths[row], batch.pixels[place].copy(), *codes))
 
-    def draw(self, path: str | Path) -> None:
-        """Write the sheet as a PNG: two rows of neighbours for each of a few faces, spread over the
-        source."""
+    def taken(self) -> dict[str, np.ndarray] | None:
+        """What was taken up since the last call, as arrays for `restore`; None = nothing."""
+        new, self._new = self._new, []
+        self._keep(new)
+        if not new:
+            return None
+        keys = np.array([kept.key for kept in new], np.uint64)
+        paths = np.array([json.dumps(kept.path) for kept in new], np.str_)  # names need not be UTF-8
+        pixels, face, pose = (np.stack(column) for column in list(zip(*new, strict=True))[2:])
+        return {"keys": keys, "paths": paths, "pixels": pixels, "face": face, "pose": pose}
+
+    def restore(self, samples: Iterable[dict[str, np.ndarray]]) -> None:
+        """Take up again what `taken` gave."""
+        for sample in samples:
+            columns = sample["keys"].tolist(), map(json.loads, sample["paths"].tolist())
+            rest = sample["pixels"], sample["face"], sample["pose"]
+            self._keep([Kept(*values) for values in zip(*columns, *rest, strict=True)])
+
+    def _keep(self, new: list[Kept]) -> None:
+        self._kept = heapq.nsmallest(LIMIT, [*self._kept, *new], key=lambda kept: kept.key)
+        if len(self._kept) == LIMIT:
+            self._limit = self._kept[-1].key
+
+    def draw(self, path: str | Path, count: int) -> None:
+        """Write the sheet of `count` images as a PNG: two rows of neighbours for each of a few faces, spread
+        over the source."""
         kept = sorted(self._kept, key=lambda k: k.path)
         queries = np.unique(np.linspace(0, len(kept) - 1, min(QUERIES, len(kept))).round().astype(int))
         neighbours = min(NEIGHBOURS, max(len(kept) - 1, 0))
@@ -70,7 +98,7 @@ class Sheet:
             (GAP, 8), "Nearest neighbours under the face code and under the pose code", "black", _font(18)
         )
         centred = "centred " if len(kept) >= CENTRE_FROM else ""
-        subtitle = f"cosine of the {centred}codes, among {len(kept)} of {self._seen} images"
+        subtitle = f"cosine of the {centred}codes, among {len(kept):,} of {count:,} images"
         pen.text((GAP, 34), subtitle, "dimgray", _font(12))
         similar = {name: _cosine(np.stack([getattr(k, name) for k in kept])) for name, _ in ROWS if kept}
         for number, query in enumerate(queries):
@@ -97,6 +125,11 @@ def _draw_query(
             pen.text(
                 (x, y + TILE + 1), f"{cosine[other]:.2f} {_short(kept[other].path, 11)}", "dimgray", _font(11)
             )
+
+
+def _key(number: int) -> int:
+    """A fixed random number of 64 bits for each row."""
+    return int.from_bytes(hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8).digest(), "little")
 
 
 def _cosine(codes: np.ndarray) -> np.ndarray:

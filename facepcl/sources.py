@@ -1,42 +1,47 @@
-"""Files, folders and `.tar` shards as one ordered stream of encoded images."""
+"""Files, folders, globs, `.csv` manifests and `.tar` shards as one ordered stream of images."""
 
+import csv
+import glob
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from facepcl.errors import ImageError, MissingPath, OptionError
+from facepcl.images import MAX_BYTES, read_file
 
 IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-        ".jp2",
-        ".avif",
-    ]
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
 )
+IMAGE_SUFFIXES |= frozenset([".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"])
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+SHARD_ERRORS = (tarfile.TarError, OSError, EOFError)  # of a file that is no tar, or is cut off
+MANIFEST_COLUMN = "path"
+
+
+class Entry(NamedTuple):
+    """One line of a listing: an image file or a shard; or the reason why it is neither."""
+
+    path: str
+    error: str | None = None
 
 
 class Item(NamedTuple):
-    """One entry of a source: its path, and its bytes or the reason why there are none."""
+    """One image: a file (no `data` yet), a member of a shard (its `data`), or the reason why there is
+    none."""
 
     path: str
-    data: bytes = b""
+    data: bytes | None = None
     error: str | None = None
+
+    def read(self) -> bytes:
+        """The encoded image. Raises ImageError or MissingPath with the reason."""
+        if self.error:
+            raise ImageError(self.error)
+        return read_file(self.path) if self.data is None else self.data
 
 
 def is_image_name(name: str) -> bool:
@@ -44,68 +49,160 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """The images and `.tar` shards below `folder`, sorted; hidden entries and linked folders are left out."""
-    for root, folders, files in os.walk(folder):  # does not follow links to folders, so no loops
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if is_image_name(name) or (name.endswith(".tar") and not name.startswith(".")):
-                yield Path(root, name)
+def is_shard_name(name: str) -> bool:
+    """Whether a file's name ends as those of shards do."""
+    return name.lower().endswith(SHARD_SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
-def list_files(sources: Sequence[str | Path]) -> list[Path]:
-    """The files behind `sources`, in order. A file that is named itself is taken whatever its name.
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """The images and shards below `folder`: of each folder its files by name, then its subfolders.
 
-    Raises MissingPath for a source that is not there, OptionError if nothing is left.
+    Hidden entries are left out. Links are followed, except those that lead back to a folder around them. A
+    folder that cannot be listed is given itself, so that whoever reads it learns why.
     """
-    files: list[Path] = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            files.extend(files_below(source))
-        elif source.exists():
-            files.append(source)
-        else:
-            raise MissingPath(f"{source}: there is no such file or folder")
-    if not files:
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(Path(folder), ())]
+    while waiting:
+        here, around = waiting.pop()
+        try:
+            with os.scandir(here) as entries:
+                found = sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries)
+        except OSError:
+            yield here
+            continue
+        around = (*around, os.path.realpath(here))
+        folders = []
+        for name, is_folder, is_link in found:
+            if is_folder and not name.startswith("."):
+                if not (is_link and os.path.realpath(here / name) in around):
+                    folders.append(here / name)
+            elif is_image_name(name) or is_shard_name(name):
+                yield here / name
+        waiting.extend((subfolder, around) for subfolder in reversed(folders))
+
+
+def list_entries(sources: Sequence[str | Path]) -> Iterator[Entry]:
+    """What is behind `sources`, in order. A file that is named itself is taken whatever its name.
+
+    Raises MissingPath for a source that is not there, OptionError for a manifest without a column `path` or
+    if there is nothing at all; the rest is listed lazily.
+    """
+    entries = chain.from_iterable([_entries_of(str(Path(source))) for source in sources])
+    first = next(entries, None)
+    if first is None:
         raise OptionError(f"no images in {', '.join(map(str, sources)) or 'an empty list of sources'}")
-    return files
+    return chain((first,), entries)
 
 
-def read_items(files: Sequence[Path]) -> Iterator[Item]:
-    """The encoded images of `files` in order; a shard gives its image members as `SHARD.tar/MEMBER.jpg`."""
-    for file in files:
-        if file.suffix == ".tar":
-            yield from _shard_items(file)
+def _entries_of(source: str) -> Iterable[Entry]:
+    if os.path.isdir(source):
+        return (Entry(str(path)) for path in files_below(source))
+    if source.lower().endswith(".csv") and os.path.isfile(source):
+        return _manifest_entries(Path(source))
+    if os.path.lexists(source):
+        return (Entry(source),)
+    if not glob.has_magic(source):
+        raise MissingPath(f"{source}: there is no such file or folder")
+    found = (p for p in sorted(glob.glob(source, recursive=True)) if is_image_name(p) or is_shard_name(p))
+    return [Entry(path) for path in found if not os.path.isdir(path)]
+
+
+def _manifest_entries(manifest: Path) -> Iterator[Entry]:
+    """The paths of the column `path`, relative to the manifest's folder."""
+    lines = _manifest_lines(manifest)
+    _, header = next(lines, (1, []))
+    if MANIFEST_COLUMN not in header:
+        raise OptionError(
+            f"{manifest} has no column {MANIFEST_COLUMN!r}; its first line says {','.join(header)[:80]!r}"
+        )
+    column = header.index(MANIFEST_COLUMN)
+
+    def entries() -> Iterator[Entry]:
+        for number, cells in lines:
+            name = cells[column].strip() if column < len(cells) else ""
+            error = None if name else f"line {number} of the manifest names no path"
+            yield Entry(str(manifest.parent / name) if name else str(manifest), error)
+
+    return entries()
+
+
+def _manifest_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+    with manifest.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        lines = csv.reader(file)
+        try:
+            for cells in lines:
+                if cells:  # blank lines count as none
+                    yield lines.line_num, cells
+        except csv.Error as error:
+            raise OptionError(f"{manifest}, line {lines.line_num}: {error}") from error
+
+
+def read_items(entries: Iterable[Entry], start: int = 0) -> Iterator[Item]:
+    """The images of `entries` in order, from number `start` on; those of a shard as `SHARD.tar/MEMBER.jpg`.
+
+    Plain files are not read here, but where they are decoded.
+    """
+    number = 0
+    for path, error in entries:
+        if is_shard_name(path) and not error:
+            for read in _shard_items(path):
+                if number >= start:
+                    yield read()
+                number += 1
         else:
-            try:
-                yield Item(str(file), file.read_bytes())
-            except OSError as error:
-                yield Item(str(file), error=f"cannot be read: {error.strerror or error}")
+            if number >= start:
+                yield Item(path, error=error)
+            number += 1
 
 
-def _shard_items(shard: Path) -> Iterator[Item]:
+def _shard_items(shard: str) -> Iterator[Callable[[], Item]]:
+    """A function for each image member that reads it; without a call the member passes by."""
     try:
-        with tarfile.open(shard, "r|") as tar:  # streamed: shards may be larger than memory
-            for member in tar:
-                # links, devices and folders are no images, whatever they are called
-                if member.isfile() and is_image_name(member.name):
-                    file = tar.extractfile(member)
-                    yield Item(f"{shard}/{member.name}", file.read() if file else b"")
-            if shard.is_file() and not ends_well(shard, tar.offset):
-                yield Item(str(shard), error="the shard breaks off: it has no end mark")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        yield Item(str(shard), error=f"the shard breaks off or is no tar: {error}")
+        for member, read in read_shard(shard):
+            if is_image_name(member.name):
+                yield partial(_member_item, f"{shard}/{member.name}", member, read)
+    except SHARD_ERRORS as error:
+        reason = f"the shard breaks off or is no tar: {error}"
+        yield partial(Item, shard, error=reason)
 
 
-def ends_well(shard: Path, offset: int) -> bool:
-    """Whether a block of zeros, the end mark, lies at `offset`: tarfile takes half a header for it too."""
-    with shard.open("rb") as file:
-        file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+def _member_item(path: str, member: tarfile.TarInfo, read: Callable[[], bytes]) -> Item:
+    if member.size > MAX_BYTES:
+        return Item(path, error=f"cannot be read: {member.size:,} bytes are more than an image has")
+    try:
+        return Item(path, read())
+    except SHARD_ERRORS as error:
+        return Item(path, error=f"cannot be read: {error}")
 
 
-def check(item: Item) -> bytes:
-    """The item's bytes. Raises ImageError with the reason if it could not be read."""
-    if item.error:
-        raise ImageError(item.error)
-    return item.data
+class _Header(tarfile.TarInfo):
+    """A member's header that tells the archive when its end mark was met: tarfile takes any end for one."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros
+            archive.ended = True  # type: ignore[attr-defined]
+            raise
+
+
+def read_shard(shard: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
+    """The regular files in a tar of any size, compressed or not, each with a function that reads it.
+
+    The function is good until the next member is asked for. Raises SHARD_ERRORS if the tar is none or is
+    cut off.
+    """
+    # streamed: shards may be larger than memory, and may be compressed
+    with tarfile.open(shard, "r|*", bufsize=1 << 20, tarinfo=_Header) as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # a million of them would stay in memory
+            # links, devices and folders are no images, whatever they are called
+            if member.isfile():
+                yield member, partial(_member_bytes, archive, member)
+        if not getattr(archive, "ended", False):
+            raise tarfile.ReadError("it has no end mark")
+
+
+def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""

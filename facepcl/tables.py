@@ -1,13 +1,13 @@
 """Embedding tables: Parquet, npz or csv, a row an image, with the space they live in."""
 
 import csv
+import io
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from facepcl._files import atomic
 from facepcl.errors import MissingPath, OptionError, TableError, require
 
 META_KEY = "facepcl"
-ROWS_A_GROUP = 1024
+ROWS_A_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
 SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
     """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in
     pixels."""
@@ -34,161 +34,210 @@ class Row:
 
 @dataclass
 class Embeddings:
-    """A table: `vectors` float32 `[N, D]` (NaN where there is an error), `paths`, `errors` (None = fine),
+    """A table, or rows of one: `vectors` float32 `[N, D]` (NaN where there is an error), `paths`, `errors`
+    (None = fine), `sizes` int32 `[N, 2]` (width and height of the files' images in pixels, 0 = unknown),
     `meta`."""
 
     vectors: np.ndarray
     paths: list[str]
     errors: list[str | None]
+    sizes: np.ndarray
     meta: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """One by one, numbered from `start`."""
+        for i, (path, error) in enumerate(zip(self.paths, self.errors, strict=True)):
+            if error:
+                yield Row(path, start + i, error)
+            else:
+                width, height = map(int, self.sizes[i])
+                yield Row(path, start + i, None, width, height, self.vectors[i])
 
-Write = Callable[[Row], None]
+
+def joined(blocks: Sequence[Embeddings]) -> Embeddings:
+    """Rows of several blocks, at least one, in order."""
+    return Embeddings(
+        np.concatenate([block.vectors for block in blocks]),
+        [path for block in blocks for path in block.paths],
+        [error for block in blocks for error in block.errors],
+        np.concatenate([block.sizes for block in blocks]),
+        blocks[0].meta,
+    )
 
 
-@contextmanager
-def table_writer(path: str | Path, meta: dict[str, Any]) -> Iterator[Write]:
-    """A function that appends rows to the table at `path`, which appears, whole, when the block ends well.
-
-    Raises OptionError for a name that ends in no known format, MissingPath, or MissingExtra for Parquet.
-    """
-    path = Path(path)
+def check_table_path(path: Path) -> None:
+    """Raise OptionError, MissingPath or MissingExtra if no table can be written there."""
     if path.suffix not in _WRITERS:
         raise OptionError(f"{path}: the name of a table ends in {', '.join(_WRITERS)}")
     if not path.absolute().parent.is_dir():
         raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
-    with atomic(path) as temporary, _WRITERS[path.suffix](temporary, meta) as write:
-        yield write
+    if path.suffix == ".parquet":
+        require("pyarrow.parquet", "parquet")
+
+
+def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+    """Write `blocks`, `count` rows together, to the table at `path`, which appears, whole, at the end.
+
+    Only one block is in memory at a time. Raises OptionError for a name that ends in no known format,
+    MissingPath, or MissingExtra for Parquet.
+    """
+    path = Path(path)
+    check_table_path(path)
+    with atomic(path) as temporary:
+        _WRITERS[path.suffix](temporary, meta, blocks, count)
     if path.suffix == ".csv":
         with atomic(_sidecar(path)) as temporary:
-            temporary.write_text(json.dumps(meta, indent=2), "utf-8")
+            temporary.write_text(json.dumps({**meta, "rows": count}, indent=2), "utf-8")
 
 
-@contextmanager
-def _parquet_writer(path: Path, meta: dict[str, Any]) -> Iterator[Write]:
+def _write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
     pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     # not fixed_size_list: with nulls, several releases of pyarrow fail to write or read it
     fields = [("path", pa.string()), ("index", pa.int64()), ("error", pa.string())]
     fields += [("width", pa.int32()), ("height", pa.int32()), ("embedding", pa.list_(pa.float32()))]
     schema = pa.schema(fields, metadata={META_KEY: json.dumps(meta)})
-    waiting: list[dict[str, Any]] = []
-    with parquet.ParquetWriter(str(path), schema) as file:
-
-        def flush() -> None:
-            file.write_table(pa.Table.from_pylist(waiting, schema=schema))
-            waiting.clear()
-
-        def write(row: Row) -> None:
-            waiting.append({**_plain(row), "embedding": row.vector})
-            if len(waiting) == ROWS_A_GROUP:
-                flush()
-
-        yield write
-        flush()
-
-
-@contextmanager
-def _npz_writer(path: Path, meta: dict[str, Any]) -> Iterator[Write]:
-    rows: list[Row] = []
-    yield rows.append
-    with path.open("wb") as file:  # an open file: numpy would add .npz to a temporary name
-        np.savez(
-            file,
-            vectors=_stack([row.vector for row in rows], meta["dimension"]),
-            paths=np.array([_plain(row)["path"] for row in rows], dtype=np.str_),
-            errors=np.array([row.error or "" for row in rows], dtype=np.str_),  # None would need a pickle
-            sizes=np.array([(row.width or 0, row.height or 0) for row in rows], np.int32).reshape(-1, 2),
-            meta=np.array(json.dumps(meta)),
-        )
+    start = 0
+    # vectors hardly repeat a number, so a dictionary of them would only cost time
+    with parquet.ParquetWriter(str(path), schema, use_dictionary=["error"]) as file:
+        for block in blocks:
+            good = np.array([error is None for error in block.errors], bool)
+            ends = np.concatenate([[0], np.cumsum(good * meta["dimension"])]).astype(np.int32)
+            vectors = pa.ListArray.from_arrays(
+                pa.array(ends), pa.array(block.vectors[good].reshape(-1)), mask=pa.array(~good)
+            )
+            columns = [
+                pa.array(map(_clean, block.paths), pa.string()),
+                pa.array(np.arange(start, start + len(block))),
+                pa.array(map(_clean, block.errors), pa.string()),
+                *(pa.array(side, pa.int32(), mask=~good) for side in block.sizes.T),
+                vectors,
+            ]
+            file.write_table(pa.Table.from_arrays(columns, schema=schema))
+            start += len(block)
 
 
-@contextmanager
-def _csv_writer(path: Path, meta: dict[str, Any]) -> Iterator[Write]:
-    dimension = meta["dimension"]
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        lines = csv.writer(file)
-        lines.writerow([*_COLUMNS, *(f"e{i}" for i in range(dimension))])
+def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+    paths: list[str] = []
+    errors: list[str] = []
+    sizes = [np.empty((0, 2), np.int32)]
+    with ZipFile(path, "w") as archive:
+        with archive.open("vectors.npy", "w", force_zip64=True) as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, meta["dimension"])}
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in blocks:
+                member.write(block.vectors.astype("<f4").tobytes())
+                paths += [_clean(path) or "" for path in block.paths]
+                errors += [_clean(error) or "" for error in block.errors]  # None would need a pickle
+                sizes.append(block.sizes)
+        rest = {
+            "paths": np.array(paths, dtype=np.str_),
+            "errors": np.array(errors, dtype=np.str_),
+            "sizes": np.concatenate(sizes),
+            "meta": np.array(json.dumps(meta)),
+        }
+        for name, array in rest.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
-        def write(row: Row) -> None:
-            vector = np.full(dimension, np.nan) if row.vector is None else row.vector
-            lines.writerow([*_plain(row).values(), *(f"{value:.9g}" for value in vector)])
 
-        yield write
+def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+    # nine digits hold a float32; one pattern for a whole row is several times faster than its numbers
+    numbers = ",".join(["%.9g"] * meta["dimension"])
+    start = 0
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow([*_COLUMNS, *(f"e{i}" for i in range(meta["dimension"]))])
+        for block in blocks:
+            for row, vector in zip(block.rows(start), block.vectors.tolist(), strict=True):
+                cells = (_clean(row.path), row.index, _clean(row.error), row.width, row.height)
+                file.write(f"{_csv_line(cells)},{numbers % tuple(vector)}\r\n")
+            start += len(block)
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
 
 
 _COLUMNS = ("path", "index", "error", "width", "height")
-_WRITERS = {".parquet": _parquet_writer, ".npz": _npz_writer, ".csv": _csv_writer}
+_WRITERS: dict[str, Callable[[Path, dict[str, Any], Iterable[Embeddings], int], None]] = {
+    ".parquet": _write_parquet,
+    ".npz": _write_npz,
+    ".csv": _write_csv,
+}
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    # a name that is not UTF-8 reaches Python with surrogates, which Parquet cannot hold
-    path, error = (
-        text and text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        for text in (row.path, row.error)
-    )
-    return {"path": path, "index": row.index, "error": error, "width": row.width, "height": row.height}
-
-
-def _stack(vectors: Sequence[np.ndarray | None], dimension: int) -> np.ndarray:
-    table = np.full((len(vectors), dimension), np.nan, np.float32)
-    for place, vector in zip(table, vectors, strict=True):
-        if vector is not None:
-            place[:] = vector
-    return table
+def _clean(text: str | None) -> str | None:
+    r"""A name that is not UTF-8 reaches Python with surrogates, which no table can hold: as \xff here."""
+    return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + SIDECAR)
 
 
-def read_embeddings(path: str | Path) -> Embeddings:
-    """A table written by `facepcl.embed`. Raises MissingPath, TableError if it is none, MissingExtra."""
+def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
+    """A table written by `facepcl.embed`; `vectors=False` leaves its vectors on the disk, `[N, 0]`.
+
+    Raises MissingPath, TableError if it is none, MissingExtra.
+    """
     path = Path(path)
     if path.suffix not in _READERS:
         raise OptionError(f"{path}: the name of a table ends in {', '.join(_READERS)}")
     if not path.is_file():
         raise MissingPath(f"{path}: there is no such table")
     try:
-        return _READERS[path.suffix](path)
+        return _READERS[path.suffix](path, vectors)
     except (KeyError, ValueError, OSError, EOFError, csv.Error, BadZipFile) as error:
         raise TableError(f"{path} is not a table of embeddings ({error})") from error
 
 
-def _read_parquet(path: Path) -> Embeddings:
+def _read_parquet(path: Path, with_vectors: bool) -> Embeddings:
     with require("pyarrow.parquet", "parquet").ParquetFile(str(path)) as file:
         meta = json.loads((file.schema_arrow.metadata or {})[META_KEY.encode()])
-        vectors = np.full((file.metadata.num_rows, meta["dimension"]), np.nan, np.float32)
+        dimension = meta["dimension"] if with_vectors else 0
+        vectors = np.full((file.metadata.num_rows, dimension), np.nan, np.float32)
+        sizes = np.zeros((len(vectors), 2), np.int32)
         paths: list[str] = []
         errors: list[str | None] = []
         # A batch at a time and never as Python numbers, which take ten times the memory of the vectors.
-        for batch in file.iter_batches(ROWS_A_GROUP, columns=["path", "error", "embedding"]):
-            place = vectors[len(paths) : len(paths) + len(batch)]
-            column = batch["embedding"]
-            good = column.is_valid().to_numpy(zero_copy_only=False)
-            place[good] = column.flatten().to_numpy().reshape(-1, meta["dimension"])
+        names = ["path", "error", "width", "height", *(["embedding"] if with_vectors else [])]
+        for batch in file.iter_batches(ROWS_A_GROUP, columns=names):
+            place = slice(len(paths), len(paths) + len(batch))
+            if with_vectors:
+                column = batch["embedding"]
+                good = column.is_valid().to_numpy(zero_copy_only=False)
+                vectors[place][good] = column.flatten().to_numpy().reshape(-1, dimension)
+            for axis, side in enumerate(("width", "height")):
+                sizes[place, axis] = batch[side].fill_null(0).to_numpy()
             paths += batch["path"].to_pylist()
             errors += batch["error"].to_pylist()
-    return Embeddings(vectors, paths, errors, meta)
+    return Embeddings(vectors, paths, errors, sizes, meta)
 
 
-def _read_npz(path: Path) -> Embeddings:
+def _read_npz(path: Path, with_vectors: bool) -> Embeddings:
     with np.load(path, allow_pickle=False) as table:
         errors = [error or None for error in table["errors"].tolist()]
-        return Embeddings(table["vectors"], table["paths"].tolist(), errors, json.loads(str(table["meta"])))
+        meta = json.loads(str(table["meta"]))
+        vectors = table["vectors"] if with_vectors else np.empty((len(errors), 0), np.float32)
+        return Embeddings(vectors, table["paths"].tolist(), errors, table["sizes"], meta)
 
 
-def _read_csv(path: Path) -> Embeddings:
+def _read_csv(path: Path, with_vectors: bool) -> Embeddings:
     if not _sidecar(path).is_file():
         raise TableError(f"{path}: {_sidecar(path).name} with its metadata is not beside it")
     meta = json.loads(_sidecar(path).read_text("utf-8"))
     with path.open(newline="", encoding="utf-8") as file:
         _, *rows = csv.reader(file)  # the first line names the columns
-    numbers = [row[len(_COLUMNS) :] for row in rows]
-    vectors = np.array(numbers, np.float32).reshape(len(rows), meta["dimension"])
-    return Embeddings(vectors, [row[0] for row in rows], [row[2] or None for row in rows], meta)
+    if len(rows) != (count := meta.pop("rows")):  # a file cut off at a line's end looks whole
+        raise ValueError(f"{len(rows)} rows of {count}")
+    numbers = [row[len(_COLUMNS) :] if with_vectors else [] for row in rows]
+    vectors = np.array(numbers, np.float32).reshape(len(rows), meta["dimension"] if with_vectors else 0)
+    sizes = np.array([[int(side or 0) for side in row[3:5]] for row in rows], np.int32).reshape(-1, 2)
+    return Embeddings(vectors, [row[0] for row in rows], [row[2] or None for row in rows], sizes, meta)
 
 
 _READERS = {".parquet": _read_parquet, ".npz": _read_npz, ".csv": _read_csv}

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 
 from facepcl._progress import Progress
 from facepcl.errors import DataError, ImageError, MissingPath
-from facepcl.images import decode, quiet_pillow, to_square
-from facepcl.sources import ends_well, files_below, is_image_name
+from facepcl.fit import Fit
+from facepcl.images import decode, quiet_pillow
+from facepcl.sources import SHARD_ERRORS, files_below, is_image_name, is_shard_name, read_shard
 
 _logger = logging.getLogger("facepcl")
 
@@ -76,7 +76,7 @@ def read_samples(sources: Sequence[str | Path]) -> Iterator[Sample]:
     for source in map(Path, sources):
         if source.is_dir():
             yield from _folder_samples(source)
-        elif source.suffix == ".tar" and source.is_file():
+        elif is_shard_name(source.name) and source.is_file():
             yield from _shard_samples(source)
         else:
             raise MissingPath(f"{source}: there is no such folder or .tar shard")
@@ -86,7 +86,7 @@ def _folder_samples(folder: Path) -> Iterator[Sample]:
     files = list(files_below(folder))
     by_identity = all(file.parent != folder for file in files)
     for file in files:
-        if file.suffix == ".tar":
+        if is_shard_name(file.name):
             yield from _shard_samples(file)
             continue
         labels = {"identity": str(file.parent.relative_to(folder))} if by_identity else {}
@@ -100,33 +100,26 @@ def _shard_samples(shard: Path) -> Iterator[Sample]:
     """The samples of a shard. Raises DataError if it is no tar or is cut off."""
     try:
         yield from _grouped(shard)
-    except (tarfile.TarError, EOFError) as error:
+    except SHARD_ERRORS as error:
         raise DataError(f"{shard} breaks off or is no tar ({error})") from error
 
 
 def _grouped(shard: Path) -> Iterator[Sample]:
     """WebDataset order: the members of one sample lie together and share their name up to the first dot."""
     stem, sample = "", Sample("", b"", {})
-    with tarfile.open(shard) as tar:
-        for member in tar:
-            if not member.isfile():
-                continue
-            folder, _, name = member.name.rpartition("/")
-            key = f"{folder}/{name.partition('.')[0]}"
-            if key != stem:
-                if sample.data:
-                    yield sample
-                stem, sample = key, Sample("", b"", {})
-            file = tar.extractfile(member)
-            data = file.read() if file else b""
-            if is_image_name(name):
-                sample = sample._replace(name=f"{shard}/{member.name}", data=data)
-            elif name.endswith(".json"):
-                sample = sample._replace(labels=sample.labels | _parse(data, f"{shard}/{member.name}"))
-            elif name.endswith(".cls"):
-                sample = sample._replace(labels={"identity": data.decode().strip(), **sample.labels})
-        if not ends_well(shard, tar.offset):
-            raise DataError(f"{shard} breaks off: it has no end mark")
+    for member, read in read_shard(shard):
+        folder, _, name = member.name.rpartition("/")
+        key = f"{folder}/{name.partition('.')[0]}"
+        if key != stem:
+            if sample.data:
+                yield sample
+            stem, sample = key, Sample("", b"", {})
+        if is_image_name(name):
+            sample = sample._replace(name=f"{shard}/{member.name}", data=read())
+        elif name.endswith(".json"):
+            sample = sample._replace(labels=sample.labels | _parse(read(), f"{shard}/{member.name}"))
+        elif name.endswith(".cls"):
+            sample = sample._replace(labels={"identity": read().decode().strip(), **sample.labels})
     if sample.data:
         yield sample
 
@@ -147,6 +140,7 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
     A broken image is skipped and named in `skipped`. Raises MissingPath, or DataError if nothing is left.
     """
     images, names, labels, marks, skipped = [], [], [], [], []
+    fit = Fit.square(size)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources):
             try:
@@ -154,7 +148,7 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
             except ImageError as error:
                 skipped.append((sample.name, str(error)))
                 continue
-            images.append(to_square(image, size))
+            images.append(np.ascontiguousarray(fit(image).transpose(2, 0, 1)))
             marks.append(_landmarks(sample.labels, image.size, size))
             names.append(sample.name)
             labels.append(sample.labels)

@@ -15,6 +15,7 @@ from facepcl.embedding_job import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
 
 TOLERANCE = 1e-5  # float32: another batch size sums in another order
+FLOAT32 = {"dtype": "float32"}  # auto is bfloat16 on processors with units for it
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +49,21 @@ def close(a, b):
 
 @pytest.mark.parametrize("branch", ["shared", "face", "pose"])
 def test_an_embedding_is_the_models_own_code_of_the_prepared_image(model, folder, branch):
-    embedder = facepcl.FaceEmbedder(model, branch=branch)
+    embedder = facepcl.FaceEmbedder(model, branch=branch, **FLOAT32)
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     with Image.open(folder / "00.jpg") as image:
-        x = embedder.transform(image.convert("RGB"))[None]
+        x = prepare(image.convert("RGB"))[None]
     with torch.no_grad():
         wanted = getattr(model.forward_codes(x), branch).numpy()
     assert close(embedder([folder / "00.jpg"]), wanted)
 
 
 def test_concat_is_the_three_codes_in_a_row(model, folder):
-    parts = [facepcl.FaceEmbedder(model, branch=b)([folder / "00.jpg"]) for b in ("shared", "face", "pose")]
-    whole = facepcl.FaceEmbedder(model, branch="concat")([folder / "00.jpg"])
-    assert close(whole, np.concatenate(parts, 1))
+    parts = [
+        facepcl.FaceEmbedder(model, branch=branch, **FLOAT32)([folder / "00.jpg"])
+        for branch in ("shared", "face", "pose", "concat")
+    ]
+    assert close(parts.pop(), np.concatenate(parts, 1))
 
 
 @pytest.mark.parametrize(("pool", "width"), [("code", 2048), ("flatten", 2048), ("avg", 128), ("2x2", 512)])
@@ -74,9 +78,9 @@ def test_normalized_vectors_have_unit_length(model, folder):
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (4, 3), (32, 2)])
 def test_batch_size_and_workers_change_no_embedding(model, folder, tmp_path, batch_size, workers):
-    options = {"model": model, "batch_size": batch_size, "workers": workers}
-    facepcl.embed(folder, tmp_path / "a.npz", **options)
-    facepcl.embed(folder, tmp_path / "b.npz", model=model, batch_size=5)
+    options = {"model": model, **FLOAT32}
+    facepcl.embed(folder, tmp_path / "a.npz", batch_size=batch_size, workers=workers, **options)
+    facepcl.embed(folder, tmp_path / "b.npz", batch_size=5, **options)
     a, b = facepcl.read_embeddings(tmp_path / "a.npz"), facepcl.read_embeddings(tmp_path / "b.npz")
     assert a.paths == b.paths == [str(p) for p in sorted(folder.iterdir())]
     assert close(a.vectors, b.vectors)
@@ -84,21 +88,21 @@ def test_batch_size_and_workers_change_no_embedding(model, folder, tmp_path, bat
 
 def test_the_order_of_files_changes_no_embedding(model, folder, tmp_path):
     files = sorted(folder.iterdir())
-    facepcl.embed(files, tmp_path / "a.npz", model=model)
-    facepcl.embed(files[::-1], tmp_path / "b.npz", model=model, batch_size=3)
+    facepcl.embed(files, tmp_path / "a.npz", model=model, **FLOAT32)
+    facepcl.embed(files[::-1], tmp_path / "b.npz", model=model, batch_size=3, **FLOAT32)
     a, b = facepcl.read_embeddings(tmp_path / "a.npz"), facepcl.read_embeddings(tmp_path / "b.npz")
     assert b.paths == a.paths[::-1]
     assert close(b.vectors[::-1], a.vectors)
 
 
 def test_bad_files_are_rows_with_a_reason_and_cost_no_other(model, folder, tmp_path):
-    summary = facepcl.embed(folder, tmp_path / "a.npz", model=model, batch_size=4)
+    summary = facepcl.embed(folder, tmp_path / "a.npz", model=model, batch_size=4, **FLOAT32)
     assert (summary.total, summary.failed) == (14, 3)
     table = facepcl.read_embeddings(tmp_path / "a.npz")
     reasons = {p.rpartition("-")[2]: e for p, e in zip(table.paths, table.errors, strict=True) if e}
     assert set(reasons) == {"truncated.jpg", "empty.png", "text.jpg"}
     good = [i for i, e in enumerate(table.errors) if not e]
-    assert close(table.vectors[good], facepcl.FaceEmbedder(model)([table.paths[i] for i in good]))
+    assert close(table.vectors[good], facepcl.FaceEmbedder(model, **FLOAT32)([table.paths[i] for i in good]))
 
 
 def test_on_error_raise_names_the_file_and_leaves_nothing(model, folder, tmp_path):
@@ -134,7 +138,7 @@ def test_weights_branch_and_pool_make_the_space_but_dtype_does_not(model):
 
 def test_any_timm_model_embeds_by_its_trunk_and_its_own_statistics(folder):
     resnet = timm.create_model("resnet18", num_classes=0).eval()
-    embedder = facepcl.FaceEmbedder(resnet, branch="shared")
+    embedder = facepcl.FaceEmbedder(resnet, branch="shared", **FLOAT32)
     assert embedder.meta["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
     x = timm.data.create_transform(**timm.data.resolve_model_data_config(resnet))(
         Image.open(folder / "01.png")
@@ -210,7 +214,7 @@ def test_the_sheet_puts_the_nearest_first(tmp_path):
     random = np.random.default_rng(0)
     group = np.arange(8) % 2
     face = random.normal(size=(2, 16))[group] + 0.1 * random.normal(size=(8, 16)) + 5
-    kept = [Kept(str(i), np.zeros((4, 4, 3), np.uint8), face[i], face[i]) for i in range(8)]
+    kept = [Kept(i, str(i), np.zeros((4, 4, 3), np.uint8), face[i], face[i]) for i in range(8)]
     cosine = _cosine(np.stack([k.face for k in kept]))
     np.fill_diagonal(cosine, -np.inf)
     assert (group[cosine.argmax(1)] == group).all()
@@ -219,9 +223,9 @@ def test_the_sheet_puts_the_nearest_first(tmp_path):
 @pytest.fixture
 def bundled(monkeypatch, model):
     """The command line with a model at hand, whatever weights are bundled."""
-    from facepcl import embedding
+    from facepcl import encoder
 
-    monkeypatch.setattr(embedding, "_load", lambda name: model)
+    monkeypatch.setattr(encoder, "_load", lambda name: model)
 
 
 def test_the_command_counts_on_its_last_line_and_exits_1(bundled, folder, tmp_path, capsys):
@@ -256,16 +260,13 @@ def test_a_wrong_command_says_what_is_wrong_and_exits_2(
     assert "Traceback" not in printed
 
 
-def test_an_interrupted_command_leaves_no_table(bundled, folder, tmp_path, monkeypatch):
+def test_an_interruption_before_the_first_part_leaves_nothing(bundled, folder, tmp_path, monkeypatch):
     from facepcl import embedding
 
     def interrupt(self, *args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedding.FaceEmbedder, "vectors", interrupt)
-    monkeypatch.setattr(
-        embedding.FaceEmbedder, "_describe", lambda self, config: {"dimension": 4, "space": "x"}
-    )
+    monkeypatch.setattr(embedding.FaceEmbedder, "_embed", interrupt)
     assert main(["embed", str(folder), "-o", str(tmp_path / "e.npz")]) == 130
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 
@@ -285,7 +286,7 @@ def test_a_module_given_stays_in_its_mode_and_layout(folder):
 
 def test_maps_with_channels_last_are_pooled_over_positions(folder):
     swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, depths=(1, 1, 1, 1)).eval()
-    embedders = (facepcl.FaceEmbedder(swin, "shared", pool=pool) for pool in ("avg", "code"))
+    embedders = (facepcl.FaceEmbedder(swin, "shared", pool=pool, **FLOAT32) for pool in ("avg", "code"))
     pooled, code = (embedder([folder / "00.jpg"]) for embedder in embedders)
     assert pooled.shape == (1, 768)
     assert close(pooled, code)  # Swin's own code is the mean over positions

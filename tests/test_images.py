@@ -1,6 +1,7 @@
 """Images of any kind become upright RGB, or a reason."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from facepcl.errors import ImageError, MissingPath
-from facepcl.images import decode, open_image, quiet_pillow, to_square
+from facepcl.images import decode, decode_reduced, open_image, quiet_pillow
 
 # What undoes each EXIF orientation 1..8, so that the stored picture is the upright one turned or mirrored.
 STORED_AS = {
@@ -146,24 +147,34 @@ def test_a_missing_file_is_named(tmp_path):
         open_image(tmp_path / "nobody.jpg")
 
 
-def test_short_side_is_resized_and_the_centre_kept(picture):
-    square = to_square(picture, 20)
-    assert square.shape == (3, 20, 20)
-    assert square.dtype == np.uint8
-    wanted = levels(picture.resize((30, 20), Image.Resampling.BICUBIC))[:, 5:25]
-    assert (square.transpose(1, 2, 0) == wanted).all()
+@pytest.mark.parametrize(("needed", "side"), [(None, 600), (96, 150), (150, 150), (151, 300), (1000, 600)])
+def test_a_jpeg_comes_no_smaller_than_needed(picture, needed, side):
+    data = encoded(picture.resize((900, 600)), "JPEG")
+    found = decode_reduced(data, needed)
+    assert min(found.image.size) == side
+    assert found.size == (900, 600)
 
 
-def test_training_and_inference_prepare_an_image_alike(picture):
-    """The reader of `pretrain` and timm's transform, which the embedder uses, agree to the level."""
-    from timm.data import create_transform, resolve_data_config
-    from timm.models import get_pretrained_cfg
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_decoded_smaller_is_upright_and_knows_its_size(picture, orientation):
+    large = picture.resize((600, 400), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[274] = orientation
+    step = STORED_AS[orientation]
+    stored = large if step is None else large.transpose(step)
+    found = decode_reduced(encoded(stored, "JPEG", exif=exif, quality=95), 100)
+    assert found.size == (600, 400)
+    assert found.image.size == (150, 100)
+    wanted = levels(large.resize((150, 100), Image.Resampling.BOX))
+    assert abs(levels(found.image) - wanted).mean() < 3  # another orientation is off by 60 levels
 
-    import facepcl  # noqa: F401 (registers the model)
 
-    config = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg("pcl_facecycle").to_dict())
-    by_timm = create_transform(**config)(picture)
-    assert torch.equal((by_timm * 255).round().to(torch.uint8), torch.from_numpy(to_square(picture, 64)))
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / "a.jpg"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(ImageError, match=f"cannot be read: it is a {kind}"):
+        open_image(path)
 
 
 def test_pillow_does_not_warn(recwarn):
@@ -184,25 +195,3 @@ def test_a_bomb_is_refused_where_pillows_own_limit_was_taken_away(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ImageError, match="too many pixels: 20000 x 20000"):
         decode(bomb)
-
-
-@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
-def test_a_long_strip_is_cut_before_it_is_resized(size, monkeypatch):
-    """Its short side resized to 64 first, it would be an image of 245 million pixels."""
-    pixels = []
-    resize = Image.Image.resize
-
-    def watched(self, size, *args, **kwargs):
-        pixels.append(size[0] * size[1])
-        return resize(self, size, *args, **kwargs)
-
-    monkeypatch.setattr(Image.Image, "resize", watched)
-    assert to_square(Image.new("RGB", size), 64).shape == (3, 64, 64)
-    assert pixels
-    assert max(pixels) <= 16 * 64 * 64
-
-
-def test_a_strip_that_is_cut_keeps_its_centre():
-    image = Image.new("RGB", (3000, 30), "red")
-    image.paste("blue", (1400, 0, 1600, 30))
-    assert (to_square(image, 64) == np.array([0, 0, 255])[:, None, None]).all()

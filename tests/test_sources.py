@@ -1,16 +1,22 @@
-"""Files, folders and shards as one ordered stream."""
+"""Files, folders, globs, manifests and shards as one ordered stream."""
 
 import io
+import os
 import tarfile
+import tracemalloc
 
 import pytest
 
 from facepcl.errors import ImageError, MissingPath, OptionError
-from facepcl.sources import check, list_files, read_items
+from facepcl.sources import list_entries, read_items
+
+
+def items(*sources, start=0):
+    return list(read_items(list_entries(sources), start))
 
 
 def paths(*sources):
-    return [item.path for item in read_items(list_files(sources))]
+    return [item.path for item in items(*sources)]
 
 
 def write_tar(path, members, cut=None):
@@ -28,35 +34,93 @@ def write_tar(path, members, cut=None):
     return path
 
 
+def write_files(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
 def test_a_folder_is_read_in_order_without_hidden_and_other_files(tmp_path):
-    for name in ("b/2.jpg", "b/1.PNG", "a.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"x")
+    write_files(tmp_path, "b/2.jpg", "b/1.PNG", "a.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt")
     found = [p.removeprefix(str(tmp_path) + "/") for p in paths(tmp_path)]
     assert found == ["a.webp", "b/1.PNG", "b/2.jpg"]
 
 
-def test_a_linked_folder_makes_no_loop(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"x")
-    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert len(paths(tmp_path)) == 1
+def test_linked_folders_are_read_and_make_no_loop(tmp_path):
+    """One link back to itself, two that lead to each other, and one to a folder elsewhere."""
+    write_files(tmp_path, "in/x/a.jpg", "in/y/a.jpg", "out/a.jpg")
+    links = {"in/loop": "in", "in/x/to_y": "in/y", "in/y/to_x": "in/x", "in/linked": "out"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(tmp_path / target, target_is_directory=True)
+    found = [p.removeprefix(f"{tmp_path}/in/") for p in paths(tmp_path / "in")]
+    assert found == ["linked/a.jpg", "x/a.jpg", "x/to_y/a.jpg", "y/a.jpg", "y/to_x/a.jpg"]
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_a_reason(tmp_path):
+    """So is one that may not be listed; no test can close a folder to root."""
+    write_files(tmp_path, "a/1.jpg", "b/1.jpg")
+    listing = list_entries([tmp_path])
+    (tmp_path / "b/1.jpg").unlink()
+    (tmp_path / "b").rmdir()
+    *_, last = read_items(listing)
+    assert last.path == str(tmp_path / "b")
+    with pytest.raises(MissingPath):
+        last.read()
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path):
+    for name in (b"\xff.jpg", b"a\n.jpg"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            file.write(name)
+    assert [item.read() for item in items(tmp_path)] == [b"a\n.jpg", b"\xff.jpg"]
 
 
 def test_sources_keep_their_order_and_a_named_file_is_always_tried(tmp_path):
-    (tmp_path / "z").mkdir()
-    (tmp_path / "z/1.jpg").write_bytes(b"x")
-    (tmp_path / "face.dat").write_bytes(b"x")
-    assert paths(tmp_path / "face.dat", tmp_path / "z") == [
-        str(tmp_path / "face.dat"),
-        str(tmp_path / "z/1.jpg"),
-    ]
+    write_files(tmp_path, "z/1.jpg", "face.dat")
+    found = paths(tmp_path / "face.dat", tmp_path / "z")
+    assert found == [str(tmp_path / "face.dat"), str(tmp_path / "z/1.jpg")]
+
+
+def test_a_glob_gives_images_and_shards_in_order(tmp_path):
+    write_files(tmp_path, "p/b/2.jpg", "p/a/1.jpg", "p/a/notes.txt", "p/c.jpg/3.png")
+    write_tar(tmp_path / "p/a/s.tar", {"m.jpg": b"1"})
+    found = [p.removeprefix(f"{tmp_path}/p/") for p in paths(f"{tmp_path}/p/**/*")]
+    assert found == ["a/1.jpg", "a/s.tar/m.jpg", "b/2.jpg", "c.jpg/3.png"]
+
+
+def test_a_name_with_brackets_that_exists_is_no_glob(tmp_path):
+    write_files(tmp_path, "a[1].jpg")
+    assert paths(tmp_path / "a[1].jpg") == [str(tmp_path / "a[1].jpg")]
+
+
+def test_a_manifest_names_files_relative_to_its_folder_in_its_order(tmp_path):
+    lines = "\ufefflabel,path\r\n1,b.jpg\r\n\r\n2,sub/a.jpg\r\n3,/abs/c.jpg\n4\n"
+    (tmp_path / "list.csv").write_text(lines, "utf-8", newline="")
+    found = items(tmp_path / "list.csv")
+    assert [i.path for i in found[:3]] == [f"{tmp_path}/b.jpg", f"{tmp_path}/sub/a.jpg", "/abs/c.jpg"]
+    assert found[3].error == "line 6 of the manifest names no path"
+
+
+def test_a_manifest_without_paths_says_what_it_has(tmp_path):
+    (tmp_path / "list.csv").write_text("file,label\na.jpg,1\n")
+    with pytest.raises(OptionError, match=r"no column 'path'.*file,label"):
+        list_entries([tmp_path / "list.csv"])
+
+
+def test_any_kinds_may_be_mixed_and_begun_anywhere(tmp_path):
+    tar = write_tar(tmp_path / "s.tar", {"1.jpg": b"1", "2.jpg": b"2", "3.jpg": b"3"})
+    write_files(tmp_path, "f/a.jpg", "f/b.jpg")
+    (tmp_path / "list.csv").write_text("path\nf/b.jpg\ns.tar\n")
+    sources = (tmp_path / "f", tar, tmp_path / "list.csv", f"{tmp_path}/f/[a]*")
+    whole = items(*sources)
+    assert len(whole) == 2 + 3 + (1 + 3) + 1
+    for start in range(len(whole) + 2):
+        assert items(*sources, start=start) == whole[start:]
 
 
 def test_a_shard_gives_its_image_members_in_their_order(tmp_path):
     tar = write_tar(tmp_path / "s.tar", {"b.jpg": b"1", "b.json": b"{}", "a.png": b"2", "link.jpg": None})
-    items = list(read_items(list_files([tar])))
-    assert [(i.path, i.data) for i in items] == [(f"{tar}/b.jpg", b"1"), (f"{tar}/a.png", b"2")]
+    assert [(i.path, i.data) for i in items(tar)] == [(f"{tar}/b.jpg", b"1"), (f"{tar}/a.png", b"2")]
 
 
 def test_a_shard_in_a_folder_is_read_too(tmp_path):
@@ -66,41 +130,73 @@ def test_a_shard_in_a_folder_is_read_too(tmp_path):
 
 def test_a_shard_cut_off_gives_what_is_whole_and_a_reason(tmp_path):
     tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"1" * 600, "b.jpg": b"2" * 5000}, cut=3000)
-    *good, last = read_items(list_files([tar]))
-    assert [item.path for item in good] == [f"{tar}/a.jpg"]
+    good, cut_off, last = items(tar)
+    assert (good.path, good.error) == (f"{tar}/a.jpg", None)
+    assert cut_off.path == f"{tar}/b.jpg"
+    assert cut_off.error == "cannot be read: unexpected end of data"
     with pytest.raises(ImageError, match="breaks off"):
-        check(last)
-
-
-def test_a_file_that_vanishes_is_a_reason(tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(b"x")
-    files = list_files([path])
-    path.unlink()
-    (item,) = read_items(files)
-    with pytest.raises(ImageError, match="cannot be read"):
-        check(item)
-
-
-def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(MissingPath, match="nowhere"):
-        list_files([tmp_path / "nowhere"])
-
-
-def test_a_folder_without_images_is_an_error(tmp_path):
-    with pytest.raises(OptionError, match="no images"):
-        list_files([tmp_path])
+        last.read()
+    assert items(tar, start=1) == [cut_off, last]
 
 
 @pytest.mark.parametrize("cut", [1024, 1024 + 100])
 def test_a_shard_cut_off_between_or_inside_headers_says_so(tmp_path, cut):
     """tarfile alone takes both for the end, and a third of the images would be missing without a word."""
     tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"1", "b.jpg": b"2", "c.jpg": b"3"}, cut=cut)
-    *good, last = read_items(list_files([tar]))
+    *good, last = items(tar)
     assert [item.path for item in good] == [f"{tar}/a.jpg"]
-    with pytest.raises(ImageError, match="breaks off"):
-        check(last)
+    assert "breaks off" in last.error
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_shards_are_read_and_their_end_is_checked(tmp_path, kind):
+    path = tmp_path / f"s.tar.{kind}"
+    with tarfile.open(path, f"w:{kind}") as tar:
+        for i in range(20):
+            info = tarfile.TarInfo(f"{i}.jpg")
+            info.size = 3000
+            tar.addfile(info, io.BytesIO(os.urandom(3000)))
+    assert len(items(path)) == 20
+    path.write_bytes(path.read_bytes()[:-20_000])
+    *good, last = items(path)
+    assert len(good) < 20
+    assert "breaks off" in last.error
 
 
 def test_an_empty_shard_that_is_whole_gives_nothing(tmp_path):
     assert paths(write_tar(tmp_path / "s.tar", {})) == []
+
+
+def test_a_shard_of_very_many_members_takes_no_memory(tmp_path):
+    write_tar(tmp_path / "s.tar", {f"{i}.jpg": b"x" for i in range(20_000)})
+    tracemalloc.start()
+    count = sum(1 for _ in read_items(list_entries([tmp_path / "s.tar"])))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 8e6  # with all headers kept it is 28 MB
+
+
+def test_what_is_no_tar_is_one_row_with_a_reason(tmp_path):
+    (tmp_path / "s.tar").write_bytes(b"this is no tar")
+    (item,) = items(tmp_path / "s.tar")
+    assert "no tar" in item.error
+
+
+def test_a_file_that_vanishes_is_a_reason(tmp_path):
+    write_files(tmp_path, "a.jpg")
+    (item,) = items(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(MissingPath, match=r"a\.jpg: there is no such file"):
+        item.read()
+
+
+@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.jpg", "nowhere.csv"])
+def test_a_missing_source_is_named(tmp_path, source):
+    with pytest.raises((MissingPath, OptionError), match="nowhere"):
+        list_entries([tmp_path / source])
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(OptionError, match="no images"):
+        list_entries([tmp_path])

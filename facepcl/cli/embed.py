@@ -6,12 +6,15 @@ from typing import Any
 
 import facepcl
 
-EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png Exit code 0: all
-embedded; 1: some images had errors (they are rows with a reason); 2: the command was wrong."""
+EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
+
+What is done is kept in OUT.parts until the table is whole; after an interruption the same command with
+--resume goes on from there. Exit code 0: all embedded; 1: some images had errors (they are rows with a
+reason); 2: the command was wrong."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
-    from facepcl import embedding
+    from facepcl import encoder
 
     parser = subparsers.add_parser(
         "embed",
@@ -20,22 +23,41 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help="image, folder or .tar shard")
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="table: .parquet, .npz or .csv")
-    parser.add_argument("--model", default=embedding.MODEL, help="name of a model (default: %(default)s)")
     parser.add_argument(
-        "--branch", default=embedding.BRANCH, choices=embedding.BRANCHES, help="default: %(default)s"
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'",
+    )
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="table: .parquet, .npz or .csv")
+    parser.add_argument("--model", default=encoder.MODEL, help="name of a model (default: %(default)s)")
+    parser.add_argument(
+        "--branch", default=encoder.BRANCH, choices=encoder.BRANCH_NAMES, help="default: %(default)s"
     )
     parser.add_argument(
-        "--pool", default=embedding.POOL, choices=embedding.POOLS, help="default: the model's own code"
+        "--pool", default=encoder.POOL, choices=encoder.POOLS, help="default: the model's own code"
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="default: %(default)s")
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="W", help="threads that decode (default: %(default)s)"
+        "--workers",
+        type=int,
+        metavar="W",
+        help="processes that decode (default: a quarter of the cores, all beside an accelerator)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="auto is float32"
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="auto: bfloat16 where it is faster",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network first: half a minute, pays on some machines",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where an interrupted run of this stopped"
     )
     parser.add_argument(
         "--on-error",
@@ -50,7 +72,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    names = ("model", "branch", "pool", "batch_size", "workers", "device", "dtype", "on_error", "sheet")
+    names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
+    names += ["compile", "resume", "on_error", "sheet"]
     options = {name: getattr(args, name) for name in names}
     summary = facepcl.embed(args.source, args.out, **options, progress=True)
     for reason in summary.reasons:

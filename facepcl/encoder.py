@@ -1,0 +1,190 @@
+"""A model made ready to embed: pixels in, branch maps and vectors out, and the space in which they lie."""
+
+import copy
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from torch import nn
+
+import facepcl
+from facepcl.backends import BACKENDS, Run, make_run
+from facepcl.create import FAMILY, create_model
+from facepcl.errors import OptionError, WeightsError
+from facepcl.fit import Fit
+from facepcl.index import rows_of
+from facepcl.machine import check_dtype, find_device, inference_dtype
+from facepcl.models import Branches
+
+MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
+BRANCH_NAMES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
+
+
+class Encoder:
+    """A timm model with one branch and one way of pooling; the arguments are those of `FaceEmbedder`."""
+
+    def __init__(
+        self,
+        model: str | nn.Module = MODEL,
+        branch: str = BRANCH,
+        *,
+        pool: str = POOL,
+        normalize: bool = False,
+        batch_size: int = 32,
+        device: str = "auto",
+        dtype: str = "auto",
+        backend: str = "auto",
+    ):
+        if branch not in BRANCH_NAMES or pool not in POOLS:
+            raise OptionError(
+                f"branch {branch!r}, pool {pool!r}: choose {', '.join(BRANCH_NAMES)} and {', '.join(POOLS)}"
+            )
+        if batch_size < 1:
+            raise OptionError(f"batch_size {batch_size}: at least 1")
+        if backend not in BACKENDS:
+            raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
+        check_dtype(dtype)
+        self.device = find_device(device)
+        self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
+        self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
+        if not hasattr(self.model, "forward_features"):
+            raise OptionError(f"a {self.name} has no forward_features; give a timm model or its name")
+        branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
+        self.has_branches = branches and hasattr(self.model, "forward_branches")
+        if branch != "shared" and not self.has_branches:
+            raise OptionError(
+                f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
+            )
+        config = resolve_model_data_config(self.model)
+        self.fit = Fit.from_config(config)
+        self._mean, self._std = (
+            torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
+        )
+        weights = _hash_weights(self.model)
+        blank = self._images(np.zeros((8, self.fit.height, self.fit.width, 3), np.uint8), torch.float32)
+        self.dtype = inference_dtype(dtype, _Trunk(self.model), blank)
+        self.model.to(self.dtype)
+        self._backend = backend
+        self._runs: dict[bool, Run] = {}
+        self.meta = self._describe(config, weights, blank)
+
+    @property
+    def name(self) -> str:
+        return (getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or type(
+            self.model
+        ).__name__
+
+    def _describe(self, config: dict[str, Any], weights: str, blank: torch.Tensor) -> dict[str, Any]:
+        """What a table says of its embeddings; `space` is the same for vectors that may be compared."""
+        cfg = getattr(self.model, "pretrained_cfg", None) or {}
+        preprocessing = {k: config[k] for k in sorted(config)}
+        space = json.dumps([weights, self.branch, self.pool, preprocessing], default=str)
+        maps = self._maps(blank[:2].to(self.dtype), self.branch != "shared")  # this settles the backend
+        return {
+            "dimension": self.vectors(maps).shape[1],
+            "model": self.name,
+            "tag": cfg.get("tag"),
+            "weights_sha256": _file_hash(cfg) or weights,
+            "branch": self.branch,
+            "pool": self.pool,
+            "normalize": self.normalize,
+            "preprocessing": json.loads(json.dumps(preprocessing, default=str)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "backend": self._backend,
+            "facepcl": facepcl.__version__,
+            "space": hashlib.sha256(space.encode()).hexdigest()[:12],
+        }
+
+    def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
+        """Branch maps of images uint8 `[B, H, W, 3]`: the trunk's alone where no other is asked for."""
+        return self._maps(self._images(pixels, self.dtype), all_branches or self.branch != "shared")
+
+    def _images(self, pixels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        """What the network takes, `[B, 3, H, W]`; as uint8 until it is on the device."""
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)  # channels_last as it lies
+        return images.float().div_(255).sub_(self._mean).div_(self._std).to(dtype)
+
+    def _maps(self, images: torch.Tensor, with_branches: bool) -> dict[str, torch.Tensor]:
+        if with_branches not in self._runs:
+            network = _AllBranches(self.model) if with_branches else _Trunk(self.model)
+            run, self._backend = make_run(network, images[:2], self._backend, self.batch_size)
+            self._runs[with_branches] = run
+        with torch.inference_mode():
+            return dict(zip(Branches._fields, self._runs[with_branches](images), strict=False))
+
+    def vectors(self, maps: dict[str, torch.Tensor]) -> np.ndarray:
+        """The embeddings `[B, D]` float32 of the branch maps."""
+        chosen = Branches._fields if self.branch == "concat" else (self.branch,)
+        with torch.inference_mode():
+            vectors = torch.cat([self._pooled(name, maps[name]).float() for name in chosen], 1)
+            return (F.normalize(vectors) if self.normalize else vectors).cpu().numpy()
+
+    def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
+        if self.pool == "code":
+            if not self.has_branches:
+                return self.model.forward_head(maps, pre_logits=True)
+            return self.model.shared_code(maps.float()) if branch == "shared" else maps.flatten(1)
+        if maps.ndim != 4:
+            raise OptionError(f"{self.name} gives no [B, C, H, W] map, so use pool 'code'")
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
+            maps = maps.permute(0, 3, 1, 2)
+        maps = maps.float()
+        return {
+            "flatten": lambda: maps.flatten(1),
+            "avg": lambda: maps.mean((2, 3)),
+            "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
+        }[self.pool]()
+
+
+class _Trunk(nn.Module):
+    """The trunk's map alone, as a tuple."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.model.forward_features(x),)
+
+
+class _AllBranches(_Trunk):
+    """The maps of the trunk, the face and the pose branch."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model.forward_branches(x))
+
+
+def _load(model: str | nn.Module) -> nn.Module:
+    if isinstance(model, nn.Module):
+        # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
+        return copy.deepcopy(model)
+    plain = model.partition(".")[0]
+    if ":" in model or plain in timm.list_models(FAMILY):
+        return create_model(model, pretrained=True)
+    if not timm.is_model(plain):
+        raise OptionError(f"there is no model {model!r}; facepcl has {', '.join(timm.list_models(FAMILY))}")
+    try:
+        return timm.create_model(model, pretrained=True, num_classes=0)
+    except (RuntimeError, OSError) as error:  # timm has no such weights, or the Hub cannot be reached
+        raise WeightsError(f"{model}: {str(error).splitlines()[0]}") from error
+
+
+def _file_hash(cfg: dict[str, Any]) -> str | None:
+    """The sha256 of bundled weights, as in weights/index.json."""
+    rows = rows_of(cfg.get("architecture") or "")
+    return next((row.sha256 for row in rows if row.path and str(row.path) == cfg.get("file")), None)
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

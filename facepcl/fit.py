@@ -1,0 +1,90 @@
+"""How an upright image is brought to a network's input, pixel for pixel as timm's own transform does it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+LONGEST = 16  # sides of a longer strip than 16 : 1 are cut: resized whole, 1 x 60,000 would take 700 MB
+# A JPEG decoded smaller keeps at least 1.5 pixels for each that is needed: cosine of the codes 0.999 or more
+MARGIN = 1.5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Resize to (`tall`, `wide`), then cut `height` x `width` pixels out of the middle.
+
+    `mode` center: the shorter side gets that size; squash: both sides do; border: the longer side does, and
+    `fill` surrounds the image.
+    """
+
+    height: int
+    width: int
+    tall: int
+    wide: int
+    mode: str = "center"
+    interpolation: str = "bicubic"
+    fill: tuple[int, ...] = (0, 0, 0)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Fit":
+        """Of timm's data config (`resolve_model_data_config`)."""
+        _, height, width = config["input_size"]
+        share = config.get("crop_pct") or 0.875  # timm's default
+        mode = config.get("crop_mode") or "center"
+        fill = tuple(round(255 * value) for value in config["mean"])
+        tall, wide = int(height / share), int(width / share)
+        return cls(height, width, tall, wide, mode, config["interpolation"], fill)
+
+    @classmethod
+    def square(cls, size: int) -> "Fit":
+        """Short side resized to `size` pixels (bicubic, antialiased), centre cut."""
+        return cls(size, size, size, size)
+
+    @property
+    def needed(self) -> int:
+        """Pixels that each side of a decoded image should have at least."""
+        return int(MARGIN * max(self.tall, self.wide))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `Fit(**...)` takes in another process."""
+        return asdict(self)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """uint8 `[height, width, 3]` of an RGB image."""
+        if self.mode == "center":
+            image = _without_ends(image)
+        size = self._resized(*image.size)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = _offset(image.width, self.width), _offset(image.height, self.height)
+        box = (left, top, left + self.width, top + self.height)
+        if min(left, top) < 0:  # only in mode border is the image smaller than the input
+            framed = Image.new("RGB", (self.width, self.height), self.fill)
+            framed.paste(image, (-left, -top))
+            return np.array(framed)
+        return np.array(image if image.size == (self.width, self.height) else image.crop(box))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if self.mode == "squash":
+            return self.wide, self.tall
+        if self.mode == "center" and self.wide == self.tall:
+            short = min(width, height)
+            return int(self.wide * width / short), int(self.tall * height / short)
+        ratios = height / self.tall, width / self.wide
+        ratio = max(ratios) if self.mode == "border" else min(ratios)
+        return round(width / ratio), round(height / ratio)
+
+
+def _offset(length: int, cut: int) -> int:
+    """Where the middle `cut` of `length` pixels begin; negative where there are fewer."""
+    return round((length - cut) / 2) if length >= cut else -((cut - length) // 2)
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image longer than 16 : 1, all that a centre crop needs; others as they are."""
+    width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))

@@ -1,0 +1,203 @@
+"""Processes that read and decode images, started again when one dies, ended when one hangs."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from io import BufferedReader
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+
+from facepcl.errors import ReaderError
+from facepcl.fit import Fit
+from facepcl.reader_process import request, write_line
+from facepcl.sources import Item
+
+SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
+TRIES = 3  # of an image on which a reader died: it need not have been the image's fault
+
+# A reader is a plain child that talks over its pipes, not one of multiprocessing's: those start the user's
+# own script again, and with it torch.
+_BOOT = """
+import json, sys, types
+setup = json.loads(sys.stdin.buffer.readline())
+sys.path[:] = setup["sys_path"]
+package = types.ModuleType("facepcl")
+package.__path__ = [setup["folder"]]
+sys.modules["facepcl"] = package  # without its __init__, which loads torch and timm: seconds, 300 MB
+from facepcl.reader_process import serve
+serve(setup["fit"])
+"""
+
+
+class Prepared(NamedTuple):
+    """One image on its way: its pixels uint8 `[H, W, 3]` and the size of the file's picture, or a reason."""
+
+    path: str
+    pixels: np.ndarray | None = None
+    size: tuple[int, int] = (0, 0)
+    error: str | None = None
+
+
+class Reader:
+    """One process that prepares images by `fit`, asked by one thread at a time and watched by another."""
+
+    def __init__(self, fit: Fit):
+        self._fit = fit
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._deadline = float("inf")
+        self._late = self._closed = False
+        self._is_ready = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process, if it runs."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process; it gets ready while others work."""
+        setup = {"sys_path": sys.path, "folder": str(Path(__file__).parent), "fit": self._fit.to_json()}
+        command = [sys.executable, "-c", _BOOT]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self._closed:  # meanwhile, by another thread
+            self.kill()
+        self._requests = cast(BinaryIO, self._process.stdin)
+        self._answers = cast(BufferedReader, self._process.stdout)
+        self._is_ready = False
+        with suppress(BrokenPipeError):  # it will not get ready then
+            write_line(self._requests, setup)
+
+    def prepare(self, items: Sequence[Item]) -> list[Prepared]:
+        """The images of `items` in order. A process that dies is replaced, and its images are done again."""
+        done: list[Prepared] = []
+        tries = 0
+        while len(done) < len(items):
+            if self._process is None:
+                self.start()
+            try:
+                if not self._is_ready:
+                    self._await_ready()
+                request(items[len(done) :], self._requests)
+                while len(done) < len(items):
+                    done.append(self._answer(items[len(done)].path))
+                    tries = 0
+            except (OSError, EOFError):
+                reason, tries = self._end(), tries + 1
+                if self._late or tries == TRIES:
+                    done.append(Prepared(items[len(done)].path, error=reason))
+                    self._late, tries = False, 0
+        return done
+
+    def _await_ready(self) -> None:
+        """Without this a process that never starts would be taken for millions of bad images."""
+        try:
+            while b'"ready"' not in self._receive():  # whatever the interpreter prints before
+                pass
+        except (OSError, EOFError) as error:
+            raise ReaderError(f"the process that reads images does not start: {self._end()}") from error
+        self._is_ready = True
+
+    def _answer(self, path: str) -> Prepared:
+        answer = json.loads(self._receive())
+        if "error" in answer:
+            return Prepared(path, error=answer["error"])
+        pixels = np.empty((self._fit.height, self._fit.width, 3), np.uint8)
+        if self._answers.readinto(pixels.data) < pixels.nbytes:
+            raise EOFError
+        return Prepared(path, pixels, tuple(answer["size"]))
+
+    def _receive(self) -> bytes:
+        self._deadline = time.monotonic() + SECONDS_AN_IMAGE
+        line = self._answers.readline()
+        with self._lock:
+            self._deadline = float("inf")
+            if not line.endswith(b"\n"):
+                raise EOFError
+            self._late = False  # an answer at the last moment; if the process was killed, it is replaced
+        return line
+
+    def end_if_late(self) -> None:
+        """Kill a process that has been silent for too long."""
+        with self._lock:
+            if time.monotonic() > self._deadline:
+                self._late = True
+                self.kill()
+
+    def _end(self) -> str:
+        """Clear away a process that died; says how it ended."""
+        if self._closed:
+            raise CancelledError
+        self.kill()
+        code = self.close()
+        if self._late:
+            return f"not decoded within {SECONDS_AN_IMAGE:g} s"
+        return f"the process that decoded it died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+
+    def kill(self, for_good: bool = False) -> None:
+        """End the process whatever it does; `for_good`: the thread that asks it gets a CancelledError."""
+        self._closed = self._closed or for_good
+        if process := self._process:
+            process.kill()
+
+    def close(self) -> int:
+        """Wait for the end of a killed process and clear it away; its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):  # what was not sent cannot be flushed any more
+                cast(BinaryIO, pipe).close()
+        return code
+
+
+class Readers:
+    """`with Readers(fit, count) as readers: future = readers.submit(items)`."""
+
+    def __init__(self, fit: Fit, count: int):
+        self._all = [Reader(fit) for _ in range(count)]
+        self._idle: SimpleQueue[Reader] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(count, "facepcl-reader")
+        self._stop = threading.Event()
+
+    def __enter__(self) -> "Readers":
+        for reader in self._all:
+            reader.start()
+            self._idle.put(reader)
+        threading.Thread(target=self._watch, name="facepcl-watch", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for reader in self._all:
+            reader.kill(for_good=True)
+        self._threads.shutdown(cancel_futures=True)
+        for reader in self._all:
+            reader.close()
+
+    def submit(self, items: Sequence[Item]) -> Future[list[Prepared]]:
+        """`Reader.prepare(items)` by whichever reader is free next."""
+        return self._threads.submit(self._prepare, items)
+
+    def _prepare(self, items: Sequence[Item]) -> list[Prepared]:
+        reader = self._idle.get()
+        try:
+            return reader.prepare(items)
+        finally:
+            self._idle.put(reader)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            for reader in self._all:
+                reader.end_if_late()

@@ -1,0 +1,171 @@
+"""The unfinished work behind a table: a folder beside it with the listing and the parts that are done."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from facepcl._files import atomic
+from facepcl.errors import OptionError, TableError
+from facepcl.sources import Entry, is_shard_name
+from facepcl.tables import ROWS_A_GROUP, Embeddings, describe_space, read_embeddings, write_table
+
+_logger = logging.getLogger("facepcl")
+
+FOLDER, JOB, LISTING, LOCK = ".parts", "job.json", "listing.jsonl", "lock"
+
+
+class Unfinished:
+    """What is done of the table at `out`, in the folder `OUT.parts`.
+
+    `job.json` says what is being done, `listing.jsonl` over which files and shards, and each
+    `part-NUMBER.npz` is a table of the next `ROWS_A_GROUP` rows, written under another name and renamed. All
+    parts but the last are full, so a part's number tells its rows.
+    """
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.folder = out.with_name(out.name + FOLDER)
+
+    @property
+    def parts(self) -> list[Path]:
+        """The parts that are done, in order."""
+        return sorted(self.folder.glob("part-*.npz"))
+
+    @property
+    def rows_done(self) -> int:
+        """How many rows the parts hold, as long as the last row is not among them."""
+        return len(self.parts) * ROWS_A_GROUP
+
+    def read_job(self) -> dict[str, Any] | None:
+        """What this folder's job was begun with, or None if it was not begun."""
+        path = self.folder / JOB
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+    def begin(self, job: dict[str, Any], entries: Iterable[Entry]) -> None:
+        """List what is to be done; `job.json` comes last and makes the folder a job."""
+        self.clear()
+        images: int | None = 0  # None where shards do not tell how many there are
+        with atomic(self.folder / LISTING) as temporary, temporary.open("w", encoding="ascii") as file:
+            for entry in entries:
+                file.write(json.dumps([*entry, _stamp(entry)]) + "\n")
+                images = None if images is None or is_shard_name(entry.path) else images + 1
+        with atomic(self.folder / JOB) as temporary:
+            temporary.write_text(json.dumps({**job, "images": images}, indent=2), "utf-8")
+
+    def entries(self) -> Iterator[Entry]:
+        """The listing. Raises TableError if a shard is not the one that was listed."""
+        with (self.folder / LISTING).open(encoding="ascii") as file:
+            for line in file:
+                path, error, stamp = json.loads(line)
+                entry = Entry(path, error)
+                if stamp != _stamp(entry):
+                    raise TableError(
+                        f"{path} has changed since the work on {self.out} began; delete {self.folder} to "
+                        "begin again"
+                    )
+                yield entry
+
+    def write(self, number: int, rows: Embeddings, sample: dict[str, np.ndarray] | None) -> None:
+        """Add part `number`, and beside it what the sheet keeps of it."""
+        if sample:
+            with atomic(self.folder / f"sample-{number:08d}.npz") as temporary, temporary.open("wb") as file:
+                np.savez(file, **sample)  # type: ignore[arg-type]
+        write_table(self.folder / f"part-{number:08d}.npz", rows.meta, [rows], len(rows))
+
+    def samples(self) -> Iterator[dict[str, np.ndarray]]:
+        """What the sheet kept of the parts that are done."""
+        for part in self.parts:
+            path = part.with_name(part.name.replace("part", "sample"))
+            if path.is_file():
+                with np.load(path, allow_pickle=False) as sample:
+                    yield dict(sample)
+
+    def table(self) -> tuple[dict[str, Any], int]:
+        """Metadata and number of rows of the whole."""
+        *full, last = self.parts
+        rest = read_embeddings(last, vectors=False)
+        return rest.meta, len(full) * ROWS_A_GROUP + len(rest)
+
+    def read(self) -> Iterator[Embeddings]:
+        """The parts' rows. Raises TableError if one is damaged."""
+        return map(read_embeddings, self.parts)
+
+    def clear(self) -> None:
+        """Empty the folder, but for its lock; `job.json` goes first and takes the job with it."""
+        (self.folder / JOB).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+
+
+def _stamp(entry: Entry) -> list[int] | None:
+    """Size and time of a shard: rows are found again by their number in it."""
+    if entry.error or not is_shard_name(entry.path):
+        return None
+    with suppress(OSError):
+        status = os.stat(entry.path)
+        return [status.st_size, status.st_mtime_ns]
+    return None
+
+
+@contextmanager
+def unfinished(out: Path) -> Iterator[Unfinished]:
+    """The work behind `out`, for one process at a time; what is left of it goes when the table is there.
+
+    Raises OptionError if another process works on it.
+    """
+    work = Unfinished(out)
+    work.folder.mkdir(exist_ok=True)
+    lock = FileLock(work.folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError):  # the other one has just finished and cleared its folder away
+        raise OptionError(
+            f"{out}: another process is writing it; wait for it, or choose another name"
+        ) from None
+    try:
+        yield work
+    except BaseException:
+        if work.parts:
+            _logger.warning(
+                "%s rows are done and kept in %s; the same command with --resume goes on from there",
+                f"{work.rows_done:,}",
+                work.folder,
+            )
+        raise
+    finally:
+        if not work.parts:
+            # while it is locked: a newcomer finds either this lock or no folder
+            shutil.rmtree(work.folder, ignore_errors=True)
+        lock.release()
+        if os.name == "nt" and not work.parts:  # there an open file cannot be deleted
+            with suppress(OSError):
+                (work.folder / LOCK).unlink()
+                work.folder.rmdir()
+
+
+def check_resumable(work: Unfinished, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise TableError unless the job that was begun is the one `wanted`: space, dtype, sources, sheet."""
+    if begun["meta"]["space"] != wanted["meta"]["space"]:
+        raise TableError(
+            f"{work.out} was begun in the space {describe_space(begun['meta'])}, this would go on in "
+            f"{describe_space(wanted['meta'])}; use the same model, branch and pool, or delete {work.folder}"
+        )
+    for name, value in wanted.items():
+        if name != "meta" and begun[name] != value:
+            raise TableError(
+                f"{work.out} was begun with {name} {_words(begun[name])}, not {_words(value)}; repeat the "
+                f"command as it was, or delete {work.folder}"
+            )
+
+
+def _words(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

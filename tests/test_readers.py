@@ -1,0 +1,181 @@
+"""Reader processes: in order, replaced when they die, ended when they hang, gone when the work is done."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facepcl import readers
+from facepcl.errors import ReaderError
+from facepcl.fit import Fit
+from facepcl.images import decode_reduced
+from facepcl.readers import Reader, Readers
+from facepcl.sources import Item
+
+FIT = Fit.square(16)
+
+
+def encoded(seed, kind="PNG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Files and members of shards in turn, with a few that are none."""
+    found = []
+    for i in range(12):
+        if i % 2:
+            found.append(Item(f"s.tar/{i}.png", encoded(i)))
+        else:
+            (tmp_path / f"{i}.png").write_bytes(encoded(i))
+            found.append(Item(str(tmp_path / f"{i}.png")))
+    found[3] = Item("s.tar/3.png", b"no picture")
+    found[6] = Item(str(tmp_path / "gone.png"))
+    found[9] = Item("s.tar", error="the shard breaks off")
+    return found
+
+
+@pytest.fixture
+def reader():
+    one = Reader(FIT)
+    yield one
+    one.kill(for_good=True)
+    one.close()
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_pixels_are_those_of_this_process_and_reasons_keep_their_places(items, reader):
+    found = reader.prepare(items)
+    assert [p.path for p in found] == [item.path for item in items]
+    for item, prepared in zip(items, found, strict=True):
+        if prepared.error is None:
+            assert (prepared.pixels == FIT(decode_reduced(item.read(), FIT.needed).image)).all()
+            assert prepared.size == (24, 20)
+    assert [p.error for p in (found[3], found[6], found[9])] == [
+        "not an image in a format that Pillow reads",
+        f"{items[6].path}: there is no such file",
+        "the shard breaks off",
+    ]
+    assert sum(p.error is not None for p in found) == 3
+
+
+def test_a_name_that_is_not_utf8_is_read(tmp_path, reader):
+    path = os.fsencode(tmp_path) + b"/\xff\xfe.png"
+    with open(path, "wb") as file:
+        file.write(encoded(0))
+    (found,) = reader.prepare([Item(os.fsdecode(path))])
+    assert found.error is None
+
+
+def test_readers_that_are_killed_lose_nothing(items):
+    """Killed again and again while they work; every image comes once, in order, as if nothing had been."""
+    with Readers(FIT, 2) as pool:
+        wanted = [pool.submit(items).result() for _ in range(2)][1]
+        futures = [pool.submit(items) for _ in range(600)]
+        killed, random = 0, np.random.default_rng(0)
+        while not all(future.done() for future in futures):
+            time.sleep(random.uniform(0, 0.2))
+            one = pool._all[killed % 2]
+            if one.pid and one._is_ready:
+                os.kill(one.pid, signal.SIGKILL)
+                killed += 1
+        assert killed > 3
+        for future in futures:
+            for a, b in zip(future.result(), wanted, strict=True):
+                assert (a.path, a.size, a.error) == (b.path, b.size, b.error)
+                assert a.error or (a.pixels == b.pixels).all()
+
+
+def test_an_image_that_kills_its_reader_becomes_a_reason(monkeypatch, items, reader):
+    monkeypatch.setattr(readers, "_BOOT", readers._BOOT.replace(
+        "from facepcl.reader_process import serve",
+        "import os, facepcl.reader_process as r\n"
+        "decode = r.decode_reduced\n"
+        "r.decode_reduced = lambda d, n: os.abort() if d == b'killer' else decode(d, n)\n"
+        "serve = r.serve",
+    ))  # fmt: skip
+    items[5] = Item("s.tar/5.png", b"killer")
+    found = reader.prepare(items)
+    assert found[5].error == f"the process that decoded it died (signal {int(signal.SIGABRT)})"
+    assert sum(p.error is not None for p in found) == 4
+
+
+def test_an_image_that_hangs_is_given_up(monkeypatch, items):
+    monkeypatch.setattr(readers, "SECONDS_AN_IMAGE", 2.0)
+    monkeypatch.setattr(readers, "_BOOT", readers._BOOT.replace(
+        "from facepcl.reader_process import serve",
+        "import time, facepcl.reader_process as r\n"
+        "decode = r.decode_reduced\n"
+        "r.decode_reduced = lambda d, n: time.sleep(1000) if d == b'hangs' else decode(d, n)\n"
+        "serve = r.serve",
+    ))  # fmt: skip
+    items[5] = Item("s.tar/5.png", b"hangs")
+    start = time.monotonic()
+    with Readers(FIT, 1) as pool:
+        found = pool.submit(items).result()
+    assert found[5].error == "not decoded within 2 s"
+    assert sum(p.error is not None for p in found) == 4
+    assert time.monotonic() - start < 30
+
+
+def test_a_reader_that_never_starts_is_an_error_not_a_bad_image(monkeypatch, reader):
+    monkeypatch.setattr(readers, "_BOOT", "import sys; sys.exit(3)")
+    with pytest.raises(ReaderError, match=r"does not start.*exit code 3"):
+        reader.prepare([Item("a.png", encoded(0))])
+
+
+def test_no_process_is_left_when_the_work_ends_early(items):
+    with Readers(FIT, 2) as pool:
+        pool.submit(items).result()
+        for _ in range(100):
+            pool.submit(items)
+        pids = [one.pid for one in pool._all]
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_readers_end_with_a_process_that_is_killed(tmp_path):
+    script = """
+import os, signal
+from facepcl.fit import Fit
+from facepcl.readers import Reader
+from facepcl.sources import Item
+reader = Reader(Fit.square(16))
+reader.prepare([Item("a", b"")])
+print(reader.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    pid = int(run.stdout)
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def test_a_reader_loads_no_torch(items, tmp_path, monkeypatch, reader):
+    path = tmp_path / "loaded"
+    monkeypatch.setattr(
+        readers, "_BOOT", readers._BOOT + f"\nopen({str(path)!r}, 'w').write(' '.join(sys.modules))"
+    )
+    reader.prepare(items)
+    reader._requests.close()  # the end of its input ends it
+    reader._process.wait(10)
+    loaded = path.read_text().split()
+    assert "PIL.Image" in loaded
+    assert not {"torch", "torchvision", "timm"} & set(loaded)
