@@ -58,6 +58,8 @@ def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
         # by the header, before a pixel is decoded, and even where Pillow's own limit was taken away
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(f"too many pixels: {image.width} x {image.height}")
+        if image.format == "EPS":  # Pillow would have Ghostscript run it
+            raise ImageError("EPS files are programs, and are not run")
         width, height = image.size
         if needed and image.format == "JPEG":
             image.draft(None, (needed, needed))

@@ -83,14 +83,10 @@ def _choose_dtype(
     if device.type != "cpu":
         return torch.float32
     # without units for it bfloat16 can be hundreds of times slower, so few images must do
-    seconds = {dtype: _best_seconds(one_pass, dtype) for dtype in DTYPES.values()}
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.9 * seconds[torch.float32] else torch.float32
-
-
-def _best_seconds(one_pass: Callable[[torch.dtype], None], dtype: torch.dtype) -> float:
-    best = float("inf")
+    best = dict.fromkeys(DTYPES.values(), float("inf"))
     for _ in range(3):
-        start = time.perf_counter()
-        one_pass(dtype)
-        best = min(best, time.perf_counter() - start)
-    return best
+        for dtype in best:  # in turn, so that a machine busy with other things is so to both
+            start = time.perf_counter()
+            one_pass(dtype)
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return torch.bfloat16 if best[torch.bfloat16] < 0.9 * best[torch.float32] else torch.float32

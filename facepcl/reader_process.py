@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from PIL import Image
@@ -17,28 +18,40 @@ from facepcl.fit import Fit
 from facepcl.images import decode_reduced, quiet_pillow
 from facepcl.sources import Item
 
+SECONDS_BETWEEN_ANSWERS = 0.25
+
 
 def serve(fit: dict[str, Any]) -> None:
     """Answer requests on standard input until it ends, each with an answer for each of its items."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    answers = os.fdopen(os.dup(1), "wb")
+    answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     nothing = os.open(os.devnull, os.O_WRONLY)
     Image.init()  # all formats now, not when the first odd file comes
     write_line(answers, {"ready": os.getpid()})
+    answers.flush()
     for stream in (1, 2):  # codecs print; their words must be neither among the answers nor on a terminal
         os.dup2(nothing, stream)
     with quiet_pillow():
         while line := sys.stdin.buffer.readline():
-            for item in _received(json.loads(line), sys.stdin.buffer):
+            asked = json.loads(line)
+            sent = time.monotonic()
+            for item in _received(asked["items"], sys.stdin.buffer):
                 _answer(item, Fit(**fit), answers)
+                if asked["one_by_one"] or time.monotonic() > sent + SECONDS_BETWEEN_ANSWERS:
+                    answers.flush()
+                    sent = time.monotonic()
+            answers.flush()
 
 
-def request(items: Iterable[Item], to: BinaryIO) -> None:
-    """Ask for `items`: a line of JSON with paths, sizes and reasons, then the bytes that are at hand."""
-    items = list(items)
+def request(items: Sequence[Item], one_by_one: bool, to: BinaryIO) -> None:
+    """Ask for `items`: a line of JSON with paths, sizes and reasons, then the bytes that are at hand.
+
+    Answers come together, which costs less, or `one_by_one`: then it is clear on which image a reader dies.
+    """
     lengths = [None if item.data is None else len(item.data) for item in items]
     lines = [[item.path, length, item.error] for item, length in zip(items, lengths, strict=True)]
-    write_line(to, lines, b"".join(item.data or b"" for item in items))
+    write_line(to, {"items": lines, "one_by_one": one_by_one}, b"".join(item.data or b"" for item in items))
+    to.flush()
 
 
 def _received(lines: list[tuple[str, int | None, str | None]], source: BinaryIO) -> list[Item]:
@@ -61,4 +74,3 @@ def _answer(item: Item, fit: Fit, to: BinaryIO) -> None:
 def write_line(to: BinaryIO, value: Any, data: bytes = b"") -> None:
     """A line of JSON, and `data` behind it."""
     to.write(json.dumps(value).encode() + b"\n" + data)
-    to.flush()

@@ -75,26 +75,28 @@ class Reader:
         self._is_ready = False
         with suppress(BrokenPipeError):  # it will not get ready then
             write_line(self._requests, setup)
+            self._requests.flush()
 
     def prepare(self, items: Sequence[Item]) -> list[Prepared]:
         """The images of `items` in order. A process that dies is replaced, and its images are done again."""
         done: list[Prepared] = []
-        tries = 0
+        tries, one_by_one = 0, False
         while len(done) < len(items):
             if self._process is None:
                 self.start()
             try:
                 if not self._is_ready:
                     self._await_ready()
-                request(items[len(done) :], self._requests)
+                request(items[len(done) :], one_by_one, self._requests)
                 while len(done) < len(items):
                     done.append(self._answer(items[len(done)].path))
                     tries = 0
             except (OSError, EOFError):
                 reason, tries = self._end(), tries + 1
-                if self._late or tries == TRIES:
+                if one_by_one and (self._late or tries == TRIES):
                     done.append(Prepared(items[len(done)].path, error=reason))
-                    self._late, tries = False, 0
+                    tries = 0
+                self._late, one_by_one = False, True
         return done
 
     def _await_ready(self) -> None:

@@ -1,10 +1,20 @@
 """The examples run as they are written in their first lines."""
 
+import ast
+import importlib.util
+import io
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import facepcl
 
@@ -12,8 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_sample_faces_are_two_dozen_crops_of_six_people():
-    from PIL import Image
-
     faces = sorted((ROOT / "examples/faces").glob("*.jpg"))
     assert len(faces) == 24
     assert len({face.name.partition("_")[0] for face in faces}) == 6
@@ -39,3 +47,179 @@ def test_fine_tune_writes_weights_that_load(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "held-out faces right (2 classes)" in run.stdout
     facepcl.create_model("pcl_facecycle", pretrained=out, branches=False, num_classes=2)
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of examples/ in the working folder, to plant files in."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "examples/faces"
+
+
+def typed(name, number=0):
+    """The command with this number in the first lines of an example."""
+    text = ast.get_docstring(ast.parse((ROOT / "examples" / name).read_text("utf-8")))
+    return re.findall("^    (python .*)$", text, re.MULTILINE)[number]
+
+
+def run(command, **options):
+    words = shlex.split(command)
+    return subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, **options)
+
+
+def output(command):
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def jpeg(image, quality):
+    image.save(file := io.BytesIO(), "JPEG", quality=quality)
+    return Image.open(file)
+
+
+def cropped(image, share):
+    width, height = image.size
+    x, y = round(share * width), round(share * height)
+    return image.crop((x, y, width - x, height - y))
+
+
+COPIES = {
+    "quality 40": lambda image: jpeg(image, 40),
+    "80 px": lambda image: image.resize((80, 80)).resize(image.size),
+    "without 3 %": lambda image: cropped(image, 0.03),
+}
+
+
+def names_in(lines):
+    return {frozenset(Path(path).name for path in line.split()[1:]) for line in lines}
+
+
+def test_find_duplicates_finds_the_planted_copies_and_nothing_else(copied):
+    first, second, third = (
+        copied / f"{name}.jpg"
+        for name in ("person2_yaw+08_fear", "person4_yaw-07_happy", "person6_yaw+10_sad")
+    )
+    jpeg(Image.open(first), 40).save(copied / "again.png")
+    jpeg(Image.open(second).resize((80, 80)), 60).save(copied / "small.png")
+    cropped(Image.open(third), 0.03).save(copied / "cropped.png")
+    jpeg(Image.open(third), 40).save(copied / "encoded.png")
+    (copied / "notes.jpg").write_text("no image")
+    planted = {
+        frozenset({first.name, "again.png"}),
+        frozenset({second.name, "small.png"}),
+        frozenset({third.name, "cropped.png", "encoded.png"}),
+    }
+    *groups, last = output(typed("find_duplicates.py"))
+    assert names_in(groups) == planted
+    assert all(0.95 <= float(line.split()[0]) < 1 for line in groups)
+    assert last == "3 groups in 28 images; 1 skipped for an error"
+
+    facepcl.embed(copied, "table.csv")
+    *groups, same_last = output("python examples/find_duplicates.py table.csv")
+    assert (names_in(groups), same_last) == (planted, last)
+
+
+def test_the_figures_of_find_duplicates_are_those_of_the_sample_faces():
+    text = (ROOT / "examples/find_duplicates.py").read_text("utf-8")
+    faces = [Image.open(path) for path in sorted((ROOT / "examples/faces").glob("*.jpg"))]
+    embedder = facepcl.FaceEmbedder(dtype="float32")
+    originals = embedder(faces)
+    copies = [embedder([change(face) for face in faces]) for change in COPIES.values()]
+    measured = []
+    for mean in (0, originals.mean(0)):
+        cosines = facepcl.similarity(originals - mean, originals - mean)
+        measured += [facepcl.similarity(originals - mean, copy - mean).diagonal().min() for copy in copies]
+        measured.append(cosines[~np.eye(len(faces), dtype=bool)].max())
+    # the last digits are those of one release of Pillow and torch
+    assert [float(x) for x in re.findall(r"\d\.\d{3}", text)] == pytest.approx(measured, abs=0.005)
+    threshold = float(re.search(r"default=([\d.]+)", text)[1])
+    assert measured[3] + 0.02 < threshold < min(measured[:3]) - 0.02
+
+
+def test_groups_of_blocks_are_those_of_the_whole_matrix(monkeypatch):
+    spec = importlib.util.spec_from_file_location("find_duplicates", ROOT / "examples/find_duplicates.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "BLOCK", 7)
+    vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    for threshold in (0.85, 0.9, 0.95):
+        near = facepcl.similarity(vectors, vectors) >= threshold
+        for _ in range(6):  # 2 ** 6 steps reach the end of any chain of 60
+            near = (near.astype(int) @ near) > 0
+        groups = {tuple(np.flatnonzero(row).tolist()) for row in near if row.sum() > 1}
+        assert example.groups_of(vectors, threshold) == [list(group) for group in sorted(groups)]
+        assert groups
+
+
+def scores(lines):
+    return {line.split()[0]: float(line.split()[1].rstrip("%")) for line in lines}
+
+
+def test_scikit_learn_reads_the_yaw_off_the_pose_code(copied):
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install scikit-learn")
+    (copied / "person1_yaw+90_notes.jpg").write_text("no image")
+    first, *lines = output(typed("scikit_learn_features.py"))
+    assert first == "24 faces; 1 skipped for an error"
+    degrees = scores(lines)
+    assert list(degrees) == ["shared", "face", "pose", "constant"]
+    assert degrees["pose"] < degrees["face"] < degrees["constant"]
+    assert degrees["pose"] < degrees["constant"] / 3
+    assert degrees["shared"] < degrees["constant"] / 2
+
+
+def test_scikit_learn_tells_class_folders_apart(copied):
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install scikit-learn")
+    for side, sign in (("left", "-"), ("right", "+")):
+        (Path("FACES") / side).mkdir(parents=True)
+        for face in copied.glob(f"*yaw{sign}*"):
+            shutil.copy(face, Path("FACES", side, f"{len(list(Path('FACES', side).iterdir()))}.jpg"))
+    right = scores(output(typed("scikit_learn_features.py", 1))[1:])
+    assert right["shared"] > right["constant"] + 20
+    assert right["pose"] > right["constant"] + 20
+
+
+def test_duckdb_counts_the_errors_and_finds_the_copy_first(copied):
+    for package in ("duckdb", "pyarrow"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install {package}")
+    (copied / "notes.jpg").write_text("no image")
+    (copied / "more_notes.jpg").write_text("no image either")
+    (copied / "nothing.png").write_bytes(b"")
+    face = "examples/faces/person4_yaw-25_disgust.jpg"
+    jpeg(Image.open(face), 40).save(copied / "again.png")
+    counted = output(typed("query_duckdb.py"))
+    lines = output(typed("query_duckdb.py", 1))
+    (head, *outcomes), (title, *nearest) = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    assert counted == [head, *outcomes]
+
+    table = facepcl.read_embeddings("faces.parquet")
+    counts = Counter(error or "fine" for error in table.errors)
+    assert sorted(counts.values()) == [1, 2, 25]
+    assert (head, title) == ("images  outcome", f"cosine  nearest to {face}")
+    assert outcomes == [f"{count:6}  {outcome}" for outcome, count in counts.most_common()]
+    assert nearest[0].endswith("  examples/faces/again.png")
+    cosines = facepcl.similarity(table.vectors[table.paths.index(face)], table.vectors)[0]
+    order = [i for i in np.argsort(-np.nan_to_num(cosines, nan=-1)) if table.paths[i] != face][:5]
+    assert [line.split()[1] for line in nearest] == [table.paths[i] for i in order]
+    assert [float(line.split()[0]) for line in nearest] == pytest.approx(cosines[order].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("example", "package", "line"),
+    [
+        ("query_duckdb.py", "duckdb", "pip install duckdb"),
+        ("query_duckdb.py", "pyarrow", "pip install 'facepcl[parquet]'"),
+        ("scikit_learn_features.py", "sklearn", "pip install scikit-learn"),
+    ],
+)
+def test_a_package_that_is_missing_is_one_sentence_with_the_pip_line(copied, example, package, line):
+    if package == "pyarrow":
+        pytest.importorskip("duckdb", reason="the example asks for duckdb first: pip install duckdb")
+    Path("without").mkdir()
+    Path("without", f"{package}.py").write_text("raise ImportError")
+    found = os.pathsep.join(filter(None, ["without", os.environ.get("PYTHONPATH")]))
+    done = run(typed(example), env={**os.environ, "PYTHONPATH": found})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(f"is not installed; type: {line}")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,172 @@
+"""Embedding of JPEG files of 250 px on one core, beside what that core allows and the loop that users write.
+
+    python benchmarks/embed.py [--dtype auto|float32|bfloat16] [--int8]
+
+Milliseconds are CPU time, so that a busy machine disturbs little; steady state is the difference between a
+long and a short job. The last part is wall time on all cores.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import describe
+from PIL import Image
+
+import facepcl
+from facepcl.encoder import Encoder
+from facepcl.fit import Fit
+from facepcl.images import decode, decode_reduced
+
+FACES = Path(__file__).resolve().parents[1] / "examples/faces"
+SHORT, LONG = 1024, 5120
+
+
+def write_files(folder: Path, count: int) -> list[Path]:
+    """The sample faces at 250 px, each a little different, quality 90: about 13 kB each."""
+    faces = [Image.open(path).convert("RGB") for path in sorted(FACES.glob("*.jpg"))]
+    random = np.random.default_rng(0)
+    paths = [folder / f"{i:05d}.jpg" for i in range(count)]
+    for i, path in enumerate(paths):
+        face, (left, top) = faces[i % len(faces)], random.uniform(0, 4, 2)
+        face = face.resize((250, 250), Image.Resampling.BICUBIC, (left, top, left + 108, top + 108))
+        grain = random.normal(0, 4, (250, 250, 1))
+        Image.fromarray((np.asarray(face) + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return paths
+
+
+def milliseconds(work: Callable[[], object], images: int, runs: int = 5) -> float:
+    """CPU milliseconds an image of the fastest of several runs, after one that warms up."""
+    work()
+    best = float("inf")
+    for _ in range(runs):
+        start = time.process_time()
+        work()
+        best = min(best, time.process_time() - start)
+    return 1000 * best / images
+
+
+def naive(paths: Sequence[Path]) -> float:
+    """PIL, torchvision's transforms, the model image by image in float32, as it comes."""
+    from torchvision import transforms
+
+    model = facepcl.create_model("pcl_facecycle", pretrained=True).eval()
+    bicubic = transforms.InterpolationMode.BICUBIC
+    normalize = transforms.Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    steps = [transforms.Resize(64, bicubic), transforms.CenterCrop(64), transforms.ToTensor(), normalize]
+    transform = transforms.Compose(steps)
+
+    def loop() -> None:
+        with torch.no_grad():
+            for path in paths:
+                model.forward_features(transform(Image.open(path).convert("RGB"))[None]).flatten().numpy()
+
+    return milliseconds(loop, len(paths))
+
+
+def decoding(paths: Sequence[Path]) -> dict[str, float]:
+    """Files to pixels of 64 px, each way at its own."""
+    import torchvision
+    from torchvision.transforms.v2 import functional as tv
+
+    fit = Fit.square(64)
+    bicubic = tv.InterpolationMode.BICUBIC
+
+    def by_torchvision(path: Path) -> torch.Tensor:
+        return tv.resize(torchvision.io.decode_image(str(path), "RGB"), [64, 64], bicubic, antialias=True)
+
+    ways: dict[str, Callable[[Path], object]] = {
+        "Pillow": lambda path: fit(decode(path.read_bytes())),
+        "Pillow, reduced (ours)": lambda path: fit(decode_reduced(path.read_bytes(), fit.needed).image),
+        "torchvision": by_torchvision,
+    }
+    return {
+        name: milliseconds(lambda way=way: [way(p) for p in paths], len(paths)) for name, way in ways.items()
+    }
+
+
+def networks(dtypes: Sequence[str], compiled: bool) -> dict[str, float]:
+    """The trunk alone on pixels at hand, batches of the embedder's size."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 64, 3), dtype=np.uint8)
+    found = {}
+    for dtype in dtypes:
+        backends = ["auto"] if dtype == "int8" else ["eager", "trace", *(["compile"] if compiled else [])]
+        for backend in backends:
+            encoder = Encoder(dtype=dtype, backend=backend)
+            work = lambda encoder=encoder: encoder.vectors(encoder.maps(pixels))  # noqa: E731
+            found[f"{encoder.meta['dtype']}, {encoder.meta['backend']}"] = milliseconds(work, len(pixels))
+    return found
+
+
+def whole_job(folder: Path, count: int, options: Sequence[str]) -> tuple[float, float]:
+    """CPU and wall seconds of `facepcl embed` on the first `count` files, reader processes included."""
+    manifest = folder / f"{count}.csv"
+    manifest.write_text("path\n" + "".join(f"{i:05d}.jpg\n" for i in range(count)))
+    command = [sys.executable, "-m", "facepcl", "embed", str(manifest), "-o", str(folder / "e.parquet")]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dtype", default="auto", help="of the whole job")
+    parser.add_argument("--int8", action="store_true", help="int8 too, which needs facepcl[onnx]")
+    parser.add_argument("--no-compile", action="store_true", help="leave the compiled network out")
+    parser.add_argument("--runs", type=int, default=3, help="of each whole job")
+    args = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # the jobs below inherit it
+    torch.set_num_threads(1)
+    print(describe(), "\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        paths = write_files(folder, LONG)
+        print(f"{LONG} files, {np.mean([p.stat().st_size for p in paths]) / 1000:.1f} kB on average\n")
+        by_loop = naive(paths[:128])
+        decoded = decoding(paths[:256])
+        dtypes = ["float32", "bfloat16", *(["int8"] if args.int8 else [])]
+        ran = networks(dtypes, not args.no_compile)
+        print("| part | CPU ms an image |\n|---|---|")
+        print(f"| naive loop | {by_loop:.2f} |")
+        for name, value in [*decoded.items(), *ran.items()]:
+            print(f"| {name} | {value:.2f} |")
+
+        options = ["--dtype", args.dtype]
+        job = f"facepcl embed {' '.join(options)}"
+        pairs = [[whole_job(folder, count, options) for count in (SHORT, LONG)] for _ in range(args.runs)]
+        steady = statistics.median(1000 * (b[0] - a[0]) / (LONG - SHORT) for a, b in pairs)
+        first = [[seconds - SHORT * steady / 1000 for seconds in a] for a, _ in pairs]
+        startup = [statistics.median(seconds) for seconds in zip(*first, strict=True)]
+        print(f"| {job}, steady state | {steady:.2f} |\n")
+        mine = {k: v for k, v in ran.items() if args.dtype in ("auto", k.partition(",")[0])}
+        if args.dtype == "auto":
+            mine = {k: v for k, v in mine.items() if "int8" not in k}
+        allowed = min(decoded.values()) + min(mine.values())
+        print(f"What the core allows, decoding + network each at its best: {allowed:.2f} ms;")
+        print(f"{job}: {1000 / steady:.0f} images a CPU second, {100 * allowed / steady:.0f} % of it,")
+        print(
+            f"{by_loop / steady:.2f} x the naive loop; start-up {startup[0]:.1f} s CPU, {startup[1]:.1f} s wall"
+        )
+
+        os.sched_setaffinity(0, cores)
+        pairs = [[whole_job(folder, count, options) for count in (SHORT, LONG)] for _ in range(args.runs)]
+        wall, cpu = (statistics.median((b[i] - a[i]) / (LONG - SHORT) for a, b in pairs) for i in (1, 0))
+        print(
+            f"\n{len(cores)} cores: {1 / wall:.0f} images/s, {cpu / wall:.2f} of {len(cores)} cores at work"
+        )
+
+
+if __name__ == "__main__":
+    main()
