@@ -1,11 +1,11 @@
 """Images to embeddings: `FaceEmbedder`."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from facepcl.readers import Prepared, Readers
 from facepcl.sources import Item, list_entries, read_items
 from facepcl.tables import ROWS_A_GROUP, Embeddings, Row
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 BYTES_A_BATCH = 32 << 20  # of encoded images out of shards: a batch of large photographs ends earlier
 
 
@@ -39,7 +41,8 @@ class FaceEmbedder:
     `model`: a name with pretrained weights, as for `facepcl.create_model`, any timm model's name, or a
     module as it is. `branch`: shared, face, pose or concat; a model without branches has `shared` only.
     `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
-    the processor has units for it and a timing finds it faster. `backend`: auto, eager, trace or compile.
+    the processor has units for it and a timing finds it faster; int8 is for `pcl_facecycle` on a CPU, needs
+    `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace or compile.
     Raises WeightsError if there are no weights, OptionError for other wrong arguments.
     """
 
@@ -116,12 +119,18 @@ class FaceEmbedder:
     ) -> Iterator[Batch]:
         """Batches in the order of `items`; never across a multiple of `ROWS_A_GROUP` items.
 
-        `workers` processes decode ahead while the network runs; None: as many as this machine needs.
+        `workers` processes decode ahead while the network runs; None: as many as this machine needs. On a
+        CPU where torch uses fewer threads than there are cores, several batches run at once.
         """
         count = default_workers(self.encoder.device.type) if workers is None else workers
-        with Readers(self.encoder.fit, count) as readers:
-            for prepared in _ahead(readers, _chunks(items, self.encoder.batch_size), count + 2):
-                yield self._embed(prepared, all_branches)
+        at_once = self.encoder.batches_at_once
+        self.encoder.make_ready(all_branches)
+        with Readers(self.encoder.fit, count) as readers, ThreadPoolExecutor(at_once) as networks:
+            chunks = _chunks(items, self.encoder.batch_size)
+            prepared = _in_order(readers.submit, chunks, count + at_once)
+            yield from _in_order(
+                lambda some: networks.submit(self._embed, some, all_branches), prepared, at_once
+            )
 
     def _embed(self, prepared: list[Prepared], all_branches: bool) -> Batch:
         images = [(i, p.pixels) for i, p in enumerate(prepared) if p.pixels is not None]
@@ -137,7 +146,7 @@ class FaceEmbedder:
 
 def default_workers(device: str) -> int:
     """Processes that decode: on a CPU the network takes most of the cores, elsewhere none."""
-    return max(1, cores() // 4) if device == "cpu" else cores()
+    return max(1, cores() // 2) if device == "cpu" else cores()
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -154,12 +163,16 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _ahead(readers: Readers, chunks: Iterator[list[Item]], count: int) -> Iterator[list[Prepared]]:
-    """Prepared chunks in order; at most `count` wait, so memory does not grow."""
-    waiting: deque[Future[list[Prepared]]] = deque()
-    for chunk in chunks:
-        waiting.append(readers.submit(chunk))
-        if len(waiting) >= count:
+def _in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahead: int) -> Iterator[Made]:
+    """Results in the order of `work`, of which at most `ahead` pieces wait, so that memory does not grow."""
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for piece in work:
+            waiting.append(submit(piece))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for future in waiting:  # after Ctrl-C nothing that waits is begun any more
+            future.cancel()

@@ -80,7 +80,7 @@ def embed(
 
     `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards. A bad image is a
     row with a reason (`on_error="record"`) or raises ImageError ("raise"). `workers`: processes that decode;
-    None is a quarter of the cores, or all of them beside an accelerator. What is done is kept in `OUT.parts`
+    None is half of the cores, or all of them beside an accelerator. What is done is kept in `OUT.parts`
     until the table is whole: after an interruption, the same call with `resume=True` goes on from there.
     `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
     """

@@ -18,7 +18,8 @@ from facepcl.create import FAMILY, create_model
 from facepcl.errors import OptionError, WeightsError
 from facepcl.fit import Fit
 from facepcl.index import rows_of
-from facepcl.machine import check_dtype, find_device, inference_dtype
+from facepcl.int8 import INT8, make_int8_run
+from facepcl.machine import check_dtype, cores, find_device, inference_dtype
 from facepcl.models import Branches
 
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
@@ -48,8 +49,11 @@ class Encoder:
             raise OptionError(f"batch_size {batch_size}: at least 1")
         if backend not in BACKENDS:
             raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
-        check_dtype(dtype)
-        self.device = find_device(device)
+        if dtype != INT8:
+            check_dtype(dtype)
+        self.device = find_device("cpu" if dtype == INT8 and device == "auto" else device)
+        if dtype == INT8 and (self.device.type != "cpu" or backend != "auto"):
+            raise OptionError("dtype int8 runs on the CPU, with backend 'auto'")
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
         self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
         if not hasattr(self.model, "forward_features"):
@@ -66,12 +70,14 @@ class Encoder:
             torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
         )
         weights = _hash_weights(self.model)
-        blank = self._images(np.zeros((8, self.fit.height, self.fit.width, 3), np.uint8), torch.float32)
-        self.dtype = inference_dtype(dtype, _Trunk(self.model), blank)
+        self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.fit.shape), np.uint8)
+        self._int8 = dtype == INT8
+        blank = self._images(self._sample, torch.float32)
+        self.dtype = inference_dtype("float32" if self._int8 else dtype, _Trunk(self.model), blank)
         self.model.to(self.dtype)
         self._backend = backend
         self._runs: dict[bool, Run] = {}
-        self.meta = self._describe(config, weights, blank)
+        self.meta = self._describe(config, weights)
 
     @property
     def name(self) -> str:
@@ -79,14 +85,13 @@ class Encoder:
             self.model
         ).__name__
 
-    def _describe(self, config: dict[str, Any], weights: str, blank: torch.Tensor) -> dict[str, Any]:
+    def _describe(self, config: dict[str, Any], weights: str) -> dict[str, Any]:
         """What a table says of its embeddings; `space` is the same for vectors that may be compared."""
         cfg = getattr(self.model, "pretrained_cfg", None) or {}
         preprocessing = {k: config[k] for k in sorted(config)}
         space = json.dumps([weights, self.branch, self.pool, preprocessing], default=str)
-        maps = self._maps(blank[:2].to(self.dtype), self.branch != "shared")  # this settles the backend
         return {
-            "dimension": self.vectors(maps).shape[1],
+            "dimension": self.vectors(self.maps(self._sample[:2])).shape[1],  # this settles the backend
             "model": self.name,
             "tag": cfg.get("tag"),
             "weights_sha256": _file_hash(cfg) or weights,
@@ -94,29 +99,44 @@ class Encoder:
             "pool": self.pool,
             "normalize": self.normalize,
             "preprocessing": json.loads(json.dumps(preprocessing, default=str)),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": INT8 if self._int8 else str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "backend": self._backend,
             "facepcl": facepcl.__version__,
             "space": hashlib.sha256(space.encode()).hexdigest()[:12],
         }
 
+    @property
+    def batches_at_once(self) -> int:
+        """How many threads may run this network: on a CPU as many as torch leaves cores to.
+
+        Batches side by side do not wait for each other, as the threads of one batch do at each layer.
+        """
+        if self.device.type != "cpu" or self.meta["backend"] == "compile":
+            return 1
+        return max(1, cores() // torch.get_num_threads())
+
+    def make_ready(self, all_branches: bool = False) -> None:
+        """Trace or compile what `maps` will run, before several threads do."""
+        if (wide := all_branches or self.branch != "shared") not in self._runs:
+            network = _AllBranches(self.model) if wide else _Trunk(self.model)
+            if self._int8:
+                self._runs[wide], self._backend = make_int8_run(network, self.name), "onnxruntime"
+            else:
+                sample = self._images(self._sample[:2], self.dtype)
+                self._runs[wide], self._backend = make_run(network, sample, self._backend, self.batch_size)
+
     def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
         """Branch maps of images uint8 `[B, H, W, 3]`: the trunk's alone where no other is asked for."""
-        return self._maps(self._images(pixels, self.dtype), all_branches or self.branch != "shared")
+        self.make_ready(all_branches)
+        run = self._runs[all_branches or self.branch != "shared"]
+        with torch.inference_mode():
+            return dict(zip(Branches._fields, run(self._images(pixels, self.dtype)), strict=False))
 
     def _images(self, pixels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         """What the network takes, `[B, 3, H, W]`; as uint8 until it is on the device."""
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)  # channels_last as it lies
         return images.float().div_(255).sub_(self._mean).div_(self._std).to(dtype)
-
-    def _maps(self, images: torch.Tensor, with_branches: bool) -> dict[str, torch.Tensor]:
-        if with_branches not in self._runs:
-            network = _AllBranches(self.model) if with_branches else _Trunk(self.model)
-            run, self._backend = make_run(network, images[:2], self._backend, self.batch_size)
-            self._runs[with_branches] = run
-        with torch.inference_mode():
-            return dict(zip(Branches._fields, self._runs[with_branches](images), strict=False))
 
     def vectors(self, maps: dict[str, torch.Tensor]) -> np.ndarray:
         """The embeddings `[B, D]` float32 of the branch maps."""

@@ -44,6 +44,11 @@ class Fit:
         return cls(size, size, size, size)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the pixels, `[height, width, 3]`."""
+        return self.height, self.width, 3
+
+    @property
     def needed(self) -> int:
         """Pixels that each side of a decoded image should have at least."""
         return int(MARGIN * max(self.tall, self.wide))

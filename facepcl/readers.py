@@ -22,6 +22,7 @@ from facepcl.reader_process import request, write_line
 from facepcl.sources import Item
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
+PIPE_BYTES = 1 << 20  # what an ordinary user may have
 TRIES = 3  # of an image on which a reader died: it need not have been the image's fault
 
 # A reader is a plain child that talks over its pipes, not one of multiprocessing's: those start the user's
@@ -73,6 +74,7 @@ class Reader:
         self._requests = cast(BinaryIO, self._process.stdin)
         self._answers = cast(BufferedReader, self._process.stdout)
         self._is_ready = False
+        _widen(self._answers)
         with suppress(BrokenPipeError):  # it will not get ready then
             write_line(self._requests, setup)
             self._requests.flush()
@@ -112,7 +114,7 @@ class Reader:
         answer = json.loads(self._receive())
         if "error" in answer:
             return Prepared(path, error=answer["error"])
-        pixels = np.empty((self._fit.height, self._fit.width, 3), np.uint8)
+        pixels = np.empty(self._fit.shape, np.uint8)
         if self._answers.readinto(pixels.data) < pixels.nbytes:
             raise EOFError
         return Prepared(path, pixels, tuple(answer["size"]))
@@ -160,6 +162,14 @@ class Reader:
             with suppress(OSError):  # what was not sent cannot be flushed any more
                 cast(BinaryIO, pipe).close()
         return code
+
+
+def _widen(pipe: BufferedReader) -> None:
+    """Let answers to a whole request lie in the pipe (Linux): each time it is full both sides take turns."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 class Readers:

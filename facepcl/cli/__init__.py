@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import facepcl
 from facepcl.cli import embed, pretrain
 from facepcl.errors import FacepclError
+from facepcl.machine import keep_freed_memory
 
 COMMANDS = (embed, pretrain)  # each has add(subparsers) -> parser and run(args) -> exit code
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("timm", "httpx", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    keep_freed_memory()
     try:
         return args.run(args)
     except (FacepclError, OSError) as error:

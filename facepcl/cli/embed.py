@@ -42,14 +42,14 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="W",
-        help="processes that decode (default: a quarter of the cores, all beside an accelerator)",
+        help="processes that decode (default: half of the cores, all beside an accelerator)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     parser.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="auto: bfloat16 where it is faster",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        help="auto: bfloat16 where the processor has units for it and it is faster",
     )
     parser.add_argument(
         "--compile",
@@ -72,9 +72,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from facepcl import machine
+
     names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
     names += ["compile", "resume", "on_error", "sheet"]
     options = {name: getattr(args, name) for name in names}
+    # some batches side by side are a third faster than all cores on one (benchmarks/embed.py)
+    torch.set_num_threads(max(1, machine.cores() // 8))
     summary = facepcl.embed(args.source, args.out, **options, progress=True)
     for reason in summary.reasons:
         print(f"  {reason}", file=sys.stderr)

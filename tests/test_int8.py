@@ -1,0 +1,59 @@
+"""`pcl_facecycle` in 8 bits stays near its float codes, in each of its numbers."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import facepcl
+from facepcl.errors import MissingExtra, OptionError
+
+FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def both():
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="needs the extra facepcl[onnx]")
+    return [facepcl.FaceEmbedder(branch="concat", dtype=dtype) for dtype in ("float32", "int8")]
+
+
+def grey(path):
+    """As LFW and FER-2013 are; the calibration has colours."""
+    return Image.open(path).convert("L").convert("RGB")
+
+
+@pytest.mark.parametrize("change", [Image.open, grey], ids=["colour", "grey"])
+def test_every_code_keeps_its_direction(both, change):
+    exact, quantised = (embedder(map(change, FACES)) for embedder in both)
+    for branch in range(3):
+        a, b = (codes[:, 2048 * branch : 2048 * (branch + 1)] for codes in (exact, quantised))
+        assert facepcl.similarity(a, b).diagonal().min() > 0.995  # measured: 0.998
+
+
+def test_no_number_of_the_code_is_lost(both):
+    """With the outputs in 8 bits too, the smallest of them were 0 throughout at the same cosine."""
+    exact, quantised = (embedder(FACES) for embedder in both)
+    moving = exact.std(0) > 0
+    correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(exact.T[moving], quantised.T[moving], strict=True)]
+    assert np.quantile(correlation, 0.01) > 0.95
+    assert moving.mean() > 0.99
+
+
+def test_int8_is_recorded_and_leaves_the_space(both):
+    exact, quantised = (embedder.meta for embedder in both)
+    assert (quantised["dtype"], quantised["backend"]) == ("int8", "onnxruntime")
+    assert quantised["space"] == exact["space"]
+
+
+def test_other_models_have_no_int8():
+    with pytest.raises(OptionError, match="int8 is for pcl_facecycle, not for pcl_resnet18"):
+        facepcl.FaceEmbedder(facepcl.create_model("pcl_resnet18"), dtype="int8")
+
+
+def test_without_the_extra_the_pip_line_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'facepcl\[onnx\]'"):
+        facepcl.FaceEmbedder(facepcl.create_model("pcl_facecycle"), dtype="int8")
