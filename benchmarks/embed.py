@@ -86,7 +86,7 @@ def decoding(paths: Sequence[Path]) -> dict[str, float]:
 
     ways: dict[str, Callable[[Path], object]] = {
         "Pillow": lambda path: fit(decode(path.read_bytes())),
-        "Pillow, reduced (ours)": lambda path: fit(decode_reduced(path.read_bytes(), fit.needed).image),
+        "Pillow, reduced (ours)": lambda path: fit(*decode_reduced(path.read_bytes(), fit.needed)),
         "torchvision": by_torchvision,
     }
     return {

@@ -3,15 +3,17 @@
     python benchmarks/memory.py [--dtype auto|float32|bfloat16|int8]
 
 Proportional set size (a page that several processes share counts once), sampled five times a second; the
-largest of each job. Linux only.
+largest of each job, the median of three jobs. Linux only.
 """
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from embed import write_files
@@ -43,10 +45,8 @@ def peak(folder: Path, count: int, dtype: str) -> float:
     job = subprocess.Popen([*command, "--dtype", dtype], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     largest = 0.0
     while job.poll() is None:
-        try:
+        with suppress(OSError, StopIteration):  # a process has just ended
             largest = max(largest, memory(job.pid))
-        except (OSError, StopIteration):  # a process has just ended
-            pass
         time.sleep(0.2)
     if job.returncode:
         sys.exit(f"the job on {count} files ended with {job.returncode}")
@@ -60,7 +60,8 @@ def main() -> None:
     print(describe(), f"{len(os.sched_getaffinity(0))} cores\n")
     with tempfile.TemporaryDirectory() as temporary:
         write_files(Path(temporary), MANY)
-        few, many = (peak(Path(temporary), count, dtype) for count in (FEW, MANY))
+        peaks = [[peak(Path(temporary), count, dtype) for count in (FEW, MANY)] for _ in range(3)]
+    few, many = (statistics.median(some) for some in zip(*peaks, strict=True))
     print(f"{FEW} files {few:.0f} MB, {MANY:,} files {many:.0f} MB: {many - few:.0f} MB more")
 
 

@@ -95,7 +95,7 @@ class FaceEmbedder:
         fit = self.encoder.fit
         try:
             if isinstance(item, (str, Path)):
-                return fit(decode_reduced(read_file(item), fit.needed).image)
+                return fit(*decode_reduced(read_file(item), fit.needed))
             return fit(open_image(item))
         except ImageError as error:
             name = f" ({item})" if isinstance(item, (str, Path)) else ""

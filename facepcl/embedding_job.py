@@ -20,7 +20,6 @@ from facepcl.tables import (
     Embeddings,
     check_table_path,
     describe_space,
-    joined,
     read_embeddings,
     write_table,
 )
@@ -191,10 +190,10 @@ def _embed_rest(
             failed += len(batch.rows) - len(batch.good)
             bar.update(len(batch.rows), **({"failed": failed} if failed else {}))
             if done % ROWS_A_GROUP == 0:
-                work.write(number, joined(waiting), drawing.taken() if drawing else None)
+                work.write(number, waiting, drawing.taken() if drawing else None)
                 waiting, number = [], number + 1
         if waiting:
-            work.write(number, joined(waiting), drawing.taken() if drawing else None)
+            work.write(number, waiting, drawing.taken() if drawing else None)
     return done - before
 
 

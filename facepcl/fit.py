@@ -57,20 +57,26 @@ class Fit:
         """What `Fit(**...)` takes in another process."""
         return asdict(self)
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """uint8 `[height, width, 3]` of an RGB image."""
+    def __call__(
+        self,
+        image: Image.Image,
+        size: tuple[int, int] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> np.ndarray:
+        """uint8 `[height, width, 3]` of an RGB image, or of a `Picture` that was decoded smaller."""
+        size, box = size or image.size, box or (0, 0, *image.size)
         if self.mode == "center":
-            image = _without_ends(image)
-        size = self._resized(*image.size)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+            size, box = _without_ends(size, box)
+        resized = self._resized(*size)
+        if (resized, box) != (image.size, (0, 0, *image.size)):
+            image = image.resize(resized, Image.Resampling[self.interpolation.upper()], box)
         left, top = _offset(image.width, self.width), _offset(image.height, self.height)
-        box = (left, top, left + self.width, top + self.height)
         if min(left, top) < 0:  # only in mode border is the image smaller than the input
             framed = Image.new("RGB", (self.width, self.height), self.fill)
             framed.paste(image, (-left, -top))
             return np.array(framed)
-        return np.array(image if image.size == (self.width, self.height) else image.crop(box))
+        cut = (left, top, left + self.width, top + self.height)
+        return np.array(image if image.size == (self.width, self.height) else image.crop(cut))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.mode == "squash":
@@ -88,8 +94,14 @@ def _offset(length: int, cut: int) -> int:
     return round((length - cut) / 2) if length >= cut else -((cut - length) // 2)
 
 
-def _without_ends(image: Image.Image) -> Image.Image:
+def _without_ends(
+    size: tuple[int, int], box: tuple[float, float, float, float]
+) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
     """The middle of an image longer than 16 : 1, all that a centre crop needs; others as they are."""
-    width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
+    width, height = (min(side, LONGEST * min(size)) for side in size)
+    if (width, height) == size:
+        return size, box
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    x, y = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]  # pixels at hand for one of the file's
+    left_at, top_at = box[0] + left * x, box[1] + top * y
+    return (width, height), (left_at, top_at, left_at + width * x, top_at + height * y)

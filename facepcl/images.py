@@ -28,10 +28,12 @@ ORIENTATION = 0x0112  # the EXIF tag; values from 5 on swap width and height
 
 
 class Picture(NamedTuple):
-    """An upright RGB image, and the size of the file's picture, which may have been decoded smaller."""
+    """An upright RGB image that may have been decoded smaller: the `size` of the file's picture, and the
+    `box` of `image` that it fills (left, top, right, bottom), not always to a whole pixel."""
 
     image: Image.Image
     size: tuple[int, int]
+    box: tuple[float, float, float, float]
 
 
 @contextmanager
@@ -60,11 +62,26 @@ def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
             raise ImageError(f"too many pixels: {image.width} x {image.height}")
         if image.format == "EPS":  # Pillow would have Ghostscript run it
             raise ImageError("EPS files are programs, and are not run")
-        width, height = image.size
-        if needed and image.format == "JPEG":
-            image.draft(None, (needed, needed))
-        swapped = _orientation(image) >= 5
-        return Picture(_load(image), (height, width) if swapped else (width, height))
+        whole = image.size
+        drafted = image.draft(None, (needed, needed)) if needed and image.format == "JPEG" else None
+        image.load()  # some formats tell their size and orientation only now
+        size = whole if drafted else image.size
+        right, bottom = drafted[1][2:] if drafted else size
+        orientation = _orientation(image)
+        box = _upright_box(orientation, right, bottom, *image.size)
+        return Picture(_load(image), size[::-1] if orientation >= 5 else size, box)
+
+
+def _upright_box(
+    orientation: int, right: float, bottom: float, width: int, height: int
+) -> tuple[float, float, float, float]:
+    """Where the stored box (0, 0, right, bottom) of width x height pixels lies once the image is upright."""
+    x, y = (0.0, width - right), (0.0, height - bottom)  # at the start of a side, or at its end
+    if orientation < 5:
+        left, top = x[orientation in (2, 3)], y[orientation in (3, 4)]
+        return left, top, left + right, top + bottom
+    left, top = y[orientation in (6, 7)], x[orientation in (7, 8)]
+    return left, top, left + bottom, top + right
 
 
 def _orientation(image: Image.Image) -> int:

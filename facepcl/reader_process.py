@@ -64,9 +64,11 @@ def _received(lines: list[tuple[str, int | None, str | None]], source: BinaryIO)
 def _answer(item: Item, fit: Fit, to: BinaryIO) -> None:
     try:
         picture = decode_reduced(item.read(), fit.needed)
-        pixels = fit(picture.image)
-    except (FacepclError, MemoryError) as error:
-        write_line(to, {"error": str(error) or "does not fit into memory"})
+        pixels = fit(*picture)
+    except FacepclError as error:
+        write_line(to, {"error": str(error)})
+    except Exception as error:  # whatever it is, it is this image's, and the next ones wait
+        write_line(to, {"error": f"cannot be prepared: {error or type(error).__name__}"})
     else:
         write_line(to, {"size": picture.size}, pixels.tobytes())
 

@@ -140,6 +140,8 @@ class Reader:
         """Clear away a process that died; says how it ended."""
         if self._closed:
             raise CancelledError
+        with suppress(subprocess.TimeoutExpired):  # one that is ending by itself tells why
+            cast(subprocess.Popen[bytes], self._process).wait(1)
         self.kill()
         code = self.close()
         if self._late:

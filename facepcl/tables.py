@@ -57,17 +57,6 @@ class Embeddings:
                 yield Row(path, start + i, None, width, height, self.vectors[i])
 
 
-def joined(blocks: Sequence[Embeddings]) -> Embeddings:
-    """Rows of several blocks, at least one, in order."""
-    return Embeddings(
-        np.concatenate([block.vectors for block in blocks]),
-        [path for block in blocks for path in block.paths],
-        [error for block in blocks for error in block.errors],
-        np.concatenate([block.sizes for block in blocks]),
-        blocks[0].meta,
-    )
-
-
 def check_table_path(path: Path) -> None:
     """Raise OptionError, MissingPath or MissingExtra if no table can be written there."""
     if path.suffix not in _WRITERS:
@@ -100,20 +89,22 @@ def _write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings
     fields += [("width", pa.int32()), ("height", pa.int32()), ("embedding", pa.list_(pa.float32()))]
     schema = pa.schema(fields, metadata={META_KEY: json.dumps(meta)})
     start = 0
-    # vectors hardly repeat a number, so a dictionary of them would only cost time
-    with parquet.ParquetWriter(str(path), schema, use_dictionary=["error"]) as file:
+    # the numbers of vectors neither repeat nor compress, so trying to would only cost time
+    packing = {name: "snappy" for name, _ in fields} | {"embedding.list.element": "none"}
+    with parquet.ParquetWriter(str(path), schema, use_dictionary=["error"], compression=packing) as file:
         for block in blocks:
             good = np.array([error is None for error in block.errors], bool)
             ends = np.concatenate([[0], np.cumsum(good * meta["dimension"])]).astype(np.int32)
-            vectors = pa.ListArray.from_arrays(
-                pa.array(ends), pa.array(block.vectors[good].reshape(-1)), mask=pa.array(~good)
+            vectors = block.vectors if good.all() else block.vectors[good]
+            column = pa.ListArray.from_arrays(
+                pa.array(ends), pa.array(vectors.reshape(-1)), mask=pa.array(~good)
             )
             columns = [
                 pa.array(map(_clean, block.paths), pa.string()),
                 pa.array(np.arange(start, start + len(block))),
                 pa.array(map(_clean, block.errors), pa.string()),
                 *(pa.array(side, pa.int32(), mask=~good) for side in block.sizes.T),
-                vectors,
+                column,
             ]
             file.write_table(pa.Table.from_arrays(columns, schema=schema))
             start += len(block)
@@ -128,7 +119,7 @@ def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, meta["dimension"])}
             np.lib.format.write_array_header_1_0(member, header)
             for block in blocks:
-                member.write(block.vectors.astype("<f4").tobytes())
+                member.write(np.ascontiguousarray(block.vectors, "<f4").data)
                 paths += [_clean(path) or "" for path in block.paths]
                 errors += [_clean(error) or "" for error in block.errors]  # None would need a pickle
                 sizes.append(block.sizes)

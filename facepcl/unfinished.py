@@ -73,12 +73,12 @@ class Unfinished:
                     )
                 yield entry
 
-    def write(self, number: int, rows: Embeddings, sample: dict[str, np.ndarray] | None) -> None:
+    def write(self, number: int, blocks: Sequence[Embeddings], sample: dict[str, np.ndarray] | None) -> None:
         """Add part `number`, and beside it what the sheet keeps of it."""
         if sample:
             with atomic(self.folder / f"sample-{number:08d}.npz") as temporary, temporary.open("wb") as file:
                 np.savez(file, **sample)  # type: ignore[arg-type]
-        write_table(self.folder / f"part-{number:08d}.npz", rows.meta, [rows], len(rows))
+        write_table(self.folder / f"part-{number:08d}.npz", blocks[0].meta, blocks, sum(map(len, blocks)))
 
     def samples(self) -> Iterator[dict[str, np.ndarray]]:
         """What the sheet kept of the parts that are done."""

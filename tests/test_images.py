@@ -153,6 +153,30 @@ def test_a_jpeg_comes_no_smaller_than_needed(picture, needed, side):
     found = decode_reduced(data, needed)
     assert min(found.image.size) == side
     assert found.size == (900, 600)
+    assert found.box == (0, 0, *found.image.size)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_of_broken_pixels_is_where_the_picture_is(orientation):
+    """401 x 301 halved is 200.5 x 150.5 in 201 x 151 pixels: the stored image ends in half a pixel."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    found = decode_reduced(encoded(Image.new("RGB", (401, 301)), "JPEG", exif=exif), 150)
+    turned = orientation >= 5
+    assert found.image.size == ((151, 201) if turned else (201, 151))
+    left, top, right, bottom = found.box
+    assert (right - left, bottom - top) == ((150.5, 200.5) if turned else (200.5, 150.5))
+    at_the_end = [side == whole for side, whole in zip((right, bottom), found.image.size, strict=True)]
+    stored = STORED_AS[orientation]
+    corner = Image.new("L", found.image.size[::-1] if turned else found.image.size)
+    corner.putpixel((corner.width - 1, corner.height - 1), 255)  # of the stored image: outside its box
+    undo = {
+        Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+        Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+    }
+    upright = corner if stored is None else corner.transpose(undo.get(stored, stored))
+    x, y = upright.getbbox()[:2]
+    assert at_the_end == [x == 0, y == 0]  # the broken pixels lie at the other end
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -65,7 +65,7 @@ def test_pixels_are_those_of_this_process_and_reasons_keep_their_places(items, r
     assert [p.path for p in found] == [item.path for item in items]
     for item, prepared in zip(items, found, strict=True):
         if prepared.error is None:
-            assert (prepared.pixels == FIT(decode_reduced(item.read(), FIT.needed).image)).all()
+            assert (prepared.pixels == FIT(*decode_reduced(item.read(), FIT.needed))).all()
             assert prepared.size == (24, 20)
     assert [p.error for p in (found[3], found[6], found[9])] == [
         "not an image in a format that Pillow reads",

@@ -128,4 +128,4 @@ def test_all_of_pillows_own_test_images_go_through(pillow_images, tmp_path):
     assert good.sum() > 750  # of 1,060 in Pillow 13.0: 849
     assert np.isfinite(table.vectors[good]).all()
     assert np.isnan(table.vectors[~good]).all()
-    assert not [error for error in table.errors if error and "died" in error]
+    assert not [error for error in table.errors if error and ("died" in error or "prepared" in error)]
