@@ -53,7 +53,7 @@ class FaceEmbedder:
         *,
         pool: str = POOL,
         normalize: bool = False,
-        batch_size: int = 32,
+        batch_size: int = 64,
         device: str = "auto",
         dtype: str = "auto",
         backend: str = "auto",

@@ -33,14 +33,15 @@ REASONS = 5
 
 @dataclass
 class Summary:
-    """What `embed` did: `total` rows, of which `failed` hold a reason, and `resumed` were there before."""
+    """What `embed` did: `total` rows, of which `failed` hold a reason; `embedded` of them were made now, in
+    `seconds`, the others were there before."""
 
     path: Path
     space: str
     device: str
     total: int = 0
     failed: int = 0
-    resumed: int = 0
+    embedded: int = 0
     photographs: int = 0  # images that do not look like face crops
     seconds: float = 0.0
     reasons: tuple[str, ...] = ()  # the first few
@@ -55,7 +56,7 @@ class Summary:
 
     @property
     def images_per_second(self) -> float:
-        return (self.total - self.resumed) / max(self.seconds, 1e-9)
+        return self.embedded / max(self.seconds, 1e-9)
 
 
 def embed(
@@ -65,7 +66,7 @@ def embed(
     model: str | nn.Module = MODEL,
     branch: str = BRANCH,
     pool: str = POOL,
-    batch_size: int = 32,
+    batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -83,54 +84,57 @@ def embed(
     until the table is whole: after an interruption, the same call with `resume=True` goes on from there.
     `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
     """
-    if on_error not in ("record", "raise"):
-        raise OptionError(f"on_error {on_error!r}: choose record or raise")
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers {workers}: at least 1")
-    if sheet is not None:
-        check_path(Path(sheet))
-    check_table_path(Path(out))
+    _check(on_error, workers, sheet, Path(out))
     sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
     entries = list_entries(sources)
     with unfinished(Path(out)) as work:
         begun = _begun(work, resume)
-        if begun and dtype == "auto":  # a timing may turn out otherwise today
-            dtype = begun["dtype"]
         embedder = FaceEmbedder(
             model,
             branch,
             pool=pool,
             batch_size=batch_size,
             device=device,
-            dtype=dtype,
+            dtype=begun["dtype"] if begun and dtype == "auto" else dtype,  # a timing may differ today
             backend="compile" if compile else "auto",
         )
-        if sheet is not None and not embedder.encoder.has_branches:
-            raise OptionError(f"a sheet compares face and pose branch, and {embedder.meta['model']} has none")
         summary = Summary(work.out, embedder.meta["space"], embedder.meta["device"])
         if resume and not begun and work.out.exists():
+            work.clear()  # after a kill in the midst of clearing up
             return _already_there(summary, embedder.meta)
-        job = {
-            "meta": embedder.meta,
-            "dtype": embedder.meta["dtype"],
-            "sources": sources,
-            "folder": "" if all(Path(s).is_absolute() for s in sources) else str(Path.cwd()),
-            "sheet": sheet is not None,
-        }
+        drawing = Sheet(embedder.encoder) if sheet is not None else None
+        job = _describe(embedder.meta, sources, sheet is not None)
         if begun:
             check_resumable(work, begun, job)
         else:
             work.begin(job, entries)
-        start = time.monotonic()
-        drawing = Sheet() if sheet is not None else None
-        done = _embed_rest(work, embedder, workers, on_error, drawing, progress)
-        _write_whole(work, summary)
-        summary.resumed = summary.total - done
-        summary.seconds = time.monotonic() - start
+        try:
+            _embed_rest(work, embedder, workers, on_error, drawing, progress, summary)
+            _write_whole(work, summary)
+        except BaseException:
+            work.tell()
+            raise
         if drawing and sheet is not None:
             drawing.draw(sheet, summary.total - summary.failed)
         work.clear()
     return summary
+
+
+def _check(on_error: str, workers: int | None, sheet: str | Path | None, out: Path) -> None:
+    """Raise for what cannot work, before anything is loaded."""
+    if on_error not in ("record", "raise"):
+        raise OptionError(f"on_error {on_error!r}: choose record or raise")
+    if workers is not None and workers < 1:
+        raise OptionError(f"workers {workers}: at least 1")
+    if sheet is not None:
+        check_path(Path(sheet))
+    check_table_path(out)
+
+
+def _describe(meta: dict[str, Any], sources: list[str], sheet: bool) -> dict[str, Any]:
+    """What a job must have been begun with to go on."""
+    folder = "" if all(Path(source).is_absolute() for source in sources) else str(Path.cwd())
+    return {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": folder, "sheet": sheet}
 
 
 def _begun(work: Unfinished, resume: bool) -> dict[str, Any] | None:
@@ -155,7 +159,6 @@ def _already_there(summary: Summary, meta: dict[str, Any]) -> Summary:
         )
     _logger.info("%s is whole already; nothing was left to do", summary.path)
     summary.count(there)
-    summary.resumed = summary.total
     return summary
 
 
@@ -166,9 +169,10 @@ def _embed_rest(
     on_error: str,
     drawing: Sheet | None,
     progress: bool,
-) -> int:
-    """Add the parts that are missing; the number of rows that were embedded for it."""
-    meta, number, failed = embedder.meta, len(work.parts), 0
+    summary: Summary,
+) -> None:
+    """Add the parts that are missing."""
+    start, meta, number, failed = time.monotonic(), embedder.meta, len(work.parts), 0
     before = number * ROWS_A_GROUP
     _logger.info("embedding with %s on %s, %s", meta["model"], meta["device"], meta["dtype"])
     if number:
@@ -194,7 +198,7 @@ def _embed_rest(
                 waiting, number = [], number + 1
         if waiting:
             work.write(number, waiting, drawing.taken() if drawing else None)
-    return done - before
+    summary.embedded, summary.seconds = done - before, time.monotonic() - start
 
 
 def _raise_first(rows: Embeddings) -> None:
@@ -205,6 +209,9 @@ def _raise_first(rows: Embeddings) -> None:
 
 def _write_whole(work: Unfinished, summary: Summary) -> None:
     """The parts as one table; every row of them is counted on the way."""
+
+    if not work.parts:
+        raise OptionError(f"no images in {', '.join((work.read_job() or {})['sources'])}")
 
     def counted() -> Iterator[Embeddings]:
         for rows in work.read():

@@ -36,7 +36,7 @@ class Encoder:
         *,
         pool: str = POOL,
         normalize: bool = False,
-        batch_size: int = 32,
+        batch_size: int = 64,
         device: str = "auto",
         dtype: str = "auto",
         backend: str = "auto",

@@ -84,11 +84,8 @@ class Reader:
         done: list[Prepared] = []
         tries, one_by_one = 0, False
         while len(done) < len(items):
-            if self._process is None:
-                self.start()
+            self._make_ready()
             try:
-                if not self._is_ready:
-                    self._await_ready()
                 request(items[len(done) :], one_by_one, self._requests)
                 while len(done) < len(items):
                     done.append(self._answer(items[len(done)].path))
@@ -101,14 +98,19 @@ class Reader:
                 self._late, one_by_one = False, True
         return done
 
-    def _await_ready(self) -> None:
+    def _make_ready(self) -> None:
         """Without this a process that never starts would be taken for millions of bad images."""
-        try:
-            while b'"ready"' not in self._receive():  # whatever the interpreter prints before
-                pass
-        except (OSError, EOFError) as error:
-            raise ReaderError(f"the process that reads images does not start: {self._end()}") from error
-        self._is_ready = True
+        for last in (False,) * (TRIES - 1) + (True,):
+            if self._process is None:
+                self.start()
+            try:
+                while not self._is_ready:
+                    self._is_ready = b'"ready"' in self._receive()  # whatever the interpreter prints before
+                return
+            except (OSError, EOFError) as error:
+                reason = self._end()
+                if last:
+                    raise ReaderError(f"the process that reads images does not start: {reason}") from error
 
     def _answer(self, path: str) -> Prepared:
         answer = json.loads(self._receive())

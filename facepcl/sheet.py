@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from facepcl._files import atomic
 from facepcl.embedding import Batch
+from facepcl.encoder import Encoder
 from facepcl.errors import MissingPath, OptionError
 
 LIMIT = 2000  # images kept for the sheet: a fair sample of the source, 12 kB and two codes each
@@ -45,10 +46,12 @@ class Sheet:
     """Collects a sample of what goes by, then draws it.
 
     Which rows of a table are in it depends on their numbers only, so a job that was interrupted draws the
-    same sheet.
+    same sheet. Raises OptionError for an encoder without branches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, encoder: Encoder) -> None:
+        if not encoder.has_branches:
+            raise OptionError(f"a sheet compares face and pose branch, and {encoder.name} has none")
         self._kept: list[Kept] = []
         self._new: list[Kept] = []
         self._limit = float("inf")

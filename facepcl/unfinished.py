@@ -98,6 +98,15 @@ class Unfinished:
         """The parts' rows. Raises TableError if one is damaged."""
         return map(read_embeddings, self.parts)
 
+    def tell(self) -> None:
+        """Say what is kept, to somebody whose work was interrupted."""
+        if self.parts:
+            _logger.warning(
+                "%s rows are done and kept in %s; the same command with --resume goes on from there",
+                f"{self.rows_done:,}",
+                self.folder,
+            )
+
     def clear(self) -> None:
         """Empty the folder, but for its lock; `job.json` goes first and takes the job with it."""
         (self.folder / JOB).unlink(missing_ok=True)
@@ -133,14 +142,6 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
         ) from None
     try:
         yield work
-    except BaseException:
-        if work.parts:
-            _logger.warning(
-                "%s rows are done and kept in %s; the same command with --resume goes on from there",
-                f"{work.rows_done:,}",
-                work.folder,
-            )
-        raise
     finally:
         if not work.parts:
             # while it is locked: a newcomer finds either this lock or no folder

@@ -104,7 +104,7 @@ def test_a_resumed_job_equals_an_uninterrupted_one_to_the_bit(
     done = len(Unfinished(out).parts) * PART
     assert done == after * 8 // PART * PART
     summary = facepcl.embed(folder, out, model=model, sheet=sheet, resume=True, **OPTIONS)
-    assert (summary.total, summary.failed, summary.resumed) == (70, 7, done)
+    assert (summary.total, summary.failed, summary.embedded) == (70, 7, 70 - done)
     assert same(out, whole)
     assert sheet.read_bytes() == whole.with_suffix(".png").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npz", "e.png"]
@@ -129,7 +129,7 @@ def test_an_interruption_while_the_table_is_put_together_loses_nothing(
         with pytest.raises(KeyboardInterrupt):
             facepcl.embed(folder, tmp_path / "e.npz", model=model, **OPTIONS)
     summary = facepcl.embed(folder, tmp_path / "e.npz", model=model, resume=True, **OPTIONS)
-    assert summary.resumed == summary.total == 70
+    assert (summary.total, summary.embedded) == (70, 0)
     assert same(tmp_path / "e.npz", whole)
 
 
@@ -151,7 +151,7 @@ def test_resume_of_a_whole_table_does_nothing_and_counts(model, folder, whole, t
     shutil.copy(whole, out)
     before = out.stat().st_mtime_ns
     summary = facepcl.embed(folder, out, model=model, resume=True, **OPTIONS)
-    assert (summary.total, summary.failed, summary.resumed) == (70, 7, 70)
+    assert (summary.total, summary.failed, summary.embedded) == (70, 7, 0)
     assert out.stat().st_mtime_ns == before
     with pytest.raises(TableError, match="another space"):
         facepcl.embed(folder, out, model=model, branch="pose", resume=True, **OPTIONS)
@@ -289,3 +289,22 @@ def test_the_parts_are_tables_and_say_what_they_are(monkeypatch, model, folder, 
     assert part.paths == wanted.paths[PART : 2 * PART]
     assert np.array_equal(part.vectors, wanted.vectors[PART : 2 * PART], equal_nan=True)
     assert json.loads((work.folder / "job.json").read_text())["meta"] == wanted.meta
+
+
+def test_a_job_killed_as_it_clears_up_is_whole(model, folder, whole, tmp_path):
+    """job.json goes first; parts that outlive it are nobody's."""
+    out = tmp_path / "e.npz"
+    shutil.copy(whole, out)
+    Unfinished(out).folder.mkdir()
+    shutil.copy(whole, Unfinished(out).folder / "part-00000000.npz")
+    summary = facepcl.embed(folder, out, model=model, resume=True, **OPTIONS)
+    assert (summary.total, summary.embedded) == (70, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["e.npz"]
+
+
+def test_a_shard_without_images_is_an_error_and_leaves_nothing(model, tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w"):
+        pass
+    with pytest.raises(OptionError, match=r"no images in .*s\.tar"):
+        facepcl.embed(tmp_path / "s.tar", tmp_path / "e.npz", model=model, **OPTIONS)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.tar"]

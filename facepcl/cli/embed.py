@@ -37,7 +37,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--pool", default=encoder.POOL, choices=encoder.POOLS, help="default: the model's own code"
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="default: %(default)s")
     parser.add_argument(
         "--workers",
         type=int,
