@@ -59,6 +59,7 @@ def _compiled(network: nn.Module, sample: torch.Tensor, batch_size: int) -> Run:
         """Batches that are not full are filled up: each new size would be compiled anew."""
         missing = batch_size - len(images)
         full = torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing else images
+        full = full.contiguous(memory_format=torch.channels_last)  # so would be each new layout
         return tuple(maps[: len(images)] for maps in compiled(full))
 
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from facepcl.errors import FacepclError
+from facepcl.errors import FacepclError, MissingPath
 from facepcl.fit import Fit
 from facepcl.images import decode_reduced, quiet_pillow
 from facepcl.sources import Item
@@ -65,6 +65,8 @@ def _answer(item: Item, fit: Fit, to: BinaryIO) -> None:
     try:
         picture = decode_reduced(item.read(), fit.needed)
         pixels = fit(*picture)
+    except MissingPath:  # its path is in the row already
+        write_line(to, {"error": "there is no such file"})
     except FacepclError as error:
         write_line(to, {"error": str(error)})
     except Exception as error:  # whatever it is, it is this image's, and the next ones wait

@@ -69,7 +69,7 @@ def test_pixels_are_those_of_this_process_and_reasons_keep_their_places(items, r
             assert prepared.size == (24, 20)
     assert [p.error for p in (found[3], found[6], found[9])] == [
         "not an image in a format that Pillow reads",
-        f"{items[6].path}: there is no such file",
+        "there is no such file",
         "the shard breaks off",
     ]
     assert sum(p.error is not None for p in found) == 3

@@ -87,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
     if summary.failed > len(summary.reasons):
         print(f"  and {summary.failed - len(summary.reasons)} more, see the column error", file=sys.stderr)
     drawn = f", sheet {args.sheet}" if args.sheet else ""
-    print(
-        f"wrote {summary.path}: {summary.total - summary.failed} embedded, {summary.failed} failed, "
-        f"{summary.images_per_second:.0f} images/s{drawn}"
-    )
+    counts = f"{summary.total - summary.failed} embedded, {summary.failed} failed"
+    if summary.embedded:
+        print(f"wrote {summary.path}: {counts}, {summary.images_per_second:.0f} images/s{drawn}")
+    else:
+        print(f"{summary.path} was there already: {counts}")
     return 1 if summary.failed else 0

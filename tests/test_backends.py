@@ -1,0 +1,100 @@
+"""Whatever runs the network gives the same codes, and what does not work says so."""
+
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import facepcl
+from facepcl import machine
+from facepcl.backends import make_run
+from facepcl.embedding import FaceEmbedder
+from facepcl.encoder import Encoder
+from facepcl.errors import OptionError
+from facepcl.sources import Item
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return facepcl.create_model("pcl_facecycle")
+
+
+def pixels(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("branch", ["shared", "concat"])
+def test_a_trace_equals_the_network_for_any_batch(model, dtype, branch):
+    eager, trace = (Encoder(model, branch, dtype=dtype, backend=b) for b in ("eager", "trace"))
+    assert trace.meta["backend"] == "trace"
+    for count in (1, 2, 7):
+        a, b = (e.vectors(e.maps(pixels(count))) for e in (eager, trace))
+        # the same operations, but a frozen trace may join two of them
+        assert np.abs(a - b).max() < (1e-5 if dtype == "float32" else 0.02) * np.abs(a).max()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_takes_batches_that_are_not_full(model):
+    eager, compiled = (Encoder(model, dtype="float32", backend=b, batch_size=4) for b in ("eager", "compile"))
+    assert compiled.batches_at_once == 1
+    for count in (4, 1, 3):
+        a, b = (e.vectors(e.maps(pixels(count))) for e in (eager, compiled))
+        assert np.abs(a - b).max() < 1e-4 * np.abs(a).max()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # no size was compiled anew
+
+
+class OnItsData(nn.Module):
+    """What a trace gets wrong: it takes the way of the images it was traced with."""
+
+    def forward(self, x):
+        return (x * 2 if x.shape[0] == 1 else x * 3,)
+
+
+def test_auto_runs_a_network_that_cannot_be_traced_as_it_is():
+    sample = torch.rand(2, 3, 8, 8)
+    run, how = make_run(OnItsData(), sample, "auto", 2)
+    assert how == "eager"
+    assert torch.equal(run(sample)[0], sample * 3)
+    with pytest.raises(OptionError, match="backend 'trace' does not work for this network"):
+        make_run(OnItsData(), sample, "trace", 2)
+
+
+def test_wrong_names_say_the_right_ones(model):
+    with pytest.raises(OptionError, match="backend 'magic': choose auto, eager, trace, compile"):
+        FaceEmbedder(model, backend="magic")
+    with pytest.raises(OptionError, match="dtype 'float8': choose auto, float32 or bfloat16"):
+        FaceEmbedder(model, dtype="float8")
+
+
+@pytest.mark.parametrize(("faster", "units"), [("bfloat16", True), ("float32", True), ("bfloat16", False)])
+def test_auto_takes_bfloat16_where_there_are_units_and_a_timing_agrees(monkeypatch, faster, units):
+    class Timed(nn.Module):
+        def forward(self, x):
+            time.sleep(0.002 if torch.is_autocast_enabled("cpu") == (faster == "bfloat16") else 0.02)
+            return x
+
+    monkeypatch.setattr(machine, "has_bfloat16_units", lambda: units)
+    found = machine.inference_dtype("auto", Timed(), torch.zeros(1))
+    assert found == (torch.bfloat16 if faster == "bfloat16" and units else torch.float32)
+
+
+def test_batches_side_by_side_change_neither_order_nor_vectors(monkeypatch, model, tmp_path):
+    from PIL import Image
+
+    for i, image in enumerate(pixels(30)):
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    items = [Item(str(path)) for path in sorted(tmp_path.iterdir())]
+    embedder = FaceEmbedder(model, dtype="float32", batch_size=2)
+    tables = []
+    for at_once in (1, 4):
+        monkeypatch.setattr(Encoder, "batches_at_once", at_once)
+        batches = list(embedder.batches(items, 2, all_branches=True))
+        tables.append(([p for b in batches for p in b.rows.paths], [b.rows.vectors for b in batches]))
+    assert tables[0][0] == tables[1][0] == [item.path for item in items]
+    assert np.array_equal(np.concatenate(tables[0][1]), np.concatenate(tables[1][1]))
