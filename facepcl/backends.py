@@ -42,9 +42,8 @@ def make_run(network: nn.Module, sample: torch.Tensor, backend: str, batch_size:
 def _traced(network: nn.Module, sample: torch.Tensor, batch_size: int) -> Run:
     wanted = network(sample)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch calls its jit deprecated; nothing else is as fast and starts as fast
+        # torch calls its jit deprecated; nothing else runs as fast and starts as fast
+        warnings.simplefilter("ignore")
         run = torch.jit.freeze(torch.jit.trace(network, sample[:1], check_trace=False))
         found = run(sample)  # another batch size than that of the trace: its shapes must not be fixed
     for a, b in zip(found, wanted, strict=True):

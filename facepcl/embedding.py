@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
-from facepcl.encoder import BRANCH, MODEL, POOL, Encoder
+from facepcl.encoder import Encoder
 from facepcl.errors import ImageError, OptionError
 from facepcl.images import decode_reduced, open_image, quiet_pillow, read_file
 from facepcl.machine import cores
@@ -35,7 +34,7 @@ class Batch:
     maps: dict[str, torch.Tensor]
 
 
-class FaceEmbedder:
+class FaceEmbedder(Encoder):
     """Face crops to vectors: `FaceEmbedder("pcl_facecycle", branch="face")([path, pil_image, array])`.
 
     `model`: a name with pretrained weights, as for `facepcl.create_model`, any timm model's name, or a
@@ -46,34 +45,6 @@ class FaceEmbedder:
     Raises WeightsError if there are no weights, OptionError for other wrong arguments.
     """
 
-    def __init__(
-        self,
-        model: str | nn.Module = MODEL,
-        branch: str = BRANCH,
-        *,
-        pool: str = POOL,
-        normalize: bool = False,
-        batch_size: int = 64,
-        device: str = "auto",
-        dtype: str = "auto",
-        backend: str = "auto",
-    ):
-        self.encoder = Encoder(
-            model,
-            branch,
-            pool=pool,
-            normalize=normalize,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            backend=backend,
-        )
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What a table of these embeddings says of itself: dimension, model, weights, branch, space ..."""
-        return self.encoder.meta
-
     def __call__(self, items: Iterable[Any]) -> np.ndarray:
         """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
         in order.
@@ -82,17 +53,17 @@ class FaceEmbedder:
         """
         if isinstance(items, (str, bytes, Path, Image.Image)):
             raise OptionError("give a list, as in embedder([image]); a folder is for embedder.stream(folder)")
-        items, size = list(items), self.encoder.batch_size
+        items, size = list(items), self.batch_size
         blocks = [np.empty((0, self.meta["dimension"]), np.float32)]
         with quiet_pillow():
             for start in range(0, len(items), size):
                 batch = enumerate(items[start : start + size], start)
                 pixels = np.stack([self._open(place, item) for place, item in batch])
-                blocks.append(self.encoder.vectors(self.encoder.maps(pixels)))
+                blocks.append(self.vectors(self.maps(pixels)))
         return np.concatenate(blocks)
 
     def _open(self, place: int, item: Any) -> np.ndarray:
-        fit = self.encoder.fit
+        fit = self.fit
         try:
             if isinstance(item, (str, Path)):
                 return fit(*decode_reduced(read_file(item), fit.needed))
@@ -122,11 +93,11 @@ class FaceEmbedder:
         `workers` processes decode ahead while the network runs; None: as many as this machine needs. On a
         CPU where torch uses fewer threads than there are cores, several batches run at once.
         """
-        count = default_workers(self.encoder.device.type) if workers is None else workers
-        at_once = self.encoder.batches_at_once
-        self.encoder.make_ready(all_branches)
-        with Readers(self.encoder.fit, count) as readers, ThreadPoolExecutor(at_once) as networks:
-            chunks = _chunks(items, self.encoder.batch_size)
+        count = default_workers(self.device.type) if workers is None else workers
+        at_once = self.batches_at_once
+        self.make_ready(all_branches)
+        with Readers(self.fit, count) as readers, ThreadPoolExecutor(at_once) as networks:
+            chunks = _chunks(items, self.batch_size)
             prepared = _in_order(readers.submit, chunks, count + at_once)
             yield from _in_order(
                 lambda some: networks.submit(self._embed, some, all_branches), prepared, at_once
@@ -136,9 +107,9 @@ class FaceEmbedder:
         images = [(i, p.pixels) for i, p in enumerate(prepared) if p.pixels is not None]
         good, pixels = [i for i, _ in images], np.stack([p for _, p in images]) if images else np.empty(0)
         vectors = np.full((len(prepared), self.meta["dimension"]), np.nan, np.float32)
-        maps = self.encoder.maps(pixels, all_branches) if good else {}
+        maps = self.maps(pixels, all_branches) if good else {}
         if good:
-            vectors[good] = self.encoder.vectors(maps)
+            vectors[good] = self.vectors(maps)
         sizes = np.array([p.size for p in prepared], np.int32)
         rows = Embeddings(vectors, [p.path for p in prepared], [p.error for p in prepared], sizes, self.meta)
         return Batch(rows, good, pixels, maps)

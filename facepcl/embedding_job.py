@@ -102,7 +102,7 @@ def embed(
         if resume and not begun and work.out.exists():
             work.clear()  # after a kill in the midst of clearing up
             return _already_there(summary, embedder.meta)
-        drawing = Sheet(embedder.encoder) if sheet is not None else None
+        drawing = Sheet(embedder) if sheet is not None else None
         job = _describe(embedder.meta, sources, sheet is not None)
         if begun:
             check_resumable(work, begun, job)
@@ -173,7 +173,7 @@ def _embed_rest(
 ) -> None:
     """Add the parts that are missing."""
     start, meta, number, failed = time.monotonic(), embedder.meta, len(work.parts), 0
-    before = number * ROWS_A_GROUP
+    before = work.rows_done
     _logger.info("embedding with %s on %s, %s", meta["model"], meta["device"], meta["dtype"])
     if number:
         _logger.info("resuming: %d parts, %s rows, are done", number, f"{before:,}")
@@ -209,7 +209,6 @@ def _raise_first(rows: Embeddings) -> None:
 
 def _write_whole(work: Unfinished, summary: Summary) -> None:
     """The parts as one table; every row of them is counted on the way."""
-
     if not work.parts:
         raise OptionError(f"no images in {', '.join((work.read_job() or {})['sources'])}")
 
@@ -218,8 +217,7 @@ def _write_whole(work: Unfinished, summary: Summary) -> None:
             summary.count(rows)
             yield rows
 
-    meta, count = work.table()
-    write_table(work.out, meta, counted(), count)
+    write_table(work.out, work.meta, counted(), work.rows_done)
     if summary.photographs > (summary.total - summary.failed) / 2:
         _logger.warning(
             "most of these %d images look like photographs, not like face crops; the weights expect a crop",

@@ -27,7 +27,8 @@ BRANCH_NAMES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", 
 
 
 class Encoder:
-    """A timm model with one branch and one way of pooling; the arguments are those of `FaceEmbedder`."""
+    """A timm model with one branch and one way of pooling, made ready to run; what `FaceEmbedder` is made
+    of, whose docstring has the arguments."""
 
     def __init__(
         self,

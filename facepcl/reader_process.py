@@ -1,6 +1,6 @@
 """What runs in a reader process: files or bytes come in, pixels or reasons go out.
 
-Neither torch nor the rest of the package: a reader starts in a tenth of a second and takes 40 MB.
+Neither torch nor the rest of the package: a reader starts in a tenth of a second and takes 25 MB.
 """
 
 import json

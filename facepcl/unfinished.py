@@ -41,8 +41,15 @@ class Unfinished:
 
     @property
     def rows_done(self) -> int:
-        """How many rows the parts hold, as long as the last row is not among them."""
-        return len(self.parts) * ROWS_A_GROUP
+        """How many rows the parts hold."""
+        if not (parts := self.parts):
+            return 0
+        return (len(parts) - 1) * ROWS_A_GROUP + len(read_embeddings(parts[-1], vectors=False))
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Of the table: what its last part says."""
+        return read_embeddings(self.parts[-1], vectors=False).meta
 
     def read_job(self) -> dict[str, Any] | None:
         """What this folder's job was begun with, or None if it was not begun."""
@@ -87,12 +94,6 @@ class Unfinished:
             if path.is_file():
                 with np.load(path, allow_pickle=False) as sample:
                     yield dict(sample)
-
-    def table(self) -> tuple[dict[str, Any], int]:
-        """Metadata and number of rows of the whole."""
-        *full, last = self.parts
-        rest = read_embeddings(last, vectors=False)
-        return rest.meta, len(full) * ROWS_A_GROUP + len(rest)
 
     def read(self) -> Iterator[Embeddings]:
         """The parts' rows. Raises TableError if one is damaged."""

@@ -128,6 +128,7 @@ def test_an_interruption_while_the_table_is_put_together_loses_nothing(
         patch.setattr(embedding_job, "write_table", interrupt)
         with pytest.raises(KeyboardInterrupt):
             facepcl.embed(folder, tmp_path / "e.npz", model=model, **OPTIONS)
+    assert Unfinished(tmp_path / "e.npz").rows_done == 70  # the last part is not full
     summary = facepcl.embed(folder, tmp_path / "e.npz", model=model, resume=True, **OPTIONS)
     assert (summary.total, summary.embedded) == (70, 0)
     assert same(tmp_path / "e.npz", whole)
