@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dtype", default="auto", help="of the whole job")
     parser.add_argument("--int8", action="store_true", help="int8 too, which needs facepcl[onnx]")
-    parser.add_argument("--no-compile", action="store_true", help="leave the compiled network out")
+    parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled")
     parser.add_argument("--runs", type=int, default=3, help="of each whole job")
     args = parser.parse_args()
     cores = os.sched_getaffinity(0)
@@ -156,22 +156,23 @@ def main() -> None:
         for name, value in [*decoded.items(), *ran.items()]:
             print(f"| {name} | {value:.2f} |")
 
-        options = ["--dtype", args.dtype]
-        job = f"facepcl embed {' '.join(options)}"
-        short, long = fastest(folder, options, args.runs)
-        steady = 1000 * (long[0] - short[0]) / (LONG - SHORT)
-        startup = [seconds - SHORT * steady / 1000 for seconds in short]
-        print(f"| {job}, steady state | {steady:.2f} |\n")
         mine = {k: v for k, v in ran.items() if args.dtype in ("auto", k.partition(",")[0])}
         if args.dtype == "auto":
             mine = {k: v for k, v in mine.items() if "int8" not in k}
         allowed = min(decoded.values()) + min(mine.values())
-        print(f"What the core allows, decoding + network each at its best: {allowed:.2f} ms;")
-        rate, share = 1000 / steady, 100 * allowed / steady
-        print(
-            f"{job}: {rate:.0f} images a CPU second, {share:.0f} % of it, {by_loop / steady:.2f} x the naive"
-        )
-        print(f"loop; start-up {startup[0]:.1f} s CPU, {startup[1]:.1f} s wall")
+        print(f"\nWhat the core allows, decoding + network each at its best: {allowed:.2f} ms\n")
+        print("| job | steady state, ms | images a CPU second | of what the core allows | x the naive loop |")
+        print("|---|---|---|---|---|")
+        options, starts = ["--dtype", args.dtype], []
+        for extra in [[], *([] if args.no_compile or args.dtype == "int8" else [["--compile"]])]:
+            job = " ".join(["facepcl embed", *options, *extra])
+            short, long = fastest(folder, [*options, *extra], args.runs)
+            steady = 1000 * (long[0] - short[0]) / (LONG - SHORT)
+            rate, share, times = 1000 / steady, 100 * allowed / steady, by_loop / steady
+            print(f"| {job} | {steady:.2f} | {rate:.0f} | {share:.0f} % | {times:.2f} |")
+            cpu, wall = (seconds - SHORT * steady / 1000 for seconds in short)
+            starts.append(f"{job}: start-up {cpu:.1f} s CPU, {wall:.1f} s wall")
+        print("\n" + "\n".join(starts))
 
         os.sched_setaffinity(0, cores)
         short, long = fastest(folder, options, args.runs)

@@ -13,6 +13,7 @@ from facepcl._progress import Progress
 from facepcl.embedding import FaceEmbedder
 from facepcl.encoder import BRANCH, MODEL, POOL
 from facepcl.errors import ImageError, OptionError, TableError
+from facepcl.machine import give_back_freed_memory
 from facepcl.sheet import Sheet, check_path
 from facepcl.sources import list_entries, read_items
 from facepcl.tables import (
@@ -110,6 +111,7 @@ def embed(
             work.begin(job, entries)
         try:
             _embed_rest(work, embedder, workers, on_error, drawing, progress, summary)
+            give_back_freed_memory()
             _write_whole(work, summary)
         except BaseException:
             work.tell()

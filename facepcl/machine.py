@@ -45,6 +45,12 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
+def give_back_freed_memory() -> None:
+    """Have glibc give back what it kept: what comes next needs its own."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def check_dtype(name: str) -> None:
     """Raise OptionError unless `name` is auto, float32 or bfloat16."""
     if name not in ("auto", *DTYPES):
