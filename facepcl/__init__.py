@@ -14,6 +14,7 @@ from facepcl.errors import FacepclError
 if TYPE_CHECKING:
     from facepcl import losses as losses
     from facepcl import pretrain as pretrain
+    from facepcl import probes as probes
     from facepcl import views as views
     from facepcl.embedding import FaceEmbedder
     from facepcl.embedding_job import embed
@@ -31,7 +32,7 @@ _LAZY_NAMES = {
     "read_embeddings": "facepcl.tables",
     "similarity": "facepcl.tables",
 }
-_LAZY_FILES = ("losses", "pretrain", "views")
+_LAZY_FILES = ("losses", "pretrain", "probes", "views")
 
 __all__ = [
     "FaceEmbedder",
@@ -42,6 +43,7 @@ __all__ = [
     "list_models",
     "losses",
     "pretrain",
+    "probes",
     "read_embeddings",
     "similarity",
     "views",

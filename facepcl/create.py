@@ -14,17 +14,23 @@ FAMILY = "pcl_*"
 
 
 def create_model(
-    name: str, pretrained: bool | str | Path | None = None, *, branches: bool = True, **timm_options: Any
+    name: str,
+    pretrained: bool | str | Path | None = None,
+    *,
+    branches: bool | None = None,
+    **timm_options: Any,
 ) -> nn.Module:
     """timm's `create_model` with the face and pose branches on.
 
     `name`: `pcl_x`, `pcl_x.tag`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`. `pretrained`: True,
     False or the path of a `.safetensors` file; None is False for a plain name and True for a folder or
-    repository. All other options are timm's. Raises OptionError for a name that does not exist, MissingPath
-    for a file or folder that is not there, WeightsError for weights that are missing, damaged or of another
-    model.
+    repository. `branches`: None leaves them off only for a folder or repository that was trained without
+    (`--method simclr`). All other options are timm's. Raises OptionError for a name that does not exist,
+    MissingPath for a file or folder that is not there, WeightsError for weights that are missing, damaged or
+    of another model.
     """
-    branches = branches and not timm_options.get("features_only", False)
+    if timm_options.get("features_only", False):
+        branches = False
     folder = _find_folder(name, timm_options.get("cache_dir"))
     if folder is not None:
         if isinstance(pretrained, (str, Path)):
@@ -36,7 +42,9 @@ def create_model(
     if isinstance(pretrained, (str, Path)):
         overlay = _overlay(Path(pretrained)) | (timm_options.pop("pretrained_cfg_overlay", None) or {})
         timm_options["pretrained_cfg_overlay"] = overlay
-    return timm.create_model(name, pretrained=bool(pretrained), branches=branches, **timm_options)
+    return timm.create_model(
+        name, pretrained=bool(pretrained), branches=branches is not False, **timm_options
+    )
 
 
 def _check_name(name: str) -> None:
@@ -87,7 +95,9 @@ def _find_folder(name: str, cache_dir: str | Path | None = None) -> Path | None:
     return None
 
 
-def _create_from_folder(folder: Path, pretrained: bool, branches: bool, options: dict[str, Any]) -> nn.Module:
+def _create_from_folder(
+    folder: Path, pretrained: bool, branches: bool | None, options: dict[str, Any]
+) -> nn.Module:
     from facepcl.pretrained import WEIGHTS_FILE, load_tensors, read_config
 
     config = read_config(folder)
@@ -97,13 +107,16 @@ def _create_from_folder(folder: Path, pretrained: bool, branches: bool, options:
         raise WeightsError(
             f"{folder} holds {architecture!r}, which is not one of facepcl's; use timm.create_model"
         )
+    arguments = config.get("model_args", {})
+    if branches is None:
+        branches = bool(own.get("branches", arguments.get("branches", True)))
     cfg = {**config["pretrained_cfg"], "architecture": architecture}
     if pretrained:
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
         cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
-        if branches and "branches" in own:
+        if branches and own.get("branches"):
             cfg["state_dict"] |= load_tensors(folder / Path(own["branches"]).name)
-    arguments = {**config.get("model_args", {}), **options, "branches": branches}
+    arguments = {**arguments, **options, "branches": branches}
     model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
     return model

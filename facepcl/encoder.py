@@ -37,6 +37,7 @@ class Encoder:
         *,
         pool: str = POOL,
         normalize: bool = False,
+        size: int = 0,
         batch_size: int = 64,
         device: str = "auto",
         dtype: str = "auto",
@@ -65,7 +66,7 @@ class Encoder:
             raise OptionError(
                 f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
             )
-        config = resolve_model_data_config(self.model)
+        config = _with_size(resolve_model_data_config(self.model), size, self.model)
         self.fit = Fit.from_config(config)
         self._mean, self._std = (
             torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
@@ -90,7 +91,7 @@ class Encoder:
         """What a table says of its embeddings; `space` is the same for vectors that may be compared."""
         cfg = getattr(self.model, "pretrained_cfg", None) or {}
         preprocessing = {k: config[k] for k in sorted(config)}
-        space = json.dumps([weights, self.branch, self.pool, preprocessing], default=str)
+        self._space = [weights, self.branch, self.pool, preprocessing]
         return {
             "dimension": self.vectors(self.maps(self._sample[:2])).shape[1],  # this settles the backend
             "model": self.name,
@@ -104,8 +105,14 @@ class Encoder:
             "device": self.device.type,
             "backend": self._backend,
             "facepcl": facepcl.__version__,
-            "space": hashlib.sha256(space.encode()).hexdigest()[:12],
+            "space": self.space(self.branch),
         }
+
+    def space(self, branch: str) -> str:
+        """A short hash of weights, branch, pool and preprocessing: only vectors of one space compare."""
+        weights, _, *rest = self._space
+        text = json.dumps([weights, branch, *rest], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def batches_at_once(self) -> int:
@@ -139,9 +146,10 @@ class Encoder:
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)  # channels_last as it lies
         return images.float().div_(255).sub_(self._mean).div_(self._std).to(dtype)
 
-    def vectors(self, maps: dict[str, torch.Tensor]) -> np.ndarray:
-        """The embeddings `[B, D]` float32 of the branch maps."""
-        chosen = Branches._fields if self.branch == "concat" else (self.branch,)
+    def vectors(self, maps: dict[str, torch.Tensor], branch: str | None = None) -> np.ndarray:
+        """The embeddings `[B, D]` float32 of the branch maps; `branch`: another than the encoder's own."""
+        branch = branch or self.branch
+        chosen = Branches._fields if branch == "concat" else (branch,)
         with torch.inference_mode():
             vectors = torch.cat([self._pooled(name, maps[name]).float() for name in chosen], 1)
             return (F.normalize(vectors) if self.normalize else vectors).cpu().numpy()
@@ -195,6 +203,17 @@ def _load(model: str | nn.Module) -> nn.Module:
         return timm.create_model(model, pretrained=True, num_classes=0)
     except (RuntimeError, OSError) as error:  # timm has no such weights, or the Hub cannot be reached
         raise WeightsError(f"{model}: {str(error).splitlines()[0]}") from error
+
+
+def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:
+    """timm's data config for inputs of `size` pixels; 0 = as it is."""
+    if not size or config["input_size"] == (3, size, size):
+        return config
+    if size < 32:
+        raise OptionError(f"size {size}: at least 32 pixels, or 0 for the model's own")
+    if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+        raise OptionError(f"size {size}: this model takes {config['input_size'][1]} pixels only")
+    return {**config, "input_size": (3, size, size)}
 
 
 def _file_hash(cfg: dict[str, Any]) -> str | None:

@@ -1,5 +1,5 @@
-"""The losses of PCL in closed form (METHOD 4.1 and 4.4), in float32 even under autocast, float64 for
-float64."""
+"""The losses of PCL (METHOD 4.1 and 4.4) and SimCLR (METHOD 12) in closed form, in float32 even under
+autocast, float64 for float64."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -114,6 +114,20 @@ def pose_contrast(
 ) -> torch.Tensor:
     """Pose contrast of `[2B, D]` head outputs against `[B, K, D]` mirrored ones (METHOD 4.4). A scalar."""
     return _info_nce(pose_contrast_logits(features, negatives, mask, permutation))
+
+
+@_exact
+def nt_xent(features: torch.Tensor) -> torch.Tensor:
+    """SimCLR's loss of `[2B, D]` head outputs, B first views, then B second views (METHOD 12). A scalar.
+
+    The mean over the 2B rows of -log softmax of their other view among all the other rows (Chen et al. 2020,
+    eq. 1), at PCL's temperature and without mixing.
+    """
+    features = F.normalize(features, eps=EPSILON)
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    logits = (features @ features.T / TEMPERATURE).masked_fill(itself, -torch.inf)
+    other_view = torch.arange(len(features), device=features.device).roll(len(features) // 2)
+    return F.cross_entropy(logits, other_view)
 
 
 @_exact

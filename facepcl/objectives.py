@@ -1,6 +1,6 @@
-"""The networks that PCL trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3 and 10)."""
+"""The networks that a method trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3, 10 and 12)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,34 +11,63 @@ from facepcl import losses
 from facepcl.create import create_model
 from facepcl.label_heads import LabelHeads, label_losses
 from facepcl.models.decoder import Decoder, ProjectionHead
+from facepcl.recipe import METHODS
 
 CODE_SIDE = 4  # decoder and heads take 128 x 4 x 4 numbers
 TARGET_SIZE = 64  # pixels of what the decoder draws
 
 
 class Networks(nn.Module):
-    """Everything that is trained: the encoder with its branches, the decoder and the heads."""
+    """Everything that is trained: the encoder, the decoder and the heads, as far as `sub_steps` use them.
 
-    def __init__(self, model: str, label_outputs: Mapping[str, int]):
+    The encoder has its branches only where a sub-step trains them.
+    """
+
+    def __init__(
+        self, model: str, label_outputs: Mapping[str, int], sub_steps: Sequence[str] = METHODS["pcl"]
+    ):
         super().__init__()
         self.encoder: Any = create_model(model, pretrained=False, num_classes=0)
-        self.decoder = Decoder()
-        self.face_head = ProjectionHead()
-        self.pose_head = ProjectionHead()
+        if "disentangle" in sub_steps:
+            self.decoder = Decoder()
+        else:
+            # Made and dropped: so the trunk of a seed starts the same under every method.
+            for branch in ("face", "pose"):
+                setattr(self.encoder, branch, None)
+        if "face" in sub_steps:
+            self.face_head = ProjectionHead()
+        if "pose" in sub_steps:
+            self.pose_head = ProjectionHead()
+        if "shared" in sub_steps:
+            self.shared_head = ProjectionHead(self._shared_width())
         self.label_heads = LabelHeads(dict(label_outputs))
 
     def code(self, branch: str, images: torch.Tensor) -> torch.Tensor:
         """The `face` or `pose` code of `[B, 3, H, W]`, `[B, 2048]`; the other branch is not computed."""
         return to_code(self.encoder.get_submodule(branch)(self.encoder.forward_features(images)))
 
+    def shared_code(self, images: torch.Tensor) -> torch.Tensor:
+        """The model's own shared code of `[B, 3, H, W]`, `[B, D]`, at a side of 4 as the other two."""
+        maps = resize_maps(self.encoder.forward_features(images))
+        return losses.full_precision(self.encoder.shared_code(maps))
+
+    def _shared_width(self) -> int:
+        maps = torch.zeros(1, self.encoder.num_features, CODE_SIDE, CODE_SIDE)
+        return self.encoder.shared_code(maps).shape[1]
+
+
+def resize_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Maps `[B, C, h, w]` at the side that decoder and heads take, `[B, C, 4, 4]` (METHOD 11)."""
+    side = maps.shape[-2:]
+    if side == (CODE_SIDE, CODE_SIDE):
+        return maps
+    up = min(side) < CODE_SIDE
+    return F.interpolate(maps, (CODE_SIDE, CODE_SIDE), mode="bilinear" if up else "area")
+
 
 def to_code(maps: torch.Tensor) -> torch.Tensor:
     """A branch map `[B, 128, h, w]` as the `[B, 2048]` that decoder and heads take (METHOD 11)."""
-    side = maps.shape[-2:]
-    if side != (CODE_SIDE, CODE_SIDE):
-        up = min(side) < CODE_SIDE
-        maps = F.interpolate(maps, (CODE_SIDE, CODE_SIDE), mode="bilinear" if up else "area")
-    return losses.full_precision(maps.flatten(1))
+    return losses.full_precision(resize_maps(maps).flatten(1))
 
 
 class Disentangled(NamedTuple):
@@ -100,6 +129,11 @@ def contrast_poses(
     if layout == "own":
         mirrored = mirrored.view(-1, batch, mirrored.shape[1]).transpose(0, 1)
     return losses.pose_contrast(anchors, mirrored.reshape(batch, -1, mirrored.shape[-1]), mask, permutation)
+
+
+def contrast_shared(nets: Networks, views: torch.Tensor) -> torch.Tensor:
+    """SimCLR's only sub-step (METHOD 12) for `views` `[2B, 3, S, S]`: two quadrant crops of each face."""
+    return losses.nt_xent(nets.shared_head(nets.shared_code(views)))
 
 
 def predict_labels(

@@ -1,9 +1,9 @@
 """Pretraining: `facepcl.pretrain.run(facepcl.pretrain.Config(data=("faces.tar",), out="runs/first"))`.
 
-An iteration is three sub-steps, each with a backward pass and an Adam step of its own (METHOD 4):
-disentangle, contrast faces, contrast poses; `--method pcl-labels` adds sub-steps that read labels from the
-codes (METHOD 10). All chance of an iteration comes from a generator seeded by (seed, step), so that a run
-that was stopped goes on as if it had not been.
+An iteration is a few sub-steps, each with a backward pass and an Adam step of its own. PCL has three (METHOD
+4): disentangle, contrast faces, contrast poses; what the other methods add or leave out is a table in
+`facepcl.recipe`, and what a sub-step does is in `facepcl.sub_steps`. All chance of an iteration comes from a
+generator seeded by (seed, step), so that a run that was stopped goes on as if it had not been.
 """
 
 import json
@@ -17,27 +17,18 @@ from typing import Any
 
 import torch
 
-from facepcl import losses, views
 from facepcl._interrupt import until_interrupted
 from facepcl._progress import Progress
-from facepcl.batches import LabelRows, label_targets, schedule, shuffled_rows, step_generator
+from facepcl.batches import schedule
 from facepcl.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint, write_json
 from facepcl.errors import DataError, FacepclError
 from facepcl.label_heads import IDENTITY_WIDTH
-from facepcl.label_views import label_views
 from facepcl.machine import find_device, training_dtype
 from facepcl.norms import refresh_norms
-from facepcl.objectives import (
-    TARGET_SIZE,
-    Networks,
-    contrast_faces,
-    contrast_poses,
-    disentangle,
-    predict_labels,
-)
+from facepcl.objectives import Networks
 from facepcl.pretrained import save_encoder
-from facepcl.recipe import MAY_CHANGE, PRESETS, Config
-from facepcl.samples import draw_reconstructions
+from facepcl.recipe import CONTRASTS, MAY_CHANGE, PRESETS, Config
+from facepcl.sub_steps import SubSteps
 from facepcl.training_data import read_faces
 
 __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
@@ -56,104 +47,62 @@ def run(config: Config, progress: bool = False) -> Path:
     out = Path(config.out)
     begun = check_same_run(out / "config.json", asdict(config), MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
-    if (largest := max(config.batch, config.pose_batch)) > len(faces):
+    if (largest := max(config.batch, config.pose_batch * ("pose" in config.sub_steps))) > len(faces):
         raise DataError(f"{len(faces)} images are fewer than a batch of {largest}; lower --batch")
     if len(faces) != begun.get("images", len(faces)):
         raise DataError(f"{out} was begun with {begun['images']} images, and DATA now holds {len(faces)}")
-    label_outputs = faces.label_outputs(IDENTITY_WIDTH) if config.method == "pcl-labels" else {}
-    label_rows = LabelRows(faces, config) if label_outputs else None
+    label_outputs = faces.label_outputs(IDENTITY_WIDTH) if "labels" in config.sub_steps else {}
     device = find_device(config.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        nets = Networks(config.model, label_outputs)
+        nets = Networks(config.model, label_outputs, config.sub_steps)
     nets.to(device).to(memory_format=torch.channels_last).train()
     size = config.size or nets.encoder.pretrained_cfg["input_size"][-1]
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample)
+    sub_steps = SubSteps(config, faces, nets, size, dtype)
     optimizer = torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 
     # Where the run stands.
     per_epoch = len(faces) // config.batch
     total = config.steps or max(1, round(config.epochs * per_epoch))
-    (out / "samples").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     facts = {
         "autocast": str(dtype).removeprefix("torch."),
         "images": len(faces),
         "total_steps": total,
+        "views_per_step": config.views_per_step,
         "label_outputs": label_outputs,
         "au_names": faces.au_names,
         "expression_names": faces.expression_names,
     }
     write_json({**asdict(config), **facts}, out / "config.json")
+    contrasts = [name for name in config.sub_steps if name in CONTRASTS]
     step, epochs = 0, EpochLosses(per_epoch)
     if saved := checkpoints(out):
         step, epochs.state = load_checkpoint(saved[-1], nets, optimizer)
     _logger.info("%d faces, steps %d to %d on %s in %s", len(faces), step, total, device, facts["autocast"])
-    log = Log(out / "log.jsonl", _images_per_step(config, label_rows is not None), step)
+    log = Log(out / "log.jsonl", config.views_per_step, step)
     saved_at = time.monotonic()
 
-    def update(loss: torch.Tensor) -> None:
-        """One sub-step's backward pass and Adam step."""
-        optimizer.zero_grad(set_to_none=config.gradients == "none")
-        loss.backward()
-        optimizer.step()
-
-    def batch(stream: int, count: int) -> torch.Tensor:
-        """A stream's images of this step, uint8 `[count, 3, S, S]` on the device."""
-        return faces.images[shuffled_rows(len(faces), count, step, config.seed, stream)].to(device)
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
+    # The loop.
     with (
         until_interrupted() as interrupted,
         Progress(total, "steps", progress, "training", initial=step) as bar,
     ):
         while step < total and not interrupted():
-            generator = step_generator(config.seed, step)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * schedule(step / total, config.warmup)
-            face_weight, pose_weight = dynamic_weights(epochs.history)
-
-            # 1. Disentangle: draw each image from the face code of its mirror and from its own pose code.
-            images = batch(0, config.batch)
-            image = views.to_float(views.resize(images, size))
-            target = views.to_float(views.resize(images, TARGET_SIZE))
-            clean = torch.cat([image, image.flip(3)])
-            noisy = clean + config.noise * torch.randn(clean.shape, generator=generator).to(device)
-            with autocast():
-                parts = disentangle(nets, noisy, target, target.flip(3))
-            update(parts.reconstruction + config.orthogonality * parts.orthogonality)
-            shown = {"reconstruction": parts.reconstruction, "orthogonality": parts.orthogonality}
-
-            # 2. Contrast faces: two quadrants of a face against those of the others.
-            crops = views.face_views(batch(1, config.batch), size, generator)
-            mixed = losses.mixing(2 * config.batch, 2 * config.batch - 2, generator, device)
-            with autocast():
-                shown["face"] = contrast_faces(nets, crops, *mixed)
-            update(config.contrast * face_weight * shown["face"])
-
-            # 3. Contrast poses: a face against its mirror.
-            positives, negatives = views.pose_views(
-                batch(2, config.pose_batch), size, config.pose_negatives, generator
-            )
-            mixed = losses.mixing(config.pose_batch, config.pose_negatives, generator, device)
-            with autocast():
-                shown["pose"] = contrast_poses(nets, positives, negatives, *mixed, layout=config.negatives)
-            update(config.contrast * pose_weight * shown["pose"])
-
-            # 4. Labels: action units, expression and identity from the face map, angles from the pose map.
-            for rows in label_rows.of_step(step, generator) if label_rows else ():
-                seen = label_views(faces.images[rows].to(device), faces.landmarks[rows], size, generator)
-                targets = {label: t.to(device) for label, t in label_targets(faces, rows, seen).items()}
-                with autocast():
-                    by_label = predict_labels(nets, seen.images, targets)
-                weights = _label_weights(config, step / total)
-                update(torch.stack([weights[label] * loss for label, loss in by_label.items()]).sum())
-                shown |= {f"label_{label}": loss for label, loss in by_label.items()}
+            weights = dynamic_weights(epochs.history, count=len(contrasts))
+            shown: dict[str, torch.Tensor] = {}
+            for loss in sub_steps.of_step(step, step / total, dict(zip(contrasts, weights, strict=True))):
+                optimizer.zero_grad(set_to_none=config.gradients == "none")
+                loss.total.backward()
+                optimizer.step()
+                shown |= loss.parts
 
             step += 1
-            epochs.add(shown["face"], shown["pose"])
+            epochs.add([shown[name] for name in contrasts])
             bar.update(1)
             if step % config.log_steps == 0 or step == total:
                 values = log.write(step, step // per_epoch, optimizer.param_groups[0]["lr"], shown)
@@ -161,7 +110,7 @@ def run(config: Config, progress: bool = False) -> Path:
                 if not all(map(math.isfinite, values.values())):
                     raise FacepclError(_not_finite(step, values, out))
             if step % config.sample_steps == 0 or step == total:
-                draw_reconstructions(out / f"samples/step-{step:08d}.png", target, parts.decoded)
+                sub_steps.draw(out / f"samples/step-{step:08d}.png")
             if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
                 save_checkpoint(out, step, nets, optimizer, epochs.state)
                 saved_at = time.monotonic()
@@ -171,21 +120,24 @@ def run(config: Config, progress: bool = False) -> Path:
         _logger.info("stopped after step %d of %d, saved %s; the same command continues", step, total, path)
         raise KeyboardInterrupt
     refresh_norms(nets.encoder, faces.images, size)
-    return save_encoder(nets.encoder.eval(), out / "encoder", nets.decoder)
+    return save_encoder(nets.encoder.eval(), out / "encoder", getattr(nets, "decoder", None))
 
 
-def dynamic_weights(history: Sequence[Sequence[float]], temperature: float = 2.0) -> tuple[float, float]:
-    """Weights of the face and pose loss from the mean losses of each finished epoch (METHOD 4.5)."""
+def dynamic_weights(
+    history: Sequence[Sequence[float]], temperature: float = 2.0, count: int = 2
+) -> tuple[float, ...]:
+    """Weights of the `count` contrast losses (PCL: face, pose) from their means in each finished epoch
+    (METHOD 4.5)."""
     if len(history) < 2:
-        return 1.0, 1.0
-    face, pose = (
+        return (1.0,) * count
+    rates = [
         math.exp(now / before / temperature) for now, before in zip(history[-1], history[-2], strict=True)
-    )
-    return 2 * face / (face + pose), 2 * pose / (face + pose)
+    ]
+    return tuple(count * rate / sum(rates) for rate in rates)
 
 
 class EpochLosses:
-    """Mean unweighted face and pose loss of each epoch; `state` travels in the checkpoints."""
+    """Mean unweighted contrast losses of each epoch; `state` travels in the checkpoints."""
 
     def __init__(self, per_epoch: int):
         self.per_epoch = per_epoch
@@ -195,9 +147,9 @@ class EpochLosses:
     def history(self) -> list[list[float]]:
         return self.state["history"]
 
-    def add(self, face: torch.Tensor, pose: torch.Tensor) -> None:
+    def add(self, losses: Sequence[torch.Tensor]) -> None:
         this = self.state["this_epoch"]
-        this.append([face.item(), pose.item()])
+        this.append([loss.item() for loss in losses])
         if len(this) == self.per_epoch:
             self.history.append([sum(column) / len(this) for column in zip(*this, strict=True)])
             this.clear()
@@ -220,24 +172,6 @@ class Log:
                 json.dumps({"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate, **values}) + "\n"
             )
         return {"images/s": rate, **values}
-
-
-def _images_per_step(config: Config, labels: bool) -> int:
-    """Views that go through the encoder in one iteration."""
-    pose = config.pose_batch * (2 + config.pose_negatives)
-    return 4 * config.batch + pose + config.label_batch * config.label_steps * labels
-
-
-def _label_weights(config: Config, done: float) -> dict[str, float]:
-    """Weight of each label's loss after the part `done` of the run; identity comes in over its first
-    third."""
-    rise = min(1.0, 3 * done)
-    return {
-        "au": config.weight_au,
-        "expression": config.weight_expression,
-        "identity": config.weight_identity * rise,
-        "pose": config.weight_pose,
-    }
 
 
 def _not_finite(step: int, values: dict[str, float], out: Path) -> str:

@@ -69,6 +69,7 @@ def _explained(path: str | Path) -> Iterator[None]:
 def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None = None) -> Path:
     """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER")` loads; return the folder.
 
+    The folder of an encoder without branches says so, and `facepcl.create_model` then makes none either.
     A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
     facepcl loads it; the branches lie beside it in `branches.safetensors`.
     """
@@ -79,13 +80,15 @@ def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
     plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
     architecture = plain.pretrained_cfg["architecture"]
+    branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
     if isinstance(plain, PclResNet):
-        branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
-        save_tensors(branches, partial / BRANCHES_FILE)
-        own = {"architecture": architecture, "branches": BRANCHES_FILE}
+        own = {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
+        if branches:
+            save_tensors(branches, partial / BRANCHES_FILE)
         save_for_hf(_stock_trunk(plain), str(partial), safe_serialization=True, model_config={"facepcl": own})
     else:
-        save_for_hf(plain, str(partial), safe_serialization=True)
+        args = {"branches": bool(branches)}
+        save_for_hf(plain, str(partial), safe_serialization=True, model_args=args)
     if decoder is not None:
         save_tensors(decoder.state_dict(), partial / DECODER_FILE)
     shutil.rmtree(folder, ignore_errors=True)

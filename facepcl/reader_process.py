@@ -11,12 +11,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from facepcl.errors import FacepclError, MissingPath
 from facepcl.fit import Fit
-from facepcl.images import decode_reduced, quiet_pillow
+from facepcl.images import decode, decode_reduced, quiet_pillow
 from facepcl.sources import Item
+from facepcl.squares import Square, cut_square
 
 SECONDS_BETWEEN_ANSWERS = 0.25
 
@@ -49,22 +51,22 @@ def request(items: Sequence[Item], one_by_one: bool, to: BinaryIO) -> None:
     Answers come together, which costs less, or `one_by_one`: then it is clear on which image a reader dies.
     """
     lengths = [None if item.data is None else len(item.data) for item in items]
-    lines = [[item.path, length, item.error] for item, length in zip(items, lengths, strict=True)]
+    lines = [[i.path, length, i.error, i.square] for i, length in zip(items, lengths, strict=True)]
     write_line(to, {"items": lines, "one_by_one": one_by_one}, b"".join(item.data or b"" for item in items))
     to.flush()
 
 
-def _received(lines: list[tuple[str, int | None, str | None]], source: BinaryIO) -> list[Item]:
+def _received(lines: list[list[Any]], source: BinaryIO) -> list[Item]:
     # The request is read to its end before the first answer: then neither side waits for the other.
     return [
-        Item(path, None if length is None else source.read(length), error) for path, length, error in lines
+        Item(path, None if length is None else source.read(length), error, square and Square(*square))
+        for path, length, error, square in lines
     ]
 
 
 def _answer(item: Item, fit: Fit, to: BinaryIO) -> None:
     try:
-        picture = decode_reduced(item.read(), fit.needed)
-        pixels = fit(*picture)
+        size, pixels = _prepare(item, fit)
     except MissingPath:  # its path is in the row already
         write_line(to, {"error": "there is no such file"})
     except FacepclError as error:
@@ -72,7 +74,16 @@ def _answer(item: Item, fit: Fit, to: BinaryIO) -> None:
     except Exception as error:  # whatever it is, it is this image's, and the next ones wait
         write_line(to, {"error": f"cannot be prepared: {error or type(error).__name__}"})
     else:
-        write_line(to, {"size": picture.size}, pixels.tobytes())
+        write_line(to, {"size": size}, pixels.tobytes())
+
+
+def _prepare(item: Item, fit: Fit) -> tuple[tuple[int, int], np.ndarray]:
+    """The size of the file's picture, and the pixels of it, or of the square that is wanted."""
+    if item.square:
+        image = decode(item.read())
+        return image.size, fit(cut_square(image, item.square))
+    picture = decode_reduced(item.read(), fit.needed)
+    return picture.size, fit(*picture)
 
 
 def write_line(to: BinaryIO, value: Any, data: bytes = b"") -> None:

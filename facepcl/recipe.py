@@ -7,6 +7,17 @@ from typing import Any
 from facepcl.errors import OptionError
 from facepcl.machine import DTYPES
 
+# The sub-steps of an iteration, in order, each with an Adam step of its own (METHOD 4, 10, 12).
+METHODS = {
+    "pcl": ("disentangle", "face", "pose"),
+    "pcl-labels": ("disentangle", "face", "pose", "labels"),
+    "pcl-no-orthogonal": ("disentangle", "face", "pose"),
+    "pcl-no-pose": ("disentangle", "face"),
+    "simclr": ("shared",),
+}
+ORTHOGONALITY = 1.0  # METHOD 4.1
+CONTRASTS = ("face", "pose", "shared")  # the sub-steps whose losses are weighed against each other
+
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """A field that the command line offers, with its help."""
@@ -21,7 +32,12 @@ class Config:
     out: str
     # what is trained
     model: str = option("pcl_facecycle", "encoder to train")
-    method: str = option("pcl", "PCL as published, or with label heads", ("pcl", "pcl-labels"))
+    method: str = option(
+        "pcl",
+        "PCL as published, with label heads, or an ablation: pcl-no-orthogonal is --orthogonality 0, "
+        "pcl-no-pose has no pose sub-step, simclr contrasts the shared code alone and trains no branches",
+        tuple(METHODS),
+    )
     size: int = option(0, "side of the views in pixels (0: the model's own)")
     source_size: int = option(112, "side in pixels that every image is brought to once")
     seed: int = option(0, "seed of everything random")
@@ -29,7 +45,7 @@ class Config:
     epochs: float = option(0.0, "passes over the images (0: --steps)")
     steps: int = option(0, "iterations (0: --epochs)")
     # batches (METHOD 4.1 to 4.3)
-    batch: int = option(256, "images of the disentangling and of the face sub-step")
+    batch: int = option(256, "images of the disentangling and of the face sub-step, and of simclr's")
     pose_batch: int = option(10, "images of the pose sub-step")
     pose_negatives: int = option(100, "mirrored negatives for each image of the pose sub-step")
     negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
@@ -42,10 +58,8 @@ class Config:
     )
     # weights and noise of the PCL losses
     noise: float = option(0.4, "standard deviation of the noise on the disentangling sub-step's input")
-    orthogonality: float = option(1.0, "weight of the orthogonality loss")
-    contrast: float = option(
-        1.0, "weight of the face and pose contrast, whose gradients drown those of labels at 1"
-    )
+    orthogonality: float = option(ORTHOGONALITY, "weight of the orthogonality loss")
+    contrast: float = option(1.0, "weight of the contrast losses, whose gradients drown those of labels at 1")
     # labels (METHOD 10)
     label_batch: int = option(64, "images of a label sub-step")
     label_steps: int = option(1, "label sub-steps of an iteration")
@@ -64,6 +78,28 @@ class Config:
     sample_steps: int = option(500, "iterations between pictures in samples/")
     checkpoint_minutes: float = option(3.0, "minutes between checkpoints")
 
+    @property
+    def sub_steps(self) -> tuple[str, ...]:
+        """The names of the sub-steps that an iteration of the method consists of."""
+        return METHODS[self.method]
+
+    @property
+    def orthogonality_weight(self) -> float:
+        """The weight of the orthogonality loss: 0 for the ablation without it."""
+        return 0.0 if self.method == "pcl-no-orthogonal" else self.orthogonality
+
+    @property
+    def views_per_step(self) -> int:
+        """Views that go through the encoder in one iteration."""
+        views = {
+            "disentangle": 2 * self.batch,
+            "face": 2 * self.batch,
+            "pose": self.pose_batch * (2 + self.pose_negatives),
+            "shared": 2 * self.batch,
+            "labels": self.label_batch * self.label_steps,
+        }
+        return sum(views[name] for name in self.sub_steps)
+
     def check(self) -> None:
         """Raise OptionError for a number or word that cannot work, naming the option and its range."""
         for field_ in fields(self):
@@ -78,6 +114,11 @@ class Config:
             raise OptionError(f"--size {self.size}: at least 32, or 0 for the model's own")
         if self.warmup >= 1:
             raise OptionError(f"--warmup {self.warmup}: a part of the run, below 1")
+        if self.method == "pcl-no-orthogonal" and self.orthogonality not in (0, ORTHOGONALITY):
+            raise OptionError(
+                f"--method pcl-no-orthogonal gives the orthogonality loss no weight; leave out "
+                f"--orthogonality {self.orthogonality:g}"
+            )
         if not (self.epochs or self.steps):
             raise OptionError("say how long to train: --steps or --epochs")
 

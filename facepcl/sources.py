@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from facepcl.errors import ImageError, MissingPath, OptionError
 from facepcl.images import MAX_BYTES, read_file
+from facepcl.squares import Square
 
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
@@ -31,11 +32,12 @@ class Entry(NamedTuple):
 
 class Item(NamedTuple):
     """One image: a file (no `data` yet), a member of a shard (its `data`), or the reason why there is
-    none."""
+    none; `square` is the part of it that is wanted, None = all."""
 
     path: str
     data: bytes | None = None
     error: str | None = None
+    square: Square | None = None
 
     def read(self) -> bytes:
         """The encoded image. Raises ImageError or MissingPath with the reason."""

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
@@ -10,13 +11,16 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import facepcl
+from facepcl import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -138,10 +142,16 @@ def test_the_figures_of_find_duplicates_are_those_of_the_sample_faces():
     assert measured[3] + 0.02 < threshold < min(measured[:3]) - 0.02
 
 
-def test_groups_of_blocks_are_those_of_the_whole_matrix(monkeypatch):
-    spec = importlib.util.spec_from_file_location("find_duplicates", ROOT / "examples/find_duplicates.py")
+def imported(name):
+    """An example as a module, to call its functions."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"examples/{name}.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
+    return example
+
+
+def test_groups_of_blocks_are_those_of_the_whole_matrix(monkeypatch):
+    example = imported("find_duplicates")
     monkeypatch.setattr(example, "BLOCK", 7)
     vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     for threshold in (0.85, 0.9, 0.95):
@@ -223,3 +233,114 @@ def test_a_package_that_is_missing_is_one_sentence_with_the_pip_line(copied, exa
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(f"is not installed; type: {line}")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """What two steps on the sample faces leave."""
+    return pretrain.run(
+        pretrain.Config(
+            data=(str(ROOT / "examples/faces"),),
+            out=str(tmp_path_factory.mktemp("runs") / "first"),
+            batch=4,
+            pose_batch=2,
+            pose_negatives=3,
+            steps=2,
+            device="cpu",
+            dtype="float32",
+        )
+    )
+
+
+def test_swap_pose_draws_each_face_under_each_pose(copied, encoder):
+    photos = [f"examples/faces/person{i}_yaw{rest}.jpg" for i, rest in ((1, "+06_surprise"), (2, "+08_fear"))]
+    photos.append("examples/faces/person4_yaw-25_disgust.jpg")
+    assert output(f"python examples/swap_pose.py {encoder} {' '.join(photos)} -o swap.png") == [
+        "wrote swap.png: rows have a face, columns a pose"
+    ]
+    sheet = Image.open("swap.png")
+    assert (sheet.format, sheet.mode, sheet.size) == ("PNG", "RGB", (264, 264))  # 64 + 8 + 3 x 64
+    for i, photo in enumerate(photos):
+        small = np.asarray(Image.open(photo).resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
+        for box in ((0, 72 + 64 * i), (72 + 64 * i, 0)):  # on the left and on top
+            shown = np.asarray(sheet.crop((*box, box[0] + 64, box[1] + 64)))
+            assert abs(shown - small).max() <= 1
+
+
+def test_swap_pose_draws_what_the_decoder_makes_of_the_two_codes(copied, encoder):
+    faces = sorted(map(str, Path("examples/faces").glob("person[13]*")))[:3]
+    sheet = imported("swap_pose").swap(str(encoder), faces)
+    decoder = facepcl.create_decoder(f"local-dir:{encoder}")
+    codes = facepcl.FaceEmbedder(f"local-dir:{encoder}", branch="concat", dtype="float32", backend="eager")
+    _, face, pose = np.split(codes(faces), 3, axis=1)
+    code = torch.from_numpy(face[2] + pose[0])[None]
+    drawn = decoder(code / code.norm())[0].detach().clamp(0, 1).permute(1, 2, 0).numpy()
+    shown = np.asarray(sheet.crop((72, 72 + 2 * 64, 72 + 64, 72 + 3 * 64))) / 255  # third row, first column
+    np.testing.assert_allclose(shown, drawn, atol=0.006)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("pcl_facecycle {face} {face}", "comes without a decoder"),
+        ("{encoder} {face}", "give two or more"),
+        ("{encoder} {face} nobody.jpg", "nobody.jpg: there is no such file"),
+        ("nowhere {face} {face}", "facepcl has no model 'nowhere'"),
+    ],
+)
+def test_what_swap_pose_cannot_do_is_one_sentence(copied, encoder, arguments, said):
+    face = "examples/faces/person1_yaw+06_surprise.jpg"
+    done = run("python examples/swap_pose.py " + arguments.format(encoder=encoder, face=face))
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("views", [3_200, 6_400, 100_000, 300_000])
+def test_the_ablation_gives_every_method_the_same_views(views):
+    example = imported("ablation")
+    runs = example.plan(pretrain.Config(data=(), out="", **example.NUMBERS), views)
+    assert tuple(runs) == example.METHODS
+    seen = {config.steps * config.views_per_step for config in runs.values()}
+    assert len(seen) == 1
+    assert views - 3_200 < seen.pop() <= views
+
+
+def test_the_ablation_refuses_fewer_views_than_whole_steps_of_every_method():
+    example = imported("ablation")
+    with pytest.raises(SystemExit, match="--views 3199: at least 3200"):
+        example.plan(pretrain.Config(data=(), out="", **example.NUMBERS), 3_199)
+
+
+def test_the_table_of_the_ablation_has_a_mean_and_a_deviation_over_the_seeds():
+    found = [{"head-pose mae": 7.0}, {"head-pose mae": 9.0}]
+    rows = [{"method": "pcl", "branch": "shared", "views": 6400, "seed": i} | f for i, f in enumerate(found)]
+    assert imported("ablation").markdown(rows, ["head-pose"]).splitlines() == [
+        "| method | branch | views | seeds | head-pose mae |",
+        "| --- | --- | --- | --- | --- |",
+        "| pcl | shared | 6,400 | 2 | 8.000 ± 1.414 |",
+    ]
+
+
+@pytest.mark.slow
+def test_the_ablation_trains_each_method_once(copied):
+    command = (
+        "python examples/ablation.py examples/faces --out runs --views 32 --seeds 0 "
+        "--set batch=4 pose_batch=4 pose_negatives=2 source_size=64 size=32 dtype=float32 device=cpu"
+    )
+    first = run(command)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("steps of") == 4
+    table = Path("runs/ablation.md").read_text("utf-8")
+    assert table.count("| 32 | 1 |") == 4
+    assert Path("runs/ablation.csv").read_text("utf-8").startswith("method,branch,seed,views\n")
+    again = run(command)
+    assert (again.stdout, again.stderr) == (first.stdout, "")
+
+
+def test_the_ablation_does_not_mix_runs_of_other_numbers(copied):
+    config = pretrain.Config(data=("faces",), out="runs/pcl-seed0", steps=3)
+    Path(config.out).mkdir(parents=True)
+    Path(config.out, "config.json").write_text(json.dumps({**asdict(config), "steps": 2}), "utf-8")
+    with pytest.raises(facepcl.FacepclError, match="was begun with --steps 2, not 3"):
+        imported("ablation").train(config)

@@ -35,6 +35,19 @@ def naive_pose_contrast(features, negatives, mask, permutation):
     return F.cross_entropy(torch.stack(logits), torch.zeros(2 * batch, dtype=torch.long))
 
 
+def naive_nt_xent(features):
+    rows = len(features)
+    terms = []
+    for i in range(rows):
+        similar = [
+            torch.exp(F.cosine_similarity(features[i], features[j], dim=0, eps=1e-12) / 0.07)
+            for j in range(rows)
+        ]
+        others = sum(similar[j] for j in range(rows) if j != i)
+        terms.append(-torch.log(similar[(i + rows // 2) % rows] / others))
+    return torch.stack(terms).mean()
+
+
 def naive_orthogonality(x, y):
     def unit(code):
         centred = code - code.mean(0)
@@ -98,6 +111,12 @@ def test_pose_contrast_is_its_definition(batch, slots, width):
         normal(2 * batch, width),
         normal(batch, slots, width, seed=1),
     )
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize("width", [4, 33])
+def test_nt_xent_is_its_definition(batch, width):
+    same_value_and_gradient(losses.nt_xent, naive_nt_xent, normal(2 * batch, width))
 
 
 @pytest.mark.parametrize("rows", [2, 9])

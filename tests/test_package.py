@@ -20,7 +20,7 @@ FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 # A file imports from lines above its own, never from its own or below. `facepcl` itself is the names, on top.
 LAYERS = (
     {"errors"},
-    {"_files", "_progress", "_interrupt", "index", "machine", "backends", "fit", "images"},
+    {"_files", "_progress", "_interrupt", "index", "machine", "backends", "fit", "images", "squares"},
     {"sources"},
     {"reader_process"},
     {"readers"},
@@ -37,8 +37,17 @@ LAYERS = (
     {"embedding_job"},
     {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples"},
     {"batches", "objectives"},
+    {"sub_steps"},
     {"pretrain"},
-    {"cli.embed", "cli.pretrain"},
+    {"probes.manifest", "probes.pose", "probes.solvers", "probes.metrics"},
+    {"probes.result", "probes.baselines", "probes.features", "probes.splits", "probes.layouts.common"},
+    {"probes.layouts.csv_files", "probes.layouts.shards", "probes.layouts.pairs"},
+    {"probes.tasks", "probes.charts", "probes.table"},
+    {f"probes.layouts.{task}" for task in ("expression", "verification", "action_units", "head_pose")},
+    {f"probes.{task}" for task in ("expression", "verification", "action_units", "head_pose", "disentangle")},
+    {"probes.layouts", "probes.report"},
+    {"probes"},
+    {"cli.embed", "cli.pretrain", "cli.probe"},
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -80,7 +89,7 @@ def test_every_submodule_can_be_imported_and_shadows_no_public_name():
     for module in pkgutil.walk_packages(facepcl.__path__, "facepcl."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    modules = {"losses", "pretrain", "views"}
+    modules = {"losses", "pretrain", "probes", "views"}
     for name in facepcl.__all__:
         assert inspect.ismodule(getattr(facepcl, name)) == (name in modules), name
         assert name in modules or callable(getattr(facepcl, name)), name

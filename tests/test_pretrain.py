@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import facepcl
+from facepcl import sub_steps
 from facepcl.batches import schedule, shuffled_rows
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
@@ -95,11 +96,9 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypatch):
     """Ctrl-C in the second step: that step is finished and saved, and the end is the same to the bit."""
-    from facepcl import pretrain
-
     config = replace(config, method="pcl-labels", steps=4)
     whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
-    real = pretrain.contrast_faces
+    real = sub_steps.contrast_faces
 
     def press(nets, views, *mixing):
         if not press.calls:
@@ -108,7 +107,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypat
         return real(nets, views, *mixing)
 
     press.calls = -1
-    monkeypatch.setattr(pretrain, "contrast_faces", press)
+    monkeypatch.setattr(sub_steps, "contrast_faces", press)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert (tmp_path / "run/checkpoint-00000002.safetensors").is_file()

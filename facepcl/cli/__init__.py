@@ -2,16 +2,17 @@
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 import facepcl
-from facepcl.cli import embed, pretrain
+from facepcl.cli import embed, pretrain, probe
 from facepcl.errors import FacepclError
 from facepcl.machine import keep_freed_memory
 
-COMMANDS = (embed, pretrain)  # each has add(subparsers) -> parser and run(args) -> exit code
+COMMANDS = (embed, pretrain, probe)  # each has add(subparsers) -> parser and run(args) -> exit code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     keep_freed_memory()
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (FacepclError, OSError) as error:
         if args.debug:
             traceback.print_exc()

@@ -15,7 +15,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "pretrain",
         help="train an encoder on faces",
-        description="Train an encoder on faces, by PCL or by PCL and labels.",
+        description="Train an encoder on faces, by PCL, by PCL and labels, or by a method of PCL's ablation.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,0 +1,104 @@
+"""The probes of this repository on the maintainers' data: rendered faces, and real ones for measuring only.
+
+    python benchmarks/probes.py --shared ../shared --out runs/probes
+
+writes a result a run to OUT and prints their table; what is there already is not run again. FER-2013: 14,000
+of its training faces, public test; the set has duplicates, 270 groups across both. LFW: the 5,605 of the
+6,000 pairs whose images are at hand, tight grey crops. YouTube Faces: 1,875 frames of 187 people, angles
+fitted from landmarks. Rendered: 5,750 faces train, 1,500 of other people test, aligned by landmarks.
+"""
+
+import argparse
+import csv
+import os
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+
+from facepcl import probes
+from facepcl.probes.table import table
+
+RANDOM_SEEDS = 3
+MODELS = ("pcl_facecycle", "random:pcl_facecycle", "hog", "pixels")
+BRANCHES = ("shared", "face", "pose", "concat")
+
+
+def unpack(shared: Path, work: Path) -> None:
+    """FER-2013 and LFW as folders, and LFW's pairs as a manifest."""
+    for name in ("fer2013", "lfw-112"):
+        if not (work / name).is_dir():
+            partial = work / f"{name}.partial"
+            with tarfile.open(shared / f"data/real/{name}.tar.gz") as tar:
+                tar.extractall(partial, filter="data")
+            os.replace(partial, work / name)
+    with (work / "lfw-112/lfw/pairs.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    with (work / "lfw.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path1", "path2", "same", "fold", "subject1", "subject2"])
+        for p in pairs:
+            ends = [(p[f"name{k}"], int(p[f"index{k}"])) for k in "12"]
+            paths = [f"lfw-112/lfw/{name}/{name}_{index:04d}.jpg" for name, index in ends]
+            writer.writerow([*paths, p["same"], p["fold"], *(name for name, _ in ends)])
+
+
+def jobs(shared: Path, work: Path) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Task, data and options of each row of the table."""
+    train, test = shared / "data/synthface-96-train.tar", shared / "data/synthface-96-test.tar"
+    rendered = {"test": test, "align": True}
+    return [
+        ("expression", work / "fer2013", {}),
+        ("verification", work / "lfw.csv", {}),
+        ("head-pose", shared / "data/real/ytf-pose.tar", {"align": True}),
+        ("expression", train, rendered),
+        ("verification", test, {"align": True}),
+        ("action-units", train, rendered),
+        ("head-pose", train, rendered),
+        ("disentangle", shared / "data/counterfactual-96-test.tar", {"align": True}),
+    ]
+
+
+def runs(models: list[str]) -> list[tuple[str, str, int]]:
+    """Model, branch and seed of each run on a data set."""
+    found = []
+    for model in models:
+        has_branches = "pcl_" in model
+        seeds = RANDOM_SEEDS if model.startswith("random:") else 1
+        branches = BRANCHES if has_branches and seeds == 1 else BRANCHES[:1]
+        found += [(model, branch, seed) for seed in range(seeds) for branch in branches]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and data/real/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results and of unpacked data")
+    parser.add_argument("--model", nargs="+", default=list(MODELS), help="default: %(default)s")
+    parser.add_argument("--task", nargs="+", default=list(probes.TASKS), help="default: all")
+    args = parser.parse_args()
+    work, results = args.out / "data", args.out / "results"
+    work.mkdir(parents=True, exist_ok=True)
+    unpack(args.shared, work)
+    done = {path.name for path in results.glob("*.json")}
+    for task, data, options in jobs(args.shared, work):
+        for model, branch, seed in runs(args.model):
+            if task not in args.task or (task == "disentangle" and branch != "shared"):
+                continue
+            head = {"task": task, "data": data.name, "model": model, "pool": "code", "seed": seed}
+            head |= {"branch": "all" if task == "disentangle" else branch, "protocol": "clean"}
+            head |= {"test": options["test"].name if "test" in options else None}
+            if probes.result_name({**head, "aligned": options.get("align", False)}) in done:
+                continue
+            start = time.monotonic()
+            chosen = {**options, "model": model, "branch": branch, "seed": seed}
+            probes.run(task, data, **chosen, cache=args.out / "features", out=results)
+            print(f"{task} {data.name} {model} {branch} {seed}: {time.monotonic() - start:.0f} s", flush=True)
+    print(describe(), "\n")
+    print(table(results, "markdown"))
+
+
+if __name__ == "__main__":
+    main()

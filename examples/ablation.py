@@ -1,0 +1,181 @@
+"""The paper's ablation at equal views: SimCLR, PCL without a part and PCL, each trained, then probed.
+
+    python examples/ablation.py FACES.tar --probe-data head-pose=POSES.tar expression=FER/ --out runs/ablation
+
+trains each method with each seed on FACES (folders or .tar shards, labels are not read) for the same number
+of views, probes the frozen encoders and untrained ones on the labelled data, and writes RUNS/ablation.md and
+RUNS/ablation.csv. A night's work on two cores. The same command goes on where it was stopped, and a run that
+is finished is not run again. Ten minutes, which show that it runs and nothing else:
+
+    python examples/ablation.py FACES.tar --probe-data head-pose=POSES.tar --out runs/quick --quick
+
+What each method is: docs/METHOD.md, section 12. Read the differences beside their spread over the seeds.
+The numbers are those of `--preset small` at the paper's learning rate; --set changes any of them.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from facepcl import FacepclError, pretrain
+from facepcl.checkpoints import check_same_run
+from facepcl.recipe import MAY_CHANGE
+
+METHODS = ("simclr", "pcl-no-pose", "pcl-no-orthogonal", "pcl")
+NIGHT: dict[str, Any] = {"views": 300_000, "seeds": [0, 1, 2]}
+QUICK: dict[str, Any] = {"views": 6_400, "seeds": [0]}
+# At the 5e-4 of the preset, meant for labels, PCL's two contrast losses rise instead of falling.
+NUMBERS = {**pretrain.PRESETS["small"], "lr": 1e-4}
+# The number of each probe that stands in ablation.md; ablation.csv has them all.
+MAIN = {
+    "expression": "accuracy",
+    "verification": "accuracy",
+    "action-units": "f1",
+    "head-pose": "mae",
+    "disentangle": "pose_over_expression_{branch}",
+}
+Row = dict[str, Any]
+
+
+def plan(config: pretrain.Config, views: int) -> dict[str, pretrain.Config]:
+    """The run of each method, all of equal views: the most up to `views` that are whole steps of each."""
+    configs = {method: replace(config, method=method) for method in METHODS}
+    even = math.lcm(*(c.views_per_step for c in configs.values()))
+    if views < even:
+        sys.exit(f"--views {views}: at least {even}, the fewest that are whole steps of every method")
+    total = views - views % even
+    return {m: replace(c, steps=total // c.views_per_step, epochs=0.0) for m, c in configs.items()}
+
+
+def train(config: pretrain.Config) -> Path:
+    """The encoder of a run, which is begun, continued, or finished already."""
+    run, encoder = Path(config.out), Path(config.out, "encoder")
+    if check_same_run(run / "config.json", asdict(config), MAY_CHANGE) and encoder.is_dir():
+        return encoder
+    print(f"{run}: {config.steps} steps of {config.views_per_step} views", file=sys.stderr)
+    return pretrain.run(config, progress=True)
+
+
+def figures(model: str, branch: str, seed: int, probe_data: dict[str, str], cache: Path) -> Row:
+    """What the probes find in an encoder: `{"head-pose mae": 7.1, ...}`; its codes are kept in `cache`."""
+    from facepcl import probes
+
+    found: Row = {}
+    for task, data in probe_data.items():
+        # Flattened, a trunk without branches gives the code that one with branches gives.
+        result = probes.run(task, data, model=model, branch=branch, pool="flatten", seed=seed, cache=cache)
+        found |= {f"{task} {name}": value for name, value in result.numbers.items() if is_number(value)}
+    return found
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def markdown(rows: Iterable[Row], tasks: Iterable[str]) -> str:
+    """A line for each method and branch: the main number of each task, mean and deviation over the seeds."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["method"], row["branch"], f"{row['views']:,}"].append(row)
+    head = ["method", "branch", "views", "seeds"]
+    head += [f"{task} {MAIN[task].removesuffix('_{branch}')}" for task in tasks]
+    lines = [head, ["---"] * len(head)]
+    for key, group in groups.items():
+        cells = [*key, str(len(group))]
+        for task in tasks:
+            values = [row[f"{task} {MAIN[task].format(branch=row['branch'])}"] for row in group]
+            cells.append(f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else ""))
+        lines.append(cells)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def write(rows: list[Row], tasks: Iterable[str], out: Path) -> None:
+    (out / "ablation.md").write_text(markdown(rows, tasks), "utf-8")
+    names = dict.fromkeys(name for row in rows for name in row)
+    with (out / "ablation.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def named(option: str, words: list[str], names: Iterable[str]) -> dict[str, str]:
+    """`["name=value", ...]` as a dictionary."""
+    found = dict(word.partition("=")[::2] for word in words)
+    for name, value in found.items():
+        if name not in names or not value:
+            sys.exit(f"{option} {name}={value}: NAME=VALUE, with a NAME of {', '.join(names)}")
+    return found
+
+
+def numbers(words: list[str], base: pretrain.Config) -> Row:
+    """What `--set` changes, each value in the type of the option."""
+    fixed = ("method", "seed", "steps", "epochs")
+    names = [f.name for f in fields(base) if f.metadata and f.name not in fixed]
+    found: Row = {}
+    for name, value in named("--set", words, names).items():
+        try:
+            found[name] = type(getattr(base, name))(value)
+        except ValueError:
+            sys.exit(f"--set {name}={value}: {value!r} is no number")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", nargs="+", help="face crops to train on: folders or .tar shards")
+    parser.add_argument(
+        "--out", default="runs/ablation", metavar="RUNS", help="folder of the runs and tables"
+    )
+    parser.add_argument(
+        "--probe-data", nargs="+", default=[], metavar="TASK=DATA", help=f"tasks: {', '.join(MAIN)}"
+    )
+    parser.add_argument(
+        "--branch", nargs="+", default=["shared"], help="codes to probe: shared (the default), face, pose"
+    )
+    parser.add_argument("--views", type=int, help=f"of each run (default: {NIGHT['views']})")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK['views']} views and one seed")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any option of pretrain, as batch=64 lr=1e-4",
+    )
+    args = parser.parse_args()
+    size = QUICK if args.quick else NIGHT
+    out = Path(args.out)
+    base = pretrain.Config(data=tuple(args.data), out=args.out, **NUMBERS)
+    base = replace(base, **numbers(args.set, base))
+    probe_data = named("--probe-data", args.probe_data, MAIN)
+
+    rows: list[Row] = []
+    for seed in args.seeds or size["seeds"]:
+        runs = plan(replace(base, seed=seed), args.views or size["views"])
+        for method in ("untrained", *METHODS):  # untrained first: it tells soon if a probe's data is wrong
+            model, views = f"random:{base.model}", 0
+            if method in runs:
+                config = replace(runs[method], out=str(out / f"{method}-seed{seed}"))
+                model, views = f"local-dir:{train(config)}", config.steps * config.views_per_step
+            for branch in ["shared"] if method == "simclr" else args.branch:  # SimCLR trains no other
+                found = figures(model, branch, seed, probe_data, out / "codes")
+                rows.append({"method": method, "branch": branch, "seed": seed, "views": views, **found})
+        write(rows, probe_data, out)  # after each seed: a night may end early
+    print(markdown(rows, probe_data), end="")
+    print(f"wrote {out / 'ablation.md'} and {out / 'ablation.csv'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FacepclError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")

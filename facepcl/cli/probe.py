@@ -1,0 +1,106 @@
+"""`facepcl probe`: options, then one call of `facepcl.probes.run`, or a table of results."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """example: facepcl probe expression fer2013/ --model pcl_facecycle --report report.html
+         facepcl probe table probes/
+DATA: a data set in its official layout (docs/DATASETS.md), class or identity folders, .tar shards, or a
+.csv manifest. `facepcl probe TASK --help` shows the options."""
+
+TASKS = {
+    "expression": "expression classes: accuracy, F1, confusion",
+    "verification": "the same person or not: accuracy over ten folds, ROC",
+    "action-units": "action units: F1, AUC and intensities of each",
+    "head-pose": "yaw, pitch, roll: errors in degrees",
+    "disentangle": "how far each code moves when pose, expression or light alone changes",
+}
+FORMS = ("text", "markdown", "csv")
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "probe",
+        help="score frozen features on the four face tasks",
+        description="Linear probes of frozen features. Each run writes one flat JSON file.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tasks = parser.add_subparsers(title="tasks", metavar="TASK", dest="task", required=True)
+    for task, words in TASKS.items():
+        _add_options(tasks.add_parser(task, help=words, description=f"Probe of {words}."), task)
+    table = tasks.add_parser(
+        "table", help="a table of the results in a folder", description="Results side by side."
+    )
+    table.add_argument("runs", metavar="RUNS", help="folder with results")
+    table.add_argument("--format", choices=FORMS, default="text", help="default: text")
+    for sub in tasks.choices.values():
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
+    add = parser.add_argument
+    add("data", metavar="DATA", help="a data set: folder, .tar, .csv, .npz or .bin")
+    if task not in ("verification", "disentangle"):
+        add("--test", metavar="DATA", help="score on this data set; without it on DATA's test split")
+    add("--layout", default="auto", help="name of DATA's layout (default: what it looks like)")
+    add("--model", default="pcl_facecycle", help="a model with weights, random:NAME, pixels or hog")
+    if task != "disentangle":
+        add(
+            "--branch", choices=("shared", "face", "pose", "concat"), default="shared", help="default: shared"
+        )
+    add(
+        "--pool",
+        choices=("code", "flatten", "avg", "2x2"),
+        default="code",
+        help="default: code, the model's own",
+    )
+    add("--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: the model's own)")
+    add("--align", action="store_true", help="cut squares around the landmarks, if DATA has them")
+    if task != "disentangle":
+        add(
+            "--protocol",
+            choices=("clean", "paper"),
+            default="clean",
+            help="clean: strength from a validation split, test split used once; paper: as published",
+        )
+    if task == "expression":
+        add("--shots", type=int, default=0, metavar="N", help="train on N images a class")
+        add("--repeats", type=int, default=5, metavar="N", help="draws of the shots (default: 5)")
+    add("--seed", type=int, default=0, help="of splits, draws, bootstrap and random weights (default: 0)")
+    add("--device", default="auto", help="cpu, cuda, mps, or auto")
+    add(
+        "--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="float32", help="default: float32"
+    )
+    add("--workers", type=int, metavar="N", help="processes that decode")
+    add(
+        "--cache",
+        metavar="FOLDER",
+        help="where features are kept (default: $FACEPCL_CACHE, or the user's cache)",
+    )
+    add("--out", default="probes", metavar="FOLDER", help="where the JSON goes (default: probes)")
+    add("--report", metavar="FILE.html", help="a page with charts and the worst mistakes")
+
+
+def run(args: argparse.Namespace) -> int:
+    from facepcl import probes
+    from facepcl.probes.table import table
+
+    if args.task == "table":
+        print(table(Path(args.runs), args.format))
+        return 0
+    options = {k: v for k, v in vars(args).items() if k not in ("run", "debug", "task", "data")}
+    result = probes.run(args.task, args.data, **options, progress=True)
+    for name, value in result.numbers.items():
+        if isinstance(value, float) and not name.endswith(("_low", "_high")):
+            low, high = (result.numbers.get(f"{name}_{end}") for end in ("low", "high"))
+            bounds = f"  ({low:.4g} to {high:.4g})" if low is not None and high is not None else ""
+            print(f"{name:<32} {value:.4g}{bounds}")
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    page = f" and {args.report}" if args.report else ""
+    print(f"wrote {Path(args.out) / probes.result_name(result.numbers)}{page}")
+    return 1 if result.numbers["n_failed"] else 0

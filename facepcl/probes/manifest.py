@@ -1,0 +1,65 @@
+"""Labelled images as the probes take them, whatever layout they lie in on the disk: `Manifest`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from facepcl.sources import Item
+from facepcl.squares import Square
+
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, VAL, TEST)
+
+# Of a face 2 of the 5 steps of FACS intensity, or 0.4 of 1: from there on a unit counts as there.
+OCCURS_AT = 0.4
+
+
+class Labelled(NamedTuple):
+    """One image and what is known about it.
+
+    `name` names it in messages and reports; `split` is train, val, test or "" (the probe splits); `subject`
+    is the person, or whatever else ties images together, "" = unknown; `pose` yaw, pitch, roll in degrees,
+    signs as in docs/DATASETS.md; `units` intensities of 0 to 1 (`AU12` -> 0.4); `landmarks` x, y of right
+    eye, left eye, nose, right and left mouth corner (the subject's), in pixels; `square` the face within a
+    photograph, which is cut out; `series` the name of what alone changes in its series of images.
+    """
+
+    name: str
+    split: str = ""
+    subject: str = ""
+    expression: str | None = None
+    pose: tuple[float, float, float] | None = None
+    units: dict[str, float] | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    square: Square | None = None
+    series: str = ""
+
+
+class Pair(NamedTuple):
+    """Two images by their numbers in the manifest, whether they show the same person, and the fold of
+    cross-validation, -1 where the data set names none."""
+
+    a: int
+    b: int
+    same: bool
+    fold: int = -1
+
+
+@dataclass
+class Manifest:
+    """A data set: `images`, and `items()`, their encoded forms in the same order.
+
+    `layout` is the name of the layout it was read from, `files` all that it was read from (their sizes and
+    times tell whether kept features still hold), `classes` the expressions in the data set's order,
+    `dropped` how many images were left out, with the reason in `notes`.
+    """
+
+    layout: str
+    images: list[Labelled]
+    items: Callable[[], Iterator[Item]]
+    files: list[Path]
+    pairs: list[Pair] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    dropped: int = 0
+    notes: tuple[str, ...] = ()

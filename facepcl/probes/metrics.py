@@ -1,0 +1,140 @@
+"""Scores of probes, and how far they might have come out otherwise: bootstrap over subjects."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+DRAWS = 1000
+LOW, HIGH = 2.5, 97.5  # per cent: the bounds of an interval hold 95 of 100 draws
+CELLS = 1 << 24  # weights in memory at a time
+
+
+def subject_numbers(subjects: Sequence[str]) -> np.ndarray:
+    """A number for each subject `[N]`; an image without one is its own."""
+    names = [subject or f"\0{i}" for i, subject in enumerate(subjects)]
+    return np.unique(names, return_inverse=True)[1].reshape(-1)
+
+
+def _draws(count: int, seed: int, at_once: int) -> Iterator[np.ndarray]:
+    """How often each of `count` subjects is drawn, `[R, count]` for R draws of the bootstrap."""
+    random, share = np.random.default_rng(seed), np.full(count, 1 / count)
+    for start in range(0, DRAWS, at_once):
+        yield random.multinomial(count, share, size=min(at_once, DRAWS - start)).astype(np.float32)
+
+
+def interval(
+    subjects: np.ndarray,
+    parts: np.ndarray,
+    score: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+    others: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of 95 % confidence of `score`, by drawing subjects with replacement.
+
+    `subjects` `[N]` numbers them; `parts` `[N, M]` are what each example adds to the sums `[R, M]` of
+    which `score` makes `[R, ...]`. `others` `[N]`: the second subject of a pair, which then counts as
+    often as both are drawn.
+    """
+    count = int(max(subjects.max(), others.max() if others is not None else 0)) + 1
+    # Sums of a subject once, instead of its examples in every draw; pairs of two subjects stay as they are.
+    if others is None:
+        sums = np.zeros((count, parts.shape[1]))
+        np.add.at(sums, subjects, parts)
+        scores = [score(weights @ sums) for weights in _draws(count, seed, DRAWS)]
+    else:
+        differ = (subjects != others)[None]
+        scores = []
+        for weights in _draws(count, seed, max(1, CELLS // len(subjects))):
+            of_pairs = weights[:, subjects] * np.where(differ, weights[:, others], 1)
+            scores.append(score(of_pairs @ parts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a score that no draw has stays NaN
+        low, high = np.nanpercentile(np.concatenate(scores), [LOW, HIGH], axis=0)
+    return low, high
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """First column over the second of sums `[..., 2]`: a mean."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def confusion_parts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """What each example adds to the flat confusion matrix, `[N, K * K]`."""
+    parts = np.zeros((len(truth), classes * classes), np.float32)
+    parts[np.arange(len(truth)), truth * classes + predicted] = 1
+    return parts
+
+
+def class_scores(sums: np.ndarray, classes: int) -> np.ndarray:
+    """Accuracy, mean F1 and mean recall over the classes that occur, `[..., 3]`, of confusion sums."""
+    matrix = sums.reshape(*sums.shape[:-1], classes, classes)
+    right, true, found = np.diagonal(matrix, 0, -2, -1), matrix.sum(-1), matrix.sum(-2)
+    occurs = true > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(occurs, 2 * right / (true + found), np.nan)
+        recall = np.where(occurs, right / true, np.nan)
+    return np.stack([right.sum(-1) / matrix.sum((-1, -2)), np.nanmean(f1, -1), np.nanmean(recall, -1)], -1)
+
+
+def f1_parts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """What each example adds to hits, misses and false alarms of each unit, `[N, 3 * U]`, of booleans
+    `[N, U]`."""
+    return np.concatenate([truth & predicted, truth & ~predicted, ~truth & predicted], 1).astype(np.float32)
+
+
+def f1_scores(sums: np.ndarray) -> np.ndarray:
+    """F1 of each unit `[..., U]`; one that never occurs and is never found has none (NaN)."""
+    hits, missed, false = np.split(sums, 3, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 2 * hits / (2 * hits + missed + false)
+
+
+def auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the ROC curve, NaN where only one class occurs."""
+    from facepcl.errors import require
+
+    if len(np.unique(truth)) < 2:
+        return float("nan")
+    return float(require("sklearn.metrics", "probe").roc_auc_score(truth, scores))
+
+
+def roc(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates `[T]` as the threshold falls."""
+    from facepcl.errors import require
+
+    false, true, _ = require("sklearn.metrics", "probe").roc_curve(truth, scores)
+    return false, true
+
+
+def true_at_false(false: np.ndarray, true: np.ndarray, rate: float) -> float:
+    """The true positive rate at the last threshold whose false positive rate is at most `rate`."""
+    return float(true[np.searchsorted(false, rate, "right") - 1])
+
+
+def icc(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Agreement of two raters, ICC(3,1) of Shrout and Fleiss, of `[N]` intensities."""
+    ratings = np.stack([truth, predicted], 1).astype(np.float64)
+    rows, columns, mean = ratings.mean(1), ratings.mean(0), ratings.mean()
+    between = 2 * np.square(rows - mean).sum() / (len(ratings) - 1)
+    rest = np.square(ratings - rows[:, None] - columns + mean).sum() / (len(ratings) - 1)
+    return float((between - rest) / (between + rest)) if between + rest else float("nan")
+
+
+def pearson(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Correlation of `[N]` values, NaN where one side is constant."""
+    if not (np.ptp(truth) and np.ptp(predicted)):
+        return float("nan")
+    return float(np.corrcoef(truth, predicted)[0, 1])
+
+
+def with_bounds(name: str, value: float, low: float | np.ndarray, high: float | np.ndarray) -> dict[str, Any]:
+    """A score and its bounds as `name`, `name_low`, `name_high`."""
+    return {name: tidy(value), f"{name}_low": tidy(low), f"{name}_high": tidy(high)}
+
+
+def tidy(value: Any) -> float | None:
+    """Six digits, as JSON writes them; None for NaN, which JSON does not know."""
+    return None if np.isnan(value) else float(f"{float(value):.6g}")

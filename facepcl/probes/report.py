@@ -1,0 +1,237 @@
+"""A result as one HTML page that asks for nothing from outside: numbers, charts, faces."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from facepcl._files import atomic
+from facepcl.errors import ImageError, MissingPath, OptionError, require
+from facepcl.images import decode, quiet_pillow
+from facepcl.probes.charts import draw
+from facepcl.probes.manifest import Manifest
+from facepcl.probes.result import Chart, Faces, Result
+from facepcl.probes.table import FIGURES
+from facepcl.sources import Item
+from facepcl.squares import cut_square
+
+TILE = 72  # pixels
+QUALITY = 85
+TITLES = {
+    "expression": "Expression",
+    "verification": "Verification",
+    "action-units": "Action units",
+    "head-pose": "Head pose",
+    "disentangle": "Disentanglement",
+}
+BRANCHES = {"concat": "all codes joined", "all": "each code"}
+ENDS = ("low", "high", "std")  # of the keys that belong to the score before them
+
+# No script and no address may work here, whatever the names of files hold.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --ink: #1c2026; --soft: #59616e;
+  --faint: #c3c8d0; --line: #e3e6eb; }
+@media (prefers-color-scheme: dark) { :root { --page: #14161a; --card: #1e2126; --ink: #e6e8eb;
+  --soft: #a2a9b4; --faint: #4a515c; --line: #30353d; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 16px; max-width: 1160px; background: var(--page); color: var(--ink);
+  font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 24px; line-height: 1.25; margin: 8px 0 16px; }
+h2 { font-size: 16px; margin: 0 0 2px; }
+p { margin: 0 0 8px; }
+.soft { color: var(--soft); font-size: 13px; }
+.main { display: flex; flex-wrap: wrap; gap: 8px 32px; padding: 0; margin: 0 0 16px; }
+.main div { display: flex; flex-direction: column; }
+.main dd { margin: 0; font-size: 26px; line-height: 1.2; font-weight: 600; order: -1; }
+.main small { font-size: 14px; font-weight: 400; color: var(--soft); white-space: nowrap; }
+.main dt { color: var(--soft); font-size: 13px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 16px; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px;
+  margin: 0; min-width: 0; break-inside: avoid; }
+.wide { grid-column: 1 / -1; }
+.card svg { display: block; width: 100%; max-width: 560px; height: auto; margin: 8px auto 0; }
+svg * { stroke-linejoin: round; stroke-linecap: butt; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; }
+th, td { text-align: left; font-weight: 400; padding: 3px 0; border-top: 1px solid var(--line);
+  vertical-align: top; }
+th { color: var(--soft); padding-right: 12px; width: 40%; }
+td { font-variant-numeric: tabular-nums; }
+.faces { display: grid; gap: 12px 8px; margin-top: 10px; padding: 0; list-style: none;
+  max-width: calc(150px * var(--columns)); grid-template-columns: repeat(auto-fill,
+  minmax(max(72px, (100% - 8px * (var(--columns) - 1)) / var(--columns)), 1fr)); }
+.faces li { font-size: 12px; line-height: 1.25; text-align: center; color: var(--soft); }
+.faces img, .faces .empty { display: block; width: 72px; height: 72px; margin: 0 auto 3px;
+  border-radius: 4px; object-fit: contain; background: var(--line); }
+.faces .empty { padding: 3px; font-size: 9px; overflow: hidden; text-align: left; }
+@media print { :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --faint: #bbb; --line: #ccc; }
+  body { max-width: none; padding: 0; font-size: 11px; }
+  .cards { grid-template-columns: 1fr 1fr; gap: 8px; } }
+"""
+
+
+def check_report(path: str | Path) -> None:
+    """Raise OptionError, MissingPath or MissingExtra if no report can be written there: before the work."""
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"{path}: a report is a .html")
+    if not path.absolute().parent.is_dir():
+        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
+    for package in ("matplotlib", "sklearn"):
+        require(package, "probe")
+
+
+def write_report(result: Result, path: str | Path) -> None:
+    """Write numbers, charts and faces of a result as one HTML page, the same for the same result.
+
+    Raises what `check_report` does. An image that cannot be read is an empty tile with the reason.
+    """
+    check_report(path)
+    page = "\n".join(_page(result))
+    with atomic(path) as temporary:  # names of files need not be UTF-8
+        temporary.write_bytes(page.encode("utf-8", "replace"))
+
+
+def _page(result: Result) -> Iterator[str]:
+    title = _text(_title(result.numbers))
+    yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>"
+    yield from _main_figures(result.numbers)
+    yield from (f'<p class="soft">{_text(note)}</p>' for note in result.notes)
+    yield '<div class="cards">'
+    yield from _tables(result.numbers)
+    tiles = _tiles(result)
+    for number, chart in enumerate(result.charts):
+        yield from _card(chart, f"c{number}", result.manifest, tiles)
+    yield "</div>\n</body>\n</html>\n"
+
+
+def _title(numbers: dict[str, Any]) -> str:
+    """Expression: FER-2013, pcl_facecycle, shared code."""
+    task, branch = str(numbers.get("task", "result")), numbers.get("branch")
+    data = (
+        f"{numbers.get('data')}, scored on {numbers['test']}" if numbers.get("test") else numbers.get("data")
+    )
+    code = BRANCHES.get(str(branch), f"{branch} code") if branch else None
+    parts = [str(part) for part in (data, numbers.get("model"), code) if part]
+    return f"{TITLES.get(task, task)}: {', '.join(parts)}" if parts else TITLES.get(task, task)
+
+
+def _main_figures(numbers: dict[str, Any]) -> Iterator[str]:
+    figures = FIGURES.get(str(numbers.get("task")), ())
+    shown = [(f, value) for f in figures if (value := f.text(numbers.get(f.key)))]
+    if not shown:
+        return
+    yield '<dl class="main">'
+    for figure, value in shown:
+        unit = f" {figure.unit}" if figure.unit == "%" else figure.unit
+        spread = f" <small>{_text(figure.spread(numbers))}</small>"
+        yield f"<div><dt>{_text(figure.name)}</dt><dd>{value}{unit}{spread}</dd></div>"
+    yield "</dl>"
+    if any(f"{figure.key}_low" in numbers for figure, _ in shown):
+        yield '<p class="soft">In brackets: 95 % confidence.</p>'
+
+
+def _tables(numbers: dict[str, Any]) -> Iterator[str]:
+    """All numbers but lists: how it was measured, and what came out."""
+    rows = {key: value for key, value in numbers.items() if not isinstance(value, (list, dict))}
+    ends = {f"{key}_{end}" for key in rows for end in ENDS}
+    scores = [key for key in rows if key not in ends and _is_score(key, rows[key])]
+    setting = [key for key in rows if key not in ends and key not in scores]
+    for title, keys in (("Scores", scores), ("Setting", setting)):
+        if keys:
+            yield f'<section class="card"><h2>{title}</h2><table>'
+            yield from (
+                f'<tr><th scope="row">{_key(key)}</th><td>{_cell(key, rows)}</td></tr>' for key in keys
+            )
+            yield "</table></section>"
+
+
+def _key(key: str) -> str:
+    """A key that may go on in the next line after each of its words."""
+    return _text(key).replace("_", "_<wbr>")
+
+
+def _is_score(key: str, value: Any) -> bool:
+    return isinstance(value, float) and not key.startswith("strength")
+
+
+def _cell(key: str, numbers: dict[str, Any]) -> str:
+    """A value with its deviation and bounds: 0.481 ± 0.012 (0.464 to 0.497)."""
+    low, high, deviation = (numbers.get(f"{key}_{end}") for end in ENDS)
+    text = str(numbers[key]) if key == "seed" else _words(numbers[key])
+    if deviation is not None:
+        text += f" ± {_words(deviation)}"
+    if low is not None and high is not None:
+        text += f" ({_words(low)} to {_words(high)})"
+    return _text(text)
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.001 <= abs(value) < 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def _card(chart: Chart, name: str, manifest: Manifest, tiles: dict[int, str]) -> Iterator[str]:
+    wide = " wide" if isinstance(chart, Faces) else ""
+    yield f'<figure class="card{wide}"><figcaption><h2>{_text(chart.title)}</h2>'
+    if isinstance(chart, Faces):
+        yield "</figcaption>" if chart.images else '<p class="soft">None.</p></figcaption>'
+        yield f'<ul class="faces" style="--columns: {chart.columns}">'
+        for image, caption in zip(chart.images, chart.captions, strict=True):
+            title = _text(manifest.images[image].name)
+            yield f'<li title="{title}">{tiles[image]}{_text(caption)}</li>'
+        yield "</ul>"
+    else:
+        drawing = draw(chart, name)
+        yield f'<p class="soft">{_text(drawing.note)}</p></figcaption>{drawing.svg}'
+    yield "</figure>"
+
+
+def _tiles(result: Result) -> dict[int, str]:
+    """An HTML element for each image that the charts show, read in one pass over the data."""
+    wanted = {i for chart in result.charts if isinstance(chart, Faces) for i in chart.images}
+    items: Iterable[Item] = islice(result.manifest.items(), max(wanted, default=-1) + 1)
+    tiles = {i: _tile(item, result.manifest, i) for i, item in enumerate(items) if i in wanted}
+    gone = _empty("it has vanished from the data")
+    return {i: tiles.get(i, gone) for i in sorted(wanted)}
+
+
+def _tile(item: Item, manifest: Manifest, number: int) -> str:
+    labelled = manifest.images[number]
+    try:
+        with quiet_pillow():
+            image = decode(item.read())
+            if labelled.square is not None:
+                image = cut_square(image, labelled.square)
+            image.thumbnail((TILE, TILE), Image.Resampling.BICUBIC)
+    except (ImageError, MissingPath) as error:
+        return _empty(str(error))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    data = base64.b64encode(file.getvalue()).decode()
+    source = f"data:image/jpeg;base64,{data}"
+    return f'<img width="{TILE}" height="{TILE}" alt="{_text(labelled.name)}" src="{source}">'
+
+
+def _empty(reason: str) -> str:
+    return f'<span class="empty">{_text(reason)}</span>'
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

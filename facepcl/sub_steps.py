@@ -1,0 +1,150 @@
+"""What `--method` consists of: sub-steps that make their views of a step's images and give their loss."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from facepcl import losses, views
+from facepcl.batches import LabelRows, label_targets, shuffled_rows, step_generator
+from facepcl.label_views import label_views
+from facepcl.objectives import (
+    TARGET_SIZE,
+    Networks,
+    contrast_faces,
+    contrast_poses,
+    contrast_shared,
+    disentangle,
+    predict_labels,
+)
+from facepcl.recipe import Config
+from facepcl.samples import draw_reconstructions
+from facepcl.training_data import Faces
+
+
+class Iteration(NamedTuple):
+    """Where a run stands: the step, the part of the run that is done, the source of all chance of this step,
+    and the weight of each contrast loss."""
+
+    step: int
+    done: float
+    generator: torch.Generator
+    weights: dict[str, float]
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise, and the unweighted losses in it by the names they have in the log."""
+
+    total: torch.Tensor
+    parts: dict[str, torch.Tensor]
+
+
+class SubSteps:
+    """The sub-steps of a method on these faces and networks, `size` the side of the views in pixels.
+
+    Raises DataError where the method reads labels and too few faces carry them.
+    """
+
+    def __init__(self, config: Config, faces: Faces, nets: Networks, size: int, dtype: torch.dtype):
+        self.config, self.faces, self.nets, self.size, self.dtype = config, faces, nets, size, dtype
+        if "labels" in config.sub_steps:
+            self.label_rows = LabelRows(faces, config)
+        self.device = next(nets.parameters()).device
+        self._pictures: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
+
+    def of_step(self, step: int, done: float, weights: dict[str, float]) -> Iterator[Loss]:
+        """The loss of each sub-step of iteration `step`; the optimiser moves before the next is asked for."""
+        now = Iteration(step, done, step_generator(self.config.seed, step), weights)
+        sub_steps = {
+            "disentangle": self._disentangle,
+            "face": self._contrast_faces,
+            "pose": self._contrast_poses,
+            "shared": self._contrast_shared,
+            "labels": self._read_labels,
+        }
+        for name in self.config.sub_steps:
+            yield from sub_steps[name](now)
+
+    def draw(self, path: Path) -> None:
+        """Write what the decoder drew last, for a method that has a decoder."""
+        if self._pictures is not None:
+            path.parent.mkdir(exist_ok=True)
+            draw_reconstructions(path, *self._pictures)
+
+    def _disentangle(self, now: Iteration) -> Iterator[Loss]:
+        """Draw each image from the face code of its mirror and from its own pose code."""
+        images = self._batch(now, 0, self.config.batch)
+        image = views.to_float(views.resize(images, self.size))
+        target = views.to_float(views.resize(images, TARGET_SIZE))
+        clean = torch.cat([image, image.flip(3)])
+        noise = torch.randn(clean.shape, generator=now.generator).to(self.device)
+        with self._autocast():
+            parts = disentangle(self.nets, clean + self.config.noise * noise, target, target.flip(3))
+        self._pictures = target, parts.decoded
+        yield Loss(
+            parts.reconstruction + self.config.orthogonality_weight * parts.orthogonality,
+            {"reconstruction": parts.reconstruction, "orthogonality": parts.orthogonality},
+        )
+
+    def _contrast_faces(self, now: Iteration) -> Iterator[Loss]:
+        """Two quadrants of a face against those of the others."""
+        rows = 2 * self.config.batch
+        crops = views.face_views(self._batch(now, 1, self.config.batch), self.size, now.generator)
+        mixed = losses.mixing(rows, rows - 2, now.generator, self.device)
+        with self._autocast():
+            loss = contrast_faces(self.nets, crops, *mixed)
+        yield self._weighted(now, "face", loss)
+
+    def _contrast_poses(self, now: Iteration) -> Iterator[Loss]:
+        """A face against its mirror."""
+        count, draws = self.config.pose_batch, self.config.pose_negatives
+        positives, negatives = views.pose_views(self._batch(now, 2, count), self.size, draws, now.generator)
+        mixed = losses.mixing(count, draws, now.generator, self.device)
+        with self._autocast():
+            loss = contrast_poses(self.nets, positives, negatives, *mixed, layout=self.config.negatives)
+        yield self._weighted(now, "pose", loss)
+
+    def _contrast_shared(self, now: Iteration) -> Iterator[Loss]:
+        """SimCLR: the views of the face sub-step, read from the shared code."""
+        crops = views.face_views(self._batch(now, 1, self.config.batch), self.size, now.generator)
+        with self._autocast():
+            loss = contrast_shared(self.nets, crops)
+        yield self._weighted(now, "shared", loss)
+
+    def _read_labels(self, now: Iteration) -> Iterator[Loss]:
+        """Action units, expression and identity from the face map, angles from the pose map."""
+        for rows in self.label_rows.of_step(now.step, now.generator):
+            images, landmarks = self.faces.images[rows].to(self.device), self.faces.landmarks[rows]
+            seen = label_views(images, landmarks, self.size, now.generator)
+            targets = {k: t.to(self.device) for k, t in label_targets(self.faces, rows, seen).items()}
+            with self._autocast():
+                by_label = predict_labels(self.nets, seen.images, targets)
+            weights = _label_weights(self.config, now.done)
+            yield Loss(
+                torch.stack([weights[label] * loss for label, loss in by_label.items()]).sum(),
+                {f"label_{label}": loss for label, loss in by_label.items()},
+            )
+
+    def _weighted(self, now: Iteration, name: str, loss: torch.Tensor) -> Loss:
+        return Loss(self.config.contrast * now.weights[name] * loss, {name: loss})
+
+    def _batch(self, now: Iteration, stream: int, count: int) -> torch.Tensor:
+        """A stream's images of this step, uint8 `[count, 3, S, S]` on the device."""
+        rows = shuffled_rows(len(self.faces), count, now.step, self.config.seed, stream)
+        return self.faces.images[rows].to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _label_weights(config: Config, done: float) -> dict[str, float]:
+    """Weight of each label's loss after the part `done` of the run; identity comes in over its first
+    third."""
+    rise = min(1.0, 3 * done)
+    return {
+        "au": config.weight_au,
+        "expression": config.weight_expression,
+        "identity": config.weight_identity * rise,
+        "pose": config.weight_pose,
+    }

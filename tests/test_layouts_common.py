@@ -1,0 +1,228 @@
+"""What every task reads: our shards with labels, and CSV manifests."""
+
+import io
+import json
+import tarfile
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from facepcl.errors import DataError, MissingPath
+from facepcl.probes.layouts import read_manifest
+
+FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
+LABELS = {
+    "yaw": 10,
+    "pitch": -5.5,
+    "roll": 0,
+    "au": {"AU12": 0.5},
+    "expression": "happy",
+    "identity": 7,
+    "series": "pose",
+    "landmarks": {n: [1, 2] for n in ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")},
+}
+
+
+def write_shard(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            data = data if isinstance(data, bytes) else json.dumps(data).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def samples(*labels, first=0):
+    """NAME.jpg with NAME.json for each of some labels."""
+    members = {}
+    for number, label in enumerate(labels, first):
+        members |= {f"{number:03}.jpg": FACES[number].read_bytes(), f"{number:03}.json": label}
+    return members
+
+
+def read(task, path):
+    """The manifest, once its items are known to be its images, in order."""
+    manifest = read_manifest(task, path)
+    items = list(manifest.items())
+    assert [item.path for item in items] == [image.name for image in manifest.images]
+    assert all(item.read() for item in items)
+    return manifest
+
+
+def test_a_shard_gives_all_labels_of_an_image(tmp_path):
+    shard = write_shard(tmp_path / "s.tar", samples(LABELS))
+    (image,) = read("head-pose", shard).images
+    assert image.name == f"{shard}/000.jpg"
+    assert (image.pose, image.units, image.expression) == ((10.0, -5.5, 0.0), {"AU12": 0.5}, "happy")
+    assert (image.subject, image.series, image.split) == ("7", "pose", "")
+    assert image.landmarks == ((1.0, 2.0),) * 5
+
+
+def test_labels_may_lie_before_their_image(tmp_path):
+    jpeg = FACES[0].read_bytes()
+    members = {"a.cls": b"1", "a.jpg": jpeg, "b.jpg": jpeg, "b.cls": b"0"}
+    images = read("expression", write_shard(tmp_path / "s.tar", members)).images
+    assert [image.expression for image in images] == ["1", "0"]
+
+
+def test_images_without_the_label_are_left_out_of_images_and_items_alike(tmp_path):
+    labels = [{"expression": "sad"}, {"expression": None}, {}, {"expression": "happy"}]
+    manifest = read("expression", write_shard(tmp_path / "s.tar", samples(*labels)))
+    assert [Path(image.name).name for image in manifest.images] == ["000.jpg", "003.jpg"]
+    assert (manifest.dropped, manifest.classes) == (2, ("happy", "sad"))
+    assert manifest.notes == ("2 of 4 images left out: no expression",)
+    assert [item.read() for item in manifest.items()] == [FACES[0].read_bytes(), FACES[3].read_bytes()]
+
+
+def test_folders_of_shards_are_splits_and_classnames_name_the_classes(tmp_path):
+    """As clip-benchmark/wds_fer2013 lies."""
+    for number, split in enumerate(("train", "test")):
+        members = {"s0.cls": str(number).encode(), "s0.jpg": FACES[number].read_bytes()}
+        write_shard(tmp_path / split / "0.tar", members)
+    (tmp_path / "classnames.txt").write_text("angry\nvery happy\n")
+    manifest = read("expression", tmp_path)
+    assert [(i.split, i.expression) for i in manifest.images] == [("train", "angry"), ("test", "very happy")]
+    assert manifest.classes == ("angry", "very happy")
+    (alone,) = read("expression", tmp_path / "test").images
+    assert alone.expression == "very happy"
+
+
+def test_the_names_of_shards_are_splits_if_all_tell_one(tmp_path):
+    for name in ("faces-96-test.tar", "faces-96-train.tar"):
+        write_shard(tmp_path / name, samples(LABELS))
+    assert [image.split for image in read("expression", tmp_path).images] == ["test", "train"]
+    write_shard(tmp_path / "more.tar", samples(LABELS))
+    assert [image.split for image in read("expression", tmp_path).images] == ["", "", ""]
+
+
+def test_a_unit_that_a_label_does_not_name_does_not_occur(tmp_path):
+    labels = [{"au": {"AU12": 1}}, {"au": {"AU4": 0.25}}, {"au": {}}, {"au": None}]
+    manifest = read("action-units", write_shard(tmp_path / "s.tar", samples(*labels)))
+    assert [list(image.units.items()) for image in manifest.images] == [
+        [("AU4", 0.0), ("AU12", 1.0)],
+        [("AU4", 0.25), ("AU12", 0.0)],
+        [("AU4", 0.0), ("AU12", 0.0)],
+    ]
+    assert manifest.dropped == 1
+
+
+def test_disentangle_takes_the_images_of_series(tmp_path):
+    labels = [{"identity": 0, "series": "pose"}, {"identity": 1}]
+    (image,) = read("disentangle", write_shard(tmp_path / "s.tar", samples(*labels))).images
+    assert (image.subject, image.series) == ("0", "pose")
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ({"split": "holdout"}, "the split is 'holdout', not train, val or test"),
+        ({"expression": 3}, "the expression is 3, not a word"),
+        ({"yaw": "left", "pitch": 0, "roll": 0}, "yaw is 'left', not a number"),
+        ({"au": {"AU12": 1.5}}, "AU12 is 1.5, not within 0 and 1"),
+        ({"au": {"smile": 1}}, "'smile' is no action unit"),
+        ({"au": [1]}, "au is .*not an object"),
+        ([1], "holds no JSON object"),
+        (b"{", "is not valid JSON"),
+    ],
+)
+def test_a_wrong_label_of_a_shard_is_named(tmp_path, member, message):
+    shard = write_shard(tmp_path / "s.tar", samples(member))
+    with pytest.raises(DataError, match=rf"s\.tar/000\.(jpg|json):? {message}"):
+        read("expression", shard)
+
+
+def test_a_class_beyond_the_names_is_named(tmp_path):
+    write_shard(tmp_path / "s.tar", {"a.jpg": FACES[0].read_bytes(), "a.cls": b"2"})
+    (tmp_path / "classnames.txt").write_text("angry\nhappy\n")
+    with pytest.raises(DataError, match=r"a\.jpg: the class is 2, and .*classnames\.txt names 2"):
+        read("expression", tmp_path / "s.tar")
+
+
+def test_a_shard_that_breaks_off_and_one_without_labels_are_errors(tmp_path):
+    shard = write_shard(tmp_path / "s.tar", samples(LABELS, LABELS))
+    shard.write_bytes(shard.read_bytes()[:4000])
+    with pytest.raises(DataError, match=r"s\.tar breaks off"):
+        read("head-pose", shard)
+    with pytest.raises(DataError, match="1 of 1 images left out: no yaw, pitch and roll"):
+        read("head-pose", write_shard(tmp_path / "bare.tar", samples({})))
+
+
+def test_shards_are_streamed(tmp_path):
+    members = {
+        f"{i}.{kind}": data for i in range(60) for kind, data in (("jpg", bytes(10**6)), ("json", LABELS))
+    }
+    shard = write_shard(tmp_path / "s.tar", members)
+    tracemalloc.start()
+    manifest = read_manifest("head-pose", shard)
+    assert sum(1 for _ in manifest.items()) == 60
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6  # all the images are 60 MB
+
+
+def write_csv(path, *lines):
+    for number in range(3):
+        (path.parent / f"{number}.jpg").write_bytes(FACES[number].read_bytes())
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_csv_manifest_gives_what_its_columns_name(tmp_path):
+    lines = ["path,Split,subject,expression,yaw,pitch,roll,series"]
+    lines += ["0.jpg,train,a,sad,1,2,-3.5,pose", "1.jpg,testing,b,,,,,", "2.jpg,val,c,happy,0,0,0,"]
+    manifest = read("expression", write_csv(tmp_path / "x.csv", *lines))
+    assert [(i.split, i.subject, i.expression) for i in manifest.images] == [
+        ("train", "a", "sad"),
+        ("val", "c", "happy"),
+    ]
+    assert manifest.images[0].pose == (1.0, 2.0, -3.5)
+    assert (manifest.dropped, manifest.classes) == (1, ("happy", "sad"))
+    assert manifest.files == [tmp_path / "x.csv", *(tmp_path / f"{n}.jpg" for n in range(3))]
+
+
+@pytest.mark.parametrize(("top", "wanted"), [("1", (0.5, 1.0)), ("5", (0.1, 1.0)), ("1.5", (0.1, 0.3))])
+def test_an_intensity_above_one_makes_all_of_them_steps_of_five(tmp_path, top, wanted):
+    manifest = read(
+        "action-units", write_csv(tmp_path / "x.csv", "path,AU12,AU04", "0.jpg,0.5,0", f"1.jpg,{top},0")
+    )
+    assert tuple(image.units["AU12"] for image in manifest.images) == pytest.approx(wanted)
+    assert list(manifest.images[0].units) == ["AU4", "AU12"]
+
+
+def test_units_that_are_not_known_of_all_images_are_left_out(tmp_path):
+    lines = ["path,AU1,AU2", "0.jpg,1,", "1.jpg,0,1", "2.jpg,,"]
+    manifest = read("action-units", write_csv(tmp_path / "x.csv", *lines))
+    assert [image.units for image in manifest.images] == [{"AU1": 1.0}, {"AU1": 0.0}]
+    assert manifest.notes[-1] == "AU2 left out: not labelled in all images"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1.jpg,train,1,2", "line 3 has 4 cells where the header has 6"),
+        ("1.jpg,holdout,0,0,0,1", "line 3: the split is 'holdout'"),
+        ("1.jpg,,east,0,0,1", "line 3: yaw is 'east', not a number"),
+        ("1.jpg,,nan,0,0,1", "line 3: yaw is 'nan', not a number"),
+        ("9.jpg,,0,0,0,1", "line 3: there is no image .*9.jpg"),
+        (",,0,0,0,1", "line 3 names no path"),
+        ("1.jpg,,0,0,0,6", "line 3: AU1 is 6, not within 0 and 5"),
+        ("1.jpg,,0,0,0,-1", "line 3: AU1 is -1, not within 0 and 1"),
+    ],
+)
+def test_a_wrong_line_of_a_csv_manifest_is_named(tmp_path, line, message):
+    path = write_csv(tmp_path / "x.csv", "path,split,yaw,pitch,roll,AU1", "0.jpg,,0,0,0,1", line)
+    with pytest.raises((DataError, MissingPath), match=rf"x\.csv, {message}"):
+        read("head-pose", path)
+
+
+def test_a_csv_manifest_without_the_column_of_a_task_says_what_it_has(tmp_path):
+    path = write_csv(tmp_path / "x.csv", "path,label", "0.jpg,1")
+    for task, column in (
+        ("expression", "column 'expression'"),
+        ("action-units", "an action unit, such as AU12"),
+    ):
+        with pytest.raises(DataError, match=rf"x\.csv has no column.*{column.removeprefix('column ')}"):
+            read(task, path)

@@ -1,0 +1,91 @@
+"""Pairs drawn from labels of identity: the same for a seed, within folds of different people."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facepcl.errors import DataError
+from facepcl.probes.layouts import read_manifest
+from facepcl.probes.layouts.pairs import draw_pairs
+
+FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
+
+
+def put(path, number=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(FACES[number].read_bytes())
+    return path
+
+
+def read(path, seed=0):
+    """The manifest, once its items are known to be its images, in order."""
+    manifest = read_manifest("verification", path, seed=seed)
+    assert [item.path for item in manifest.items()] == [image.name for image in manifest.images]
+    return manifest
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drawn_pairs_are_fair_within_folds_of_different_people(seed):
+    random = np.random.default_rng(seed)
+    subjects = [f"p{i}" for i in random.permutation(np.repeat(np.arange(60), random.integers(1, 9, 60)))]
+    found = draw_pairs(subjects, seed)
+    assert found == draw_pairs(subjects, seed) != draw_pairs(subjects, seed + 100)
+    assert len({(min(p.a, p.b), max(p.a, p.b)) for p in found}) == len(found)
+    assert all((subjects[p.a] == subjects[p.b]) == p.same and p.a != p.b for p in found)
+    people = [{subjects[i] for p in found if p.fold == fold for i in (p.a, p.b)} for fold in range(10)]
+    assert sum(map(len, people)) == len(set.union(*people))
+    kinds = Counter((p.fold, p.same) for p in found)
+    assert all(0 < kinds[fold, True] == kinds[fold, False] <= 300 for fold in range(10))
+
+
+def test_a_fold_of_many_images_has_three_hundred_pairs_of_each_kind():
+    found = draw_pairs([str(i % 4) for i in range(400)], 0)
+    assert Counter((p.fold, p.same) for p in found) == {
+        (fold, kind): 300 for fold in (0, 1) for kind in (True, False)
+    }
+
+
+def test_identity_folders_give_pairs_and_only_the_images_that_are_in_one(tmp_path):
+    for person in range(4):
+        for number in range(2):
+            put(tmp_path / f"p{person}/{number}.jpg", person * 2 + number)
+    put(tmp_path / "p4/0.jpg", 9)
+    manifest = read(tmp_path, seed=1)
+    assert manifest.layout == "identity-folders"
+    assert {p.fold for p in manifest.pairs} == {0, 1}
+    assert sorted({n for p in manifest.pairs for n in (p.a, p.b)}) == list(range(len(manifest.images)))
+    for pair in manifest.pairs:
+        a, b = manifest.images[pair.a], manifest.images[pair.b]
+        assert (a.subject == b.subject) == pair.same
+        assert Path(a.name).parent.name == a.subject
+    assert manifest.pairs == read(tmp_path, seed=1).pairs
+    assert "drawn with seed 1" in manifest.notes[-1]
+
+
+def test_people_with_one_image_each_make_no_pairs(tmp_path):
+    for person in range(3):
+        put(tmp_path / f"p{person}/0.jpg")
+    with pytest.raises(DataError, match="one of them with two images"):
+        read(tmp_path)
+
+
+def test_pairs_of_a_shard_are_drawn_from_its_identities(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for number in range(7):
+            identity = number // 2 if number < 6 else None
+            for kind, data in (
+                ("jpg", FACES[number].read_bytes()),
+                ("json", json.dumps({"identity": identity}).encode()),
+            ):
+                info = tarfile.TarInfo(f"{number}.{kind}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    manifest = read(tmp_path / "s.tar")
+    assert (manifest.dropped, "" in {image.subject for image in manifest.images}) == (1, False)
+    for pair in manifest.pairs:
+        assert (manifest.images[pair.a].subject == manifest.images[pair.b].subject) == pair.same

@@ -1,0 +1,160 @@
+"""`facepcl probe` from the command line: data in, a JSON and a page out, and nothing else changed."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from facepcl import cli, probes
+from facepcl.embedding import FaceEmbedder
+from facepcl.errors import OptionError
+
+TASKS = {
+    "expression": ("accuracy", 0.9),
+    "verification": ("accuracy", 0.7),
+    "action-units": ("auc", 0.7),
+    "head-pose": ("mae_yaw", None),
+    "disentangle": ("pose_over_expression_shared", None),
+}
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """Discs on a ground of a person's own: where one is, how large, how dark tells pose, expression, units.
+
+    12 people, 5 images each in a series of pose and one of expression.
+    """
+    random = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("discs")
+    path = folder / "discs.tar"
+    with tarfile.open(path, "w") as tar:
+        for person in range(12):
+            ground = random.uniform(60, 255, (4, 4, 3)).astype(np.uint8)
+            for series, n in ((s, n) for s in ("pose", "expression") for n in range(5)):
+                yaw, size = (12 * n - 24, 8) if series == "pose" else (0, 5 + 3 * n)
+                image = Image.fromarray(ground).resize((64, 64), Image.Resampling.BICUBIC)
+                x, y = 32 + yaw / 2, 32
+                shade = (0, 0, 0) if n % 2 else (0, 0, 200)
+                ImageDraw.Draw(image).ellipse((x - size, y - size, x + size, y + size), shade)
+                labels = {"yaw": yaw, "pitch": 1.0, "roll": 0.0, "identity": person, "series": series}
+                labels |= {"expression": "abcde"[(size - 5) // 3], "au": {"AU12": n % 2, "AU4": n / 4}}
+                name = f"{person:02}-{series}-{n}"
+                image.save(folder / f"{name}.png")
+                (folder / f"{name}.json").write_text(json.dumps(labels))
+                for end in ("png", "json"):
+                    tar.add(folder / f"{name}.{end}", f"{name}.{end}")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("FACEPCL_CACHE", str(tmp_path_factory.getbasetemp() / "features"))
+
+
+def probe(tmp_path, task, data, *options, model="pixels"):
+    """Exit code and the one JSON that a run writes."""
+    out = tmp_path / "out"
+    code = cli.main(["probe", task, str(data), "--model", model, "--out", str(out), *options])
+    files = list(out.glob("*.json"))
+    return code, json.loads(files[0].read_text()) if files else None
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_writes_its_numbers_and_a_page(tmp_path, shard, task):
+    page = tmp_path / "report.html"
+    code, numbers = probe(tmp_path, task, shard, "--report", str(page))
+    name, least = TASKS[task]
+    assert code == 0
+    assert numbers["task"] == task
+    assert least is None or numbers[name] > least
+    assert not any(isinstance(value, dict) for value in numbers.values())
+    assert "<svg" in page.read_text("utf-8")
+
+
+def test_the_same_seed_gives_the_same_json(tmp_path, shard):
+    texts = []
+    for run, seed in enumerate("001"):
+        out = tmp_path / str(run)
+        probes.run(
+            "expression", shard, model="random:pcl_facecycle", seed=int(seed), out=out, cache=out / "features"
+        )
+        texts.append(next(out.glob("*.json")).read_text())
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_probe_leaves_the_encoder_as_it_was_and_in_eval_mode(tmp_path, shard, task, monkeypatch):
+    kept = []
+
+    class Watched(FaceEmbedder):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            kept.append((self.model, {n: t.clone() for n, t in self.model.state_dict().items()}))
+
+    monkeypatch.setattr(probes, "FaceEmbedder", Watched)
+    probes.run(task, shard, model="pcl_facecycle", cache=tmp_path / "features")
+    ((model, before),) = kept
+    assert all((model.state_dict()[name] == tensor).all() for name, tensor in before.items())
+    assert not any(part.training for part in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_image_that_cannot_be_read_is_counted_and_the_exit_code_is_one(tmp_path, shard):
+    rows = ["path,expression,subject"]
+    for file in sorted(shard.parent.glob("*.png")):
+        rows.append(
+            f"{file},{json.loads(file.with_suffix('.json').read_text())['expression']},{file.name[:2]}"
+        )
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    rows.append(f"{tmp_path / 'bad.png'},a,99")
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    code, numbers = probe(tmp_path, "expression", tmp_path / "data.csv")
+    assert (code, numbers["n_failed"], numbers["n_images"]) == (1, 1, 121)
+
+
+def test_a_second_data_set_is_what_is_scored(tmp_path, shard):
+    code, numbers = probe(tmp_path, "head-pose", shard, "--test", str(shard))
+    assert code == 0
+    assert numbers["n_test"] == 120
+    assert numbers["subjects_in_train_and_test"] == 12
+
+
+def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):
+    probes.run("head-pose", shard, branch="face", cache=tmp_path)
+    monkeypatch.setattr(FaceEmbedder, "batches", None)
+    wide = probes.run("head-pose", shard, branch="concat", cache=tmp_path).numbers
+    assert wide["dimension"] == 3 * 2048
+    assert probes.run("head-pose", shard, branch="pose", cache=tmp_path).numbers["branch"] == "pose"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["verification", "{shard}", "--protocol", "paper"], "nothing is published"),
+        (["head-pose", "{shard}", "--model", "pixels", "--branch", "face"], "has no branches"),
+        (["expression", "{shard}", "--model", "no_such_model"], "no model 'no_such_model'"),
+        (["expression", "{shard}", "--shots", "2"], "at least 4"),
+        (["expression", "{shard}", "--report", "page.pdf"], "a report is a .html"),
+        (["expression", "nowhere"], "there is no such file or folder"),
+        (["expression", "{shard}", "--layout", "cfp"], "unknown layout 'cfp'"),
+        (["table", "nowhere"], "there is no such folder"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence_before_any_work(shard, capsys, options, words):
+    assert cli.main(["probe", *(o.format(shard=shard) for o in options)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_task_that_does_not_exist_is_an_error_that_lists_them(shard):
+    with pytest.raises(OptionError, match="choose expression, verification"):
+        probes.run("age", shard)
+
+
+def test_runs_make_a_table(tmp_path, shard, capsys):
+    probe(tmp_path, "expression", shard)
+    capsys.readouterr()
+    assert cli.main(["probe", "table", str(tmp_path / "out"), "--format", "markdown"]) == 0
+    assert "| discs.tar | pixels | shared |" in capsys.readouterr().out
