@@ -23,7 +23,7 @@ from facepcl.probes.table import table
 
 RANDOM_SEEDS = 3
 MODELS = ("pcl_facecycle", "random:pcl_facecycle", "hog", "pixels")
-BRANCHES = ("shared", "face", "pose", "concat")
+BRANCHES = ("face", "pose", "concat", "shared")  # all but the last need the branches: one pass for all
 
 
 def unpack(shared: Path, work: Path) -> None:
@@ -67,7 +67,7 @@ def runs(models: list[str]) -> list[tuple[str, str, int]]:
     for model in models:
         has_branches = "pcl_" in model
         seeds = RANDOM_SEEDS if model.startswith("random:") else 1
-        branches = BRANCHES if has_branches and seeds == 1 else BRANCHES[:1]
+        branches = BRANCHES if has_branches and seeds == 1 else BRANCHES[-1:]
         found += [(model, branch, seed) for seed in range(seeds) for branch in branches]
     return found
 

@@ -156,7 +156,7 @@ class Encoder:
 
     def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
         if self.pool == "code":
-            if not self.has_branches:
+            if not hasattr(self.model, "shared_code"):
                 return self.model.forward_head(maps, pre_logits=True)
             return self.model.shared_code(maps.float()) if branch == "shared" else maps.flatten(1)
         if maps.ndim != 4:

@@ -141,7 +141,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch": 32,
         "pose_batch": 4,
         "pose_negatives": 16,
-        "lr": 5e-4,
         "gradients": "none",
         "warmup": 0.02,
         "epochs": 20.0,

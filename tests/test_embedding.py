@@ -329,7 +329,8 @@ def test_one_image_instead_of_a_list_says_what_to_type(model):
 
 def test_any_iterable_of_images_is_a_list(model):
     images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    assert close(facepcl.FaceEmbedder(model)(iter(images)), facepcl.FaceEmbedder(model)(images))
+    embedder = facepcl.FaceEmbedder(model)
+    assert close(embedder(iter(images)), embedder(images))
 
 
 def test_two_images_that_are_alike_are_shown_as_alike():

@@ -115,6 +115,8 @@ def test_the_branches_that_simclr_did_not_train_are_not_in_its_encoder(config, m
         facepcl.create_model(name, branches=True)
     with pytest.raises(OptionError, match="has no branches, so branch 'face' does not exist; use 'shared'"):
         facepcl.FaceEmbedder(name, branch="face")
+    code = facepcl.create_model(model, branches=True).eval().forward_codes(torch.zeros(1, 3, 64, 64)).shared
+    assert facepcl.FaceEmbedder(name, size=64).meta["dimension"] == code.shape[1]
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -212,7 +212,7 @@ def test_the_paper_preset_is_the_papers():
 def test_the_small_preset():
     small = Config(data=(), out="", **PRESETS["small"])
     assert (small.batch, small.pose_batch, small.pose_negatives) == (32, 4, 16)
-    assert (small.lr, small.gradients) == (5e-4, "none")
+    assert (small.lr, small.gradients) == (1e-4, "none")
 
 
 def test_every_number_is_an_option_with_help(capsys):

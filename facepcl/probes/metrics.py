@@ -44,10 +44,10 @@ def interval(
         np.add.at(sums, subjects, parts)
         scores = [score(weights @ sums) for weights in _draws(count, seed, DRAWS)]
     else:
-        differ = (subjects != others)[None]
-        scores = []
+        differ, scores = (subjects != others)[None], []
+        evenly = count / max(1, count - 1)  # two different people are drawn together a little less often
         for weights in _draws(count, seed, max(1, CELLS // len(subjects))):
-            of_pairs = weights[:, subjects] * np.where(differ, weights[:, others], 1)
+            of_pairs = weights[:, subjects] * np.where(differ, evenly * weights[:, others], 1)
             scores.append(score(of_pairs @ parts))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a score that no draw has stays NaN
