@@ -2,15 +2,16 @@
 
 import csv
 import glob
+import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from facepcl.errors import ImageError, MissingPath, OptionError
+from facepcl.errors import DataError, ImageError, MissingPath, OptionError
 from facepcl.images import MAX_BYTES, read_file
 from facepcl.squares import Square
 
@@ -110,7 +111,7 @@ def _entries_of(source: str) -> Iterable[Entry]:
 
 def _manifest_entries(manifest: Path) -> Iterator[Entry]:
     """The paths of the column `path`, relative to the manifest's folder."""
-    lines = _manifest_lines(manifest)
+    lines = csv_lines(manifest)
     _, header = next(lines, (1, []))
     if MANIFEST_COLUMN not in header:
         raise OptionError(
@@ -127,7 +128,9 @@ def _manifest_entries(manifest: Path) -> Iterator[Entry]:
     return entries()
 
 
-def _manifest_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not blank, with their line numbers. Raises OptionError for a damaged
+    one."""
     with manifest.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         lines = csv.reader(file)
         try:
@@ -203,6 +206,17 @@ def read_shard(shard: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[]
                 yield member, partial(_member_bytes, archive, member)
         if not getattr(archive, "ended", False):
             raise tarfile.ReadError("it has no end mark")
+
+
+def parse_labels(data: bytes, name: str) -> dict[str, Any]:
+    """What the JSON beside an image says. Raises DataError that names the file."""
+    try:
+        labels = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{name} is not valid JSON ({error})") from error
+    if not isinstance(labels, dict):
+        raise DataError(f"{name} holds no JSON object with labels")
+    return labels
 
 
 def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -1,9 +1,12 @@
-"""A face cut out of its image: `Square` and `cut_square`."""
+"""A face cut out of its image: `Square`, around landmarks, and `cut_square`."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+HALF_SIDE = 1.5  # of a crop, in eyes-to-mouth distances: what the model card tells users to feed
 
 
 class Square(NamedTuple):
@@ -14,6 +17,16 @@ class Square(NamedTuple):
     y: float
     half: float
     angle: float = 0.0
+
+
+def square_around(landmarks: Sequence[Sequence[float]], turn: bool) -> Square:
+    """The crop that our weights expect around x, y of right eye, left eye, nose, right and left mouth corner:
+    upright as the face if `turn`, else as the image."""
+    points = np.array(landmarks, float)
+    eyes, mouth, across = points[:2].mean(0), points[3:].mean(0), points[1] - points[0]
+    x, y = (eyes + mouth) / 2
+    angle = float(np.degrees(np.arctan2(across[1], across[0]))) if turn else 0.0
+    return Square(float(x), float(y), HALF_SIDE * float(np.linalg.norm(mouth - eyes)), angle)
 
 
 def cut_square(image: Image.Image, square: Square) -> Image.Image:

@@ -1,6 +1,5 @@
 """Faces to train on: folders, identity folders and `.tar` shards, as one uint8 tensor with labels beside."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,14 @@ from facepcl._progress import Progress
 from facepcl.errors import DataError, ImageError, MissingPath
 from facepcl.fit import Fit
 from facepcl.images import decode, quiet_pillow
-from facepcl.sources import SHARD_ERRORS, files_below, is_image_name, is_shard_name, read_shard
+from facepcl.sources import (
+    SHARD_ERRORS,
+    files_below,
+    is_image_name,
+    is_shard_name,
+    parse_labels,
+    read_shard,
+)
 
 _logger = logging.getLogger("facepcl")
 
@@ -92,7 +98,7 @@ def _folder_samples(folder: Path) -> Iterator[Sample]:
         labels = {"identity": str(file.parent.relative_to(folder))} if by_identity else {}
         sidecar = file.with_suffix(".json")
         if sidecar.is_file():
-            labels |= _parse(sidecar.read_bytes(), str(sidecar))
+            labels |= parse_labels(sidecar.read_bytes(), str(sidecar))
         yield Sample(str(file), file.read_bytes(), labels)
 
 
@@ -117,21 +123,11 @@ def _grouped(shard: Path) -> Iterator[Sample]:
         if is_image_name(name):
             sample = sample._replace(name=f"{shard}/{member.name}", data=read())
         elif name.endswith(".json"):
-            sample = sample._replace(labels=sample.labels | _parse(read(), f"{shard}/{member.name}"))
+            sample = sample._replace(labels=sample.labels | parse_labels(read(), f"{shard}/{member.name}"))
         elif name.endswith(".cls"):
             sample = sample._replace(labels={"identity": read().decode().strip(), **sample.labels})
     if sample.data:
         yield sample
-
-
-def _parse(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        labels = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{name} is not valid JSON ({error})") from error
-    if not isinstance(labels, dict):
-        raise DataError(f"{name} holds no JSON object with labels")
-    return labels
 
 
 def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False) -> Faces:

@@ -17,11 +17,10 @@ from facepcl.embedding import Batch, FaceEmbedder
 from facepcl.errors import DataError, OptionError
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.sources import Item
-from facepcl.squares import Square
+from facepcl.squares import square_around
 
 _logger = logging.getLogger("facepcl")
 
-HALF_SIDE = 1.5  # of an aligned crop, in eyes-to-mouth distances: what the model card tells users to feed
 MIRRORED = "mirrored "  # before a branch's name: its code of the mirrored image
 
 
@@ -170,14 +169,5 @@ def aligned(manifest: Manifest, turn: bool) -> list[Labelled]:
     for image in manifest.images:
         if image.landmarks is None:
             raise OptionError(f"--align needs landmarks, and {image.name} has none")
-        images.append(image._replace(square=square_around(np.array(image.landmarks), turn)))
+        images.append(image._replace(square=square_around(image.landmarks, turn)))
     return images
-
-
-def square_around(landmarks: np.ndarray, turn: bool) -> Square:
-    """The crop that our weights expect around `[5, 2]` landmarks in pixels."""
-    eyes, mouth = landmarks[:2].mean(0), landmarks[3:].mean(0)
-    x, y = (eyes + mouth) / 2
-    across = landmarks[1] - landmarks[0]
-    angle = float(np.degrees(np.arctan2(across[1], across[0]))) if turn else 0.0
-    return Square(float(x), float(y), HALF_SIDE * float(np.linalg.norm(mouth - eyes)), angle)

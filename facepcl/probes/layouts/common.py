@@ -1,6 +1,5 @@
 """What the readers of data sets share: lines with numbers, splits, units, and manifests of image files."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Labelled, Manifest
-from facepcl.sources import Item, files_below, is_image_name
+from facepcl.sources import Item, csv_lines, files_below, is_image_name
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), TRAIN),
@@ -70,7 +69,7 @@ def table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     """
     if not path.is_file():
         raise MissingPath(f"{path}: there is no such file")
-    lines = _cells(path)
+    lines = csv_lines(path)
     _, header = next(lines, (1, []))
     header = [name.strip() for name in header]
 
@@ -83,17 +82,6 @@ def table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
             yield number, dict(zip(header, (cell.strip() for cell in cells), strict=True))
 
     return header, rows()
-
-
-def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        lines = csv.reader(file)
-        try:
-            for cells in lines:
-                if cells:  # blank lines count as none
-                    yield lines.line_num, cells
-        except csv.Error as error:
-            raise DataError(f"{at(path, lines.line_num)}: {error}") from error
 
 
 def to_number(text: str, what: str, where: str) -> float:

@@ -14,10 +14,9 @@ from facepcl.probes.layouts.shards import shards_layout
 from facepcl.probes.manifest import TEST, TRAIN, Labelled, Manifest
 from facepcl.probes.pose import from_camera, from_pose_para
 from facepcl.sources import Item
-from facepcl.squares import Square
+from facepcl.squares import Square, square_around
 
 WIDEST = 99.0  # degrees: beyond it the fits are wrong; every published table leaves such samples out
-_HALF_SIDE = 1.5  # of the square, in distances from the eyes to the mouth
 _HEAD = 110.0  # millimetres: half the side of BIWI's square
 # Of the 68 points: the right eye, the left eye, the nose's tip, and both corners of the mouth
 _POINTS: tuple[Sequence[int], ...] = (range(36, 42), range(42, 48), [30], [48], [54])
@@ -58,9 +57,8 @@ def read_mat(path: Path, seed: int = 0) -> Manifest:
             continue
         pose = _triple(from_pose_para(theirs)[0])
         photograph = "" if _is_aflw2000(image) else image.stem.rpartition("_")[0]
-        images.append(
-            Labelled(str(image), subject=photograph, pose=pose, landmarks=points, square=_around(points))
-        )
+        square = square_around(points, turn=False) if points else None
+        images.append(Labelled(str(image), subject=photograph, pose=pose, landmarks=points, square=square))
         test.append(_is_aflw2000(image))
         files.append(file)
     notes = _left_out(far, len(images)) + _left_out(bare, len(images) + far, "no .mat file")
@@ -88,15 +86,6 @@ def _mat_labels(scipy_io: Any, file: Path) -> tuple[np.ndarray, tuple[tuple[floa
         return theirs, None
     marks = [points[:2, list(part)].mean(1) for part in _POINTS]
     return theirs, tuple((float(x), float(y)) for x, y in marks)
-
-
-def _around(landmarks: tuple[tuple[float, float], ...] | None) -> Square | None:
-    """The upright square around the middle between eyes and mouth."""
-    if landmarks is None:
-        return None
-    eyes, mouth = np.mean(landmarks[:2], axis=0), np.mean(landmarks[3:], axis=0)
-    x, y = (eyes + mouth) / 2
-    return Square(float(x), float(y), _HALF_SIDE * float(np.linalg.norm(mouth - eyes)))
 
 
 def _npz_files(path: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """Our `.tar` shards as manifests: labels in a first pass, images streamed in later ones."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from facepcl.sources import (
     files_below,
     is_image_name,
     is_shard_name,
+    parse_labels,
     read_items,
     read_shard,
 )
@@ -113,20 +113,10 @@ def _labelled(shard: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if is_image_name(member.name):
             names.append(member.name)
         elif base.endswith(".json"):
-            labels |= _parse(read(), f"{shard}/{member.name}")
+            labels |= parse_labels(read(), f"{shard}/{member.name}")
         elif base.endswith(".cls"):
             labels["cls"] = read().decode(errors="replace").strip()
     yield from ((name, dict(labels)) for name in names)
-
-
-def _parse(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        labels = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{where} is not valid JSON ({error})") from error
-    if not isinstance(labels, dict):
-        raise DataError(f"{where} holds no JSON object with labels")
-    return labels
 
 
 def _take_class(
