@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,9 @@ def _items(manifest: Manifest) -> Iterator[Item]:
 
 
 def _codes(
-    embedder: FaceEmbedder, batch: Batch, names: Sequence[str] | dict[str, str], wide: bool
+    embedder: FaceEmbedder, batch: Batch, names: Iterable[str], wide: bool
 ) -> Iterator[tuple[str, np.ndarray]]:
+    """The good images' codes under each name."""
     if not batch.good:
         return
     mirrored = None

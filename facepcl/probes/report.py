@@ -107,10 +107,10 @@ def _page(result: Result) -> Iterator[str]:
     yield from _main_figures(result.numbers)
     yield from (f'<p class="soft">{_text(note)}</p>' for note in result.notes)
     yield '<div class="cards">'
-    yield from _tables(result.numbers)
     tiles = _tiles(result)
     for number, chart in enumerate(result.charts):
         yield from _card(chart, f"c{number}", result.manifest, tiles)
+    yield from _tables(result.numbers)  # last: with many action units they are long
     yield "</div>\n</body>\n</html>\n"
 
 
