@@ -226,3 +226,23 @@ def test_a_csv_manifest_without_the_column_of_a_task_says_what_it_has(tmp_path):
     ):
         with pytest.raises(DataError, match=rf"x\.csv has no column.*{column.removeprefix('column ')}"):
             read(task, path)
+
+
+def test_the_68_landmarks_of_many_data_sets_give_the_five(tmp_path):
+    points = [[float(i), 2.0 * i] for i in range(68)]
+    (image,) = read(
+        "head-pose", write_shard(tmp_path / "s.tar", samples({**LABELS, "landmarks": points}))
+    ).images
+    assert [x for x, _ in image.landmarks] == [
+        38.5,
+        44.5,
+        30,
+        48,
+        54,
+    ]  # means of 36-41 and 42-47, then points
+
+
+def test_landmarks_of_another_number_are_an_error(tmp_path):
+    shard = write_shard(tmp_path / "s.tar", samples({**LABELS, "landmarks": [[1, 2]] * 7}))
+    with pytest.raises(DataError, match=r"000\.jpg: landmarks are .* not 5 or 68 points"):
+        read("head-pose", shard)

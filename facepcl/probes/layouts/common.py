@@ -7,6 +7,8 @@ from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Labelled, Manifest
 from facepcl.sources import Item, csv_lines, files_below, is_image_name
@@ -16,6 +18,8 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), VAL),
     **dict.fromkeys(("test", "testing"), TEST),
 }
+# The right eye, the left eye, the nose's tip, and both corners of the mouth
+_OF_68: tuple[Sequence[int], ...] = (range(36, 42), range(42, 48), [30], [48], [54])
 _UNIT = re.compile(r"AU0*([1-9]\d?)")
 _CALLED = {
     "expression": "expression",
@@ -118,6 +122,11 @@ def unit_name(text: str) -> str | None:
     """`AU12` for `AU12` or `AU012`, None for what is no unit."""
     match = _UNIT.fullmatch(text.strip().upper())
     return f"AU{match[1]}" if match else None
+
+
+def five_points(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Eyes, nose and corners of the mouth of the 68 points `[68, 2]` of iBUG's scheme."""
+    return tuple((float(x), float(y)) for x, y in (points[list(part)].mean(0) for part in _OF_68))
 
 
 def images_below(folder: Path) -> list[Path]:

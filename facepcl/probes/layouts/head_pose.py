@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from facepcl.errors import DataError, require
-from facepcl.probes.layouts.common import Layout, existing, fields, images_below, of_files, to_number
+from facepcl.probes.layouts.common import (
+    Layout,
+    existing,
+    fields,
+    five_points,
+    images_below,
+    of_files,
+    to_number,
+)
 from facepcl.probes.layouts.csv_files import csv_layout
 from facepcl.probes.layouts.shards import shards_layout
 from facepcl.probes.manifest import TEST, TRAIN, Labelled, Manifest
@@ -18,8 +26,6 @@ from facepcl.squares import Square, square_around
 
 WIDEST = 99.0  # degrees: beyond it the fits are wrong; every published table leaves such samples out
 _HEAD = 110.0  # millimetres: half the side of BIWI's square
-# Of the 68 points: the right eye, the left eye, the nose's tip, and both corners of the mouth
-_POINTS: tuple[Sequence[int], ...] = (range(36, 42), range(42, 48), [30], [48], [54])
 _AGAIN = {"15": "03", "18": "05", "21": "02", "22": "07"}  # BIWI's recordings of people recorded before
 
 
@@ -84,8 +90,7 @@ def _mat_labels(scipy_io: Any, file: Path) -> tuple[np.ndarray, tuple[tuple[floa
     points = np.asarray(found.get("pt3d_68", found.get("pt2d", np.empty((0, 0)))), np.float64)
     if points.ndim != 2 or points.shape[0] < 2 or points.shape[1] != 68:  # AFLW2000's pt2d has 21 points
         return theirs, None
-    marks = [points[:2, list(part)].mean(1) for part in _POINTS]
-    return theirs, tuple((float(x), float(y)) for x, y in marks)
+    return theirs, five_points(points[:2].T)
 
 
 def _npz_files(path: Path) -> list[Path]:

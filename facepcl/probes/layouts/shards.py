@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from facepcl.errors import DataError
 from facepcl.probes.layouts.common import (
     Layout,
+    five_points,
     keep_labelled,
     split_named,
     text_lines,
@@ -176,14 +179,21 @@ def _units(found: Any, where: str) -> dict[str, float] | None:
 
 
 def _landmarks(found: Any, where: str) -> tuple[tuple[float, float], ...] | None:
-    if not isinstance(found, dict) or any(found.get(name) is None for name in _LANDMARKS):
+    """Five points by name or in their order, or of the 68 of iBUG's scheme."""
+    if isinstance(found, dict):
+        if any(found.get(name) is None for name in _LANDMARKS):
+            return None
+        found = [found[name] for name in _LANDMARKS]
+    if found is None:
         return None
+    if not isinstance(found, list) or len(found) not in (5, 68):
+        raise DataError(f"{where}: landmarks are {found!r:.40}, not 5 or 68 points")
     points = []
-    for name in _LANDMARKS:
-        if not isinstance(found[name], list) or len(found[name]) != 2:
-            raise DataError(f"{where}: {name} is {found[name]!r:.40}, not a pair of numbers")
-        points.append((_real(found[name][0], name, where), _real(found[name][1], name, where)))
-    return tuple(points)
+    for point in found:
+        if not isinstance(point, list) or len(point) != 2:
+            raise DataError(f"{where}: a landmark is {point!r:.40}, not a pair of numbers")
+        points.append((_real(point[0], "a landmark", where), _real(point[1], "a landmark", where)))
+    return tuple(points) if len(points) == 5 else five_points(np.array(points))
 
 
 def _filled(images: list[Labelled]) -> list[Labelled]:
