@@ -19,6 +19,7 @@ from typing import Any
 from machine import describe
 
 from facepcl import probes
+from facepcl.probes.result import read_numbers
 from facepcl.probes.table import table
 
 RANDOM_SEEDS = 3
@@ -72,6 +73,66 @@ def runs(models: list[str]) -> list[tuple[str, str, int]]:
     return found
 
 
+# The columns of the card: task, data, the score's key, what makes it per cent or degrees, its name.
+COLUMNS = (
+    ("expression", "fer2013", "accuracy", 100, "FER-2013, accuracy %"),
+    ("verification", "lfw.csv", "accuracy", 100, "LFW, accuracy %"),
+    ("verification", "lfw.csv", "centred_accuracy", 100, "LFW, centred %"),
+    ("head-pose", "ytf-pose.tar", "mae", 1, "YouTube Faces, pose MAE °"),
+    ("expression", "synthface-96-train.tar", "accuracy", 100, "rendered: expression %"),
+    ("verification", "synthface-96-test.tar", "centred_accuracy", 100, "verification, centred %"),
+    ("action-units", "synthface-96-train.tar", "f1", 100, "units, mean F1 %"),
+    ("head-pose", "synthface-96-train.tar", "mae", 1, "pose MAE °"),
+)
+SERIES = {
+    **{
+        f"pose_over_expression_{branch}": f"pose / expression: {branch}"
+        for branch in BRANCHES
+        if branch != "concat"
+    },
+    "read_yaw_face": "yaw read from face °",
+    "read_yaw_pose": "from pose °",
+    "read_expression_face": "expression read from face %",
+    "read_expression_pose": "from pose %",
+}
+
+
+def cell(found: list[dict[str, Any]], key: str, scale: float) -> str:
+    """A score with its interval, or the mean of several seeds."""
+    values = [scale * numbers[key] for numbers in found if numbers.get(key) is not None]
+    if not values:
+        return ""
+    if len(values) > 1 or f"{key}_low" not in found[0]:
+        return f"{sum(values) / len(values):.1f}"
+    low, high = (scale * found[0][f"{key}_{end}"] for end in ("low", "high"))
+    return f"{values[0]:.1f} ({low:.1f}-{high:.1f})"
+
+
+def card(results: Path) -> str:
+    """The tables of MODEL_CARD.md: a line for each kind of feature."""
+    found = [read_numbers(path) for path in sorted(results.glob("*.json"))]
+    rows = list(dict.fromkeys((n["model"], n["branch"]) for n in found if n["branch"] != "all"))
+    lines = [["features", "code", *(name for *_, name in COLUMNS)]]
+    for model, branch in rows:
+        seeds = "mean of 3 random" if model.startswith("random:") else model
+        chosen = [n for n in found if (n["model"], n["branch"]) == (model, branch)]
+        lines.append([seeds, branch])
+        for task, data, key, scale, _ in COLUMNS:
+            mine = [n for n in chosen if (n["task"], n["data"]) == (task, data)]
+            lines[-1].append(cell(mine, key, scale))
+    series = [["features", *SERIES.values()]]
+    for model in dict.fromkeys(n["model"] for n in found if n["branch"] == "all"):
+        chosen = [n for n in found if n["branch"] == "all" and n["model"] == model]
+        seeds = "mean of 3 random" if model.startswith("random:") else model
+        scales = {key: 100 if "expression" in key and key.startswith("read") else 1 for key in SERIES}
+        series.append([seeds, *(cell(chosen, key, scales[key]) for key in SERIES)])
+    return "\n".join(markdown(table) for table in (lines, series))
+
+
+def markdown(lines: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and data/real/")
@@ -97,7 +158,8 @@ def main() -> None:
             probes.run(task, data, **chosen, cache=args.out / "features", out=results)
             print(f"{task} {data.name} {model} {branch} {seed}: {time.monotonic() - start:.0f} s", flush=True)
     print(describe(), "\n")
-    print(table(results, "markdown"))
+    print(table(results, "markdown"), "\n")
+    print(card(results))
 
 
 if __name__ == "__main__":
