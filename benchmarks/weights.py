@@ -1,16 +1,12 @@
-"""What weights are good for: two probes on real faces beside random initialisations, and groups of rendered
-faces.
+"""What weights are good for by group of rendered faces: skin, age and sex as the renderer drew them.
 
     python benchmarks/weights.py --shared ../shared --model pcl_facecycle
 
-Real faces (for measuring only, nothing of them is in the weights): FER-2013, logistic regression on frozen
-features, 8,000 training faces, public test; LFW, cosine, 10 folds, 5,605 of the 6,000 pairs, grey crops.
-Rendered faces: people that no training set holds; linear probes are fitted on the rendered training faces,
-aligned tight crops, near-frontal.
+People that no training set holds; linear probes are fitted on the rendered training faces, aligned tight
+crops, near-frontal. Scores over all faces, real ones too: benchmarks/probes.py.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,46 +35,6 @@ def codes(model: torch.nn.Module, images: torch.Tensor) -> Branches:
     model = model.to(memory_format=torch.channels_last)
     blocks = [model.forward_codes(block.to(memory_format=torch.channels_last)) for block in images.split(64)]
     return Branches(*(torch.cat(parts).numpy() for parts in zip(*blocks, strict=True)))
-
-
-def real_faces(shared: Path, name: str, random: int) -> None:
-    """The two probes of tools/realprobe with its defaults, for the shared and the face code."""
-    sys.path.insert(0, str(shared / "tools/realprobe"))
-    import realprobe
-
-    train, test, (faces, *pairs) = (
-        realprobe.fer2013("train", 64, 8000),
-        realprobe.fer2013("public_test"),
-        realprobe.lfw(),
-    )
-
-    def probe(model: torch.nn.Module) -> np.ndarray:
-        """FER-2013 and LFW, %, `[code, set]`."""
-        arrays = (train[0], test[0], faces)
-        images = (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 for array in arrays)
-        x, y, z = (codes(model.eval(), batch)._asdict() for batch in images)
-        return np.array(
-            [
-                [
-                    realprobe.linear_accuracy(x[branch], train[1], y[branch], test[1]),
-                    realprobe.verification_accuracy(z[branch], *pairs),
-                ]
-                for branch in ("shared", "face")
-            ]
-        )
-
-    def show(label: str, table: np.ndarray) -> None:
-        for branch, (fer, lfw) in zip(("shared", "face"), table, strict=True):
-            print(f"| {label} | {branch} | {fer:.2f} | {lfw:.2f} |", flush=True)
-
-    print("| weights | code | FER-2013 % | LFW % |\n|---|---|---|---|")
-    show(name, probe(facepcl.create_model(name, pretrained=True)))
-    tables = []
-    for seed in range(random):
-        torch.manual_seed(seed)
-        tables.append(probe(facepcl.create_model("pcl_facecycle")))
-        show(f"random {seed}", tables[-1])
-    show(f"mean of {random} random", np.mean(tables, 0))
 
 
 def aligned(faces: Faces) -> tuple[torch.Tensor, np.ndarray]:
@@ -145,14 +101,10 @@ def rendered_groups(shared: Path, name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--shared", type=Path, required=True, help="folder with tools/realprobe and data/")
+    parser.add_argument("--shared", type=Path, required=True, help="folder with data/")
     parser.add_argument("--model", default="pcl_facecycle", help="name with weights, or local-dir:FOLDER")
-    parser.add_argument(
-        "--random", type=int, default=3, help="random initialisations to average (default: 3)"
-    )
     args = parser.parse_args()
     print(describe(), "\n")
-    real_faces(args.shared, args.model, args.random)
     rendered_groups(args.shared, args.model)
 
 
