@@ -111,6 +111,7 @@ def cell(found: list[dict[str, Any]], key: str, scale: float) -> str:
 def card(results: Path) -> str:
     """The tables of MODEL_CARD.md: a line for each kind of feature."""
     found = [read_numbers(path) for path in sorted(results.glob("*.json"))]
+    found.sort(key=lambda n: (*MODELS, n["model"]).index(n["model"]))
     rows = list(dict.fromkeys((n["model"], n["branch"]) for n in found if n["branch"] != "all"))
     lines = [["features", "code", *(name for *_, name in COLUMNS)]]
     for model, branch in rows:
