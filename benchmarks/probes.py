@@ -144,15 +144,13 @@ def main() -> None:
     work, results = args.out / "data", args.out / "results"
     work.mkdir(parents=True, exist_ok=True)
     unpack(args.shared, work)
-    done = {path.name for path in results.glob("*.json")}
+    keys = ("task", "data", "model", "branch", "seed")
+    done = {tuple(read_numbers(path)[key] for key in keys) for path in results.glob("*.json")}
     for task, data, options in jobs(args.shared, work):
         for model, branch, seed in runs(args.model):
             if task not in args.task or (task == "disentangle" and branch != "shared"):
                 continue
-            head = {"task": task, "data": data.name, "model": model, "pool": "code", "seed": seed}
-            head |= {"branch": "all" if task == "disentangle" else branch, "protocol": "clean"}
-            head |= {"test": options["test"].name if "test" in options else None}
-            if probes.result_name({**head, "aligned": options.get("align", False)}) in done:
+            if (task, data.name, model, "all" if task == "disentangle" else branch, seed) in done:
                 continue
             start = time.monotonic()
             chosen = {**options, "model": model, "branch": branch, "seed": seed}

@@ -299,7 +299,7 @@ def test_what_swap_pose_cannot_do_is_one_sentence(copied, encoder, arguments, sa
 @pytest.mark.parametrize("views", [3_200, 6_400, 100_000, 300_000])
 def test_the_ablation_gives_every_method_the_same_views(views):
     example = imported("ablation")
-    runs = example.plan(pretrain.Config(data=(), out="", **example.NUMBERS), views)
+    runs = example.plan(pretrain.Config(data=(), out="", **pretrain.PRESETS["small"]), views)
     assert tuple(runs) == example.METHODS
     seen = {config.steps * config.views_per_step for config in runs.values()}
     assert len(seen) == 1
@@ -309,7 +309,7 @@ def test_the_ablation_gives_every_method_the_same_views(views):
 def test_the_ablation_refuses_fewer_views_than_whole_steps_of_every_method():
     example = imported("ablation")
     with pytest.raises(SystemExit, match="--views 3199: at least 3200"):
-        example.plan(pretrain.Config(data=(), out="", **example.NUMBERS), 3_199)
+        example.plan(pretrain.Config(data=(), out="", **pretrain.PRESETS["small"]), 3_199)
 
 
 def test_the_table_of_the_ablation_has_a_mean_and_a_deviation_over_the_seeds():

@@ -59,6 +59,15 @@ def test_one_layer_for_units_is_a_logistic_regression_of_each(data):
             np.testing.assert_allclose(1 / (1 + np.exp(-linear(x)[:, unit])), wanted, atol=3e-3)
 
 
+def test_a_solution_stays_as_it_was_when_the_next_is_made(data):
+    x, y, rows = data
+    path = class_path(Basis(x, rows), y, 4)
+    first = next(path)
+    scores = first(x)
+    assert len(list(path)) == len(STRENGTHS) - 1
+    np.testing.assert_array_equal(first(x), scores)
+
+
 def test_a_unit_that_never_occurs_is_never_found(data):
     x, _, rows = data
     occurs = np.zeros((len(x), 1), bool)

@@ -122,6 +122,36 @@ def test_a_second_data_set_is_what_is_scored(tmp_path, shard):
     assert numbers["subjects_in_train_and_test"] == 12
 
 
+def test_people_in_train_and_test_are_told(tmp_path, shard, capsys):
+    probe(tmp_path, "head-pose", shard, "--test", str(shard))
+    assert "12 people are in train and in test" in capsys.readouterr().err
+
+
+def test_unknown_people_are_told_and_not_counted_as_none(tmp_path, shard, capsys):
+    rows = [f"{file},{n % 2}" for n, file in enumerate(sorted(shard.parent.glob("*.png")))]
+    (tmp_path / "data.csv").write_text("\n".join(["path,expression", *rows]))
+    _, numbers = probe(tmp_path, "expression", tmp_path / "data.csv")
+    assert (numbers["subjects"], numbers["subjects_in_train_and_test"]) == (None, None)
+    assert "people are not known" in capsys.readouterr().err
+
+
+def test_results_of_two_data_sets_of_one_name_lie_side_by_side(tmp_path, shard):
+    files = sorted(shard.parent.glob("*.png"))
+    for folder, turn in (("a", 0), ("b", 1)):
+        (tmp_path / folder).mkdir()
+        rows = [f"{file},{(n + turn) % 3}" for n, file in enumerate(files)]
+        (tmp_path / folder / "labels.csv").write_text("\n".join(["path,expression", *rows]))
+        probe(tmp_path, "expression", tmp_path / folder / "labels.csv")
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, shard, capsys, monkeypatch):
+    monkeypatch.setattr(FaceEmbedder, "batches", None)
+    (tmp_path / "file").write_text("")
+    assert cli.main(["probe", "expression", str(shard), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be made a folder for results" in capsys.readouterr().err
+
+
 def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):
     probes.run("head-pose", shard, branch="face", cache=tmp_path)
     monkeypatch.setattr(FaceEmbedder, "batches", None)

@@ -68,7 +68,13 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
             help="clean: strength from a validation split, test split used once; paper: as published",
         )
     if task == "expression":
-        add("--shots", type=int, default=0, metavar="N", help="train on N images a class")
+        add(
+            "--shots",
+            type=int,
+            default=0,
+            metavar="N",
+            help="train on N images a class, at least 4 (default: all)",
+        )
         add("--repeats", type=int, default=5, metavar="N", help="draws of the shots (default: 5)")
     add("--seed", type=int, default=0, help="of splits, draws, bootstrap and random weights (default: 0)")
     add("--device", default="auto", help="cpu, cuda, mps, or auto")
@@ -95,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     options = {k: v for k, v in vars(args).items() if k not in ("run", "debug", "task", "data")}
     result = probes.run(args.task, args.data, **options, progress=True)
     for name, value in result.numbers.items():
-        if isinstance(value, float) and not name.endswith(("_low", "_high")):
+        # those of single action units are in the JSON and the report
+        if isinstance(value, float) and not name.endswith(("_low", "_high")) and "_AU" not in name:
             low, high = (result.numbers.get(f"{name}_{end}") for end in ("low", "high"))
             bounds = f"  ({low:.4g} to {high:.4g})" if low is not None and high is not None else ""
             print(f"{name:<32} {value:.4g}{bounds}")

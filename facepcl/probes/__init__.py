@@ -1,6 +1,8 @@
 """What frozen features hold: `facepcl.probes.run("expression", "fer2013/", model="pcl_facecycle")`."""
 
 import dataclasses
+import hashlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import nn
 import facepcl
 from facepcl.embedding import FaceEmbedder
 from facepcl.encoder import BRANCH, BRANCH_NAMES, MODEL, POOL
-from facepcl.errors import OptionError, require
+from facepcl.errors import MissingPath, OptionError, require
 from facepcl.models import Branches
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
 from facepcl.probes.baselines import BASELINES, load_encoder
@@ -22,7 +24,7 @@ from facepcl.probes.manifest import Manifest
 from facepcl.probes.report import check_report, write_report
 from facepcl.probes.result import Result
 from facepcl.probes.splits import join
-from facepcl.probes.tasks import Options
+from facepcl.probes.tasks import Options, people_note
 
 __all__ = ["TASKS", "Result", "run"]
 
@@ -74,6 +76,8 @@ def run(
     _check(task, protocol, branch, shots, repeats)
     if report is not None:
         check_report(Path(report))
+    if out is not None:
+        _make_folder(Path(out))
     if task in ("verification", "action-units"):
         require("sklearn.metrics", "probe")  # now, not after the features are there
     manifest = read_manifest(task, Path(data), layout, seed)
@@ -101,11 +105,9 @@ def run(
     else:
         found = OF_A_BRANCH[task](manifest, features, branch, options)
     head = _head(task, data, test, model, branch, align, manifest, features, options)
-    result = dataclasses.replace(
-        found, numbers={**head, **found.numbers}, notes=(*manifest.notes, *found.notes)
-    )
+    notes = (*manifest.notes, *found.notes, *people_note(found.numbers))
+    result = dataclasses.replace(found, numbers={**head, **found.numbers}, notes=notes)
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
         result.write(Path(out) / result_name(result.numbers))
     if report is not None:
         write_report(result, Path(report))
@@ -127,6 +129,16 @@ def _check(task: str, protocol: str, branch: str, shots: int, repeats: int) -> N
         raise OptionError(f"--shots {shots} --repeats {repeats}: at least {expression.SHOT_FOLDS} and 1")
 
 
+def _make_folder(folder: Path) -> None:
+    """Before the work: a folder that cannot be made or written to would lose it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MissingPath(f"{folder}: cannot be made a folder for results ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise MissingPath(f"{folder}: cannot be written to")
+
+
 def _features(
     manifest: Manifest,
     embedder: FaceEmbedder,
@@ -141,8 +153,7 @@ def _features(
         raise OptionError(
             f"{embedder.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
         )
-    wide = embedder.has_branches and (branch != "shared" or task == DISENTANGLE)
-    branches = Branches._fields if wide else ("shared",)
+    branches = Branches._fields if embedder.has_branches else ("shared",)
     features = extract(
         manifest,
         embedder,
@@ -188,6 +199,7 @@ def _head(
         "protocol": options.protocol,
         "seed": options.seed,
         "weights_sha256": meta["weights_sha256"],
+        "labels_sha256": _labels_sha256(manifest),
         "dtype": meta["dtype"],
         "facepcl": facepcl.__version__,
         "n_images": len(manifest.images),
@@ -196,9 +208,20 @@ def _head(
     }
 
 
+def _labels_sha256(manifest: Manifest) -> str:
+    """A hash of the names and labels of a data set, wherever it lies."""
+    digest = hashlib.sha256()
+    for image in manifest.images:
+        digest.update(f"{image._replace(name=Path(image.name).name)}\n".encode(errors="replace"))
+    digest.update(f"{manifest.pairs}".encode())
+    return digest.hexdigest()[:12]
+
+
 def result_name(numbers: dict[str, Any]) -> str:
-    """The name of the JSON file of a result: the same run writes the same file again."""
-    parts = [numbers[key] for key in ("task", "data", "test", "model", "branch", "pool")]
+    """The name of the JSON file of a result: the same run writes the same file again, another one does
+    not."""
+    parts = [numbers[key] for key in ("task", "data", "test", "labels_sha256", "model")]
+    parts += [numbers["weights_sha256"][:12], numbers["branch"], numbers["pool"]]
     parts += ["aligned"] * numbers["aligned"] + [numbers["protocol"]] * (numbers["protocol"] != "clean")
     parts += [f"{numbers.get('shots')}-shots"] * ("shots" in numbers) + [f"seed-{numbers['seed']}"]
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in parts if part) + ".json"

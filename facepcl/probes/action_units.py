@@ -59,9 +59,15 @@ def _runs(manifest: Manifest, features: Features, seed: int) -> list[Rows]:
     return runs
 
 
-def _describe_folds(manifest: Manifest, rows: np.ndarray) -> dict[str, int]:
-    subjects = {manifest.images[i].subject for i in rows} - {""}
-    return {"n_test": len(rows), "subjects": len(subjects), "subjects_in_train_and_test": 0}
+def _describe_folds(manifest: Manifest, rows: np.ndarray) -> dict[str, int | None]:
+    subjects = {manifest.images[i].subject for i in rows}
+    known = "" not in subjects
+    both = 0 if known else None
+    return {
+        "n_test": len(rows),
+        "subjects": len(subjects) * known or None,
+        "subjects_in_train_and_test": both,
+    }
 
 
 def _fit(x: np.ndarray, intensity: np.ndarray, occurs: np.ndarray, rows: Rows) -> Predictions:

@@ -38,8 +38,10 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         raise DataError(f"the test split has classes that the training split lacks: {', '.join(missing)}")
     if options.shots:
         return _few_shots(manifest, x, labels, classes, rows, options)
-    protocol = _paper if options.protocol == "paper" else _clean
-    scores, found, notes = protocol(x, labels, len(classes), rows)
+    if options.protocol == "paper":
+        scores, found, notes = _paper(x, labels, len(classes), rows, options.seed)
+    else:
+        scores, found, notes = _clean(x, labels, len(classes), rows)
     truth, predicted = labels[rows.test], scores.argmax(1)
     parts = metrics.confusion_parts(truth, predicted, len(classes))
 
@@ -82,12 +84,14 @@ def _clean(x: np.ndarray, labels: np.ndarray, classes: int, rows: Rows) -> tuple
     return linear(x[rows.test]), {"strength": strength}, edge_note(strength)
 
 
-def _paper(x: np.ndarray, labels: np.ndarray, classes: int, rows: Rows) -> tuple[np.ndarray, dict, tuple]:
+def _paper(
+    x: np.ndarray, labels: np.ndarray, classes: int, rows: Rows, seed: int
+) -> tuple[np.ndarray, dict, tuple]:
     """The published probe (METHOD 6): raw features, Adam, 300 epochs unshuffled; best epoch of the test
     split, which flatters, so the last epoch stands beside it."""
     features, target = torch.from_numpy(x[rows.fitted]), torch.from_numpy(labels[rows.fitted])
     test, truth = torch.from_numpy(x[rows.test]), torch.from_numpy(labels[rows.test])
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     weight = (DEVIATION * torch.randn(x.shape[1], classes, generator=generator)).requires_grad_()
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=RATE)

@@ -146,12 +146,11 @@ def _path(
 ) -> Iterator[Linear]:
     """Minimise `loss(codes W + b) + strength / 2 |W|^2` for one strength after another."""
     weight = torch.zeros(basis.codes.shape[1], len(bias))
-    bias = bias.clone()
     for strength in strengths:
         # in steps of the inverse root of its curvature each direction converges as fast as the others
         steps = (curvature * basis.variances + strength).rsqrt()[:, None]
         scaled = (weight / steps).requires_grad_()
-        bias.requires_grad_()
+        bias = bias.clone().requires_grad_()  # the last solution keeps its own
         optimizer = torch.optim.LBFGS(
             [scaled, bias],
             max_iter=ITERATIONS,

@@ -63,7 +63,14 @@ def complete_splits(manifest: Manifest, seed: int) -> np.ndarray:
 
 
 def _held_out(manifest: Manifest, rows: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
-    """A fifth of `rows`, all images of a subject together, as a mask."""
+    """A fifth of `rows`, all images of a subject together, or else of each expression, as a mask."""
+    if not any(manifest.images[i].subject for i in rows):
+        classes = np.array([manifest.images[i].expression or "" for i in rows])
+        order = np.random.default_rng(seed).permutation(len(rows))
+        order = order[np.argsort(classes[order], kind="stable")]
+        held = np.zeros(len(rows), bool)
+        held[order[:: round(1 / HELD_OUT)]] = True
+        return held
     subjects = subject_numbers([manifest.images[i].subject for i in rows])
     return fold_of(subjects, round(1 / HELD_OUT), seed) == 0
 

@@ -1,8 +1,8 @@
 """What the probes have in common: their options, the rows of each split, the choice of a strength."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,12 +50,26 @@ def rows_of(manifest: Manifest, features: Features, seed: int) -> Rows:
     return rows
 
 
-def describe_rows(manifest: Manifest, rows: Rows) -> dict[str, int]:
-    """How many images each split has, how many subjects are known, and how many are in train and test."""
-    subjects = [{manifest.images[i].subject for i in chosen} - {""} for chosen in rows]
-    both = (subjects[0] | subjects[1]) & subjects[2]
+def describe_rows(manifest: Manifest, rows: Rows) -> dict[str, int | None]:
+    """How many images each split has, how many subjects are known, and how many are in train and test: None
+    where people are unknown."""
+    subjects = [{manifest.images[i].subject for i in chosen} for chosen in rows]
+    everybody = set.union(*subjects)
+    known = "" not in everybody
+    both = len((subjects[0] | subjects[1]) & subjects[2]) if known else None
     counts = {f"n_{name}": len(chosen) for name, chosen in zip(Rows._fields, rows, strict=True)}
-    return {**counts, "subjects": len(set.union(*subjects)), "subjects_in_train_and_test": len(both)}
+    return {**counts, "subjects": len(everybody) if known else None, "subjects_in_train_and_test": both}
+
+
+def people_note(numbers: Mapping[str, Any]) -> tuple[str, ...]:
+    """A word where people are unknown, or are both trained and scored on."""
+    if "subjects_in_train_and_test" not in numbers:
+        return ()
+    if (both := numbers["subjects_in_train_and_test"]) is None:
+        return ("people are not known for all images: one may be in train and in test",)
+    if both:
+        return (f"{both} people are in train and in test: the scores say little about new people",)
+    return ()
 
 
 def groups(manifest: Manifest, rows: np.ndarray) -> np.ndarray:

@@ -28,7 +28,9 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     used, place = np.unique(ends, return_inverse=True)
     place = place.reshape(ends.shape)
     x = np.asarray(features.of[branch][used], np.float32)
-    fold = _folds(np.array([p.fold for p in pairs]), same, options.seed)
+    given = np.array([p.fold for p in pairs])
+    fold = _folds(given, same, options.seed)
+    drawn_folds = "folds were drawn: a person may be in several" if (given < 0).any() else None
     cosine = _cosine(x, place)
     right = _right(fold, same, dict.fromkeys(range(fold.max() + 1), cosine))
     centred = {f: _cosine(x - x[np.unique(place[fold != f])].mean(0), place) for f in range(fold.max() + 1)}
@@ -54,11 +56,17 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         **metrics.with_bounds("accuracy", right.mean(), low[0], high[0]),
         "accuracy_std": metrics.tidy(folds.std()),
         "auc": metrics.tidy(metrics.auc(cosine, same)),
-        **{f"tar_at_far_{_rate(r)}": metrics.tidy(metrics.true_at_false(false, true, r)) for r in RATES},
+        **{f"tar_at_far_{_rate(r)}": _true_at(false, true, r, int((~same).sum())) for r in RATES},
         **metrics.with_bounds("centred_accuracy", centred_right.mean(), low[1], high[1]),
         "chance": metrics.tidy(max(same.mean(), 1 - same.mean())),
     }
-    return Result(numbers, _charts(ends, same, cosine, right, folds, false, true), manifest)
+    notes = () if drawn_folds is None else (drawn_folds,)
+    return Result(numbers, _charts(ends, same, cosine, right, folds, false, true), manifest, notes)
+
+
+def _true_at(false: np.ndarray, true: np.ndarray, rate: float, negatives: int) -> float | None:
+    """None where so few different pairs are there that the rate would be less than one of them."""
+    return metrics.tidy(metrics.true_at_false(false, true, rate)) if negatives * rate >= 1 else None
 
 
 def _rate(rate: float) -> str:
@@ -72,7 +80,10 @@ def _folds(given: np.ndarray, same: np.ndarray, seed: int) -> np.ndarray:
     else:
         fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
     if fold.max() < 1:
-        raise DataError("all pairs are in one fold: there is none to choose a threshold on")
+        raise DataError(
+            "all pairs are in one fold, so there is no other to choose a threshold on: name several, or "
+            "bring more people with two images each"
+        )
     for f in range(fold.max() + 1):
         if len(np.unique(same[fold != f])) < 2:
             raise DataError("pairs of the same and of different people are needed in more than one fold")
