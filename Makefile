@@ -29,4 +29,4 @@ card: $(READY)  ## the weights table of MODEL_CARD.md
 	$(BIN)/python -c "from facepcl.index import weights_table; print(weights_table())"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info embeddings.parquet sheet.png
+	rm -rf $(VENV) build dist *.egg-info embeddings.parquet sheet.png probes report.html

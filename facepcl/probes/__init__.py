@@ -221,7 +221,7 @@ def result_name(numbers: dict[str, Any]) -> str:
     """The name of the JSON file of a result: the same run writes the same file again, another one does
     not."""
     parts = [numbers[key] for key in ("task", "data", "test", "labels_sha256", "model")]
-    parts += [numbers["weights_sha256"][:12], numbers["branch"], numbers["pool"]]
+    parts += [numbers["weights_sha256"][:12], numbers["branch"], numbers["pool"], f"{numbers['input']}-px"]
     parts += ["aligned"] * numbers["aligned"] + [numbers["protocol"]] * (numbers["protocol"] != "clean")
     parts += [f"{numbers.get('shots')}-shots"] * ("shots" in numbers) + [f"seed-{numbers['seed']}"]
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in parts if part) + ".json"
