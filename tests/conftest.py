@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -59,6 +60,25 @@ def original_state(shared):
         "tensors"
     ]
     return {f"module.{name}": torch.from_numpy(fill(name, spec["shape"])) for name, spec in layout.items()}
+
+
+def put_face(path, number=0):
+    """Write one of the sample faces to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(FACES[number % len(FACES)].read_bytes())
+    return path
+
+
+def read_layout(task, path, layout="auto"):
+    """The manifest of a data set, once its items are known to be its images, in order."""
+    from facepcl.images import decode
+    from facepcl.probes.layouts import read_manifest
+
+    manifest = read_manifest(task, path, layout)
+    items = list(manifest.items())
+    assert [item.path for item in items] == [image.name for image in manifest.images]
+    assert all(decode(item.read()).width for item in items)
+    return manifest
 
 
 def relative_error(found, wanted):

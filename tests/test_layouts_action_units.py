@@ -1,19 +1,12 @@
 """Action units in the trees of DISFA and BP4D: frames, intensities, unknown units, wrong lines."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import put_face, read_layout
 
 from facepcl.errors import DataError
-from facepcl.probes.layouts import read_manifest
-
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
-
-
-def put(path, number=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FACES[number % len(FACES)].read_bytes())
-    return path
 
 
 def write(path, *lines):
@@ -21,13 +14,7 @@ def write(path, *lines):
     path.write_text("\n".join(lines) + "\n")
 
 
-def read(path):
-    """The manifest, once its items are known to be its images, in order."""
-    manifest = read_manifest("action-units", path)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(item.read() for item in items)
-    return manifest
+read = partial(read_layout, "action-units")
 
 
 def disfa(root, names=("0.png", "1.png", "2.png"), steps=("0", "3", "5"), folder="img"):
@@ -36,7 +23,7 @@ def disfa(root, names=("0.png", "1.png", "2.png"), steps=("0", "3", "5"), folder
             lines = [f"{frame},{step}" for frame, step in enumerate(steps, 1)]
             write(root / f"ActionUnit_Labels/{subject}/{subject}_au{unit}.txt", *lines)
         for number, name in enumerate(names):
-            put(root / folder / subject / name, number)
+            put_face(root / folder / subject / name, number)
     return root
 
 
@@ -97,7 +84,7 @@ def bp4d(root, *rows, header="0,1,12,99", name="%d.jpg"):
     for recording in ("F001_T1", "M002_T8"):
         write(root / f"AUCoding/AU_OCC/{recording}.csv", header, *rows)
         for number, row in enumerate(rows):
-            put(root / "img" / recording.replace("_", "/") / (name % int(row.split(",")[0])), number)
+            put_face(root / "img" / recording.replace("_", "/") / (name % int(row.split(",")[0])), number)
     return root
 
 

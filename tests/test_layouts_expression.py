@@ -1,31 +1,17 @@
 """Expression data in the trees of its authors: labels, splits, order, and what is wrong with a line."""
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
+from conftest import FACES, put_face, read_layout
 from PIL import Image
 
 from facepcl.errors import DataError, MissingPath, OptionError
 from facepcl.images import decode
 from facepcl.probes.layouts import LAYOUTS, read_manifest
 
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
-
-
-def put(path, number=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FACES[number].read_bytes())
-    return path
-
-
-def read(path, layout="auto"):
-    """The manifest, once its items are known to be its images, in order."""
-    manifest = read_manifest("expression", path, layout)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(decode(item.read()).width for item in items)
-    return manifest
+read = partial(read_layout, "expression")
 
 
 def labels(manifest):
@@ -90,7 +76,7 @@ def test_a_wrong_line_of_fer2013_is_named(tmp_path, line, message):
 
 def raf_db(root, lines=("train_00001.jpg 5", "train_00002.jpg 7", "test_0001.jpg 1")):
     for number, name in enumerate(("train_00001", "train_00002", "test_0001")):
-        put(root / f"Image/aligned/{name}_aligned.jpg", number)
+        put_face(root / f"Image/aligned/{name}_aligned.jpg", number)
     (root / "EmoLabel").mkdir()
     (root / "EmoLabel/list_patition_label.txt").write_text("\n".join(lines) + "\n")
     return root
@@ -121,7 +107,7 @@ def test_a_wrong_line_of_raf_db_is_named(tmp_path, line, message):
 
 def affectnet(root, labels=(("train_set", "3"), ("train_set", "8"), ("val_set", "6"))):
     for number, (folder, label) in enumerate(labels):
-        put(root / folder / f"images/{number}.jpg", number)
+        put_face(root / folder / f"images/{number}.jpg", number)
         (root / folder / "annotations").mkdir(exist_ok=True)
         np.save(root / folder / f"annotations/{number}_exp.npy", np.array(label))
     return root
@@ -167,8 +153,8 @@ def test_an_image_of_affectnet_without_annotation_is_named(tmp_path):
 )
 def test_split_folders_tell_the_split_and_class_folders_the_class(tmp_path, folders, splits):
     for number, folder in enumerate(folders):
-        put(tmp_path / folder / "happy/x.jpg", number)
-        put(tmp_path / folder / "sad/x.jpg", number)
+        put_face(tmp_path / folder / "happy/x.jpg", number)
+        put_face(tmp_path / folder / "sad/x.jpg", number)
     manifest = read(tmp_path)
     assert manifest.layout == "split-folders"
     assert labels(manifest) == [(split, c) for split in splits for c in ("happy", "sad")]
@@ -177,7 +163,7 @@ def test_split_folders_tell_the_split_and_class_folders_the_class(tmp_path, fold
 
 def test_class_folders_have_no_split(tmp_path):
     for name in ("sad/b.jpg", "happy/a/x.jpg", "beside.jpg"):
-        put(tmp_path / name)
+        put_face(tmp_path / name)
     manifest = read(tmp_path)
     assert (manifest.layout, labels(manifest)) == ("class-folders", [("", "happy"), ("", "sad")])
 

@@ -1,34 +1,22 @@
 """Head pose in the trees of its authors: angles in our convention, squares, photographs, wrong files."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import put_face, read_layout
 
 from facepcl.errors import DataError, MissingPath
 from facepcl.images import decode
-from facepcl.probes.layouts import read_manifest
 from facepcl.probes.pose import from_pose_para, rotation
 from facepcl.squares import Square
 
 scipy_io = pytest.importorskip("scipy.io", reason="needs scipy, of the extra probe")
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 FLIP = np.diag([1, -1, -1])
 
 
-def put(path, number=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FACES[number].read_bytes())
-    return path
-
-
-def read(path, layout="auto"):
-    """The manifest, once its items are known to be its images, in order."""
-    manifest = read_manifest("head-pose", path, layout)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(decode(item.read()).width for item in items)
-    return manifest
+read = partial(read_layout, "head-pose")
 
 
 def landmarks68(right_eye, left_eye, nose, mouth_right, mouth_left):
@@ -43,7 +31,7 @@ POINTS = ((30, 40), (70, 40), (50, 60), (35, 80), (65, 80))
 
 
 def with_mat(path, pitch_yaw_roll=(0, 0, 0), **arrays):
-    put(path)
+    put_face(path)
     para = np.concatenate([np.radians(pitch_yaw_roll), [0, 0, 0, 1e-4]])[None]
     scipy_io.savemat(path.with_suffix(".mat"), {"Pose_Para": para, **arrays})
     return path
@@ -80,7 +68,7 @@ def test_aflw2000_is_the_test_split_beside_300w_lp(tmp_path):
 def test_an_angle_beyond_99_degrees_and_an_image_without_mat_are_left_out_and_counted(tmp_path):
     with_mat(tmp_path / "image00002.jpg", (98.9, 0, 0))
     with_mat(tmp_path / "image00003.jpg", (0, 0, -99.1))
-    put(tmp_path / "image00004.jpg")
+    put_face(tmp_path / "image00004.jpg")
     manifest = read(tmp_path)
     assert [Path(image.name).name for image in manifest.images] == ["image00002.jpg"]
     assert manifest.dropped == 2
@@ -91,7 +79,7 @@ def test_an_angle_beyond_99_degrees_and_an_image_without_mat_are_left_out_and_co
 
 
 def test_a_mat_without_angles_and_one_that_is_cut_off_are_named(tmp_path):
-    image = put(tmp_path / "image00002.jpg")
+    image = put_face(tmp_path / "image00002.jpg")
     scipy_io.savemat(image.with_suffix(".mat"), {"pt2d": np.zeros((2, 68))})
     with pytest.raises(DataError, match=r"image00002\.mat holds no Pose_Para"):
         read(tmp_path)
@@ -178,7 +166,7 @@ CALIBRATION = """517.679 0 320
 
 def biwi(root, turn, sequence="01"):
     folder = root / sequence
-    put(folder / "frame_00003_rgb.png")
+    put_face(folder / "frame_00003_rgb.png")
     rows = [" ".join(f"{v:.9f}" for v in row) + " " for row in turn]
     lines = [*rows, "", "43.4019 -30.7038 906.864 ", ""]
     (folder / "frame_00003_pose.txt").write_text("\n".join(lines))

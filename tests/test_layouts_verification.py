@@ -2,30 +2,16 @@
 
 import pickle
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import FACES, put_face, read_layout
 
 from facepcl.errors import DataError, MissingPath
-from facepcl.probes.layouts import read_manifest
 
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
-
-
-def put(path, number=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FACES[number].read_bytes())
-    return path
-
-
-def read(path, layout="auto"):
-    """The manifest, once its items are known to be its images, in order."""
-    manifest = read_manifest("verification", path, layout)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(item.read() for item in items)
-    return manifest
+read = partial(read_layout, "verification")
 
 
 def pairs(manifest, below):
@@ -39,7 +25,7 @@ LFW_LINES = ["2\t1", "A_B\t1\t2", "A_B\t1\tC\t1", "C\t1\t2", "C\t2\tA_B\t2"]
 
 def lfw(root, lines=LFW_LINES, folder="lfw"):
     for number, name in enumerate(("A_B/A_B_0001", "A_B/A_B_0002", "C/C_0001", "C/C_0002")):
-        put(root / folder / f"{name}.jpg", number)
+        put_face(root / folder / f"{name}.jpg", number)
     (root / "pairs.txt").write_text("\n".join(lines) + "\n")
     return root
 
@@ -76,7 +62,7 @@ def test_a_wrong_line_of_lfw_is_named(tmp_path, lines, message):
 
 def two_lines(root, name, lines, folder="aligned images"):
     for number, image in enumerate(("A_B_1", "A_B_2", "C_1", "C_2")):
-        put(root / folder / f"{image}.jpg", number)
+        put_face(root / folder / f"{image}.jpg", number)
     (root / f"pairs_{name}.txt").write_text("\n".join(lines) + "\n")
     return root
 
@@ -122,7 +108,7 @@ def cfp(root, diff="2,1\n"):
     lists = {"F": [], "P": []}
     for person in ("001", "002"):
         for kind, letter in (("frontal", "F"), ("profile", "P")):
-            put(root / f"Data/Images/{person}/{kind}/01.jpg", len(lists["F"]))
+            put_face(root / f"Data/Images/{person}/{kind}/01.jpg", len(lists["F"]))
             lists[letter].append(f"{len(lists[letter]) + 1} ../Data/Images/{person}/{kind}/01.jpg")
     for protocol in ("FF", "FP"):
         for fold in ("01", "02"):
@@ -212,7 +198,7 @@ def test_a_bin_that_is_cut_off_or_no_pickle_says_so(tmp_path):
 
 def pairs_csv(path, *lines):
     for number in range(3):
-        put(path.parent / f"{number}.jpg", number)
+        put_face(path.parent / f"{number}.jpg", number)
     path.write_text("\n".join(lines) + "\n")
     return path
 
