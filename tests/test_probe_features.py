@@ -54,6 +54,15 @@ def test_a_second_probe_runs_no_network(manifest, embedder, tmp_path, monkeypatc
     np.testing.assert_array_equal(first.of["shared"], second.of["shared"])
 
 
+def test_a_relative_path_finds_the_features_of_the_absolute_one(manifest, embedder, tmp_path, monkeypatch):
+    extract(manifest, embedder, ("shared",), cache=tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Encoder, "maps", None)
+    manifest.files = [f.relative_to(tmp_path) for f in manifest.files]
+    manifest.images = [Labelled(str(f)) for f in manifest.files]
+    assert extract(manifest, embedder, ("shared",), cache=tmp_path / "cache").good.all()
+
+
 @pytest.mark.parametrize("change", ["a file", "the weights", "the square", "the pool"])
 def test_features_are_extracted_again_when_something_has_changed(manifest, embedder, tmp_path, change):
     cache = tmp_path / "cache"

@@ -85,7 +85,7 @@ def _stamp(manifest: Manifest) -> str:
         status = path.stat()
         digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace"))
     for image in manifest.images:
-        digest.update(f"{image.name}\0{image.square}\n".encode(errors="replace"))
+        digest.update(f"{os.path.abspath(image.name)}\0{image.square}\n".encode(errors="replace"))
     return digest.hexdigest()
 
 
