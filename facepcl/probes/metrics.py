@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from facepcl.errors import require
+
 DRAWS = 1000
 LOW, HIGH = 2.5, 97.5  # per cent: the bounds of an interval hold 95 of 100 draws
 CELLS = 1 << 24  # weights in memory at a time
@@ -94,8 +96,6 @@ def f1_scores(sums: np.ndarray) -> np.ndarray:
 
 def auc(scores: np.ndarray, truth: np.ndarray) -> float:
     """Area under the ROC curve, NaN where only one class occurs."""
-    from facepcl.errors import require
-
     if len(np.unique(truth)) < 2:
         return float("nan")
     return float(require("sklearn.metrics", "probe").roc_auc_score(truth, scores))
@@ -103,8 +103,6 @@ def auc(scores: np.ndarray, truth: np.ndarray) -> float:
 
 def roc(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates `[T]` as the threshold falls."""
-    from facepcl.errors import require
-
     false, true, _ = require("sklearn.metrics", "probe").roc_curve(truth, scores)
     return false, true
 
