@@ -1,6 +1,7 @@
 """The networks that a method trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3, 10 and 12)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -8,8 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from facepcl import losses
-from facepcl.create import create_model
+from facepcl.create import create_decoder, create_model
+from facepcl.errors import OptionError, WeightsError
 from facepcl.label_heads import LabelHeads, label_losses
+from facepcl.models.branches import is_branch
 from facepcl.models.decoder import Decoder, ProjectionHead
 from facepcl.recipe import METHODS
 
@@ -41,6 +44,27 @@ class Networks(nn.Module):
         if "shared" in sub_steps:
             self.shared_head = ProjectionHead(self._shared_width())
         self.label_heads = LabelHeads(dict(label_outputs))
+
+    def start_from(self, init: str) -> None:
+        """Take the encoder's weights, and the decoder's where there is one, from `init`: a name of
+        `create_model` or a `.safetensors` file.
+
+        Branches that `init` lacks keep their random start. Raises OptionError if it is another model, and
+        what `create_model` raises.
+        """
+        model = self.encoder.pretrained_cfg["architecture"]
+        if init.endswith(".safetensors"):
+            source: Any = create_model(model, init, num_classes=0)
+        else:
+            source = create_model(init, True, num_classes=0)
+        if (found := source.pretrained_cfg["architecture"]) != model:
+            raise OptionError(f"--init {init} is a {found}, and --model is {model}")
+        missing, _ = self.encoder.load_state_dict(source.state_dict(), strict=False)
+        if unexplained := [key for key in missing if not is_branch(key)]:
+            raise WeightsError(f"--init {init} has no {unexplained[0]}")
+        if hasattr(self, "decoder") and not init.endswith(".safetensors"):
+            with suppress(WeightsError):  # weights may come without one
+                self.decoder.load_state_dict(create_decoder(init).state_dict())
 
     def code(self, branch: str, images: torch.Tensor) -> torch.Tensor:
         """The `face` or `pose` code of `[B, 3, H, W]`, `[B, 2048]`; the other branch is not computed."""

@@ -56,6 +56,9 @@ def run(config: Config, progress: bool = False) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         nets = Networks(config.model, label_outputs, config.sub_steps)
+    saved = checkpoints(out)
+    if config.init and not saved:
+        nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
     size = config.size or nets.encoder.pretrained_cfg["input_size"][-1]
     sample = torch.rand(8, 3, size, size, device=device)
@@ -79,7 +82,7 @@ def run(config: Config, progress: bool = False) -> Path:
     write_json({**asdict(config), **facts}, out / "config.json")
     contrasts = [name for name in config.sub_steps if name in CONTRASTS]
     step, epochs = 0, EpochLosses(per_epoch)
-    if saved := checkpoints(out):
+    if saved:
         step, epochs.state = load_checkpoint(saved[-1], nets, optimizer)
     _logger.info("%d faces, steps %d to %d on %s in %s", len(faces), step, total, device, facts["autocast"])
     log = Log(out / "log.jsonl", config.views_per_step, step)

@@ -38,6 +38,11 @@ class Config:
         "pcl-no-pose has no pose sub-step, simclr contrasts the shared code alone and trains no branches",
         tuple(METHODS),
     )
+    init: str = option(
+        "",
+        "weights to start the encoder from, and its decoder where there is one: NAME.TAG, local-dir:FOLDER, "
+        "hf-hub:ORG/NAME or a .safetensors file",
+    )
     size: int = option(0, "side of the views in pixels (0: the model's own)")
     source_size: int = option(112, "side in pixels that every image is brought to once")
     seed: int = option(0, "seed of everything random")
@@ -65,7 +70,9 @@ class Config:
     label_steps: int = option(1, "label sub-steps of an iteration")
     weight_au: float = option(30.0, "weight of the action units' loss")
     weight_expression: float = option(0.5, "weight of the expression loss")
-    weight_identity: float = option(0.5, "weight of the identity loss, reached after a third of the run")
+    weight_identity: float = option(
+        0.5, "weight of the identity loss, reached after a third of the run, with --init at once"
+    )
     weight_pose: float = option(3.0, "weight of the head pose loss")
     max_yaw: float = option(45.0, "degrees: label sub-steps leave out faces turned further")
     max_pitch: float = option(27.0, "degrees: label sub-steps leave out faces nodding further")

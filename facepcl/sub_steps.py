@@ -139,9 +139,9 @@ class SubSteps:
 
 
 def _label_weights(config: Config, done: float) -> dict[str, float]:
-    """Weight of each label's loss after the part `done` of the run; identity comes in over its first
-    third."""
-    rise = min(1.0, 3 * done)
+    """Weight of each label's loss after the part `done` of the run; to an encoder that knows nothing identity
+    comes in over its first third."""
+    rise = 1.0 if config.init else min(1.0, 3 * done)
     return {
         "au": config.weight_au,
         "expression": config.weight_expression,

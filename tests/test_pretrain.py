@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,27 @@ def test_a_resnet_trains_and_its_folder_is_stock_timm(config):
     assert loaded.forward_codes(torch.rand(1, 3, 128, 128)).face.shape == (1, 2048)
 
 
+def test_a_run_starts_from_the_weights_it_is_given(config, tmp_path):
+    first = run(replace(config, out=str(tmp_path / "first")))
+    for init in (f"local-dir:{first}", f"{first}/model.safetensors"):
+        run(replace(config, out=str(tmp_path / "second"), init=init, lr=0.0, seed=1))
+        trained = load_tensors(tmp_path / "second/checkpoint-00000003.safetensors")
+        weights = load_tensors(first / "model.safetensors")
+        assert all(torch.equal(trained[f"encoder.{name}"], weights[name]) for name in weights)
+        decoder = load_tensors(first / "decoder.safetensors")["fc.weight"]
+        assert torch.equal(trained["decoder.fc.weight"], decoder) == init.startswith("local-dir:")
+        shutil.rmtree(tmp_path / "second")
+
+
+def test_a_run_started_from_weights_goes_on_without_them(config, tmp_path):
+    first = run(replace(config, out=str(tmp_path / "first")))
+    config = replace(config, init=f"local-dir:{first}")
+    encoder = run(config)
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(encoder)
+    assert run(config) == encoder
+
+
 @pytest.mark.parametrize("size", [48, 100])
 def test_other_sizes_reach_the_decoder_by_resized_maps(config, size):
     run(replace(config, size=size, steps=1))
@@ -179,6 +201,8 @@ def test_only_the_newest_checkpoints_stay(config, tmp_path):
         ({"method": "pcl-labels", "max_yaw": 1.0}, DataError, "--label-batch"),
         ({"device": "abacus"}, OptionError, "device 'abacus'"),
         ({"model": "resnet18"}, OptionError, "facepcl has no model 'resnet18'"),
+        ({"init": "local-dir:nowhere"}, FileNotFoundError, "nowhere: there is no such folder"),
+        ({"init": "pcl_facecycle", "model": "pcl_resnet18"}, OptionError, "is a pcl_facecycle"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, changes, error, said):

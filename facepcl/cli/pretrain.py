@@ -29,7 +29,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
             values = ", ".join(
                 f"{name} {preset[field.name]}" for name, preset in PRESETS.items() if field.name in preset
             )
-            default = f"{field.default}; {values}" if values else field.default
+            default = "none" if field.default == "" else field.default
+            default = f"{default}; {values}" if values else default
             parser.add_argument(
                 "--" + field.name.replace("_", "-"),
                 type=type(field.default),
