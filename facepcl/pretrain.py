@@ -26,7 +26,7 @@ from facepcl.label_heads import IDENTITY_WIDTH
 from facepcl.machine import find_device, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
-from facepcl.pretrained import save_encoder
+from facepcl.pretrained import save_encoder, size_cfg
 from facepcl.recipe import CONTRASTS, MAY_CHANGE, PRESETS, Config
 from facepcl.sub_steps import SubSteps
 from facepcl.training_data import read_faces
@@ -61,6 +61,7 @@ def run(config: Config, progress: bool = False) -> Path:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
     size = config.size or nets.encoder.pretrained_cfg["input_size"][-1]
+    nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample)
     sub_steps = SubSteps(config, faces, nets, size, dtype)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +95,12 @@ def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def size_cfg(model: Any, size: int) -> dict[str, tuple[int, ...]]:
+    """timm's description of images of `size` pixels and of the last map that `model` makes of them."""
+    side = math.ceil(size / model.feature_info[-1]["reduction"])
+    return {"input_size": (3, size, size), "pool_size": (side, side)}
 
 
 def _stock_trunk(model: Any) -> nn.Module:

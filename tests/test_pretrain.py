@@ -144,6 +144,7 @@ def test_a_resnet_trains_and_its_folder_is_stock_timm(config):
     encoder = run(replace(config, model="pcl_resnet18", size=64, steps=2))
     assert json.loads((encoder / "config.json").read_text())["architecture"] == "resnet18"
     loaded = facepcl.create_model(f"local-dir:{encoder}")
+    assert tuple(loaded.pretrained_cfg["input_size"]) == (3, 64, 64)
     assert loaded.bn1.running_mean.abs().max() > 0  # estimated anew on clean images
     assert loaded.forward_codes(torch.rand(1, 3, 128, 128)).face.shape == (1, 2048)
 
@@ -169,9 +170,12 @@ def test_a_run_started_from_weights_goes_on_without_them(config, tmp_path):
     assert run(config) == encoder
 
 
-@pytest.mark.parametrize("size", [48, 100])
-def test_other_sizes_reach_the_decoder_by_resized_maps(config, size):
-    run(replace(config, size=size, steps=1))
+@pytest.mark.parametrize(("size", "side"), [(48, 3), (100, 7)])
+def test_other_sizes_reach_the_decoder_by_resized_maps_and_are_recorded(config, size, side):
+    encoder = run(replace(config, size=size, steps=1))
+    cfg = timm.create_model(f"local-dir:{encoder}", pretrained=True).pretrained_cfg
+    assert tuple(cfg["input_size"]) == (3, size, size)
+    assert tuple(cfg["pool_size"]) == (side, side)
 
 
 def test_another_number_is_refused_for_a_begun_run(config):
