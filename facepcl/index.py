@@ -22,6 +22,7 @@ class Row:
     command: str
     file: str | None = None  # bundled, in `facepcl/weights/`
     hf_hub_id: str | None = None  # ORG/NAME@REVISION
+    input_size: int | None = None  # pixels they were trained at (none: the model's own)
     decoder: str | None = None  # bundled decoder that belongs to the weights
     metrics: dict[str, Any] = field(default_factory=dict)
 

@@ -7,12 +7,24 @@
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
 
 import facepcl
 from facepcl._files import sha256_file
 from facepcl.checkpoints import write_json
 from facepcl.index import WEIGHTS, Row, read_index
 from facepcl.pretrained import save_tensors
+
+
+def save_halves(network: nn.Module, name: str, about: dict[str, str]) -> Path:
+    """Write the weights of a network in float16 to the package's folder of weights."""
+    path = WEIGHTS / name
+    tensors = network.state_dict().items()
+    save_tensors({k: v.half() if v.is_floating_point() else v for k, v in tensors}, path, about)
+    path.chmod(0o644)
+    return path
 
 
 def main() -> None:
@@ -23,17 +35,18 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="what the weights saw, in a sentence")
     parser.add_argument("--command", required=True, help="the command that made them")
     parser.add_argument("--metric", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--decoder", action="store_true", help="bundle the run's decoder beside them")
     args = parser.parse_args()
 
     model, _, tag = args.name.partition(".")
     encoder = facepcl.create_model(f"local-dir:{args.folder}")
-    path = WEIGHTS / f"{args.name}.safetensors"
-    halves = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in encoder.state_dict().items()
-    }
-    save_tensors(halves, path, {"model": model, "tag": tag, "license": args.license})
-    path.chmod(0o644)
+    about = {"model": model, "tag": tag, "license": args.license}
+    path = save_halves(encoder, f"{args.name}.safetensors", about)
+    decoder = None
+    if args.decoder:
+        decoder = save_halves(
+            facepcl.create_decoder(f"local-dir:{args.folder}"), f"{args.name}.decoder.safetensors", about
+        )
     row = Row(
         model=model,
         tag=tag,
@@ -43,6 +56,8 @@ def main() -> None:
         training_data=args.data,
         command=args.command,
         file=path.name,
+        input_size=encoder.pretrained_cfg["input_size"][-1],
+        decoder=decoder.name if decoder else None,
         metrics={name: float(value) for name, _, value in (metric.partition("=") for metric in args.metric)},
     )
     others = [asdict(r) for r in read_index() if (r.model, r.tag) != (model, tag)]

@@ -1,6 +1,7 @@
 """From the weights index to timm's default cfgs, and the checks that timm leaves out when it loads a file."""
 
 import logging
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def cfg_rows(model: str, **shape: Any) -> dict[str, Any]:
     cfgs: dict[str, Any] = {
         f"{model}.{row.tag}": {
             **base,
+            **({"input_size": (3, row.input_size, row.input_size)} if row.input_size else {}),
+            **({"pool_size": _map_side(row.input_size, shape)} if row.input_size else {}),
             "license": row.license,
             "description": row.training_data,
             **({"file": str(row.path)} if row.path else {}),
@@ -48,6 +51,12 @@ def cfg_rows(model: str, **shape: Any) -> dict[str, Any]:
         for row in rows_of(model)
     }
     return cfgs or {f"{model}.untrained": base}
+
+
+def _map_side(size: int, shape: dict[str, Any]) -> tuple[int, int]:
+    """Sides of the last map of images of `size` pixels; `shape` has those of the model's own size."""
+    side = math.ceil(size * shape["pool_size"][0] / shape["input_size"][1])
+    return side, side
 
 
 def check_pretrained(model: str, pretrained: Any, options: dict[str, Any]) -> None:

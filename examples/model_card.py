@@ -1,0 +1,221 @@
+"""The tables of MODEL_CARD.md: what weights hold, beside random ones, histograms of gradients and pixels.
+
+    python examples/model_card.py --data ../shared/data --out runs/card
+
+probes what examples/model_card.jsonl has no scores of, adds them to it and writes the tables into
+MODEL_CARD.md. `--also "SimCLR=local-dir:runs/simclr/encoder"` adds an encoder to compare with. DATA is the
+maintainers' folder of rendered faces, and of real ones for measuring only:
+
+FER-2013: 14,000 of its training faces, public test; the set has duplicates, 270 groups across both. LFW: the
+5,605 of the 6,000 pairs whose images are at hand, tight grey crops. YouTube Faces: 1,875 frames of 187
+people, angles fitted from landmarks. Rendered: 5,750 faces train, 1,500 of other people test, aligned by
+landmarks.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import tarfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model_card_groups import groups_table
+
+from facepcl import probes
+from facepcl._files import atomic
+from facepcl.index import read_index, weights_table
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD, SCORES = ROOT / "MODEL_CARD.md", ROOT / "examples/model_card.jsonl"
+PROBE_SEEDS = 3  # of the split; for random weights of these too
+BRANCHES = ("face", "pose", "concat", "shared")
+
+
+class Encoder(NamedTuple):
+    """A group of lines of the table: its name there, its name for `facepcl probe`, and its codes."""
+
+    title: str
+    model: str
+    branches: tuple[str, ...]
+
+
+class Column(NamedTuple):
+    """Task and data, the score's name in the results, what makes it per cent or degrees, and its heading."""
+
+    task: str
+    data: str
+    key: str
+    scale: int
+    title: str
+
+
+Scores = dict[str, Any]
+
+COLUMNS = (
+    Column("expression", "fer2013", "accuracy", 100, "FER-2013, accuracy %"),
+    Column("verification", "lfw.csv", "accuracy", 100, "LFW, accuracy %"),
+    Column("verification", "lfw.csv", "centred_accuracy", 100, "LFW, centred %"),
+    Column("head-pose", "ytf-pose.tar", "mae", 1, "YouTube Faces, pose MAE °"),
+    Column("expression", "synthface-96-train.tar", "accuracy", 100, "rendered: expression %"),
+    Column("verification", "synthface-96-test.tar", "centred_accuracy", 100, "verification, centred %"),
+    Column("action-units", "synthface-96-train.tar", "f1", 100, "units, mean F1 %"),
+    Column("head-pose", "synthface-96-train.tar", "mae", 1, "pose MAE °"),
+)
+_SERIES = "counterfactual-96-test.tar"
+SERIES = (
+    *(
+        Column("disentangle", _SERIES, f"pose_over_expression_{b}", 1, f"pose / expression: {b}")
+        for b in ("face", "pose", "shared")
+    ),
+    Column("disentangle", _SERIES, "read_yaw_face", 1, "yaw read from face °"),
+    Column("disentangle", _SERIES, "read_yaw_pose", 1, "from pose °"),
+    Column("disentangle", _SERIES, "read_expression_face", 100, "expression read from face %"),
+    Column("disentangle", _SERIES, "read_expression_pose", 100, "from pose %"),
+)
+KEYS = {column.key for column in (*COLUMNS, *SERIES)}
+
+
+def encoders(also: list[str]) -> list[Encoder]:
+    """The lines of the table: bundled weights, what `--also` names, and the baselines."""
+    bundled = [f"{row.model}.{row.tag}" for row in read_index() if row.path]
+    models = dict.fromkeys(row.model for row in read_index() if row.path)
+    return [
+        *(Encoder(name, name, BRANCHES) for name in bundled),
+        *(Encoder(*word.partition("=")[::2], ("shared",)) for word in also),
+        *(Encoder(f"{model}, random", f"random:{model}", ("shared",)) for model in models),
+        *(Encoder(name, name, ("shared",)) for name in ("hog", "pixels")),
+    ]
+
+
+def unpack(data: Path, work: Path) -> None:
+    """FER-2013 and LFW as folders, and LFW's pairs as a manifest."""
+    for name in ("fer2013", "lfw-112"):
+        if not (work / name).is_dir():
+            partial = work / f"{name}.partial"
+            with tarfile.open(data / f"real/{name}.tar.gz") as tar:
+                tar.extractall(partial, filter="data")
+            os.replace(partial, work / name)
+    with (work / "lfw-112/lfw/pairs.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    with (work / "lfw.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path1", "path2", "same", "fold", "subject1", "subject2"])
+        for p in pairs:
+            ends = [(p[f"name{k}"], int(p[f"index{k}"])) for k in "12"]
+            paths = [f"lfw-112/lfw/{name}/{name}_{index:04d}.jpg" for name, index in ends]
+            writer.writerow([*paths, p["same"], p["fold"], *(name for name, _ in ends)])
+
+
+def jobs(data: Path, work: Path) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Task, data and options of the probes."""
+    train, test = data / "synthface-96-train.tar", data / "synthface-96-test.tar"
+    rendered = {"test": test, "align": True}
+    return [
+        ("expression", work / "fer2013", {}),
+        ("verification", work / "lfw.csv", {}),
+        ("head-pose", data / "real/ytf-pose.tar", {"align": True}),
+        ("expression", train, rendered),
+        ("verification", test, {"align": True}),
+        ("action-units", train, rendered),
+        ("head-pose", train, rendered),
+        ("disentangle", data / _SERIES, {"align": True}),
+    ]
+
+
+def read_scores() -> list[Scores]:
+    """The scores that are known, but those of bundled weights that have been replaced."""
+    lines = SCORES.read_text("utf-8").splitlines() if SCORES.is_file() else []
+    current = {f"{row.model}.{row.tag}": row.sha256 for row in read_index()}
+    scores = [json.loads(line) for line in lines]
+    return [s for s in scores if current.get(s["title"], s["weights_sha256"]) == s["weights_sha256"]]
+
+
+def write_scores(scores: list[Scores]) -> None:
+    with atomic(SCORES) as temporary:
+        temporary.write_text("".join(json.dumps(s) + "\n" for s in scores), "utf-8")
+
+
+def probe(encoder: Encoder, data: Path, out: Path, scores: list[Scores]) -> None:
+    """Add what `scores` lacks of an encoder, and keep it after each probe."""
+    done = {(s["task"], s["data"], s["branch"], s["seed"]) for s in scores if s["title"] == encoder.title}
+    for task, source, options in jobs(data, out / "data"):
+        branches = ("all",) if task == "disentangle" else encoder.branches
+        for branch, seed in ((b, s) for b in branches for s in range(PROBE_SEEDS)):
+            if (task, source.name, branch, seed) in done:
+                continue
+            start = time.monotonic()
+            chosen = {"branch": "shared" if branch == "all" else branch, "seed": seed, **options}
+            numbers = probes.run(
+                task, source, model=encoder.model, cache=out / "features", out=out / "results", **chosen
+            ).numbers
+            kept = {key: value for key, value in numbers.items() if re.sub("_(low|high)$", "", key) in KEYS}
+            named = ("task", "data", "branch", "seed", "weights_sha256", "input", "n_images", "facepcl")
+            scores.append({"title": encoder.title, **{key: numbers[key] for key in named}, **kept})
+            write_scores(scores)
+            seconds = time.monotonic() - start
+            print(f"{encoder.title} {branch}: {task} {source.name}, {seconds:.0f} s", flush=True)
+
+
+def cell(found: list[Scores], column: Column) -> str:
+    """The mean of a score over the seeds, and of the bounds of its interval if there are any."""
+    values = [s for s in found if (s["task"], s["data"]) == (column.task, column.data)]
+    values = [s for s in values if s.get(column.key) is not None]
+    if not values:
+        return ""
+
+    def mean(key: str) -> str:
+        return f"{column.scale * sum(s[key] for s in values) / len(values):.1f}"
+
+    bounds = [f"{column.key}_{end}" for end in ("low", "high")]
+    interval = f" ({mean(bounds[0])}-{mean(bounds[1])})" if bounds[0] in values[0] else ""
+    return mean(column.key) + interval
+
+
+def table(scores: list[Scores], lines: list[tuple[str, str]], columns: tuple[Column, ...]) -> str:
+    """A line for each title and branch."""
+    head = ["features", "code", *(column.title for column in columns)]
+    rows = [head, ["---"] * len(head)]
+    for title, branch in lines:
+        found = [s for s in scores if (s["title"], s["branch"]) == (title, branch)]
+        rows.append([title, branch, *(cell(found, column) for column in columns)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def put(name: str, text: str) -> None:
+    """Write `text` between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of the card."""
+    card = CARD.read_text("utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, found, rest = card.partition(begin)
+    if not found or end not in rest:
+        raise SystemExit(f"{CARD.name} has no marks {begin.strip()} and {end.strip()}")
+    CARD.write_text(before + begin + "\n" + text + "\n" + end + rest.partition(end)[2], "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the rendered faces, and real/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for features and unpacked data")
+    parser.add_argument(
+        "--also", nargs="+", default=[], metavar="TITLE=MODEL", help="encoders to compare with"
+    )
+    args = parser.parse_args()
+    (args.out / "data").mkdir(parents=True, exist_ok=True)
+    unpack(args.data, args.out / "data")
+    scores = read_scores()
+    chosen = encoders(args.also)
+    for encoder in chosen:
+        probe(encoder, args.data, args.out, scores)
+    titles = [e.title for e in chosen] + [s["title"] for s in scores]
+    titles = sorted(set(titles), key=titles.index)
+    lines = dict.fromkeys((t, s["branch"]) for t in titles for s in scores if s["title"] == t)
+    put("weights", weights_table())
+    put("scores", table(scores, [line for line in lines if line[1] != "all"], COLUMNS))
+    put("series", table(scores, [line for line in lines if line[1] == "all"], SERIES))
+    put("groups", groups_table(args.data, [e.model for e in chosen if e.branches == BRANCHES]))
+
+
+if __name__ == "__main__":
+    main()
