@@ -3,8 +3,9 @@
     python examples/model_card.py --data ../shared/data --out runs/card
 
 probes what examples/model_card.jsonl has no scores of, adds them to it and writes the tables into
-MODEL_CARD.md. `--also "SimCLR=local-dir:runs/simclr/encoder"` adds an encoder to compare with. DATA is the
-maintainers' folder of rendered faces, and of real ones for measuring only:
+MODEL_CARD.md. It may be stopped at any time; hours on one core in all, an hour with `--seeds 1`. `--also
+"SimCLR=local-dir:runs/simclr/encoder"` adds an encoder to compare with. DATA is the maintainers' folder of
+rendered faces, and of real ones for measuring only:
 
 FER-2013: 14,000 of its training faces, public test; the set has duplicates, 270 groups across both. LFW: the
 5,605 of the 6,000 pairs whose images are at hand, tight grey crops. YouTube Faces: 1,875 frames of 187
@@ -30,8 +31,8 @@ from facepcl.index import read_index, weights_table
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD, SCORES = ROOT / "MODEL_CARD.md", ROOT / "examples/model_card.jsonl"
-PROBE_SEEDS = 3  # of the split; for random weights of these too
-BRANCHES = ("face", "pose", "concat", "shared")
+BRANCHES = ("shared", "face", "pose", "concat")  # the last takes longest
+RANDOM_SEEDS = 3
 
 
 class Encoder(NamedTuple):
@@ -138,13 +139,14 @@ def write_scores(scores: list[Scores]) -> None:
         temporary.write_text("".join(json.dumps(s) + "\n" for s in scores), "utf-8")
 
 
-def probe(encoder: Encoder, data: Path, out: Path, scores: list[Scores]) -> None:
-    """Add what `scores` lacks of an encoder, and keep it after each probe."""
+def probe(encoder: Encoder, seeds: int, data: Path, out: Path, scores: list[Scores]) -> None:
+    """Add what `scores` lacks of an encoder, and keep it after each probe; random weights have the seed of
+    their probe."""
+    seeds = max(seeds, RANDOM_SEEDS * encoder.model.startswith("random:"))
     done = {(s["task"], s["data"], s["branch"], s["seed"]) for s in scores if s["title"] == encoder.title}
-    for task, source, options in jobs(data, out / "data"):
-        branches = ("all",) if task == "disentangle" else encoder.branches
-        for branch, seed in ((b, s) for b in branches for s in range(PROBE_SEEDS)):
-            if (task, source.name, branch, seed) in done:
+    for branch, seed in ((b, s) for b in (*encoder.branches, "all") for s in range(seeds)):
+        for task, source, options in jobs(data, out / "data"):
+            if (task == "disentangle") != (branch == "all") or (task, source.name, branch, seed) in done:
                 continue
             start = time.monotonic()
             chosen = {"branch": "shared" if branch == "all" else branch, "seed": seed, **options}
@@ -174,6 +176,18 @@ def cell(found: list[Scores], column: Column) -> str:
     return mean(column.key) + interval
 
 
+def scores_table(scores: list[Scores]) -> str:
+    """What is read from each code, on real and on rendered faces."""
+    lines = dict.fromkeys((s["title"], s["branch"]) for s in scores if s["branch"] != "all")
+    return table(scores, list(lines), COLUMNS)
+
+
+def series_table(scores: list[Scores]) -> str:
+    """How the codes move in the series in which one thing changes."""
+    lines = dict.fromkeys((s["title"], s["branch"]) for s in scores if s["branch"] == "all")
+    return table(scores, list(lines), SERIES)
+
+
 def table(scores: list[Scores], lines: list[tuple[str, str]], columns: tuple[Column, ...]) -> str:
     """A line for each title and branch."""
     head = ["features", "code", *(column.title for column in columns)]
@@ -201,19 +215,24 @@ def main() -> None:
     parser.add_argument(
         "--also", nargs="+", default=[], metavar="TITLE=MODEL", help="encoders to compare with"
     )
+    parser.add_argument("--seeds", type=int, default=3, help="of the probes (default: 3)")
+    parser.add_argument("--only", nargs="+", metavar="TITLE", help="probe these alone, and write no table")
     args = parser.parse_args()
     (args.out / "data").mkdir(parents=True, exist_ok=True)
     unpack(args.data, args.out / "data")
     scores = read_scores()
     chosen = encoders(args.also)
     for encoder in chosen:
-        probe(encoder, args.data, args.out, scores)
-    titles = [e.title for e in chosen] + [s["title"] for s in scores]
-    titles = sorted(set(titles), key=titles.index)
-    lines = dict.fromkeys((t, s["branch"]) for t in titles for s in scores if s["title"] == t)
+        if args.only is None or encoder.title in args.only:
+            probe(encoder, args.seeds, args.data, args.out, scores)
+    if args.only is not None:
+        return
+    titles = [encoder.title for encoder in chosen] + [s["title"] for s in scores]
+    scores.sort(key=lambda s: titles.index(s["title"]))
+    write_scores(scores)
     put("weights", weights_table())
-    put("scores", table(scores, [line for line in lines if line[1] != "all"], COLUMNS))
-    put("series", table(scores, [line for line in lines if line[1] == "all"], SERIES))
+    put("scores", scores_table(scores))
+    put("series", series_table(scores))
     put("groups", groups_table(args.data, [e.model for e in chosen if e.branches == BRANCHES]))
 
 
