@@ -1,0 +1,293 @@
+"""The colour of each visible point: material, shadow, lights."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from synthetic_faces.kernels.raster import Hits, unwrap
+
+SKIN, EYE, TEETH, TONGUE, LASH, HAIR, CLOTH, PLAIN = range(8)  # materials
+LIPS, INSIDE, EAR, OCCLUSION, HOLLOW = range(5)  # columns of a mesh's attributes
+TOP, BOTTOM = 8.6, 5.2  # heights of the texture's edges, decimetres
+
+
+class Surface(NamedTuple):
+    """Geometry of a picture: `triangles` `[T, 3]` with `layer` and `material` `[T]`; of the vertices
+    `points`, `normals`, `local` (eye coordinates) `[V, 3]`, `uv` `[V, 2]`, `attributes` `[V, 5]`."""
+
+    triangles: np.ndarray
+    layer: np.ndarray
+    material: np.ndarray
+    points: np.ndarray
+    normals: np.ndarray
+    uv: np.ndarray
+    attributes: np.ndarray
+    local: np.ndarray
+
+
+class Look(NamedTuple):
+    """Colours of a picture: `albedo` `[L, h, w, 3]`; `plain` `[P, 4]` colour and shine; `eye` `[6]` iris
+    colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]` and its `gloss`;
+    `collar` `[w]` the height below which skin is `cloth` `[3]`."""
+
+    albedo: np.ndarray
+    plain: np.ndarray
+    eye: np.ndarray
+    lip: np.ndarray
+    skin: np.ndarray
+    gloss: float
+    collar: np.ndarray
+    cloth: np.ndarray
+
+
+class Illumination(NamedTuple):
+    """`lights` `[N, 7]` direction, colour, casts shadows; `sky`, `ground` `[3]` ambient light; `shadow`
+    `[S, S]` the depth map of the first light and its `axes` `[3, 3]`."""
+
+    lights: np.ndarray
+    sky: np.ndarray
+    ground: np.ndarray
+    shadow: np.ndarray
+    axes: np.ndarray
+
+
+class Finish(NamedTuple):
+    """How a material takes light: ambient occlusion, wrap of each colour, highlight and its sharpness."""
+
+    occlusion: float
+    wrap_red: float
+    wrap_green: float
+    wrap_blue: float
+    shine: float
+    power: float
+
+
+@njit(cache=True)
+def clamp(x: float, low: float, high: float) -> float:
+    return low if x < low else (high if x > high else x)
+
+
+@njit(cache=True)
+def step(a: float, b: float, x: float) -> float:
+    """0 at `a`, 1 at `b`, smooth between."""
+    t = clamp((x - a) / (b - a), 0.0, 1.0)
+    return t * t * (3 - 2 * t)
+
+
+@njit(cache=True)
+def mix(values, corners, weights, k):
+    """Column `k` of per-vertex `values` at a point of a triangle."""
+    return (
+        weights[0] * values[corners[0], k]
+        + weights[1] * values[corners[1], k]
+        + weights[2] * values[corners[2], k]
+    )
+
+
+@njit(cache=True)
+def mix3(values, corners, weights):
+    """The first three columns at a point of a triangle."""
+    return (
+        mix(values, corners, weights, 0),
+        mix(values, corners, weights, 1),
+        mix(values, corners, weights, 2),
+    )
+
+
+@njit(cache=True)
+def textured(surface, albedo, layer, corners, weights, colour):
+    """The texture's colour at a point, bilinear, into `colour`; -> the texel's column and row."""
+    rows, columns = albedo.shape[1], albedo.shape[2]
+    uv = surface.uv
+    ua, ub, uc = unwrap(uv[corners[0], 0], uv[corners[1], 0], uv[corners[2], 0])
+    u = (weights[0] * ua + weights[1] * ub + weights[2] * uc) * columns - 0.5
+    v = clamp(mix(uv, corners, weights, 1) * rows - 0.5, 0.0, rows - 1.001)
+    floor_u, floor_v = math.floor(u), math.floor(v)
+    du, dv = u - floor_u, v - floor_v
+    u0, v0 = int(floor_u) % columns, int(floor_v)
+    u1 = (u0 + 1) % columns
+    for k in range(3):
+        upper = (1 - du) * albedo[layer, v0, u0, k] + du * albedo[layer, v0, u1, k]
+        lower = (1 - du) * albedo[layer, v0 + 1, u0, k] + du * albedo[layer, v0 + 1, u1, k]
+        colour[k] = (1 - dv) * upper + dv * lower
+    return u0, v
+
+
+@njit(cache=True)
+def skin(surface, look, corners, weights, column, v, occlusion, colour):
+    """Skin, ears, lips, the inside of the mouth, and the shirt below the collar."""
+    if TOP - (TOP - BOTTOM) * (v / look.albedo.shape[1]) < look.collar[column]:
+        for k in range(3):
+            colour[k] = look.cloth[k]
+        return Finish(occlusion, 0.1, 0.1, 0.1, 0.0, 20.0)
+    attributes = surface.attributes
+    occlusion *= clamp(1 - 2.2 * mix(attributes, corners, weights, HOLLOW), 0.3, 1.15)
+    ear = mix(attributes, corners, weights, EAR)
+    lips = step(0.25, 0.75, mix(attributes, corners, weights, LIPS))
+    for k in range(3):
+        colour[k] += ear * (look.skin[k] * (1.05 if k == 0 else 0.95) - colour[k])
+        colour[k] += lips * look.lip[3] * (look.lip[k] - colour[k])
+    if mix(attributes, corners, weights, INSIDE) > 0.5:
+        occlusion *= 0.35
+        colour[0], colour[1], colour[2] = 0.25, 0.05, 0.05
+    return Finish(occlusion, 0.35, 0.22, 0.17, look.gloss * (1 + lips * look.lip[4]), 14.0 + 14 * lips)
+
+
+@njit(cache=True)
+def eye(surface, look, corners, weights, occlusion, colour):
+    """The white, the iris with a dark ring and rays, the pupil."""
+    x, y, z = mix3(surface.local, corners, weights)
+    radius = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
+    if z < 0:
+        radius = 2.0
+    radius = radius / look.eye[3]
+    inside = step(1.1, 0.92, radius)
+    pupil = step(look.eye[4] + 0.08, look.eye[4] - 0.04, radius)
+    ring = 1 - 0.65 * step(0.7, 1.0, radius)
+    rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
+    for k in range(3):
+        white = (0.66, 0.62, 0.59)[k] * look.eye[5]
+        iris = look.eye[k] * ring * rays * (1 + 0.5 * step(0.9, 0.4, radius)) * (1 - pupil) + 0.004
+        colour[k] = white + inside * (iris - white)
+    return Finish(occlusion * 0.8, 0.4, 0.4, 0.4, 0.9, 120.0)
+
+
+@njit(cache=True)
+def material(surface, look, t, corners, weights, colour):
+    """The colour of a point of triangle `t`, into `colour`; -> its Finish."""
+    kind, layer = surface.material[t], surface.layer[t]
+    occlusion = mix(surface.attributes, corners, weights, OCCLUSION)
+    if kind in (SKIN, HAIR, CLOTH):
+        column, v = textured(surface, look.albedo, layer, corners, weights, colour)
+        if kind == SKIN:
+            return skin(surface, look, corners, weights, column, v, occlusion, colour)
+        wrap = 0.35 if kind == HAIR else 0.1
+        return Finish(occlusion, wrap, wrap, wrap, 0.0, 20.0)
+    if kind == EYE:
+        return eye(surface, look, corners, weights, occlusion, colour)
+    if kind == TEETH:
+        colour[0], colour[1], colour[2] = 0.62, 0.57, 0.48
+        return Finish(occlusion, 0.3, 0.3, 0.3, 0.1, 30.0)
+    if kind == TONGUE:
+        colour[0], colour[1], colour[2] = 0.35, 0.10, 0.10
+        return Finish(occlusion, 0.1, 0.1, 0.1, 0.1, 20.0)
+    for k in range(3):
+        colour[k] = look.plain[layer, k]
+    return Finish(occlusion, 0.1, 0.1, 0.1, look.plain[layer, 3], 30.0)
+
+
+@njit(cache=True)
+def lit_share(illumination, point, slope):
+    """How much of the first light arrives at `point`, whose normal has the cosine `slope` to it: the shadow
+    map, blurred over four texels."""
+    shadow, axes = illumination.shadow, illumination.axes
+    side = shadow.shape[0]
+    x = point[0] * axes[0, 0] + point[1] * axes[0, 1] + point[2] * axes[0, 2] + 0.5 * side
+    y = point[0] * axes[1, 0] + point[1] * axes[1, 1] + point[2] * axes[1, 2] + 0.5 * side
+    z = point[0] * axes[2, 0] + point[1] * axes[2, 1] + point[2] * axes[2, 2] + 0.06
+    z += 0.04 * (1 - clamp(slope, 0.0, 1.0))
+    if not (1 <= x < side - 3 and 1 <= y < side - 3):
+        return 1.0
+    lit = 0.0
+    total = 0.0
+    for row in range(int(y) - 1, int(y) + 3):
+        for column in range(int(x) - 1, int(x) + 3):
+            weight = max(0.0, 2 - abs(x - column)) * max(0.0, 2 - abs(y - row))
+            total += weight
+            if shadow[row, column] <= z:
+                lit += weight
+    return lit / (total + 1e-9)
+
+
+@njit(cache=True)
+def highlight(kind, finish, colour, normal, view, light, slope, facing, lit):
+    """Strength of the light's reflection: along the strands of hair, else about the mirror direction."""
+    hx, hy, hz = light[0] + view[0], light[1] + view[1], light[2] + view[2]
+    length = math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9
+    nx, ny, nz = normal
+    if kind == HAIR:
+        tx, ty, tz = -nx * ny, 1 - ny * ny, -nz * ny  # strands hang: the vertical, along the surface
+        tangent = math.sqrt(tx * tx + ty * ty + tz * tz) + 1e-6
+        along = (tx * hx + ty * hy + tz * hz) / (tangent * length)
+        strength = 0.10 * math.pow(max(0.0, 1 - along * along), 20.0) * clamp(slope + 0.2, 0.0, 1.0) * lit
+        return strength * (colour[0] + colour[1] + colour[2] + 0.12)
+    if finish.shine <= 0:
+        return 0.0
+    mirror = clamp((nx * hx + ny * hy + nz * hz) / length, 0.0, 1.0)
+    rim = 0.5 + 1.5 * math.pow(1 - clamp(facing, 0.0, 1.0), 3.0) if kind == SKIN else 1.0
+    strength = finish.shine * math.pow(mirror, finish.power) * rim * clamp(slope * 4, 0.0, 1.0) * lit
+    return min(strength, 0.6) if kind == EYE else strength
+
+
+@njit(cache=True)
+def light_up(illumination, kind, finish, colour, point, normal, view, facing, out):
+    """The light that leaves a point towards the camera, into `out` `[3]`."""
+    sky, ground, lights = illumination.sky, illumination.ground, illumination.lights
+    up = 0.5 + 0.5 * normal[1]
+    red = (ground[0] + up * (sky[0] - ground[0])) * finish.occlusion
+    green = (ground[1] + up * (sky[1] - ground[1])) * finish.occlusion
+    blue = (ground[2] + up * (sky[2] - ground[2])) * finish.occlusion
+    gloss_red = gloss_green = gloss_blue = 0.0
+    soft = 0.5 + 0.5 * finish.occlusion
+    for q in range(lights.shape[0]):
+        light = (lights[q, 0], lights[q, 1], lights[q, 2])
+        slope = normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]
+        lit = lit_share(illumination, point, slope) if lights[q, 6] > 0 else 1.0
+        share_red = clamp((slope + finish.wrap_red) / (1 + finish.wrap_red), 0.0, 1.0) * soft
+        share_green = clamp((slope + finish.wrap_green) / (1 + finish.wrap_green), 0.0, 1.0) * soft
+        share_blue = clamp((slope + finish.wrap_blue) / (1 + finish.wrap_blue), 0.0, 1.0) * soft
+        if kind == SKIN:  # light leaks red into the shadow's edge
+            share_red *= 0.12 + 0.88 * lit if lit < 1 else 1.0
+        else:
+            share_red *= lit
+        red += share_red * lights[q, 3]
+        green += share_green * lit * lights[q, 4]
+        blue += share_blue * lit * lights[q, 5]
+        gloss = highlight(kind, finish, colour, normal, view, light, slope, facing, lit)
+        gloss_red += gloss * lights[q, 3]
+        gloss_green += gloss * lights[q, 4]
+        gloss_blue += gloss * lights[q, 5]
+    out[0] = colour[0] * red + gloss_red
+    out[1] = colour[1] * green + gloss_green
+    out[2] = colour[2] * blue + gloss_blue
+
+
+@njit(cache=True)
+def shade(
+    image: np.ndarray, hits: Hits, surface: Surface, look: Look, illumination: Illumination, camera: float
+) -> None:
+    """Linear light of every pixel that shows something, into `image` `[H, W, 3]`; the camera is at z =
+    `camera`."""
+    colour = np.zeros(3)
+    for j in range(image.shape[0]):
+        for i in range(image.shape[1]):
+            t = hits.triangle[j, i]
+            if t < 0:
+                continue
+            corners = (surface.triangles[t, 0], surface.triangles[t, 1], surface.triangles[t, 2])
+            weights = (1 - hits.second[j, i] - hits.third[j, i], hits.second[j, i], hits.third[j, i])
+            kind = surface.material[t]
+            px, py, pz = mix3(surface.points, corners, weights)
+            nx, ny, nz = mix3(surface.normals, corners, weights)
+            length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
+            nx, ny, nz = nx / length, ny / length, nz / length
+            vx, vy, vz = -px, -py, camera - pz
+            length = math.sqrt(vx * vx + vy * vy + vz * vz)
+            vx, vy, vz = vx / length, vy / length, vz / length
+            facing = nx * vx + ny * vy + nz * vz
+            if facing < 0 and kind != SKIN:
+                nx, ny, nz, facing = -nx, -ny, -nz, -facing
+            finish = material(surface, look, t, corners, weights, colour)
+            light_up(
+                illumination,
+                kind,
+                finish,
+                colour,
+                (px, py, pz),
+                (nx, ny, nz),
+                (vx, vy, vz),
+                facing,
+                image[j, i],
+            )

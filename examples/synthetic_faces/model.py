@@ -1,0 +1,223 @@
+"""The model of one picture: parts gathered into one list of triangles, with materials and texture layers."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from synthetic_faces.expressions import Expression, gain
+from synthetic_faces.head import (
+    BODY,
+    LASHES,
+    LEFT_EYE,
+    LOWER_TEETH,
+    RIGHT_EYE,
+    TONGUE,
+    UPPER_TEETH,
+    Head,
+)
+from synthetic_faces.kernels import shading
+from synthetic_faces.kernels.geometry import hollows, smooth, vertex_normals
+from synthetic_faces.kernels.shading import CLOTH, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN, TEETH
+from synthetic_faces.person import Person
+from synthetic_faces.skin import blank_texture
+from synthetic_faces.texture import smoothstep, texel_of
+
+_HIDDEN = -0.12  # a shell's vertices with a smaller cut are left out
+
+
+@dataclass
+class Geometry:
+    """Vertices: `points`, `local` `[V, 3]`, `uv` `[V, 2]`, `attributes` `[V, 5]`, `follows` `[V]`; triangles
+    `[T, 3]` with `material`, `layer`, `one_sided` `[T]`."""
+
+    points: np.ndarray
+    triangles: np.ndarray
+    uv: np.ndarray
+    attributes: np.ndarray
+    local: np.ndarray
+    follows: np.ndarray
+    material: np.ndarray
+    layer: np.ndarray
+    one_sided: np.ndarray
+
+
+@dataclass
+class Model:
+    """A person with an expression, before the head turns. `points`, `normals` `[V, 3]` of the head's mesh;
+    `albedo`, `cuts` the texture layers; `plains` colours and shines of parts without texture."""
+
+    head: Head
+    person: Person
+    points: np.ndarray
+    normals: np.ndarray
+    attributes: np.ndarray
+    albedo: list[np.ndarray] = field(default_factory=list)
+    cuts: list[np.ndarray] = field(default_factory=list)
+    plains: list[np.ndarray] = field(default_factory=list)
+    lenses: np.ndarray | None = None
+    long_hair: int = -1
+    _parts: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    _count: int = 0
+
+    def add(
+        self,
+        points: np.ndarray,
+        triangles: np.ndarray,
+        material: int | np.ndarray,
+        layer: int = 0,
+        uv: np.ndarray | None = None,
+        attributes: np.ndarray | None = None,
+        local: np.ndarray | None = None,
+        follows: np.ndarray | None = None,
+    ) -> int:
+        """Add a part, by default one that turns with the head; -> the number of its first vertex."""
+        count = len(points)
+        if attributes is None:
+            attributes = np.zeros((count, 5))
+            attributes[:, OCCLUSION] = 0.9
+        material = np.broadcast_to(np.int64(material), len(triangles))
+        part = (
+            points,
+            triangles + self._count,
+            np.full((count, 2), 0.5) if uv is None else uv,
+            attributes,
+            np.zeros((count, 3)) if local is None else local,
+            np.ones(count) if follows is None else follows,
+            material,
+            np.full(len(triangles), layer, np.int64),
+            material == SKIN,
+        )
+        self._parts.append(part)
+        self._count += count
+        return self._count - count
+
+    def add_layer(self, albedo: np.ndarray, cut: np.ndarray) -> int:
+        """A texture `[H, W, 3]` with holes where `cut` `[H, W]` < 0; -> its number."""
+        self.albedo.append(albedo)
+        self.cuts.append(cut)
+        return len(self.albedo) - 1
+
+    def add_plain(self, colour: np.ndarray, shine: float = 0.0) -> int:
+        """A colour for parts without texture; -> its number."""
+        self.plains.append(np.array([*colour, shine]))
+        return len(self.plains) - 1
+
+    def add_shell(
+        self,
+        thick: np.ndarray,
+        cut: np.ndarray,
+        albedo: np.ndarray,
+        material: int,
+        smoothing: int = 0,
+        ears: bool = False,
+    ) -> None:
+        """The skin pushed outwards by `thick` `[H, W]` decimetres, over skin that was smoothed first."""
+        head = self.head
+        layer = self.add_layer(albedo, cut)
+        triangles = head.shell if ears else head.shell_without_ears
+        triangles = triangles[(cut[head.texel] > _HIDDEN)[triangles].any(1)]
+        used = np.unique(triangles)
+        if not len(used):
+            return
+        attributes = self.attributes.copy()
+        attributes[:, OCCLUSION] = np.maximum(attributes[:, OCCLUSION], 0.85)
+        number = np.zeros(head.count, np.int64)
+        number[used] = np.arange(len(used))
+        points = self._pushed(thick, smoothing)[used]
+        self.add(
+            points,
+            number[triangles],
+            material,
+            layer,
+            head.uv[used],
+            attributes[used],
+            follows=head.follows[used],
+        )
+
+    def _pushed(self, thick: np.ndarray, smoothing: int) -> np.ndarray:
+        head, points = self.head, self.points.copy()
+        if smoothing:  # the ears lie flat under cloth
+            smooth(points, head.first_neighbour, head.neighbours, 80, head.ear_zone)
+            smooth(points, head.first_neighbour, head.neighbours, smoothing, head.skin)
+        outwards = points - [0, 7.3, 0.25]
+        outwards[:, 1] *= 0.8
+        outwards /= np.linalg.norm(outwards, axis=1, keepdims=True) + 1e-9
+        lower_face = smoothstep(7.2, 6.9, head.vertices[:, 1]) * (head.vertices[:, 2] > 0.3)
+        outwards = outwards + lower_face[:, None] * (self.normals - outwards)
+        return points + outwards * thick[head.texel][:, None]
+
+    def geometry(self) -> Geometry:
+        """All parts together."""
+        return Geometry(*(np.concatenate(column) for column in zip(*self._parts, strict=True)))
+
+
+def start_model(head: Head, person: Person, expression: Expression, cloth: np.ndarray, ears: bool) -> Model:
+    """The skin, eyes, teeth, tongue, lashes and shoulders of a person with an expression."""
+    points = person.shape.points.copy()
+    for unit, value in expression.with_gaze_units().items():
+        head.push(points, f"unit/{unit}", value * gain(unit))
+    normals = np.zeros_like(points)
+    vertex_normals(points, head.triangles[BODY], normals)
+    attributes = head.attributes.copy()
+    hollows(points, normals, head.first_neighbour, head.neighbours, attributes[:, HOLLOW])
+    attributes[head.part != BODY, HOLLOW] = 0
+    model = Model(head, person, points, normals, attributes)
+    model.add_layer(person.texture, blank_texture())
+    lash = 0.25 + 0.5 * person.shape.male
+    model.add_plain(lash * lash * person.complexion.skin + 0.012)
+    _add_head(model, expression, ears)
+    rim = points[head.lower_rim]
+    skirt = np.concatenate([rim, rim * [1.25, 1, 1.25] - [0, 2.2, 0]])
+    model.add(skirt, head.skirt, PLAIN, model.add_plain(cloth), follows=np.zeros(len(skirt)))
+    return model
+
+
+def _add_head(model: Model, expression: Expression, ears: bool) -> None:
+    head, part = model.head, model.head.triangles
+    skin = part[BODY] if ears else head.skin_without_ears
+    materials = (
+        (skin, SKIN),
+        (part[LEFT_EYE], EYE),
+        (part[RIGHT_EYE], EYE),
+        (part[UPPER_TEETH], TEETH),
+        (part[LOWER_TEETH], TEETH),
+        (part[TONGUE], shading.TONGUE),
+        (part[LASHES], LASH),
+    )
+    model.add(
+        model.points,
+        np.concatenate([triangles for triangles, _ in materials]),
+        np.concatenate([np.full(len(triangles), material) for triangles, material in materials]),
+        0,
+        head.uv,
+        model.attributes,
+        _eye_coordinates(model, expression.gaze),
+        head.follows,
+    )
+
+
+def _eye_coordinates(model: Model, gaze: np.ndarray) -> np.ndarray:
+    """The eyeballs' vertices in the axes of the gaze, z through the pupil."""
+    local = np.zeros_like(model.points)
+    yaw, pitch = np.radians(gaze)
+    for part, centre in zip((LEFT_EYE, RIGHT_EYE), model.person.shape.eye_centres, strict=True):
+        ball = model.head.part == part
+        d = model.points[ball] - centre
+        c, s = math.cos(-yaw), math.sin(-yaw)
+        x, z = c * d[:, 0] + s * d[:, 2], -s * d[:, 0] + c * d[:, 2]
+        c, s = math.cos(pitch), math.sin(pitch)
+        local[ball] = np.stack([x, c * d[:, 1] - s * z, s * d[:, 1] + c * z], 1)
+    return local
+
+
+def casts_shadow(model: Model, geometry: Geometry) -> np.ndarray:
+    """`[T]` bool: not eyes, teeth, tongue, lashes, long hair, nor what is cut away from a shell."""
+    layer, material, triangles = geometry.layer, geometry.material, geometry.triangles
+    of_vertex = np.zeros(len(geometry.points), np.int64)
+    of_vertex[triangles] = (layer * (material != PLAIN))[:, None]
+    row, column = texel_of(geometry.uv)
+    hole = np.stack(model.cuts)[of_vertex, row, column] < 0
+    cut_away = hole[triangles].all(1) & (layer > 0) & (material != PLAIN)
+    solid = np.isin(material, (SKIN, HAIR, CLOTH, PLAIN))
+    return solid & ~cut_away & (layer != model.long_hair)

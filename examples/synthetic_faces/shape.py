@@ -1,0 +1,91 @@
+"""The shape of a head: age, gender and mixture of MakeHuman's targets, and many local blendshapes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from synthetic_faces.head import LEFT_EYE, POSITIVE_ENDS, RIGHT_EYE, Head
+
+MIXED = ("african", "asian", "caucasian")  # names of MakeHuman's targets, no claim about people
+_SPREAD = {"eye": 0.30, "nos": 0.33, "mou": 0.26, "hea": 0.30, "ear": 0.4}  # of the local shapes
+
+
+@dataclass
+class Shape:
+    """`points` `[V, 3]` of the resting head and what made it; `male` and `age` 0..1; `mix` `[3]`."""
+
+    male: float
+    age: float
+    mix: np.ndarray
+    points: np.ndarray
+    eye_centres: np.ndarray
+
+    @property
+    def half_eye_distance(self) -> float:
+        return abs(self.eye_centres[0, 0] - self.eye_centres[1, 0]) / 2
+
+
+def draw_shape(head: Head, rng: np.random.Generator) -> Shape:
+    """A person's resting head."""
+    male = float(np.clip(rng.beta(0.35, 0.35), 0, 1))
+    ages = [rng.uniform(0.25, 0.45), rng.normal(0.55, 0.09), rng.uniform(0.68, 0.95)]
+    age = float(np.clip(rng.choice(ages, p=[0.17, 0.64, 0.19]), 0.22, 1))
+    mix = rng.dirichlet([0.45, 0.45, 0.45])
+    weight = float(np.clip(rng.normal(0, 0.5), -1, 1))
+    points = head.vertices.copy()
+    _add_macros(head, points, male, age, mix, weight)
+    for base, ends in head.local_shapes.items():
+        amount = _local_amount(rng, base, set(ends), age)
+        skew = rng.normal(0, 0.06)
+        if amount:
+            _add_local(head, points, ends, amount, skew)
+    eyes = [points[head.part == part] for part in (LEFT_EYE, RIGHT_EYE)]
+    centres = np.array([(eye.max(0) + eye.min(0)) / 2 for eye in eyes])
+    return Shape(male, age, mix, points, centres)
+
+
+def _add_macros(
+    head: Head, points: np.ndarray, male: float, age: float, mix: np.ndarray, weight: float
+) -> None:
+    ages = {
+        "child": max(0, (0.5 - age) / 0.3125),
+        "young": 1 - abs(age - 0.5) / (0.3125 if age < 0.5 else 0.5),
+        "old": max(0, (age - 0.5) / 0.5),
+    }
+    for stage, share in ages.items():
+        for gender, of_gender in (("female", 1 - male), ("male", male)):
+            for name, of_mix in zip(MIXED, mix, strict=True):
+                head.push(points, f"macro/{name}-{gender}-{stage}", share * of_gender * of_mix)
+            end = "max" if weight > 0 else "min"
+            name = f"macro/universal-{gender}-{stage}-averagemuscle-{end}weight"
+            head.push(points, name, share * of_gender * abs(weight))
+
+
+def _local_amount(rng: np.random.Generator, base: str, ends: set[str], age: float) -> float:
+    """How far a local scale is moved; > 0 towards its positive end."""
+    if base.startswith("head-age"):
+        amount = float(np.clip((age - 0.5) * 1.2 + rng.normal(0, 0.2), -1, 1))
+    elif base.startswith("asym"):
+        amount = abs(rng.normal(0, 0.12))
+    elif ends == {"one"}:
+        amount = max(0.0, rng.normal(-0.2, 0.32)) if "pointed" not in base else 0.0
+    else:
+        spread = _SPREAD.get(base[:3], 0.32)
+        if base in ("nose-trans", "mouth-trans", "eye-trans") or "push" in base:
+            spread = 0.22
+        amount = float(np.clip(rng.normal(0, spread), -2.5 * spread, 2.5 * spread))
+    if base == "mouth-angles":
+        amount += 0.2  # at rest the mesh looks sullen
+    return amount
+
+
+def _add_local(
+    head: Head, points: np.ndarray, ends: dict[str, list[str]], amount: float, skew: float
+) -> None:
+    """`skew` makes the left side's change larger than the right's."""
+    positive = [end for end in sorted(ends) if end in POSITIVE_ENDS]
+    negative = [end for end in sorted(ends) if end not in POSITIVE_ENDS]
+    for end in positive if amount > 0 or not negative else negative:
+        for name in ends[end]:
+            side = {"local/l-": 1 + skew, "local/r-": 1 - skew}.get(name[:8], 1)
+            head.push(points, name, abs(amount) * side)

