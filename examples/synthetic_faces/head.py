@@ -8,8 +8,8 @@ import numpy as np
 
 from synthetic_faces import texture
 from synthetic_faces.kernels.geometry import vertex_normals
+from synthetic_faces.kernels.pixels import EAR, INSIDE, LIPS, OCCLUSION
 from synthetic_faces.kernels.raster import depth_map
-from synthetic_faces.kernels.shading import EAR, INSIDE, LIPS, OCCLUSION
 from synthetic_faces.texture import AXIS_Z, BOTTOM, HEIGHT, TOP, WIDTH
 
 EXTRACT = Path(__file__).with_name("head.npz")
@@ -21,7 +21,7 @@ NEGATIVE_ENDS = ("decr", "down", "out", "backward", "concave", "uncompress")
 
 class Head:
     """Decimetres, x to the subject's left, y up, z to the front. `vertices` `[V, 3]`, `part` `[V]`,
-    `triangles` of each part, `uv` `[V, 2]`, `attributes` `[V, 5]` (columns: kernels/shading.py), `follows`
+    `triangles` of each part, `uv` `[V, 2]`, `attributes` `[V, 5]` (columns: kernels/pixels.py), `follows`
     `[V]` how much of the head's turn a vertex takes, `landmarks` the vertices of nose and mouth corners."""
 
     def __init__(self, path: Path = EXTRACT) -> None:

@@ -28,6 +28,7 @@ def make_labels(head: Head, person: Person, shot: Shot, picture: Picture) -> dic
         "landmarks": {name: _rounded(picture.landmarks[name], 1) for name in LANDMARKS},
         "face_box": _rounded(picture.face_box, 1),
         "person": person.describe(),
+        "look": shot.look.describe(),
         "wear": _wear(shot),
         "lighting": _lighting(shot.lighting, picture.exposure),
         "camera": [round(shot.scene.distance, 1), round(shot.scene.margin, 2)],
@@ -41,7 +42,8 @@ def _rounded(values: np.ndarray, digits: int) -> list[float]:
 
 def _wear(shot: Shot) -> dict[str, Any]:
     wear = shot.wear
-    found = {"hat": wear.hat, "glasses": wear.glasses, "mask": wear.mask, "occluder": shot.scene.occluder}
+    occluder = "thing" if shot.scene.occluder else wear.prop
+    found = {"hat": wear.hat, "glasses": wear.glasses, "mask": wear.mask, "occluder": occluder}
     return {name: value for name, value in found.items() if value and value != "none"}
 
 

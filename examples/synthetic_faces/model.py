@@ -16,9 +16,10 @@ from synthetic_faces.head import (
     UPPER_TEETH,
     Head,
 )
-from synthetic_faces.kernels import shading
+from synthetic_faces.kernels import pixels
 from synthetic_faces.kernels.geometry import hollows, smooth, vertex_normals
-from synthetic_faces.kernels.shading import CLOTH, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN, TEETH
+from synthetic_faces.kernels.pixels import CLOTH, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN, TEETH
+from synthetic_faces.look import Look
 from synthetic_faces.person import Person
 from synthetic_faces.skin import blank_texture
 from synthetic_faces.texture import smoothstep, texel_of
@@ -44,11 +45,13 @@ class Geometry:
 
 @dataclass
 class Model:
-    """A person with an expression, before the head turns. `points`, `normals` `[V, 3]` of the head's mesh;
+    """A person in a look with an expression, before the head turns. `points`, `normals`
+    `[V, 3]` of the mesh;
     `albedo`, `cuts` the texture layers; `plains` colours and shines of parts without texture."""
 
     head: Head
     person: Person
+    look: Look
     points: np.ndarray
     normals: np.ndarray
     attributes: np.ndarray
@@ -124,7 +127,7 @@ class Model:
         attributes[:, OCCLUSION] = np.maximum(attributes[:, OCCLUSION], 0.85)
         number = np.zeros(head.count, np.int64)
         number[used] = np.arange(len(used))
-        points = self._pushed(thick, smoothing)[used]
+        points = self._pushed(thick, smoothing, ears or smoothing > 0)[used]
         self.add(
             points,
             number[triangles],
@@ -135,10 +138,11 @@ class Model:
             follows=head.follows[used],
         )
 
-    def _pushed(self, thick: np.ndarray, smoothing: int) -> np.ndarray:
+    def _pushed(self, thick: np.ndarray, smoothing: int, flat_ears: bool) -> np.ndarray:
         head, points = self.head, self.points.copy()
-        if smoothing:  # the ears lie flat under cloth
-            smooth(points, head.first_neighbour, head.neighbours, 80, head.ear_zone)
+        if flat_ears:
+            points += self.person.shape.flat_ears
+        if smoothing:
             smooth(points, head.first_neighbour, head.neighbours, smoothing, head.skin)
         outwards = points - [0, 7.3, 0.25]
         outwards[:, 1] *= 0.8
@@ -152,7 +156,9 @@ class Model:
         return Geometry(*(np.concatenate(column) for column in zip(*self._parts, strict=True)))
 
 
-def start_model(head: Head, person: Person, expression: Expression, cloth: np.ndarray, ears: bool) -> Model:
+def start_model(
+    head: Head, person: Person, look: Look, expression: Expression, cloth: np.ndarray, ears: bool
+) -> Model:
     """The skin, eyes, teeth, tongue, lashes and shoulders of a person with an expression."""
     points = person.shape.points.copy()
     for unit, value in expression.with_gaze_units().items():
@@ -162,8 +168,8 @@ def start_model(head: Head, person: Person, expression: Expression, cloth: np.nd
     attributes = head.attributes.copy()
     hollows(points, normals, head.first_neighbour, head.neighbours, attributes[:, HOLLOW])
     attributes[head.part != BODY, HOLLOW] = 0
-    model = Model(head, person, points, normals, attributes)
-    model.add_layer(person.texture, blank_texture())
+    model = Model(head, person, look, points, normals, attributes)
+    model.add_layer(look.texture, blank_texture())
     lash = 0.25 + 0.5 * person.shape.male
     model.add_plain(lash * lash * person.complexion.skin + 0.012)
     _add_head(model, expression, ears)
@@ -182,7 +188,7 @@ def _add_head(model: Model, expression: Expression, ears: bool) -> None:
         (part[RIGHT_EYE], EYE),
         (part[UPPER_TEETH], TEETH),
         (part[LOWER_TEETH], TEETH),
-        (part[TONGUE], shading.TONGUE),
+        (part[TONGUE], pixels.TONGUE),
         (part[LASHES], LASH),
     )
     model.add(
@@ -198,8 +204,8 @@ def _add_head(model: Model, expression: Expression, ears: bool) -> None:
 
 
 def _eye_coordinates(model: Model, gaze: np.ndarray) -> np.ndarray:
-    """The eyeballs' vertices in the axes of the gaze, z through the pupil."""
-    local = np.zeros_like(model.points)
+    """The eyeballs' vertices in the axes of the gaze, z through the pupil; teeth in the mesh's own."""
+    local = model.head.vertices.copy()
     yaw, pitch = np.radians(gaze)
     for part, centre in zip((LEFT_EYE, RIGHT_EYE), model.person.shape.eye_centres, strict=True):
         ball = model.head.part == part

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synthetic_faces.background import draw_background
 from synthetic_faces.camera import Camera, aim
 from synthetic_faces.expressions import Expression
 from synthetic_faces.glasses import add_glasses
@@ -11,13 +12,15 @@ from synthetic_faces.hairdo import add_beard, add_hair
 from synthetic_faces.hats import add_hat, add_mask, hat_line
 from synthetic_faces.head import LEFT_EYE, PIVOT, RIGHT_EYE, Head
 from synthetic_faces.kernels.geometry import turn, vertex_normals
+from synthetic_faces.kernels.pixels import CLOTH, HAIR, SKIN, Illumination, Palette, Surface, shade
 from synthetic_faces.kernels.raster import Hits, blend_lenses, no_hits, rasterise
-from synthetic_faces.kernels.shading import CLOTH, HAIR, SKIN, Illumination, Look, Surface, shade
 from synthetic_faces.light import Lighting, shadow_map
+from synthetic_faces.look import Look
 from synthetic_faces.model import Geometry, Model, casts_shadow, start_model
 from synthetic_faces.person import Person
 from synthetic_faces.pose import Pose
-from synthetic_faces.scene import Scene, draw_background
+from synthetic_faces.props import add_prop
+from synthetic_faces.scene import Scene
 from synthetic_faces.sensor import Sensor, develop
 from synthetic_faces.texture import WIDTH
 from synthetic_faces.wear import Wear
@@ -30,6 +33,7 @@ class Shot:
     expression: Expression
     pose: Pose
     lighting: Lighting
+    look: Look
     wear: Wear
     scene: Scene
     sensor: Sensor
@@ -80,9 +84,10 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
 
 
 def _dressed(head: Head, person: Person, shot: Shot) -> Model:
-    wear = shot.wear
+    wear, look = shot.wear, shot.look
     covered = wear.hat == "headscarf"
-    model = start_model(head, person, shot.expression, wear.cloth, ears=not covered)
+    ears = not (covered or look.hair.covers_ears)
+    model = start_model(head, person, look, shot.expression, wear.cloth, ears)
     if not covered:
         add_hair(model, hat_line(model, wear))
     add_beard(model)
@@ -91,6 +96,8 @@ def _dressed(head: Head, person: Person, shot: Shot) -> Model:
         add_mask(model, wear)
     if wear.glasses != "none":
         add_glasses(model, sun=wear.glasses == "sun")
+    if wear.prop != "none":
+        add_prop(model, wear, shot.scene)
     return model
 
 
@@ -134,11 +141,11 @@ def _lit(
         light,
         hits,
         Surface(g.triangles, g.layer, g.material, g.points, normals, g.uv, g.attributes, g.local),
-        Look(
+        Palette(
             np.stack(model.albedo),
             np.stack(model.plains),
             complexion.eye,
-            complexion.lip,
+            shot.look.lip,
             complexion.skin,
             complexion.gloss,
             _collar(wear),

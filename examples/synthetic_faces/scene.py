@@ -1,11 +1,9 @@
-"""Where a picture is taken: camera, background, and what stands before the face."""
+"""Where a picture is taken: camera, and what stands before the face."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
-from synthetic_faces.colours import cloth_colour
 
 
 @dataclass
@@ -31,51 +29,8 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         shift=rng.normal(0, 0.025, 2),
         body=rng.uniform(0.1, 0.8),
         seed=int(rng.integers(1 << 31)),
-        occluder=bool(rng.random() < 0.06),
+        occluder=bool(rng.random() < 0.04),
     )
-
-
-def draw_background(scene: Scene, side: int) -> np.ndarray:
-    """Linear light `[side, side, 3]`: a gradient, plain, cloudy or of shapes."""
-    rng = scene.stream(5)
-    kind = rng.choice(["noise", "gradient", "shapes", "plain"], p=[0.35, 0.2, 0.35, 0.1])
-    first, second = cloth_colour(rng), cloth_colour(rng)
-    y, x = np.mgrid[:side, :side].astype(np.float32) / side - 0.5
-    angle = rng.uniform(0, 2 * np.pi)
-    ramp = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[..., None]
-    image = (first + ramp * (second - first)).astype(np.float32)
-    if kind == "plain":
-        image = np.broadcast_to(first.astype(np.float32), (side, side, 3)).copy()
-    if kind == "noise":
-        image = _clouds(rng, image)
-    if kind == "shapes":
-        image = _shapes(rng, image)
-    return np.clip(image, 0, 1.5)
-
-
-def _clouds(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    for cells, strength in ((4, 0.8), (9, 0.5), (24, 0.3)):
-        low = rng.standard_normal((cells, cells, 3)).astype(np.float32)
-        low = low + 0.92 * (low.mean(2, keepdims=True) - low)
-        image = image * np.exp(strength * cv2.resize(low, image.shape[:2], interpolation=cv2.INTER_CUBIC))
-    return image
-
-
-def _shapes(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    side = len(image)
-    for _ in range(int(rng.integers(4, 16))):
-        colour = [float(value) for value in cloth_colour(rng)]
-        x0, y0, x1, y1 = (int(value) for value in rng.integers(-side // 4, side + side // 4, 4))
-        what = rng.integers(4)
-        if what == 0:
-            cv2.rectangle(image, (x0, y0), (x1, y1), colour, -1)
-        elif what == 1:
-            cv2.circle(image, (x0, y0), int(rng.integers(side // 20, side // 3)), colour, -1)
-        elif what == 2:
-            cv2.line(image, (x0, y0), (x1, y1), colour, int(rng.integers(1, side // 10)))
-        else:
-            cv2.fillPoly(image, [rng.integers(-20, side + 20, (3, 2)).astype(np.int32)], colour)
-    return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.8, 9)))
 
 
 def occlude(scene: Scene, image: np.ndarray) -> np.ndarray:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from synthetic_faces.head import LEFT_EYE, POSITIVE_ENDS, RIGHT_EYE, Head
+from synthetic_faces.kernels.geometry import smooth
 
 MIXED = ("african", "asian", "caucasian")  # names of MakeHuman's targets, no claim about people
-_SPREAD = {"eye": 0.30, "nos": 0.33, "mou": 0.26, "hea": 0.30, "ear": 0.4}  # of the local shapes
+_SPREAD = {"eye": 0.30, "nos": 0.33, "mou": 0.26, "hea": 0.30, "ear": 0.35}  # of the local shapes
+_MARKED = 0.06  # share of the local shapes that are marked in a person
 
 
 @dataclass
@@ -19,6 +21,7 @@ class Shape:
     mix: np.ndarray
     points: np.ndarray
     eye_centres: np.ndarray
+    flat_ears: np.ndarray  # `[V, 3]` what lays the ears flat under hair and cloth
 
     @property
     def half_eye_distance(self) -> float:
@@ -27,27 +30,31 @@ class Shape:
 
 def draw_shape(head: Head, rng: np.random.Generator) -> Shape:
     """A person's resting head."""
-    male = float(np.clip(rng.beta(0.35, 0.35), 0, 1))
-    ages = [rng.uniform(0.25, 0.45), rng.normal(0.55, 0.09), rng.uniform(0.68, 0.95)]
-    age = float(np.clip(rng.choice(ages, p=[0.17, 0.64, 0.19]), 0.22, 1))
+    male = float(np.clip(rng.beta(0.5, 0.5), 0, 1))
+    ages = [rng.uniform(0.13, 0.4), rng.normal(0.53, 0.09), rng.uniform(0.66, 0.9)]
+    age = float(np.clip(rng.choice(ages, p=[0.16, 0.66, 0.18]), 0.13, 1))
     mix = rng.dirichlet([0.45, 0.45, 0.45])
     weight = float(np.clip(rng.normal(0, 0.5), -1, 1))
     points = head.vertices.copy()
     _add_macros(head, points, male, age, mix, weight)
+    distinct = rng.uniform(
+        0.45, 0.85
+    )  # how far from the average: all shapes at their full spread look grotesque
     for base, ends in head.local_shapes.items():
-        amount = _local_amount(rng, base, set(ends), age)
+        amount = _local_amount(rng, base, set(ends), age, distinct)
         skew = rng.normal(0, 0.06)
         if amount:
             _add_local(head, points, ends, amount, skew)
     eyes = [points[head.part == part] for part in (LEFT_EYE, RIGHT_EYE)]
     centres = np.array([(eye.max(0) + eye.min(0)) / 2 for eye in eyes])
-    return Shape(male, age, mix, points, centres)
+    flat = smooth(points.copy(), head.first_neighbour, head.neighbours, 80, head.ear_zone) - points
+    return Shape(male, age, mix, points, centres, flat)
 
 
 def _add_macros(
     head: Head, points: np.ndarray, male: float, age: float, mix: np.ndarray, weight: float
 ) -> None:
-    ages = {
+    ages = {  # below 0.1875, the age of MakeHuman's child, the change from young to child goes on
         "child": max(0, (0.5 - age) / 0.3125),
         "young": 1 - abs(age - 0.5) / (0.3125 if age < 0.5 else 0.5),
         "old": max(0, (age - 0.5) / 0.5),
@@ -61,21 +68,23 @@ def _add_macros(
             head.push(points, name, share * of_gender * abs(weight))
 
 
-def _local_amount(rng: np.random.Generator, base: str, ends: set[str], age: float) -> float:
+def _local_amount(rng: np.random.Generator, base: str, ends: set[str], age: float, distinct: float) -> float:
     """How far a local scale is moved; > 0 towards its positive end."""
+    if rng.random() < _MARKED:
+        distinct = 1.2
     if base.startswith("head-age"):
         amount = float(np.clip((age - 0.5) * 1.2 + rng.normal(0, 0.2), -1, 1))
     elif base.startswith("asym"):
-        amount = abs(rng.normal(0, 0.12))
+        amount = abs(rng.normal(0, 0.12 * distinct))
     elif ends == {"one"}:
-        amount = max(0.0, rng.normal(-0.2, 0.32)) if "pointed" not in base else 0.0
+        amount = max(0.0, rng.normal(-0.2, 0.32 * distinct)) if "pointed" not in base else 0.0
     else:
-        spread = _SPREAD.get(base[:3], 0.32)
+        spread = distinct * _SPREAD.get(base[:3], 0.32)
         if base in ("nose-trans", "mouth-trans", "eye-trans") or "push" in base:
-            spread = 0.22
-        amount = float(np.clip(rng.normal(0, spread), -2.5 * spread, 2.5 * spread))
+            spread = distinct * 0.22
+        amount = float(np.clip(rng.normal(0, spread), -2 * spread, 2 * spread))
     if base == "mouth-angles":
-        amount += 0.2  # at rest the mesh looks sullen
+        amount += 0.3  # at rest the mesh looks sullen
     return amount
 
 

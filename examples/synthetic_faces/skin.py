@@ -56,7 +56,7 @@ def paint_skin(
 def _flush(
     rng: np.random.Generator, face: FaceMap, shape: Shape, complexion: Complexion, skin: np.ndarray
 ) -> None:
-    """Red cheeks, nose and chin, bags, lids, and eye shadow."""
+    """Red cheeks, nose and chin, bags and lids."""
     blob = face.blob
     flush = blob(0.45, 6.95, 0.22, 0.2) + 0.8 * blob(0, 6.88, 0.14, 0.12) + 0.4 * blob(0, 6.3, 0.2, 0.1)
     flush = flush * rng.uniform(0.1, 1.0) * (1 - 0.6 * complexion.tone)
@@ -64,9 +64,14 @@ def _flush(
     bags = blob(0.30, 7.13, 0.14, 0.06) * rng.uniform(0, 0.25 + 0.2 * shape.age)
     lids = blob(0.31, 7.36, 0.16, 0.07) * rng.uniform(0.05, 0.25)
     darken(skin, bags + lids, (0.7, 0.95, 0.9))
-    if complexion.makeup and rng.random() < 0.7:
-        shadow = blob(0.33, 7.385, 0.15, 0.05)[..., None] * rng.uniform(0.2, 0.7)
-        skin += shadow * (linear(rng.choice(SHADOWS_SRGB)).astype(np.float32) - skin)
+
+
+def paint_makeup(rng: np.random.Generator, face: FaceMap, texture: np.ndarray) -> None:
+    """Eye shadow and rouge on `texture` `[H, W, 3]`, in place."""
+    skin = texture[FACE]
+    shadow = face.blob(0.33, 7.385, 0.15, 0.05)[..., None] * rng.uniform(0, 0.7)
+    skin += shadow * (linear(rng.choice(SHADOWS_SRGB)).astype(np.float32) - skin)
+    darken(skin, face.blob(0.5, 6.98, 0.16, 0.14) * rng.uniform(0, 0.4), (0.0, 0.7, 0.5))
 
 
 def _spots(rng: np.random.Generator, face: FaceMap, complexion: Complexion, skin: np.ndarray) -> None:

@@ -69,3 +69,38 @@ def strip(inner: np.ndarray, outer: np.ndarray) -> Solid:
     for i in range(count - 1):
         triangles += [(i, count + i, count + i + 1), (i, count + i + 1, i + 1)]
     return np.concatenate([inner, outer]), np.array(triangles)
+
+
+def capsule(start: np.ndarray, end: np.ndarray, first: float, last: float, around: int = 12) -> Solid:
+    """A rod with round ends whose radius goes from `first` to `last`."""
+    ahead = (end - start) / (np.linalg.norm(end - start) + 1e-9)
+    side = np.cross(ahead, [0.3, 0.1, 1.0])
+    side /= np.linalg.norm(side)
+    up = np.cross(side, ahead)
+    turns = np.linspace(0, 2 * np.pi, around, endpoint=False)
+    circle = np.cos(turns)[:, None] * side + np.sin(turns)[:, None] * up
+    bend = np.linspace(0, np.pi / 2, 4)
+    rows = [start - ahead * first * np.cos(b) + circle * first * np.sin(b) for b in bend]
+    rows += [end + ahead * last * np.cos(b) + circle * last * np.sin(b) for b in bend[::-1]]
+    triangles = []
+    for row in range(len(rows) - 1):
+        for i in range(around):
+            a, b = row * around + i, row * around + (i + 1) % around
+            triangles += [(a, b, b + around), (a, b + around, a + around)]
+    return np.concatenate(rows), np.array(triangles)
+
+
+def slab(centre: np.ndarray, half: np.ndarray, lean: float) -> Solid:
+    """A box with half sides `half` `[3]`, leaning forwards by `lean` radians, with sharp edges."""
+    points, triangles = [], []
+    for axis in range(3):
+        for sign in (-1, 1):
+            for a, b in _SQUARE:
+                corner = np.zeros(3)
+                corner[axis], corner[axis - 2], corner[axis - 1] = sign, a, b
+                points.append(corner * half)
+            first = len(points) - 4
+            triangles += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
+    x, y, z = np.array(points).T
+    c, s = math.cos(lean), math.sin(lean)
+    return np.stack([x, c * y - s * z, s * y + c * z], 1) + centre, np.array(triangles)

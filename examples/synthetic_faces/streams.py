@@ -1,10 +1,25 @@
-"""Random numbers that depend on the seed, the person, the image and what is drawn, and on nothing else."""
+"""Random numbers that depend on the version, the seed, the person, the image and the subject alone."""
 
 import numpy as np
 
-_NUMBERS = {"identity": 1, "expression": 2, "pose": 3, "lighting": 4, "scene": 5, "wear": 6, "sensor": 7}
+VERSION = 2  # of the faces: another version draws other people
+_SUBJECTS = (
+    "identity",
+    "expression",
+    "pose",
+    "lighting",
+    "scene",
+    "wear",
+    "sensor",
+    "look",
+    "hair",
+    "dye",
+    "beard",
+    "makeup",
+    "frame",
+)
 
 
 def stream(seed: int, identity: int, image: int, subject: str) -> np.random.Generator:
-    """The generator of one subject ("pose", "wear", ...) of one image."""
-    return np.random.Generator(np.random.PCG64([seed, identity, image, _NUMBERS[subject]]))
+    """The generator of one subject ("pose", "wear", ...) of one image, or of one variant of a look."""
+    return np.random.Generator(np.random.PCG64([VERSION, seed, identity, image, _SUBJECTS.index(subject)]))

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from synthetic_faces.kernels.shading import BOTTOM, TOP
+from synthetic_faces.kernels.pixels import BOTTOM, TOP
 
 HEIGHT, WIDTH = 272, 480  # texels
 AXIS_Z = 0.3  # where the cylinder's axis stands, decimetres

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from synthetic_faces.colours import cloth_colour
+from synthetic_faces.look import Look
 from synthetic_faces.person import Person
+
+PROPS = ("chin in hand", "hand at cheek", "hand before mouth", "phone", "cup", "microphone")
 
 
 @dataclass
 class Wear:
     """`hat` none, beanie, cap, headband or headscarf; `glasses` none, clear or sun; colours `[3]`;
+    `prop` what hides part of the face;
     `hat_low` moves the hat's edge up, `collar` is the shirt's height, `collar_v` its depth at the throat."""
 
     hat: str
@@ -26,17 +30,19 @@ class Wear:
     lens: float
     shine: float
     rib: float
+    badge: bool
+    prop: str
 
 
-def draw_wear(rng: np.random.Generator, person: Person) -> Wear:
+def draw_wear(rng: np.random.Generator, person: Person, look: Look) -> Wear:
     """Hat, glasses, mask and clothes; glasses and headscarf by the person's habit."""
     hat = "none"
-    if rng.random() < 0.09:
+    if rng.random() < 0.12:
         hat = str(rng.choice(["beanie", "cap", "headband"], p=[0.45, 0.4, 0.15]))
     if person.wears_headscarf:
         hat = "headscarf"
     glasses = "none"
-    if rng.random() < (0.85 if person.wears_glasses else 0.02):
+    if rng.random() < (0.85 if look.wears_glasses else 0.02):
         glasses = "clear"
     if rng.random() < 0.04:
         glasses = "sun"
@@ -47,11 +53,13 @@ def draw_wear(rng: np.random.Generator, person: Person) -> Wear:
         colour=cloth_colour(rng),
         second=cloth_colour(rng),
         hat_low=rng.uniform(-0.08, 0.1),
-        collar=rng.uniform(5.45, 5.95),
+        collar=rng.uniform(5.55, 6.0),
         collar_v=rng.uniform(0, 0.5) * (rng.random() < 0.5),
         turtleneck=bool(rng.random() < 0.08),
         cloth=cloth_colour(rng),
         lens=rng.uniform(0.03, 0.12),
         shine=rng.uniform(0, 0.12),
         rib=rng.uniform(20, 60),
+        badge=bool(rng.random() < 0.5),
+        prop=str(rng.choice(PROPS)) if rng.random() < 0.1 else "none",
     )

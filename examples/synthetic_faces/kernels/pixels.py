@@ -15,7 +15,7 @@ TOP, BOTTOM = 8.6, 5.2  # heights of the texture's edges, decimetres
 
 class Surface(NamedTuple):
     """Geometry of a picture: `triangles` `[T, 3]` with `layer` and `material` `[T]`; of the vertices
-    `points`, `normals`, `local` (eye coordinates) `[V, 3]`, `uv` `[V, 2]`, `attributes` `[V, 5]`."""
+    `points`, `normals`, `local` (of eyes and teeth) `[V, 3]`, `uv` `[V, 2]`, `attributes` `[V, 5]`."""
 
     triangles: np.ndarray
     layer: np.ndarray
@@ -27,7 +27,7 @@ class Surface(NamedTuple):
     local: np.ndarray
 
 
-class Look(NamedTuple):
+class Palette(NamedTuple):
     """Colours of a picture: `albedo` `[L, h, w, 3]`; `plain` `[P, 4]` colour and shine; `eye` `[6]` iris
     colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]` and its `gloss`;
     `collar` `[w]` the height below which skin is `cloth` `[3]`."""
@@ -116,66 +116,75 @@ def textured(surface, albedo, layer, corners, weights, colour):
 
 
 @njit(cache=True)
-def skin(surface, look, corners, weights, column, v, occlusion, colour):
+def skin(surface, palette, corners, weights, column, v, occlusion, colour):
     """Skin, ears, lips, the inside of the mouth, and the shirt below the collar."""
-    if TOP - (TOP - BOTTOM) * (v / look.albedo.shape[1]) < look.collar[column]:
+    if TOP - (TOP - BOTTOM) * (v / palette.albedo.shape[1]) < palette.collar[column]:
         for k in range(3):
-            colour[k] = look.cloth[k]
+            colour[k] = palette.cloth[k]
         return Finish(occlusion, 0.1, 0.1, 0.1, 0.0, 20.0)
     attributes = surface.attributes
     occlusion *= clamp(1 - 2.2 * mix(attributes, corners, weights, HOLLOW), 0.3, 1.15)
     ear = mix(attributes, corners, weights, EAR)
     lips = step(0.25, 0.75, mix(attributes, corners, weights, LIPS))
     for k in range(3):
-        colour[k] += ear * (look.skin[k] * (1.05 if k == 0 else 0.95) - colour[k])
-        colour[k] += lips * look.lip[3] * (look.lip[k] - colour[k])
+        colour[k] += ear * (palette.skin[k] * (1.05 if k == 0 else 0.95) - colour[k])
+        colour[k] += lips * palette.lip[3] * (palette.lip[k] - colour[k])
     if mix(attributes, corners, weights, INSIDE) > 0.5:
         occlusion *= 0.35
         colour[0], colour[1], colour[2] = 0.25, 0.05, 0.05
-    return Finish(occlusion, 0.35, 0.22, 0.17, look.gloss * (1 + lips * look.lip[4]), 14.0 + 14 * lips)
+    return Finish(occlusion, 0.35, 0.22, 0.17, palette.gloss * (1 + lips * palette.lip[4]), 14.0 + 14 * lips)
 
 
 @njit(cache=True)
-def eye(surface, look, corners, weights, occlusion, colour):
+def eye(surface, palette, corners, weights, occlusion, colour):
     """The white, the iris with a dark ring and rays, the pupil."""
     x, y, z = mix3(surface.local, corners, weights)
     radius = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
     if z < 0:
         radius = 2.0
-    radius = radius / look.eye[3]
+    radius = radius / palette.eye[3]
     inside = step(1.1, 0.92, radius)
-    pupil = step(look.eye[4] + 0.08, look.eye[4] - 0.04, radius)
+    pupil = step(palette.eye[4] + 0.08, palette.eye[4] - 0.04, radius)
     ring = 1 - 0.65 * step(0.7, 1.0, radius)
     rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
     for k in range(3):
-        white = (0.66, 0.62, 0.59)[k] * look.eye[5]
-        iris = look.eye[k] * ring * rays * (1 + 0.5 * step(0.9, 0.4, radius)) * (1 - pupil) + 0.004
+        white = (0.66, 0.62, 0.59)[k] * palette.eye[5]
+        iris = palette.eye[k] * ring * rays * (1 + 0.5 * step(0.9, 0.4, radius)) * (1 - pupil) + 0.004
         colour[k] = white + inside * (iris - white)
     return Finish(occlusion * 0.8, 0.4, 0.4, 0.4, 0.9, 120.0)
 
 
 @njit(cache=True)
-def material(surface, look, t, corners, weights, colour):
+def teeth(x, colour):
+    """Darker between the teeth and towards the corners of the mouth; `x` in decimetres."""
+    place = abs(x) / 0.085
+    gap = step(0.36, 0.5, abs(place - math.floor(place) - 0.5))
+    shade_ = (1 - 0.45 * gap) * (1 - 0.6 * step(0.14, 0.36, abs(x)))
+    colour[0], colour[1], colour[2] = 0.72 * shade_, 0.66 * shade_, 0.56 * shade_
+
+
+@njit(cache=True)
+def material(surface, palette, t, corners, weights, colour):
     """The colour of a point of triangle `t`, into `colour`; -> its Finish."""
     kind, layer = surface.material[t], surface.layer[t]
     occlusion = mix(surface.attributes, corners, weights, OCCLUSION)
     if kind in (SKIN, HAIR, CLOTH):
-        column, v = textured(surface, look.albedo, layer, corners, weights, colour)
+        column, v = textured(surface, palette.albedo, layer, corners, weights, colour)
         if kind == SKIN:
-            return skin(surface, look, corners, weights, column, v, occlusion, colour)
+            return skin(surface, palette, corners, weights, column, v, occlusion, colour)
         wrap = 0.35 if kind == HAIR else 0.1
         return Finish(occlusion, wrap, wrap, wrap, 0.0, 20.0)
     if kind == EYE:
-        return eye(surface, look, corners, weights, occlusion, colour)
+        return eye(surface, palette, corners, weights, occlusion, colour)
     if kind == TEETH:
-        colour[0], colour[1], colour[2] = 0.62, 0.57, 0.48
+        teeth(mix(surface.local, corners, weights, 0), colour)
         return Finish(occlusion, 0.3, 0.3, 0.3, 0.1, 30.0)
     if kind == TONGUE:
         colour[0], colour[1], colour[2] = 0.35, 0.10, 0.10
         return Finish(occlusion, 0.1, 0.1, 0.1, 0.1, 20.0)
     for k in range(3):
-        colour[k] = look.plain[layer, k]
-    return Finish(occlusion, 0.1, 0.1, 0.1, look.plain[layer, 3], 30.0)
+        colour[k] = palette.plain[layer, k]
+    return Finish(occlusion, 0.1, 0.1, 0.1, palette.plain[layer, 3], 30.0)
 
 
 @njit(cache=True)
@@ -256,7 +265,12 @@ def light_up(illumination, kind, finish, colour, point, normal, view, facing, ou
 
 @njit(cache=True)
 def shade(
-    image: np.ndarray, hits: Hits, surface: Surface, look: Look, illumination: Illumination, camera: float
+    image: np.ndarray,
+    hits: Hits,
+    surface: Surface,
+    palette: Palette,
+    illumination: Illumination,
+    camera: float,
 ) -> None:
     """Linear light of every pixel that shows something, into `image` `[H, W, 3]`; the camera is at z =
     `camera`."""
@@ -279,7 +293,7 @@ def shade(
             facing = nx * vx + ny * vy + nz * vz
             if facing < 0 and kind != SKIN:
                 nx, ny, nz, facing = -nx, -ny, -nz, -facing
-            finish = material(surface, look, t, corners, weights, colour)
+            finish = material(surface, palette, t, corners, weights, colour)
             light_up(
                 illumination,
                 kind,
