@@ -166,6 +166,7 @@ def test_a_pairs_action_unit_is_the_mean_of_its_sides():
     assert expressions.action_units(units) == {"AU12": 0.6, "AU26": 1.0, "AU28": 0.2}
 
 
+@pytest.mark.slow
 def test_shards_are_the_same_for_any_number_of_workers(tmp_path):
     job = shards.Job(people=4, images=2, size=48, seed=5, start=10, shard_images=6)
     one = shards.write_faces(tmp_path / "one", job)

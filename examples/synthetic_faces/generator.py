@@ -68,7 +68,7 @@ class Generator:
 
     def _shot(self, person: Person, image: int, lighting_image: int | None = None) -> Shot:
         lit = image if lighting_image is None else lighting_image
-        look = self._look(person, draw_variant(self._stream(person, image, "look")))
+        look = self._look(person, draw_variant(self.seed, person.identity, image))
         return Shot(
             draw_expression(self._stream(person, image, "expression")),
             poses.draw_pose(self._stream(person, image, "pose")),

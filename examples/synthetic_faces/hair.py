@@ -42,13 +42,13 @@ def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, colour: np.nda
     strands = noise(rng, 2.6) if curly else _combed(rng, head, parting)
     coarse = noise(rng, 6, 9)
     rough = 0.03 if curly else 0.05 if fringe == "wisps" else 0.035 if fringe != "none" else 0.02
-    cut = (head.texel_y - line + rough * strands + 0.025 * coarse).astype(np.float32)
+    cut = (head.row_y - line + rough * strands + 0.025 * coarse).astype(np.float32)
     cut = _bare(rng, head, shape, style, fringe, cut, strands)
     thick = _thickness(rng, head, style, cut, parting)
     tone = 1 + (0.35 if curly else 0.3) * strands + 0.14 * coarse
     if style not in ("bald", "buzz", *_CURLY) and rng.random() < 0.5:
-        line_at = (np.degrees(head.texel_angle) - parting) / 2.0
-        tone = tone - 0.5 * np.exp(-(line_at**2)) * smoothstep(7.7, 8.0, head.texel_y)
+        line_at = (np.degrees(head.column_angle) - parting) / 2.0
+        tone = tone - 0.5 * np.exp(-(line_at**2)) * smoothstep(7.7, 8.0, head.row_y)
     if grey:
         tone = tone * (1 + 0.25 * grey * noise(rng, 0.8, 9.0))
     texture = colour.astype(np.float32) * np.clip(tone, 0.25, 2.0)[..., None]
@@ -79,7 +79,7 @@ def _combed(rng: np.random.Generator, head: Head, parting: float) -> np.ndarray:
     """Strands that slope away from the parting."""
     straight = noise(rng, 0.9, 9.0)
     row, column = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    slope = np.tanh((np.degrees(head.texel_angle) - parting) / 25) * rng.uniform(0.2, 1.1)
+    slope = np.tanh((np.degrees(head.column_angle) - parting) / 25) * rng.uniform(0.2, 1.1)
     return cv2.remap(
         straight, (column - slope * (row - 60)) % WIDTH, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
     )
@@ -88,9 +88,9 @@ def _combed(rng: np.random.Generator, head: Head, parting: float) -> np.ndarray:
 def _hairline(
     rng: np.random.Generator, head: Head, shape: Shape, style: str, parting: float, covers_ears: bool
 ) -> tuple[np.ndarray, str]:
-    """Height `[H, W]` above which hair grows, and the name of the fringe."""
+    """Height above which hair grows, `[H, W]` or `[1, W]`, and the name of the fringe."""
     male, age = shape.male, shape.age
-    angle = np.degrees(head.texel_angle)
+    angle = np.degrees(head.column_angle)
     degrees = np.abs(angle)
     front = rng.normal(7.93, 0.05)
     recede = max(0.0, rng.normal(0.02, 0.05) + 0.22 * male * max(0.0, age - 0.5) * 2 * rng.random())
@@ -100,7 +100,7 @@ def _hairline(
     heights += [7.70 + 0.6 * recede, 7.38 + 0.2 * recede, 7.2]
     ends = [rng.uniform(6.3, 6.9)] * 4 if covers_ears else [burn, burn, 6.85, 6.55]
     line = np.interp(degrees, _LINE_AT, [*heights, *ends, min(6.4, ends[-1])])
-    line = line + rng.normal(0, 0.05) * np.sin(head.texel_angle) * (degrees < 60)
+    line = line + rng.normal(0, 0.05) * np.sin(head.column_angle) * (degrees < 60)
     may_have = style in ("medium", "bob", "long", "short", "curly")
     if not (may_have and rng.random() < (0.5 if male < 0.5 else 0.35)):
         return line, "none"
@@ -113,7 +113,7 @@ def _hairline(
         "curtain": 7.95 - rng.uniform(0.006, 0.014) * away,
         "wisps": low + 0.15 * noise(rng, 4, 40),
     }[fringe]
-    waves = np.abs(np.sin(head.texel_angle * rng.uniform(4, 12)))
+    waves = np.abs(np.sin(head.column_angle * rng.uniform(4, 12)))
     drop = np.maximum(drop + 0.06 * waves, 7.42) + 0.03 * np.clip(degrees - 40, 0, 20)
     return np.where(degrees < 52, np.minimum(line, drop), line), fringe
 
@@ -128,11 +128,11 @@ def _bare(
     strands: np.ndarray,
 ) -> np.ndarray:
     """The cut of a bald head, or of one with a bare crown."""
-    y = head.texel_y
+    y = head.row_y
     if style == "bald":
         edge = 7.35 + rng.uniform(-0.1, 0.3)
         cut = np.minimum(cut, (edge - y) + 0.02 * strands).astype(np.float32)
-        cut[np.degrees(np.abs(head.texel_angle)) < 60] = -1
+        cut = np.where(np.degrees(np.abs(head.column_angle)) < 60, np.float32(-1), cut)
     elif shape.male > 0.6 and shape.age > 0.62 and rng.random() < 0.3 and fringe == "none":
         cut = np.minimum(cut, (8.0 - y) + 0.03 * strands).astype(np.float32)
     return cut
@@ -142,7 +142,7 @@ def _thickness(
     rng: np.random.Generator, head: Head, style: str, cut: np.ndarray, parting: float
 ) -> np.ndarray:
     """Volume in decimetres: more on top or all round by style, and more on one side of the parting."""
-    y = head.texel_y
+    y = head.row_y
     low, high = {
         "bald": (0.01, 0.014),
         "buzz": (0.015, 0.03),
@@ -160,8 +160,8 @@ def _thickness(
     side = 1.0 if style in ("afro", "curly", "bob", "long") else rng.uniform(0.2, 0.7)
     shape = side + (1 - side) * smoothstep(7.5, 8.1, y)
     quiff = rng.uniform(0, 1.1) if style in ("short", "medium", "slick") else 0.0
-    shape = shape + quiff * np.exp(-((head.texel_angle / 0.7) ** 2)) * smoothstep(7.8, 8.2, y)
-    lopsided = 1 + rng.uniform(0, 0.35) * np.sin(head.texel_angle - np.radians(parting))
+    shape = shape + quiff * np.exp(-((head.column_angle / 0.7) ** 2)) * smoothstep(7.8, 8.2, y)
+    lopsided = 1 + rng.uniform(0, 0.35) * np.sin(head.column_angle - np.radians(parting))
     uneven = np.clip(1 + 0.22 * bumps, 0.4, 1.7)
     thick = volume * shape * lopsided * smoothstep(-0.02, 0.22, cut) * uneven
     return (0.012 + thick).astype(np.float32)
@@ -171,9 +171,9 @@ def _long_cut(
     rng: np.random.Generator, head: Head, style: str, parting: float, strands: np.ndarray
 ) -> np.ndarray:
     """Where the mesh of long hair is: open before the face, parted, down to an end."""
-    y = head.texel_y
+    y = head.row_y
     end = rng.uniform(6.1, 6.6) if style == "bob" else rng.uniform(3.0, 5.6)
     opening = np.interp(y, _OPEN_AT, [62, 62, 60, 56, 44, 24, 0]) + rng.uniform(-16, 4)
-    aside = np.abs(np.degrees(head.texel_angle) - np.clip(parting, -14, 14))
+    aside = np.abs(np.degrees(head.column_angle) - np.clip(parting, -14, 14))
     inner = aside - opening + 1.5 * noise(rng, 1, 10) + 4 * noise(rng, 5, 30)
     return np.minimum(inner, (y - end) * 60 + 6 * strands).astype(np.float32)

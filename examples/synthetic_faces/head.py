@@ -50,6 +50,7 @@ class Head:
         self._choose_triangles()
         self._choose_vertices()
         self.texel_y, self.texel_angle = texture.texels()
+        self.row_y, self.column_angle = self.texel_y[:, :1], self.texel_angle[:1]
         self.texel_x = self._texel_x()
 
     def push(self, points: np.ndarray, target: str, weight: float) -> None:

@@ -19,7 +19,7 @@ from synthetic_faces.streams import stream
 
 FRAMES_SRGB = [[20, 18, 18], [60, 36, 24], [120, 110, 100], [150, 30, 30], [40, 60, 110], [190, 160, 90]]
 CHANGED = 0.35  # share of the pictures with another look than the usual one
-OTHERS = 2  # other variants of each part of a look
+OTHERS = 2  # other looks of a person
 
 
 class Variant(NamedTuple):
@@ -30,6 +30,9 @@ class Variant(NamedTuple):
     beard: int = 0
     makeup: int = 0
     frame: int = 0
+
+
+_CHANGES = np.array([0.85, 0.3, 0.6, 0.6, 0.6])  # of each part
 
 
 @dataclass
@@ -76,12 +79,14 @@ class Look:
         return {name: value for name, value in found.items() if value and value != "none"}
 
 
-def draw_variant(rng: np.random.Generator) -> Variant:
-    """Mostly the usual look, else some parts of it are others."""
-    changed = rng.random() < CHANGED
+def draw_variant(seed: int, identity: int, image: int) -> Variant:
+    """Mostly the usual look, else one of OTHERS, in which some parts are others."""
+    rng = stream(seed, identity, image, "look")
+    if rng.random() > CHANGED:
+        return Variant()
     other = 1 + int(rng.integers(OTHERS))
-    parts = rng.random(len(Variant._fields)) < [0.8, 0.3, 0.6, 0.6, 0.6]
-    return Variant(*(other if changed and part else 0 for part in parts))
+    changed = stream(seed, identity, other, "change").random(len(Variant._fields)) < _CHANGES
+    return Variant(*(other if part else 0 for part in changed))
 
 
 def draw_look(head: Head, face: FaceMap, seed: int, person: Person, variant: Variant) -> Look:

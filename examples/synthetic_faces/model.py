@@ -217,13 +217,14 @@ def _eye_coordinates(model: Model, gaze: np.ndarray) -> np.ndarray:
     return local
 
 
-def casts_shadow(model: Model, geometry: Geometry) -> np.ndarray:
-    """`[T]` bool: not eyes, teeth, tongue, lashes, long hair, nor what is cut away from a shell."""
+def casts_shadow(model: Model, geometry: Geometry, cuts: np.ndarray) -> np.ndarray:
+    """`[T]` bool: not eyes, teeth, tongue, lashes, long hair, nor what the holes `cuts` `[L, H, W]` take away
+    from a shell."""
     layer, material, triangles = geometry.layer, geometry.material, geometry.triangles
     of_vertex = np.zeros(len(geometry.points), np.int64)
     of_vertex[triangles] = (layer * (material != PLAIN))[:, None]
     row, column = texel_of(geometry.uv)
-    hole = np.stack(model.cuts)[of_vertex, row, column] < 0
+    hole = cuts[of_vertex, row, column] < 0
     cut_away = hole[triangles].all(1) & (layer > 0) & (material != PLAIN)
     solid = np.isin(material, (SKIN, HAIR, CLOTH, PLAIN))
     return solid & ~cut_away & (layer != model.long_hair)

@@ -57,7 +57,7 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
     eyes = _turn_head(model, geometry, shot)
     camera, face_box = aim(geometry.points[head.face], scene, size)
     x, y, nearness = camera.project(geometry.points)
-    hits = no_hits(camera.pixels)
+    hits, cuts = no_hits(camera.pixels), np.stack(model.cuts)
     textured = np.isin(geometry.material, (SKIN, HAIR, CLOTH))
     rasterise(
         x,
@@ -67,10 +67,10 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
         np.where(textured, geometry.layer, -1),
         geometry.one_sided,
         geometry.uv,
-        np.stack(model.cuts),
+        cuts,
         hits,
     )
-    light = _lit(model, geometry, eyes, shot, camera, hits)
+    light = _lit(model, geometry, cuts, eyes, shot, camera, hits)
     if exposure is None:
         exposure = shot.lighting.exposure * (0.25 / max(_brightness(geometry, hits, light), 0.01)) ** 0.6
     if model.lenses is not None:
@@ -127,11 +127,17 @@ def _normals(head: Head, geometry: Geometry, eyes: np.ndarray) -> np.ndarray:
 
 
 def _lit(
-    model: Model, geometry: Geometry, eyes: np.ndarray, shot: Shot, camera: Camera, hits: Hits
+    model: Model,
+    geometry: Geometry,
+    cuts: np.ndarray,
+    eyes: np.ndarray,
+    shot: Shot,
+    camera: Camera,
+    hits: Hits,
 ) -> np.ndarray:
     """Linear light `[P, P, 3]` of the whole picture without lenses."""
     lighting, wear, complexion = shot.lighting, shot.wear, model.person.complexion
-    skip = ~casts_shadow(model, geometry)
+    skip = ~casts_shadow(model, geometry, cuts)
     shadow, axes = shadow_map(geometry.points, geometry.triangles, skip, lighting.lights[0, :3])
     light = draw_background(shot.scene, camera.pixels).astype(np.float64)
     light *= 0.35 + 0.65 * float(np.mean(lighting.sky) / 0.55)

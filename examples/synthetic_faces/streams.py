@@ -12,6 +12,7 @@ _SUBJECTS = (
     "wear",
     "sensor",
     "look",
+    "change",
     "hair",
     "dye",
     "beard",

@@ -42,10 +42,10 @@ def noise(
     """Blurred noise of deviation 1; `across`, `down` = the blur's deviations in texels."""
     down = down or across
     if across >= 5 and down >= 5:  # smooth noise needs few samples
-        small = rng.standard_normal((shape[0] // 4, shape[1] // 4), np.float32)
+        small = rng.random((shape[0] // 4, shape[1] // 4), np.float32) - np.float32(0.5)
         small = cv2.GaussianBlur(small, (0, 0), across / 4, sigmaY=down / 4, borderType=cv2.BORDER_REFLECT)
         small /= small.std() + 1e-6
         return cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    whole = rng.standard_normal(shape, np.float32)
+    whole = rng.random(shape, np.float32) - np.float32(0.5)
     whole = cv2.GaussianBlur(whole, (0, 0), across, sigmaY=down, borderType=cv2.BORDER_REFLECT)
     return whole / (whole.std() + 1e-6)

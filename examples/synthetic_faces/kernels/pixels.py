@@ -200,14 +200,13 @@ def lit_share(illumination, point, slope):
     if not (1 <= x < side - 3 and 1 <= y < side - 3):
         return 1.0
     lit = 0.0
-    total = 0.0
     for row in range(int(y) - 1, int(y) + 3):
+        along = 0.0
         for column in range(int(x) - 1, int(x) + 3):
-            weight = max(0.0, 2 - abs(x - column)) * max(0.0, 2 - abs(y - row))
-            total += weight
             if shadow[row, column] <= z:
-                lit += weight
-    return lit / (total + 1e-9)
+                along += 2 - abs(x - column)
+        lit += along * (2 - abs(y - row))
+    return lit / 4.0  # the sum of the weights
 
 
 @njit(cache=True)
@@ -220,12 +219,15 @@ def highlight(kind, finish, colour, normal, view, light, slope, facing, lit):
         tx, ty, tz = -nx * ny, 1 - ny * ny, -nz * ny  # strands hang: the vertical, along the surface
         tangent = math.sqrt(tx * tx + ty * ty + tz * tz) + 1e-6
         along = (tx * hx + ty * hy + tz * hz) / (tangent * length)
-        strength = 0.10 * math.pow(max(0.0, 1 - along * along), 20.0) * clamp(slope + 0.2, 0.0, 1.0) * lit
+        across = max(0.0, 1 - along * along) ** 4
+        strength = 0.10 * across**5 * clamp(slope + 0.2, 0.0, 1.0) * lit
         return strength * (colour[0] + colour[1] + colour[2] + 0.12)
-    if finish.shine <= 0:
+    if finish.shine <= 0 or slope <= 0:
         return 0.0
     mirror = clamp((nx * hx + ny * hy + nz * hz) / length, 0.0, 1.0)
-    rim = 0.5 + 1.5 * math.pow(1 - clamp(facing, 0.0, 1.0), 3.0) if kind == SKIN else 1.0
+    if mirror < 0.5:  # nothing is left of it after the power
+        return 0.0
+    rim = 0.5 + 1.5 * (1 - clamp(facing, 0.0, 1.0)) ** 3 if kind == SKIN else 1.0
     strength = finish.shine * math.pow(mirror, finish.power) * rim * clamp(slope * 4, 0.0, 1.0) * lit
     return min(strength, 0.6) if kind == EYE else strength
 
@@ -243,6 +245,8 @@ def light_up(illumination, kind, finish, colour, point, normal, view, facing, ou
     for q in range(lights.shape[0]):
         light = (lights[q, 0], lights[q, 1], lights[q, 2])
         slope = normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]
+        if slope < -0.4:  # behind the surface, beyond any wrap
+            continue
         lit = lit_share(illumination, point, slope) if lights[q, 6] > 0 else 1.0
         share_red = clamp((slope + finish.wrap_red) / (1 + finish.wrap_red), 0.0, 1.0) * soft
         share_green = clamp((slope + finish.wrap_green) / (1 + finish.wrap_green), 0.0, 1.0) * soft
