@@ -1,4 +1,4 @@
-"""Ctrl-C as a question: long loops end between two steps, where everything is whole."""
+"""Ctrl-C and SIGTERM as a question: long loops end between two steps, where everything is whole."""
 
 import signal
 import threading
@@ -7,24 +7,35 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-@contextmanager
-def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether Ctrl-C was pressed; a second Ctrl-C raises at once.
+class Stopped(KeyboardInterrupt):
+    """The end of a run that was asked to stop: what was saved, and the signal that asked."""
 
-    Outside the main thread, where Python takes no signals, it always answers no.
+    def __init__(self, said: str, signal_number: int):
+        super().__init__(said)
+        self.signal_number = signal_number
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Callable[[], int]]:
+    """Yields a function that tells which signal asked to stop: 0, SIGINT (Ctrl-C) or SIGTERM.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, where Python takes no signals,
+    the answer is always 0.
     """
-    pressed = threading.Event()
+    asked = 0
 
     def note(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
+        nonlocal asked
+        if asked == number == signal.SIGINT:
             raise KeyboardInterrupt
-        pressed.set()
+        asked = asked or number
 
     if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
+        yield lambda: 0
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield pressed.is_set
+        yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -33,7 +33,8 @@ def checkpoints(run: Path) -> list[Path]:
 def save_checkpoint(
     run: Path, step: int, nets: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> Path:
-    """Write networks, optimiser state and `progress` (JSON) after `step` steps; drop the oldest."""
+    """Write networks, optimiser state and `progress` (JSON) after `step` steps; drop the oldest, and what a
+    process that was killed had not finished."""
     path = run / f"checkpoint-{step:08d}.safetensors"
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in nets.named_parameters()}
     state = {
@@ -47,6 +48,8 @@ def save_checkpoint(
     for old in checkpoints(run)[:-KEPT]:
         old.unlink()
         (run / f"optimizer-{_step_of(old):08d}.safetensors").unlink(missing_ok=True)
+    for unfinished in run.glob(".*.partial"):
+        unfinished.unlink()
     return path
 
 

@@ -6,7 +6,6 @@ An iteration is a few sub-steps, each with a backward pass and an Adam step of i
 generator seeded by (seed, step), so that a run that was stopped goes on as if it had not been.
 """
 
-import json
 import logging
 import math
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from facepcl._interrupt import until_interrupted
+from facepcl._interrupt import Stopped, until_interrupted
 from facepcl._progress import Progress
 from facepcl.batches import schedule
 from facepcl.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint, write_json
@@ -28,6 +27,7 @@ from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
 from facepcl.pretrained import save_encoder, size_cfg
 from facepcl.recipe import CONTRASTS, MAY_CHANGE, PRESETS, Config
+from facepcl.run_log import Log
 from facepcl.sub_steps import SubSteps
 from facepcl.training_data import read_faces
 
@@ -40,7 +40,8 @@ def run(config: Config, progress: bool = False) -> Path:
     """Train, or continue, the run of `config`; return the folder of the finished encoder.
 
     Raises OptionError, MissingPath or DataError before the first step, and FacepclError when a loss is no
-    longer finite. KeyboardInterrupt ends the iteration, leaves a checkpoint and is raised again.
+    longer finite. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
+    says which.
     """
     # Data, networks, optimiser.
     config.check()
@@ -109,7 +110,8 @@ def run(config: Config, progress: bool = False) -> Path:
             epochs.add([shown[name] for name in contrasts])
             bar.update(1)
             if step % config.log_steps == 0 or step == total:
-                values = log.write(step, step // per_epoch, optimizer.param_groups[0]["lr"], shown)
+                losses = {name: loss.item() for name, loss in shown.items()}
+                values = log.write(step, step // per_epoch, optimizer.param_groups[0]["lr"], losses)
                 bar.update(0, **{name: round(value, 3) for name, value in values.items()})
                 if not all(map(math.isfinite, values.values())):
                     raise FacepclError(_not_finite(step, values, out))
@@ -119,10 +121,10 @@ def run(config: Config, progress: bool = False) -> Path:
                 save_checkpoint(out, step, nets, optimizer, epochs.state)
                 saved_at = time.monotonic()
 
-    path = save_checkpoint(out, step, nets, optimizer, epochs.state)
+        path = save_checkpoint(out, step, nets, optimizer, epochs.state)
     if step < total:
-        _logger.info("stopped after step %d of %d, saved %s; the same command continues", step, total, path)
-        raise KeyboardInterrupt
+        said = f"stopped after step {step} of {total}, saved {path}; the same command continues"
+        raise Stopped(said, interrupted())
     refresh_norms(nets.encoder, faces.images, size)
     return save_encoder(nets.encoder.eval(), out / "encoder", getattr(nets, "decoder", None))
 
@@ -157,25 +159,6 @@ class EpochLosses:
         if len(this) == self.per_epoch:
             self.history.append([sum(column) / len(this) for column in zip(*this, strict=True)])
             this.clear()
-
-
-class Log:
-    """`log.jsonl`: a line every so often, with the losses and the images a second."""
-
-    def __init__(self, path: Path, images_per_step: int, step: int):
-        self.path, self.images_per_step = path, images_per_step
-        self.last_step, self.last_time = step, time.monotonic()
-
-    def write(self, step: int, epoch: int, lr: float, shown: dict[str, torch.Tensor]) -> dict[str, float]:
-        values = {name: round(loss.item(), 6) for name, loss in shown.items()}
-        now = time.monotonic()
-        rate = round((step - self.last_step) * self.images_per_step / (now - self.last_time), 1)
-        self.last_step, self.last_time = step, now
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(
-                json.dumps({"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate, **values}) + "\n"
-            )
-        return {"images/s": rate, **values}
 
 
 def _not_finite(step: int, values: dict[str, float], out: Path) -> str:

@@ -35,7 +35,7 @@ LAYERS = (
     {"unfinished", "embedding"},
     {"sheet", "losses", "views", "training_data"},
     {"embedding_job"},
-    {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples"},
+    {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples", "run_log"},
     {"batches", "objectives"},
     {"sub_steps"},
     {"pretrain"},

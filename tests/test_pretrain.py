@@ -1,13 +1,10 @@
 """The loop: it learns, stops and goes on, and leaves an encoder that timm loads."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -15,7 +12,7 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl import sub_steps
+from facepcl import run_log, sub_steps
 from facepcl.batches import schedule, shuffled_rows
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
@@ -115,23 +112,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypat
     assert not (tmp_path / "run/encoder").exists()
     stopped = load_tensors(run(config) / "model.safetensors")
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
-
-
-@pytest.mark.slow
-def test_ctrl_c_on_the_command_line_saves_and_exits_130(faces_folder, tmp_path):
-    out = tmp_path / "run"
-    options = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 10_000}.items()]
-    command = [sys.executable, "-m", "facepcl", "pretrain", str(faces_folder), "--out", str(out), *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (out / "log.jsonl").is_file() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "the same command continues" in said
-    assert list(out.glob("checkpoint-*.safetensors"))
-    assert "Traceback" not in said
 
 
 def test_both_gradient_resets_run_and_differ(config, tmp_path):
@@ -275,10 +255,8 @@ def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
 
 
 def test_the_log_counts_the_images_of_the_steps_since_its_last_line(config, monkeypatch):
-    from facepcl import pretrain
-
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(pretrain.time, "monotonic", lambda: next(clock))
-    log = pretrain.Log(pretrain.Path(config.out + ".jsonl"), images_per_step=30, step=0)
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: next(clock))
+    log = run_log.Log(Path(config.out + ".jsonl"), images_per_step=30, step=0)
     assert log.write(2, 0, 0.1, {})["images/s"] == 6  # 2 steps of 30 images in 10 s
     assert log.write(3, 0, 0.1, {})["images/s"] == 3

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 130 = Ctrl-C."""
+    """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 130 = Ctrl-C, 143 =
+    SIGTERM."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("timm", "httpx", "huggingface_hub"):
@@ -45,6 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"facepcl: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("facepcl: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"facepcl: {stop or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(stop, "signal_number", signal.SIGINT)
