@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from facepcl._files import atomic
-from facepcl.errors import OptionError
+from facepcl.errors import FacepclError, OptionError
 from facepcl.pretrained import load_tensors, read_metadata, save_tensors
 
 KEPT = 2  # newest checkpoints that stay on disk
@@ -30,11 +30,19 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(run.glob("checkpoint-*.safetensors"), key=_step_of)
 
 
+def last_checkpoint(run: Path) -> str:
+    """Where a run that broke is still whole, for its error."""
+    return f"the last good checkpoint is {next(reversed(checkpoints(run)), 'none')}"
+
+
 def save_checkpoint(
     run: Path, step: int, nets: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> Path:
     """Write networks, optimiser state and `progress` (JSON) after `step` steps; drop the oldest, and what a
-    process that was killed had not finished."""
+    process that was killed had not finished.
+
+    Raises FacepclError, and writes nothing, if a number is not finite.
+    """
     path = run / f"checkpoint-{step:08d}.safetensors"
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in nets.named_parameters()}
     state = {
@@ -42,9 +50,13 @@ def save_checkpoint(
         for parameter, values in optimizer.state.items()
         for kind, value in values.items()
     }
+    weights = nets.state_dict()
+    for name, tensor in (weights | state).items():
+        if not tensor.isfinite().all():  # after a gradient that overflowed, before a loss shows it
+            raise FacepclError(f"{name} is no longer finite after step {step}; {last_checkpoint(run)}")
     # the checkpoint comes last: where it is, its optimiser state is whole
     save_tensors(state, run / f"optimizer-{step:08d}.safetensors")
-    save_tensors(nets.state_dict(), path, {"step": str(step), "progress": json.dumps(progress)})
+    save_tensors(weights, path, {"step": str(step), "progress": json.dumps(progress)})
     for old in checkpoints(run)[:-KEPT]:
         old.unlink()
         (run / f"optimizer-{_step_of(old):08d}.safetensors").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ generator seeded by (seed, step), so that a run that was stopped goes on as if i
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,14 @@ import torch
 from facepcl._interrupt import Stopped, until_interrupted
 from facepcl._progress import Progress
 from facepcl.batches import schedule
-from facepcl.checkpoints import check_same_run, checkpoints, load_checkpoint, save_checkpoint, write_json
+from facepcl.checkpoints import (
+    check_same_run,
+    checkpoints,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_json,
+)
 from facepcl.errors import DataError, FacepclError
 from facepcl.label_heads import IDENTITY_WIDTH
 from facepcl.machine import find_device, training_dtype
@@ -99,22 +106,22 @@ def run(config: Config, progress: bool = False) -> Path:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * schedule(step / total, config.warmup)
             weights = dynamic_weights(epochs.history, count=len(contrasts))
-            shown: dict[str, torch.Tensor] = {}
+            parts: dict[str, torch.Tensor] = {}
+            totals: list[torch.Tensor] = []
             for loss in sub_steps.of_step(step, step / total, dict(zip(contrasts, weights, strict=True))):
                 optimizer.zero_grad(set_to_none=config.gradients == "none")
                 loss.total.backward()
                 optimizer.step()
-                shown |= loss.parts
+                parts |= loss.parts
+                totals.append(loss.total)
 
             step += 1
-            epochs.add([shown[name] for name in contrasts])
+            losses = _finite_losses(parts, totals, step, out)
+            epochs.add([losses[name] for name in contrasts])
             bar.update(1)
             if step % config.log_steps == 0 or step == total:
-                losses = {name: loss.item() for name, loss in shown.items()}
                 values = log.write(step, step // per_epoch, optimizer.param_groups[0]["lr"], losses)
                 bar.update(0, **{name: round(value, 3) for name, value in values.items()})
-                if not all(map(math.isfinite, values.values())):
-                    raise FacepclError(_not_finite(step, values, out))
             if step % config.sample_steps == 0 or step == total:
                 sub_steps.draw(out / f"samples/step-{step:08d}.png")
             if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
@@ -153,15 +160,25 @@ class EpochLosses:
     def history(self) -> list[list[float]]:
         return self.state["history"]
 
-    def add(self, losses: Sequence[torch.Tensor]) -> None:
+    def add(self, losses: Sequence[float]) -> None:
         this = self.state["this_epoch"]
-        this.append([loss.item() for loss in losses])
+        this.append(list(losses))
         if len(this) == self.per_epoch:
             self.history.append([sum(column) / len(this) for column in zip(*this, strict=True)])
             this.clear()
 
 
-def _not_finite(step: int, values: dict[str, float], out: Path) -> str:
-    names = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-    last = next(reversed(checkpoints(out)), "none")
-    return f"{names} is no longer finite at step {step}; the last checkpoint is {last}; lower --lr"
+def _finite_losses(
+    parts: Mapping[str, torch.Tensor], totals: Sequence[torch.Tensor], step: int, out: Path
+) -> dict[str, float]:
+    """The losses of a step as numbers, all in one look: a GPU waits for each.
+
+    Raises FacepclError if one of them, or a weighted sum of a sub-step, is not finite.
+    """
+    values = torch.stack([loss.detach().float() for loss in (*parts.values(), *totals)]).tolist()
+    losses = dict(zip(parts, values, strict=False))
+    if not all(map(math.isfinite, values)):
+        # the first: those behind it come from weights that it broke
+        broken = next((name for name, value in losses.items() if not math.isfinite(value)), "a weighted loss")
+        raise FacepclError(f"{broken} is no longer finite at step {step}; {last_checkpoint(out)}; lower --lr")
+    return losses

@@ -14,6 +14,7 @@ from PIL import Image
 import facepcl
 from facepcl import run_log, sub_steps
 from facepcl.batches import schedule, shuffled_rows
+from facepcl.checkpoints import checkpoints
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
 from facepcl.pretrain import PRESETS, Config, run
@@ -204,8 +205,47 @@ def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):
         run(replace(config, method="pcl-labels", data=(str(flat),)))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(config):
-    with pytest.raises(FacepclError, match="no longer finite at step"):
+def breaking(monkeypatch, at_call, what):
+    """Have the face contrast's loss go through `what` from its call `at_call` on."""
+    real, calls = sub_steps.contrast_faces, []
+
+    def contrast(*arguments):
+        calls.append(1)
+        loss = real(*arguments)
+        return what(loss) if len(calls) >= at_call else loss
+
+    monkeypatch.setattr(sub_steps, "contrast_faces", contrast)
+
+
+def assert_good(path):
+    """A checkpoint, and the optimiser state beside it, load and are finite."""
+    for file in (path, path.with_name(path.name.replace("checkpoint", "optimizer"))):
+        assert all(tensor.isfinite().all() for tensor in load_tensors(file).values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(config, tmp_path, monkeypatch, value):
+    breaking(monkeypatch, 3, lambda loss: loss * value)
+    last = tmp_path / "run/checkpoint-00000002.safetensors"
+    said = f"face is no longer finite at step 3; the last good checkpoint is {last}; lower --lr"
+    with pytest.raises(FacepclError, match=said):
+        run(replace(config, steps=6, log_steps=100, checkpoint_minutes=0.0))
+    assert checkpoints(tmp_path / "run")[-1] == last
+    assert_good(last)
+
+
+def test_weights_that_are_not_finite_are_not_saved(config, tmp_path, monkeypatch):
+    """A gradient can overflow where the loss does not."""
+    breaking(monkeypatch, 3, lambda loss: loss + 0 * (loss - loss.detach()).sqrt())
+    last = tmp_path / "run/checkpoint-00000002.safetensors"
+    said = f"no longer finite (after|at) step 3; the last good checkpoint is {last}"
+    with pytest.raises(FacepclError, match=said):
+        run(replace(config, method="pcl-no-pose", steps=6, checkpoint_minutes=0.0))
+    assert_good(last)
+
+
+def test_a_run_that_breaks_before_its_first_checkpoint_says_so(config):
+    with pytest.raises(FacepclError, match=r"no longer finite at step \d; the last good checkpoint is none"):
         run(replace(config, lr=1e18))
 
 
