@@ -1,6 +1,7 @@
 """A training run on disk: its configuration, its newest checkpoint, its log. No pickle."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ def write_json(value: Any, path: Path) -> None:
     """Write JSON under a temporary name, then rename."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+def check_writable(run: Path) -> None:
+    """Raise OptionError unless `run` is a folder that can be written, or can become one."""
+    there = next(path for path in (run, *run.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise OptionError(f"--out {run}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OptionError(f"--out {run}: {there} cannot be written to")
 
 
 def _step_of(path: Path) -> int:

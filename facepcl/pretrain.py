@@ -21,6 +21,7 @@ from facepcl._progress import Progress
 from facepcl.batches import schedule
 from facepcl.checkpoints import (
     check_same_run,
+    check_writable,
     checkpoints,
     last_checkpoint,
     load_checkpoint,
@@ -53,6 +54,7 @@ def run(config: Config, progress: bool = False) -> Path:
     # Data, networks, optimiser.
     config.check()
     out = Path(config.out)
+    check_writable(out)
     begun = check_same_run(out / "config.json", asdict(config), MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
     if (largest := max(config.batch, config.pose_batch * ("pose" in config.sub_steps))) > len(faces):
@@ -82,6 +84,7 @@ def run(config: Config, progress: bool = False) -> Path:
     facts = {
         "autocast": str(dtype).removeprefix("torch."),
         "images": len(faces),
+        "skipped": [name for name, _ in faces.skipped],
         "total_steps": total,
         "views_per_step": config.views_per_step,
         "label_outputs": label_outputs,
@@ -93,7 +96,15 @@ def run(config: Config, progress: bool = False) -> Path:
     step, epochs = 0, EpochLosses(per_epoch)
     if saved:
         step, epochs.state = load_checkpoint(saved[-1], nets, optimizer)
-    _logger.info("%d faces, steps %d to %d on %s in %s", len(faces), step, total, device, facts["autocast"])
+    _logger.info(
+        "%d faces, %d broken images skipped; steps %d to %d on %s in %s",
+        len(faces),
+        len(faces.skipped),
+        step,
+        total,
+        device,
+        facts["autocast"],
+    )
     log = Log(out / "log.jsonl", config.views_per_step, step)
     saved_at = time.monotonic()
 

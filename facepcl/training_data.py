@@ -135,8 +135,8 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
 
     A broken image is skipped and named in `skipped`. Raises MissingPath, or DataError if nothing is left.
     """
-    images, names, labels, marks, skipped = [], [], [], [], []
-    fit = Fit.square(size)
+    names, labels, marks, skipped = [], [], [], []
+    fit, images = Fit.square(size), _Images(size)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources):
             try:
@@ -144,16 +144,44 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
             except ImageError as error:
                 skipped.append((sample.name, str(error)))
                 continue
-            images.append(np.ascontiguousarray(fit(image).transpose(2, 0, 1)))
+            images.append(fit(image))
             marks.append(_landmarks(sample.labels, image.size, size))
             names.append(sample.name)
             labels.append(sample.labels)
             bar.update(1)
     for name, reason in skipped[:5]:
         _logger.warning("skipped %s: %s", name, reason)
-    if not images:
-        raise DataError(f"no images to train on in {', '.join(map(str, sources))}")
-    return _collate(images, names, labels, marks, skipped)
+    if len(skipped) > 5:
+        _logger.warning("skipped %d more", len(skipped) - 5)
+    if not names:
+        broken = f" ({len(skipped)} are broken)" if skipped else ""
+        raise DataError(f"no images to train on in {', '.join(map(str, sources))}{broken}")
+    return _collate(images.tensor(), names, labels, marks, skipped)
+
+
+class _Images:
+    """Images `[N, 3, S, S]` uint8 that come one by one, in one growing piece of memory.
+
+    A list that is stacked at the end would hold all of them twice. The C library grows a large piece without
+    copying it; so little is grown at a time because numpy fills it.
+    """
+
+    def __init__(self, size: int):
+        self.count, self.store = 0, np.empty((64, 3, size, size), np.uint8)
+
+    def append(self, image: np.ndarray) -> None:
+        """Add an image `[S, S, 3]`."""
+        if self.count == len(self.store):
+            self._resize(self.count + self.count // 8)
+        self.store[self.count] = image.transpose(2, 0, 1)
+        self.count += 1
+
+    def tensor(self) -> torch.Tensor:
+        self._resize(self.count)
+        return torch.from_numpy(self.store)
+
+    def _resize(self, count: int) -> None:
+        self.store.resize((count, *self.store.shape[1:]), refcheck=False)  # nothing else refers to it
 
 
 def _landmarks(labels: dict[str, Any], image_size: tuple[int, int], size: int) -> np.ndarray:
@@ -166,7 +194,7 @@ def _landmarks(labels: dict[str, Any], image_size: tuple[int, int], size: int) -
 
 
 def _collate(
-    images: list[np.ndarray],
+    images: torch.Tensor,
     names: list[str],
     labels: list[dict[str, Any]],
     marks: list[np.ndarray],
@@ -184,7 +212,7 @@ def _collate(
         [row["au"].get(u, 0.0) if row.get("au") is not None else np.nan for u in au_names] for row in labels
     ]
     return Faces(
-        images=torch.from_numpy(np.stack(images)),
+        images=images,
         names=names,
         landmarks=torch.from_numpy(np.stack(marks)),
         pose=torch.tensor(pose),

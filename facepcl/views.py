@@ -90,6 +90,8 @@ def grey(images: torch.Tensor) -> torch.Tensor:
 
 def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Gaussian blur of uint8 images `[B, 3, H, W]` by `sigma` `[B]` pixels: 7 taps, reflected, truncated."""
+    if not len(images):  # F.pad refuses none
+        return images
     batch, channels, height, width = images.shape
     steps = torch.arange(BLUR_TAPS, device=images.device) - BLUR_TAPS // 2
     taps = torch.exp(-(steps**2) / (2 * sigma.view(-1, 1).double() ** 2))

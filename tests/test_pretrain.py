@@ -1,6 +1,7 @@
 """The loop: it learns, stops and goes on, and leaves an encoder that timm loads."""
 
 import json
+import os
 import shutil
 import signal
 from dataclasses import asdict, fields, replace
@@ -194,6 +195,41 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, change
     with pytest.raises(error, match=said):
         run(replace(config, **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("where", ["run", "run/deeper/still"])
+def test_a_file_in_the_place_of_the_run_folder_is_said_before_the_data_is_read(config, tmp_path, where):
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(OptionError, match=rf"--out .*: {tmp_path}/run is a file, not a folder"):
+        run(replace(config, out=str(tmp_path / where), data=("not read",)))
+
+
+def test_a_run_folder_that_cannot_be_written_is_said_before_the_data_is_read(config, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(OptionError, match="locked cannot be written to"):
+        run(replace(config, out=str(tmp_path / "locked/run"), data=("not read",)))
+
+
+def test_an_empty_folder_is_said_before_the_first_step(config, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images to train on"):
+        run(replace(config, data=(str(tmp_path / "empty"),)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_broken_images_are_counted_in_the_log_and_in_the_last_line(config, faces_folder, capsys, caplog):
+    for name in ("x.jpg", "y.jpg"):
+        (faces_folder / "person0" / name).write_bytes(b"no image")
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
+    caplog.set_level("INFO", "facepcl")
+    assert main(["pretrain", str(faces_folder), "--out", config.out, *options, "--steps", "1"]) == 0
+    assert "12 faces, 2 broken images skipped" in caplog.text
+    assert f"skipped {faces_folder / 'person0/x.jpg'}" in caplog.text
+    assert capsys.readouterr().out.startswith("2 broken images were skipped; wrote ")
+    recorded = json.loads(Path(config.out, "config.json").read_text())
+    assert recorded["skipped"] == [str(faces_folder / "person0" / name) for name in ("x.jpg", "y.jpg")]
 
 
 def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -105,6 +106,9 @@ def test_a_broken_image_is_skipped_and_named(tmp_path, caplog):
 def test_nothing_to_train_on_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no images"):
         read_faces([tmp_path], 16)
+    (tmp_path / "a.jpg").write_bytes(jpeg()[:300])
+    with pytest.raises(DataError, match=r"no images .* \(1 are broken\)"):
+        read_faces([tmp_path], 16)
     with pytest.raises(MissingPath, match="nowhere"):
         read_faces([tmp_path / "nowhere"], 16)
 
@@ -119,3 +123,25 @@ def test_pixels_are_those_of_the_file(tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "a.png")
     assert torch.equal(read_faces([tmp_path], 16).images[0], torch.from_numpy(levels).permute(2, 0, 1))
+
+
+def test_reading_takes_the_memory_of_the_images_once(tmp_path):
+    """numpy reports what it holds to tracemalloc; a list and its stack were twice the images."""
+    picture = jpeg(size=(40, 40))
+    path = shard(tmp_path / "s.tar", {f"{i:04d}.jpg": picture for i in range(600)})
+    tracemalloc.start()
+    try:
+        faces = read_faces([path], 128)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    images = faces.images.untyped_storage().nbytes()
+    assert images == 600 * 3 * 128 * 128
+    assert peak < 1.2 * images  # an eighth to grow into
+
+
+def test_images_that_come_one_by_one_stay_what_they_are(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (150, 16, 16, 3), dtype=np.uint8)
+    for i, level in enumerate(levels):
+        Image.fromarray(level).save(tmp_path / f"{i:03d}.png")
+    assert torch.equal(read_faces([tmp_path], 16).images, torch.from_numpy(levels).permute(0, 3, 1, 2))

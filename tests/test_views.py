@@ -55,6 +55,13 @@ def test_samples_are_augmented_each_its_own_way(images):
     assert len({tuple(x.flatten()[:2000].tolist()) for x in found}) >= 14  # 4 % stay as they are
 
 
+def test_a_step_that_happens_to_no_image_is_no_error(images):
+    """With two images and 100 seeds every step is left out somewhere."""
+    for seed in range(100):
+        views.augment(images[:2, :, :32, :32], generator(seed))
+    assert views.blur(images[:0], torch.ones(0)).shape == (0, 3, 112, 112)
+
+
 def test_the_callers_images_are_not_written_to(images):
     before = images.clone()
     views.face_views(images, 64, generator())

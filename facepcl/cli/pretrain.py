@@ -1,6 +1,7 @@
 """`facepcl pretrain`: options from the fields of Config, then one call of `facepcl.pretrain.run`."""
 
 import argparse
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -51,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if "steps" in given:
         numbers["epochs"] = 0.0
     encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
-    print(f'wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
+    skipped = len(json.loads((encoder.parent / "config.json").read_text("utf-8"))["skipped"])
+    broken = f"{skipped} broken images were skipped; " if skipped else ""
+    print(f'{broken}wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
     return 0
