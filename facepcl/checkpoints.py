@@ -40,6 +40,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(run.glob("checkpoint-*.safetensors"), key=_step_of)
 
 
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where a run keeps its networks after `step` steps."""
+    return run / f"checkpoint-{step:08d}.safetensors"
+
+
 def last_checkpoint(run: Path) -> str:
     """Where a run that broke is still whole, for its error."""
     return f"the last good checkpoint is {next(reversed(checkpoints(run)), 'none')}"
@@ -47,13 +52,12 @@ def last_checkpoint(run: Path) -> str:
 
 def save_checkpoint(
     run: Path, step: int, nets: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
-) -> Path:
+) -> None:
     """Write networks, optimiser state and `progress` (JSON) after `step` steps; drop the oldest, and what a
     process that was killed had not finished.
 
     Raises FacepclError, and writes nothing, if a number is not finite.
     """
-    path = run / f"checkpoint-{step:08d}.safetensors"
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in nets.named_parameters()}
     state = {
         f"{names[parameter]}:{kind}": torch.as_tensor(value)
@@ -66,13 +70,12 @@ def save_checkpoint(
             raise FacepclError(f"{name} is no longer finite after step {step}; {last_checkpoint(run)}")
     # the checkpoint comes last: where it is, its optimiser state is whole
     save_tensors(state, run / f"optimizer-{step:08d}.safetensors")
-    save_tensors(weights, path, {"step": str(step), "progress": json.dumps(progress)})
+    save_tensors(weights, checkpoint_path(run, step), {"step": str(step), "progress": json.dumps(progress)})
     for old in checkpoints(run)[:-KEPT]:
         old.unlink()
         (run / f"optimizer-{_step_of(old):08d}.safetensors").unlink(missing_ok=True)
     for unfinished in run.glob(".*.partial"):
         unfinished.unlink()
-    return path
 
 
 def load_checkpoint(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from facepcl.views import luma
+from facepcl.views import WHOLE, luma
 
 HALF_SIDE = (1.3, 1.7)  # half the crop's side, in eyes-to-mouth distances
 CENTRE_JITTER = 0.06  # of the side, standard deviation
@@ -17,7 +17,8 @@ P_MIRROR, P_GREY, P_BLUR, P_NOISE = 0.5, 0.5, 0.3, 0.3
 
 class LabelViews(NamedTuple):
     """Views `[B, 3, S, S]` in [0, 1], which of them are mirrored `[B]`, and by how many degrees their crop
-    was turned clockwise `[B]` (what a label of roll has to be increased by before the mirror)."""
+    was turned clockwise `[B]` (what a label of roll has to be increased by before the mirror); of a part of
+    a batch its views, and the rest of the whole."""
 
     images: torch.Tensor
     mirrored: torch.Tensor
@@ -72,40 +73,47 @@ def crop_squares(
     )
 
 
-def mild_colour(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Gain, contrast, gamma, grey, blur and noise on some of the float images `[B, 3, H, W]`."""
-    count, device = len(images), images.device
+def mild_colour(
+    images: torch.Tensor, generator: torch.Generator, count: int, part: slice = WHOLE
+) -> torch.Tensor:
+    """Gain, contrast, gamma, grey, blur and noise on some of the float images `[B, 3, H, W]`, which are a
+    `part` of the `count` that there are."""
+
+    def own(draws: torch.Tensor) -> torch.Tensor:
+        return draws[part].view(len(images), -1, 1, 1).to(images.device)
+
     spread = math.log1p(COLOUR)
-    gain, contrast, gamma = (
-        _between(count, -spread, spread, generator).exp().view(-1, 1, 1, 1).to(device) for _ in range(3)
-    )
+    gain, contrast, gamma = (own(_between(count, -spread, spread, generator).exp()) for _ in range(3))
     mean = images.mean((1, 2, 3), keepdim=True)
     images = ((images - mean) * contrast + mean * gain).clamp(0, 1) ** gamma
-    chosen = {
-        p: (torch.rand(count, generator=generator) < p_value).view(-1, 1, 1, 1).to(device)
-        for p, p_value in {"grey": P_GREY, "blur": P_BLUR, "noise": P_NOISE}.items()
-    }
+    is_grey, is_blurred, is_noisy = (
+        own(torch.rand(count, generator=generator) < p) for p in (P_GREY, P_BLUR, P_NOISE)
+    )
     grey = luma((images * 255).round().to(torch.uint8)).float() / 255
-    images = torch.where(chosen["grey"], grey, images)
+    images = torch.where(is_grey, grey, images)
     # half the size and back: what small faces in photographs have been through
     small = F.interpolate(
         F.avg_pool2d(images, 2), size=images.shape[-2:], mode="bilinear", align_corners=False
     )
-    images = torch.where(chosen["blur"], small, images)
-    noise = torch.randn(images.shape, generator=generator).to(device) * 0.03
-    return torch.where(chosen["noise"], images + noise, images).clamp(0, 1)
+    images = torch.where(is_blurred, small, images)
+    noise = torch.randn(count, *images.shape[1:], generator=generator)[part].to(images.device) * 0.03
+    return torch.where(is_noisy, images + noise, images).clamp(0, 1)
 
 
 def label_views(
-    images: torch.Tensor, landmarks: torch.Tensor, size: int, generator: torch.Generator
+    images: torch.Tensor,
+    landmarks: torch.Tensor,
+    size: int,
+    generator: torch.Generator,
+    part: slice = WHOLE,
 ) -> LabelViews:
     """One jittered crop of each face in uint8 images `[B, 3, H, W]` with landmarks `[B, 5, 2]` (pixels,
-    NaN)."""
+    NaN); of a `part` of them the images that the whole batch would have."""
     count = len(images)
     centre, distance, angle = face_frames(landmarks, images.shape[-1])
     half = distance * _between(count, *HALF_SIDE, generator)
     centre = centre + torch.randn(count, 2, generator=generator) * CENTRE_JITTER * half[:, None]
     angle = angle + torch.randn(count, generator=generator) * math.radians(ROTATION_JITTER)
     mirrored = torch.rand(count, generator=generator) < P_MIRROR
-    crops = crop_squares(images, centre, half, angle, mirrored, size)
-    return LabelViews(mild_colour(crops, generator), mirrored, -angle.rad2deg())
+    crops = crop_squares(images[part], centre[part], half[part], angle[part], mirrored[part], size)
+    return LabelViews(mild_colour(crops, generator, count, part), mirrored, -angle.rad2deg())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facepcl import losses
+from facepcl import losses, ranks
 from facepcl.create import create_decoder, create_model
 from facepcl.errors import OptionError, WeightsError
 from facepcl.label_heads import LabelHeads, label_losses
@@ -117,8 +117,9 @@ def disentangle(
     # Four calls, in this order: each has batch statistics of its own, and the last ones stay.
     pairs = ((face, pose_mirror), (face_mirror, pose), (face, pose), (face_mirror, pose_mirror))
     decoded = tuple(nets.decoder(F.normalize(a + b)) for a, b in pairs)
+    face, pose, face_mirror, pose_mirror = map(ranks.gather, (face, pose, face_mirror, pose_mirror))
     return Disentangled(
-        losses.reconstruction(decoded, (mirror, image, image, mirror)),
+        ranks.mean(losses.reconstruction(decoded, (mirror, image, image, mirror))),
         losses.orthogonality(face, pose) + losses.orthogonality(face_mirror, pose_mirror),
         decoded,
     )
@@ -128,7 +129,8 @@ def contrast_faces(
     nets: Networks, views: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor
 ) -> torch.Tensor:
     """Sub-step 2 (METHOD 4.2) for `views` `[2B, 3, S, S]`: two quadrant crops of each face."""
-    return losses.face_contrast(nets.face_head(nets.code("face", views)), mask, permutation)
+    features = ranks.gather(nets.face_head(nets.code("face", views)), copies=2)
+    return losses.face_contrast(features, mask, permutation)
 
 
 def contrast_poses(
@@ -148,8 +150,9 @@ def contrast_poses(
     batch = len(positives) // 2
     # one pass through the encoder, so that a batch norm cannot tell anchors from negatives
     codes = nets.code("pose", torch.cat([positives, negatives]))
-    anchors = nets.pose_head(codes[: 2 * batch])
+    anchors = ranks.gather(nets.pose_head(codes[: 2 * batch]), copies=2)
     mirrored = nets.pose_head(codes[2 * batch :])  # a call of its own: its own batch statistics (Q2)
+    mirrored, batch = ranks.gather(mirrored, copies=len(mirrored) // batch), len(anchors) // 2
     if layout == "own":
         mirrored = mirrored.view(-1, batch, mirrored.shape[1]).transpose(0, 1)
     return losses.pose_contrast(anchors, mirrored.reshape(batch, -1, mirrored.shape[-1]), mask, permutation)
@@ -157,12 +160,14 @@ def contrast_poses(
 
 def contrast_shared(nets: Networks, views: torch.Tensor) -> torch.Tensor:
     """SimCLR's only sub-step (METHOD 12) for `views` `[2B, 3, S, S]`: two quadrant crops of each face."""
-    return losses.nt_xent(nets.shared_head(nets.shared_code(views)))
+    return losses.nt_xent(ranks.gather(nets.shared_head(nets.shared_code(views)), copies=2))
 
 
 def predict_labels(
     nets: Networks, views: torch.Tensor, targets: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The label sub-step (METHOD 10): unweighted loss of each label of `views` `[B, 3, S, S]`."""
+    """The label sub-step (METHOD 10): unweighted loss of each label of `views` `[B, 3, S, S]`; `targets` are
+    those of all processes' views."""
     maps = nets.encoder.forward_branches(views)
-    return label_losses(nets.label_heads(maps.face, maps.pose), targets)
+    predictions = nets.label_heads(maps.face, maps.pose)
+    return label_losses({label: ranks.gather(rows) for label, rows in predictions.items()}, targets)

@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 
+from facepcl import ranks
 from facepcl._interrupt import Stopped, until_interrupted
 from facepcl._progress import Progress
 from facepcl.batches import schedule
 from facepcl.checkpoints import (
     check_same_run,
     check_writable,
+    checkpoint_path,
     checkpoints,
     last_checkpoint,
     load_checkpoint,
@@ -44,8 +46,11 @@ __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 _logger = logging.getLogger("facepcl")
 
 
+@ranks.joined()
 def run(config: Config, progress: bool = False) -> Path:
     """Train, or continue, the run of `config`; return the folder of the finished encoder.
+
+    Under torchrun every process calls this with the same `config` and makes its part; the first one writes.
 
     Raises OptionError, MissingPath or DataError before the first step, and FacepclError when a loss is no
     longer finite. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
@@ -53,16 +58,18 @@ def run(config: Config, progress: bool = False) -> Path:
     """
     # Data, networks, optimiser.
     config.check()
+    ranks.check_batches(config.batches)
+    progress = progress and ranks.is_first()
     out = Path(config.out)
     check_writable(out)
     begun = check_same_run(out / "config.json", asdict(config), MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
-    if (largest := max(config.batch, config.pose_batch * ("pose" in config.sub_steps))) > len(faces):
+    if (largest := max(config.batches["--batch"], config.batches.get("--pose-batch", 0))) > len(faces):
         raise DataError(f"{len(faces)} images are fewer than a batch of {largest}; lower --batch")
     if len(faces) != begun.get("images", len(faces)):
         raise DataError(f"{out} was begun with {begun['images']} images, and DATA now holds {len(faces)}")
     label_outputs = faces.label_outputs(IDENTITY_WIDTH) if "labels" in config.sub_steps else {}
-    device = find_device(config.device)
+    device = ranks.own_device(find_device(config.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         nets = Networks(config.model, label_outputs, config.sub_steps)
@@ -73,14 +80,13 @@ def run(config: Config, progress: bool = False) -> Path:
     size = config.size or nets.encoder.pretrained_cfg["input_size"][-1]
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(8, 3, size, size, device=device)
-    dtype = training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample)
+    dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample))
     sub_steps = SubSteps(config, faces, nets, size, dtype)
     optimizer = torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 
     # Where the run stands.
     per_epoch = len(faces) // config.batch
     total = config.steps or max(1, round(config.epochs * per_epoch))
-    out.mkdir(parents=True, exist_ok=True)
     facts = {
         "autocast": str(dtype).removeprefix("torch."),
         "images": len(faces),
@@ -91,7 +97,9 @@ def run(config: Config, progress: bool = False) -> Path:
         "au_names": faces.au_names,
         "expression_names": faces.expression_names,
     }
-    write_json({**asdict(config), **facts}, out / "config.json")
+    if ranks.is_first():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json({**asdict(config), **facts}, out / "config.json")
     contrasts = [name for name in config.sub_steps if name in CONTRASTS]
     step, epochs = 0, EpochLosses(per_epoch)
     if saved:
@@ -110,10 +118,11 @@ def run(config: Config, progress: bool = False) -> Path:
 
     # The loop.
     with (
+        ranks.shared_norms(nets),
         until_interrupted() as interrupted,
         Progress(total, "steps", progress, "training", initial=step) as bar,
     ):
-        while step < total and not interrupted():
+        while step < total and not (asked := ranks.largest(interrupted())):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * schedule(step / total, config.warmup)
             weights = dynamic_weights(epochs.history, count=len(contrasts))
@@ -122,6 +131,7 @@ def run(config: Config, progress: bool = False) -> Path:
             for loss in sub_steps.of_step(step, step / total, dict(zip(contrasts, weights, strict=True))):
                 optimizer.zero_grad(set_to_none=config.gradients == "none")
                 loss.total.backward()
+                ranks.sum_gradients(nets)
                 optimizer.step()
                 parts |= loss.parts
                 totals.append(loss.total)
@@ -129,6 +139,8 @@ def run(config: Config, progress: bool = False) -> Path:
             step += 1
             losses = _finite_losses(parts, totals, step, out)
             epochs.add([losses[name] for name in contrasts])
+            if not ranks.is_first():
+                continue
             bar.update(1)
             if step % config.log_steps == 0 or step == total:
                 values = log.write(step, step // per_epoch, optimizer.param_groups[0]["lr"], losses)
@@ -139,12 +151,17 @@ def run(config: Config, progress: bool = False) -> Path:
                 save_checkpoint(out, step, nets, optimizer, epochs.state)
                 saved_at = time.monotonic()
 
-        path = save_checkpoint(out, step, nets, optimizer, epochs.state)
+        if ranks.is_first():
+            save_checkpoint(out, step, nets, optimizer, epochs.state)
     if step < total:
-        said = f"stopped after step {step} of {total}, saved {path}; the same command continues"
-        raise Stopped(said, interrupted())
-    refresh_norms(nets.encoder, faces.images, size)
-    return save_encoder(nets.encoder.eval(), out / "encoder", getattr(nets, "decoder", None))
+        path = checkpoint_path(out, step)
+        raise Stopped(
+            f"stopped after step {step} of {total}, saved {path}; the same command continues", asked
+        )
+    if ranks.is_first():
+        refresh_norms(nets.encoder, faces.images, size)
+        save_encoder(nets.encoder.eval(), out / "encoder", getattr(nets, "decoder", None))
+    return ranks.from_first(out / "encoder")
 
 
 def dynamic_weights(

@@ -96,6 +96,16 @@ class Config:
         return 0.0 if self.method == "pcl-no-orthogonal" else self.orthogonality
 
     @property
+    def batches(self) -> dict[str, int]:
+        """The batches of the method, by their options."""
+        batches = {
+            "--batch": self.batch,
+            "--pose-batch": self.pose_batch * ("pose" in self.sub_steps),
+            "--label-batch": self.label_batch * ("labels" in self.sub_steps),
+        }
+        return {option_name: batch for option_name, batch in batches.items() if batch}
+
+    @property
     def views_per_step(self) -> int:
         """Views that go through the encoder in one iteration."""
         views = {

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from facepcl import losses, views
+from facepcl import losses, ranks, views
 from facepcl.batches import LabelRows, label_targets, shuffled_rows, step_generator
 from facepcl.label_views import label_views
 from facepcl.objectives import (
@@ -75,10 +75,12 @@ class SubSteps:
     def _disentangle(self, now: Iteration) -> Iterator[Loss]:
         """Draw each image from the face code of its mirror and from its own pose code."""
         images = self._batch(now, 0, self.config.batch)
-        image = views.to_float(views.resize(images, self.size))
-        target = views.to_float(views.resize(images, TARGET_SIZE))
+        part = ranks.part(len(images))
+        image = views.to_float(views.resize(images[part], self.size))
+        target = views.to_float(views.resize(images[part], TARGET_SIZE))
         clean = torch.cat([image, image.flip(3)])
-        noise = torch.randn(clean.shape, generator=now.generator).to(self.device)
+        noise = torch.randn(2 * len(images), *clean.shape[1:], generator=now.generator)
+        noise = views.of_part(noise, part, 2).to(self.device)
         with self._autocast():
             parts = disentangle(self.nets, clean + self.config.noise * noise, target, target.flip(3))
         self._pictures = target, parts.decoded
@@ -90,7 +92,7 @@ class SubSteps:
     def _contrast_faces(self, now: Iteration) -> Iterator[Loss]:
         """Two quadrants of a face against those of the others."""
         rows = 2 * self.config.batch
-        crops = views.face_views(self._batch(now, 1, self.config.batch), self.size, now.generator)
+        crops = self._face_views(now)
         mixed = losses.mixing(rows, rows - 2, now.generator, self.device)
         with self._autocast():
             loss = contrast_faces(self.nets, crops, *mixed)
@@ -99,7 +101,9 @@ class SubSteps:
     def _contrast_poses(self, now: Iteration) -> Iterator[Loss]:
         """A face against its mirror."""
         count, draws = self.config.pose_batch, self.config.pose_negatives
-        positives, negatives = views.pose_views(self._batch(now, 2, count), self.size, draws, now.generator)
+        positives, negatives = views.pose_views(
+            self._batch(now, 2, count), self.size, draws, now.generator, part=ranks.part(count)
+        )
         mixed = losses.mixing(count, draws, now.generator, self.device)
         with self._autocast():
             loss = contrast_poses(self.nets, positives, negatives, *mixed, layout=self.config.negatives)
@@ -107,16 +111,15 @@ class SubSteps:
 
     def _contrast_shared(self, now: Iteration) -> Iterator[Loss]:
         """SimCLR: the views of the face sub-step, read from the shared code."""
-        crops = views.face_views(self._batch(now, 1, self.config.batch), self.size, now.generator)
         with self._autocast():
-            loss = contrast_shared(self.nets, crops)
+            loss = contrast_shared(self.nets, self._face_views(now))
         yield self._weighted(now, "shared", loss)
 
     def _read_labels(self, now: Iteration) -> Iterator[Loss]:
         """Action units, expression and identity from the face map, angles from the pose map."""
         for rows in self.label_rows.of_step(now.step, now.generator):
             images, landmarks = self.faces.images[rows].to(self.device), self.faces.landmarks[rows]
-            seen = label_views(images, landmarks, self.size, now.generator)
+            seen = label_views(images, landmarks, self.size, now.generator, ranks.part(len(rows)))
             targets = {k: t.to(self.device) for k, t in label_targets(self.faces, rows, seen).items()}
             with self._autocast():
                 by_label = predict_labels(self.nets, seen.images, targets)
@@ -128,6 +131,10 @@ class SubSteps:
 
     def _weighted(self, now: Iteration, name: str, loss: torch.Tensor) -> Loss:
         return Loss(self.config.contrast * now.weights[name] * loss, {name: loss})
+
+    def _face_views(self, now: Iteration) -> torch.Tensor:
+        images = self._batch(now, 1, self.config.batch)
+        return views.face_views(images, self.size, now.generator, part=ranks.part(len(images)))
 
     def _batch(self, now: Iteration, stream: int, count: int) -> torch.Tensor:
         """A stream's images of this step, uint8 `[count, 3, S, S]` on the device."""

@@ -4,6 +4,8 @@ METHOD section 5. Every step keeps uint8 levels and PIL's arithmetic, so that th
 original; all chance comes from the generator that is passed in (a CPU generator serves every device).
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
@@ -12,6 +14,7 @@ JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 P_JITTER, P_GREY, P_BLUR, P_SOBEL = 0.8, 0.2, 0.8, 0.6
 BLUR_TAPS, BLUR_SIGMA = 7, (0.1, 2.0)
 CROP = 0.2  # half the side of a quadrant crop, in sides of the image
+WHOLE = slice(None)
 
 
 def resize(images: torch.Tensor, size: int, interpolation: str = "bicubic") -> torch.Tensor:
@@ -119,40 +122,88 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 
 def _chosen(count: int, probability: float, generator: torch.Generator) -> torch.Tensor:
-    return (torch.rand(count, generator=generator) < probability).nonzero()[:, 0]
+    return torch.rand(count, generator=generator) < probability
 
 
-def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Brightness, contrast, saturation and hue of each uint8 image `[B, 3, H, W]`, in an order of its own."""
-    count, device = len(images), images.device
+class Chain(NamedTuple):
+    """What happens to each of N images behind the resize: bools `[N]` where a step is one of chance; jitter's
+    factors `[N, 4]` and their order `[N, 4]`; the blur's width `[N]`, 0 for none."""
+
+    jittered: torch.Tensor
+    factors: torch.Tensor
+    order: torch.Tensor
+    grey: torch.Tensor
+    sigma: torch.Tensor
+    sobel: torch.Tensor
+
+    def of(self, part: slice, copies: int) -> "Chain":
+        """The rows of a part of the samples; N rows are `copies` of all samples, one behind the other."""
+        return Chain(*(of_part(draws, part, copies) for draws in self))
+
+
+def of_part(rows: torch.Tensor, part: slice, copies: int = 1) -> torch.Tensor:
+    """`[copies B, ...]` -> `[copies b, ...]`: the rows of a part of the B samples."""
+    return rows.unflatten(0, (copies, -1))[:, part].flatten(0, 1)
+
+
+def draw_chain(count: int, generator: torch.Generator) -> Chain:
+    """The chance of `count` images: jitter, grey, blur and Sobel, each for some of them."""
+    jittered = _chosen(count, P_JITTER, generator)
+    some = int(jittered.sum())
     factors = [
-        _uniform(count, 1 - JITTER[k], 1 + JITTER[k], generator)
+        _uniform(some, 1 - JITTER[k], 1 + JITTER[k], generator)
         for k in ("brightness", "contrast", "saturation")
     ]
-    factors.append(_uniform(count, -JITTER["hue"], JITTER["hue"], generator))
-    order = torch.rand(count, 4, generator=generator).argsort(1)
+    factors.append(_uniform(some, -JITTER["hue"], JITTER["hue"], generator))
+    order = torch.rand(some, 4, generator=generator).argsort(1)
+    grey = _chosen(count, P_GREY, generator)
+    blurred = _chosen(count, P_BLUR, generator)
+    sigma = _uniform(int(blurred.sum()), *BLUR_SIGMA, generator)
+    return Chain(
+        jittered,
+        _spread(jittered, torch.stack(factors, 1)),
+        _spread(jittered, order),
+        grey,
+        _spread(blurred, sigma),
+        _chosen(count, P_SOBEL, generator),
+    )
+
+
+def _spread(chosen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values of the chosen rows, in the places of these; 0 elsewhere."""
+    return values.new_zeros(len(chosen), *values.shape[1:]).index_put((chosen,), values)
+
+
+def jitter(images: torch.Tensor, factors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Brightness, contrast, saturation and hue by `factors` `[B, 4]` of each uint8 image `[B, 3, H, W]`, in
+    the `order` `[B, 4]` that each has of its own."""
+    device = images.device
     images = images.clone()
     for place in range(4):
         for step, apply in enumerate((brightness, contrast, saturation, hue)):
             rows = (order[:, place] == step).nonzero()[:, 0]
             if len(rows):
-                images[rows.to(device)] = apply(images[rows.to(device)], factors[step][rows].to(device))
+                images[rows.to(device)] = apply(images[rows.to(device)], factors[rows, step].to(device))
     return images
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """The chain behind the resize: jitter, grey, blur and Sobel, each for some of the uint8 images `[B, 3,
     H, W]`."""
-    count, device = len(images), images.device
+    return apply_chain(images, draw_chain(len(images), generator))
+
+
+def apply_chain(images: torch.Tensor, chain: Chain) -> torch.Tensor:
+    """What `chain` says on each of the uint8 images `[B, 3, H, W]`."""
+    device = images.device
     images = images.clone()
-    rows = _chosen(count, P_JITTER, generator).to(device)
-    images[rows] = jitter(images[rows], generator)
-    rows = _chosen(count, P_GREY, generator).to(device)
+    rows = chain.jittered.nonzero()[:, 0]
+    images[rows.to(device)] = jitter(images[rows.to(device)], chain.factors[rows], chain.order[rows])
+    rows = chain.grey.nonzero()[:, 0].to(device)
     images[rows] = grey(images[rows])
-    rows = _chosen(count, P_BLUR, generator)
-    sigma = _uniform(len(rows), *BLUR_SIGMA, generator).to(device)
-    images[rows.to(device)] = blur(images[rows.to(device)], sigma)
-    rows = _chosen(count, P_SOBEL, generator).to(device)
+    rows = chain.sigma.nonzero()[:, 0]
+    images[rows.to(device)] = blur(images[rows.to(device)], chain.sigma[rows].to(device))
+    rows = chain.sobel.nonzero()[:, 0].to(device)
     images[rows] = sobel(images[rows])
     return images
 
@@ -188,16 +239,22 @@ def quadrant_centres(count: int, height: int, width: int, generator: torch.Gener
 
 
 def face_views(
-    images: torch.Tensor, size: int, generator: torch.Generator, interpolation: str = "bicubic"
+    images: torch.Tensor,
+    size: int,
+    generator: torch.Generator,
+    interpolation: str = "bicubic",
+    part: slice = WHOLE,
 ) -> torch.Tensor:
     """Two crops of different quadrants of each uint8 image `[B, 3, H, W]` -> float `[2B, 3, size, size]`.
 
-    The B first views, then the B second ones.
+    The B first views, then the B second ones; of a `part` of the images those that the whole batch would
+    have.
     """
     count, _, height, width = images.shape
     centres = quadrant_centres(count, height, width, generator)
-    crops = torch.cat([crop_around(images, c) for c in centres])
-    return to_float(augment(resize(crops, size, interpolation), generator))
+    chain = draw_chain(2 * count, generator).of(part, 2)
+    crops = torch.cat([crop_around(images[part], c[part]) for c in centres])
+    return to_float(apply_chain(resize(crops, size, interpolation), chain))
 
 
 def pose_views(
@@ -206,11 +263,15 @@ def pose_views(
     negatives: int,
     generator: torch.Generator,
     interpolation: str = "bicubic",
+    part: slice = WHOLE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives`
     of each mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i
-    (METHOD Q1)."""
-    whole = resize(images, size, interpolation)
-    positives = augment(whole.repeat(2, 1, 1, 1), generator)
-    mirrored = augment(whole.flip(3).repeat(negatives, 1, 1, 1), generator)
+    (METHOD Q1); of a `part` of the images those that the whole batch would have."""
+    count = len(images)
+    whole = resize(images[part], size, interpolation)
+    chain = draw_chain(2 * count, generator).of(part, 2)
+    positives = apply_chain(whole.repeat(2, 1, 1, 1), chain)
+    chain = draw_chain(negatives * count, generator).of(part, negatives)
+    mirrored = apply_chain(whole.flip(3).repeat(negatives, 1, 1, 1), chain)
     return to_float(positives), to_float(mirrored)

@@ -20,7 +20,18 @@ FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 # A file imports from lines above its own, never from its own or below. `facepcl` itself is the names, on top.
 LAYERS = (
     {"errors"},
-    {"_files", "_progress", "_interrupt", "index", "machine", "backends", "fit", "images", "squares"},
+    {
+        "_files",
+        "_progress",
+        "_interrupt",
+        "index",
+        "machine",
+        "backends",
+        "fit",
+        "images",
+        "squares",
+        "ranks",
+    },
     {"sources"},
     {"reader_process"},
     {"readers"},

@@ -35,10 +35,27 @@ def test_pose_views_are_two_positives_and_mirrored_negatives(images):
 
 
 def test_negatives_are_mirrors_draw_by_draw(images, monkeypatch):
-    monkeypatch.setattr(views, "augment", lambda x, generator: x)
+    monkeypatch.setattr(views, "apply_chain", lambda x, chain: x)
     _, negatives = views.pose_views(images, 64, 5, generator())
     whole = views.to_float(views.resize(images, 64))
     assert torch.equal(negatives[2 * 6 + 4], whole[4].flip(2))  # row k B + i is draw k of sample i
+
+
+def test_the_views_of_the_parts_are_those_of_the_whole(images):
+    parts = (slice(0, 2), slice(2, 6))
+
+    def assert_whole(make, copies):
+        whole = make(views.WHOLE).unflatten(0, (copies, 6))
+        found = torch.cat([make(part).unflatten(0, (copies, -1)) for part in parts], 1)
+        # a convolution of fewer images may round otherwise, by a level where it is cut off
+        assert (found - whole).abs().max() < 1.01 / 255
+        assert (found == whole).float().mean() > 0.999
+
+    assert_whole(lambda part: views.face_views(images, 48, generator(), part=part), 2)
+    for i, copies in enumerate((2, 5)):
+        assert_whole(lambda part, i=i: views.pose_views(images, 48, 5, generator(), part=part)[i], copies)
+    landmarks = torch.full((6, 5, 2), torch.nan)
+    assert_whole(lambda part: label_views(images, landmarks, 48, generator(), part).images, 1)
 
 
 def test_the_generator_is_the_only_source_of_chance(images):

@@ -12,6 +12,7 @@ import facepcl
 from facepcl.cli import embed, pretrain, probe
 from facepcl.errors import FacepclError
 from facepcl.machine import keep_freed_memory
+from facepcl.ranks import is_first
 
 COMMANDS = (embed, pretrain, probe)  # each has add(subparsers) -> parser and run(args) -> exit code
 
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 130 = Ctrl-C, 143 =
     SIGTERM."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if is_first() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for chatty in ("timm", "httpx", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     keep_freed_memory()
@@ -48,5 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"facepcl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"facepcl: {stop or 'interrupted'}", file=sys.stderr)
+        if is_first():
+            print(f"facepcl: {stop or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", signal.SIGINT)

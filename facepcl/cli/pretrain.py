@@ -5,6 +5,8 @@ import json
 from dataclasses import fields
 from typing import Any
 
+from facepcl.ranks import is_first
+
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
 continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
 (NAME.jpg with NAME.json or NAME.cls)."""
@@ -52,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if "steps" in given:
         numbers["epochs"] = 0.0
     encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
-    skipped = len(json.loads((encoder.parent / "config.json").read_text("utf-8"))["skipped"])
-    broken = f"{skipped} broken images were skipped; " if skipped else ""
-    print(f'{broken}wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
+    if is_first():
+        skipped = len(json.loads((encoder.parent / "config.json").read_text("utf-8"))["skipped"])
+        broken = f"{skipped} broken images were skipped; " if skipped else ""
+        print(f'{broken}wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
     return 0
