@@ -111,3 +111,16 @@ def _choose_dtype(
             one_pass(dtype)
             best[dtype] = min(best[dtype], time.perf_counter() - start)
     return torch.bfloat16 if best[torch.bfloat16] < 0.9 * best[torch.float32] else torch.float32
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of the fastest of some matrix products of `dtype` on `device`, with
+    the threads that torch has."""
+    side = 4096 if device.type == "cuda" else 1024
+    matrix = torch.full((side, side), 1 / side, device=device, dtype=dtype)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # a GPU is waited for
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best

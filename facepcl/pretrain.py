@@ -32,12 +32,12 @@ from facepcl.checkpoints import (
 )
 from facepcl.errors import DataError, FacepclError
 from facepcl.label_heads import IDENTITY_WIDTH
-from facepcl.machine import find_device, training_dtype
+from facepcl.machine import find_device, matmul_peak, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
 from facepcl.pretrained import save_encoder, size_cfg
 from facepcl.recipe import CONTRASTS, MAY_CHANGE, PRESETS, Config
-from facepcl.run_log import Log
+from facepcl.run_log import Flops, Log
 from facepcl.sub_steps import SubSteps
 from facepcl.training_data import read_faces
 
@@ -113,7 +113,8 @@ def run(config: Config, progress: bool = False) -> Path:
         device,
         facts["autocast"],
     )
-    log = Log(out / "log.jsonl", config.views_per_step, step)
+    flops = Flops()
+    log = Log(out / "log.jsonl", config.views_per_step, step, matmul_peak(device, dtype))
     saved_at = time.monotonic()
 
     # The loop.
@@ -128,13 +129,15 @@ def run(config: Config, progress: bool = False) -> Path:
             weights = dynamic_weights(epochs.history, count=len(contrasts))
             parts: dict[str, torch.Tensor] = {}
             totals: list[torch.Tensor] = []
-            for loss in sub_steps.of_step(step, step / total, dict(zip(contrasts, weights, strict=True))):
-                optimizer.zero_grad(set_to_none=config.gradients == "none")
-                loss.total.backward()
-                ranks.sum_gradients(nets)
-                optimizer.step()
-                parts |= loss.parts
-                totals.append(loss.total)
+            shares = dict(zip(contrasts, weights, strict=True))
+            with flops.counted(sub_steps.size):
+                for loss in sub_steps.of_step(step, step / total, shares):
+                    optimizer.zero_grad(set_to_none=config.gradients == "none")
+                    loss.total.backward()
+                    ranks.sum_gradients(nets)
+                    optimizer.step()
+                    parts |= loss.parts
+                    totals.append(loss.total)
 
             step += 1
             losses = _finite_losses(parts, totals, step, out)
@@ -143,7 +146,8 @@ def run(config: Config, progress: bool = False) -> Path:
                 continue
             bar.update(1)
             if step % config.log_steps == 0 or step == total:
-                values = log.write(step, step // per_epoch, optimizer.param_groups[0]["lr"], losses)
+                lr = optimizer.param_groups[0]["lr"]
+                values = log.write(step, step // per_epoch, lr, losses, flops.total)
                 bar.update(0, **{name: round(value, 3) for name, value in values.items()})
             if step % config.sample_steps == 0 or step == total:
                 sub_steps.draw(out / f"samples/step-{step:08d}.png")

@@ -1,35 +1,62 @@
-"""`log.jsonl` of a run: a line every so often, with the losses and the images a second."""
+"""`log.jsonl` of a run: a line every so often, with the losses, the images a second and the share of what the
+machine could compute."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
 
 from facepcl._files import atomic
 
 
+class Flops:
+    """The floating-point operations of a step, counted when one of its kind is first done."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, int] = {}
+        self.total = 0
+
+    @contextmanager
+    def counted(self, kind: int) -> Iterator[None]:
+        """Add the step that is done inside to `total`; steps of a `kind` do as much as its first."""
+        counter = None if kind in self._of else FlopCounterMode(display=False)
+        with counter or nullcontext():
+            yield
+        if counter:
+            self._of[kind] = counter.get_total_flops()
+        self.total += self._of[kind]
+
+
 class Log:
     """The log of a run that goes on after `step`: lines of later steps, which a run that was killed left
-    behind, are taken out."""
+    behind, are taken out. `peak`: the operations a second of which each line says the share."""
 
-    def __init__(self, path: Path, images_per_step: int, step: int):
-        self.path, self.images_per_step = path, images_per_step
-        self.last_step, self.last_time = step, time.monotonic()
+    def __init__(self, path: Path, images_per_step: int, step: int, peak: float):
+        self.path, self.images_per_step, self.peak = path, images_per_step, peak
+        self.last_step, self.last_flops, self.last_time = step, 0, time.monotonic()
         if path.is_file():
             with atomic(path) as temporary:
                 temporary.write_text("".join(_lines_until(step, path)), "utf-8")
 
-    def write(self, step: int, epoch: int, lr: float, losses: Mapping[str, float]) -> dict[str, float]:
-        """Append a line; return its figures by the names that a progress line shows."""
+    def write(
+        self, step: int, epoch: int, lr: float, losses: Mapping[str, float], flops: int
+    ) -> dict[str, float]:
+        """Append a line, `flops` counted from the start; return its figures by the names that a progress line
+        shows."""
         rounded = {name: round(loss, 6) for name, loss in losses.items()}
         now = time.monotonic()
-        rate = round((step - self.last_step) * self.images_per_step / (now - self.last_time), 1)
-        self.last_step, self.last_time = step, now
-        line: dict[str, Any] = {"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate, **rounded}
+        seconds = now - self.last_time
+        rate = round((step - self.last_step) * self.images_per_step / seconds, 1)
+        of_peak = round((flops - self.last_flops) / seconds / self.peak, 3)
+        self.last_step, self.last_flops, self.last_time = step, flops, now
+        line: dict[str, Any] = {"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        return {"images/s": rate, **rounded}
+            file.write(json.dumps(line | {"of_peak": of_peak} | rounded) + "\n")
+        return {"images/s": rate, "of peak": of_peak, **rounded}
 
 
 def _lines_until(step: int, path: Path) -> list[str]:

@@ -101,7 +101,7 @@ def test_simclr_trains_the_trunk_and_one_head_and_nothing_else(config):
     assert {name.partition(".")[0] for name in after} == {"encoder", "shared_head"}
     assert not [name for name in after if name.startswith(("encoder.face", "encoder.pose"))]
     assert not [name for name in after if name.endswith("weight") and torch.equal(before[name], after[name])]
-    assert lines(config)[0].keys() == {"step", "epoch", "lr", "images_per_s", "shared"}
+    assert lines(config)[0].keys() == {"step", "epoch", "lr", "images_per_s", "of_peak", "shared"}
     assert not Path(config.out, "samples").exists()  # there is no decoder to draw any
 
 

@@ -110,5 +110,5 @@ def test_stopping_is_a_question_until_ctrl_c_comes_twice():
 def test_a_log_goes_on_after_the_step_of_the_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step')
-    Log(path, images_per_step=1, step=2)
+    Log(path, images_per_step=1, step=2, peak=1.0)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
