@@ -30,14 +30,14 @@ from facepcl.checkpoints import (
     save_checkpoint,
     write_json,
 )
-from facepcl.errors import DataError, FacepclError
+from facepcl.errors import DataError, FacepclError, require
 from facepcl.label_heads import IDENTITY_WIDTH
 from facepcl.machine import find_device, matmul_peak, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
 from facepcl.pretrained import save_encoder, size_cfg
 from facepcl.recipe import CONTRASTS, MAY_CHANGE, PRESETS, Config
-from facepcl.run_log import Flops, Log
+from facepcl.run_log import Flops, Log, tensorboard_writer
 from facepcl.sub_steps import SubSteps
 from facepcl.training_data import read_faces
 
@@ -62,6 +62,8 @@ def run(config: Config, progress: bool = False) -> Path:
     progress = progress and ranks.is_first()
     out = Path(config.out)
     check_writable(out)
+    if config.tensorboard:
+        require("tensorboard", "tensorboard")
     begun = check_same_run(out / "config.json", asdict(config), MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
     if (largest := max(config.batches["--batch"], config.batches.get("--pose-batch", 0))) > len(faces):
@@ -113,8 +115,10 @@ def run(config: Config, progress: bool = False) -> Path:
         device,
         facts["autocast"],
     )
-    flops = Flops()
-    log = Log(out / "log.jsonl", config.views_per_step, step, matmul_peak(device, dtype))
+    flops, peak = Flops(), matmul_peak(device, dtype)
+    wanted = config.tensorboard and ranks.is_first()
+    writer = tensorboard_writer(out / "tensorboard", step) if wanted else None
+    log = Log(out / "log.jsonl", config.views_per_step, step, peak, writer)
     saved_at = time.monotonic()
 
     # The loop.

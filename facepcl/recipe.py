@@ -81,6 +81,7 @@ class Config:
     dtype: str = option(
         "auto", "autocast; auto takes bfloat16 where a timing finds it faster", ("auto", *DTYPES)
     )
+    tensorboard: bool = option(False, "write RUN/tensorboard besides log.jsonl")
     log_steps: int = option(20, "iterations between lines of log.jsonl")
     sample_steps: int = option(500, "iterations between pictures in samples/")
     checkpoint_minutes: float = option(3.0, "minutes between checkpoints")
@@ -165,4 +166,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # What may differ when a run is continued: it changes no number of the result.
-MAY_CHANGE = frozenset({"data", "out", "device", "log_steps", "sample_steps", "checkpoint_minutes"})
+MAY_CHANGE = frozenset(
+    {"data", "out", "device", "tensorboard", "log_steps", "sample_steps", "checkpoint_minutes"}
+)

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.flop_counter import FlopCounterMode
 
 from facepcl._files import atomic
+from facepcl.errors import require
 
 
 class Flops:
@@ -33,10 +34,11 @@ class Flops:
 
 class Log:
     """The log of a run that goes on after `step`: lines of later steps, which a run that was killed left
-    behind, are taken out. `peak`: the operations a second of which each line says the share."""
+    behind, are taken out. `peak`: the operations a second of which each line says the share; `writer`: what
+    takes the same figures for TensorBoard."""
 
-    def __init__(self, path: Path, images_per_step: int, step: int, peak: float):
-        self.path, self.images_per_step, self.peak = path, images_per_step, peak
+    def __init__(self, path: Path, images_per_step: int, step: int, peak: float, writer: Any = None):
+        self.path, self.images_per_step, self.peak, self.writer = path, images_per_step, peak, writer
         self.last_step, self.last_flops, self.last_time = step, 0, time.monotonic()
         if path.is_file():
             with atomic(path) as temporary:
@@ -53,10 +55,22 @@ class Log:
         rate = round((step - self.last_step) * self.images_per_step / seconds, 1)
         of_peak = round((flops - self.last_flops) / seconds / self.peak, 3)
         self.last_step, self.last_flops, self.last_time = step, flops, now
-        line: dict[str, Any] = {"step": step, "epoch": epoch, "lr": lr, "images_per_s": rate}
+        line = {"epoch": epoch, "lr": lr, "images_per_s": rate, "of_peak": of_peak, **rounded}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line | {"of_peak": of_peak} | rounded) + "\n")
+            file.write(json.dumps({"step": step, **line}) + "\n")
+        if self.writer:
+            for name, value in line.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
         return {"images/s": rate, "of peak": of_peak, **rounded}
+
+
+def tensorboard_writer(folder: Path, step: int) -> Any:
+    """A writer of TensorBoard's events for a run that goes on after `step`. Raises MissingExtra."""
+    require("tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _lines_until(step: int, path: Path) -> list[str]:

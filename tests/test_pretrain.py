@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl import run_log, sub_steps
+from facepcl import sub_steps
 from facepcl.batches import schedule, shuffled_rows
 from facepcl.checkpoints import checkpoints
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
-from facepcl.machine import matmul_peak
 from facepcl.pretrain import PRESETS, Config, run
 from facepcl.pretrained import load_tensors
 
@@ -329,25 +328,3 @@ def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
     next(faces_folder.rglob("*.jpg")).unlink()
     with pytest.raises(DataError, match="begun with 12 images, and DATA now holds 11"):
         run(replace(config, steps=1))
-
-
-def test_the_log_counts_the_images_and_the_work_of_the_steps_since_its_last_line(config, monkeypatch):
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(run_log.time, "monotonic", lambda: next(clock))
-    log = run_log.Log(Path(config.out + ".jsonl"), images_per_step=30, step=0, peak=1e6)
-    assert log.write(2, 0, 0.1, {}, flops=5_000_000) == {"images/s": 6, "of peak": 0.5}  # in 10 s
-    assert log.write(3, 0, 0.1, {}, flops=6_000_000) == {"images/s": 3, "of peak": 0.1}
-
-
-def test_a_step_of_each_kind_is_counted_once():
-    flops = run_log.Flops()
-    for side in (8, 8, 4):
-        with flops.counted(side):
-            torch.ones(side, side) @ torch.ones(side, side)
-    assert flops.total == 2 * (8**3 + 8**3 + 4**3)
-
-
-def test_the_share_of_the_peak_is_a_share(config):
-    run(replace(config, steps=2))
-    assert all(0 < line["of_peak"] < 1.5 for line in lines(config))  # others may have had the cores before
-    assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14

@@ -14,7 +14,6 @@ import torch
 from facepcl._interrupt import Stopped, until_interrupted
 from facepcl.checkpoints import checkpoints
 from facepcl.pretrained import load_tensors
-from facepcl.run_log import Log
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 STEPS = 24
@@ -105,10 +104,3 @@ def test_stopping_is_a_question_until_ctrl_c_comes_twice():
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert issubclass(Stopped, KeyboardInterrupt)
-
-
-def test_a_log_goes_on_after_the_step_of_the_checkpoint(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step')
-    Log(path, images_per_step=1, step=2, peak=1.0)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

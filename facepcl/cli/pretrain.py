@@ -32,10 +32,14 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
             values = ", ".join(
                 f"{name} {preset[field.name]}" for name, preset in PRESETS.items() if field.name in preset
             )
+            name = "--" + field.name.replace("_", "-")
+            if field.default is False:
+                parser.add_argument(name, action="store_true", default=None, help=field.metadata["help"])
+                continue
             default = "none" if field.default == "" else field.default
             default = f"{default}; {values}" if values else default
             parser.add_argument(
-                "--" + field.name.replace("_", "-"),
+                name,
                 type=type(field.default),
                 choices=field.metadata["choices"],
                 default=None,

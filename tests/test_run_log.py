@@ -1,0 +1,71 @@
+"""What a run says of itself while it goes on: `log.jsonl` and TensorBoard."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from facepcl import run_log
+from facepcl.errors import MissingExtra
+from facepcl.machine import matmul_peak
+from facepcl.pretrain import Config, run
+from facepcl.run_log import Flops, Log
+
+SMALL = {"batch": 3, "source_size": 64, "size": 48, "method": "simclr", "device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture
+def config(faces_folder, tmp_path):
+    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), steps=3, log_steps=1, **SMALL)
+
+
+def lines(config):
+    return [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+
+
+def test_a_log_goes_on_after_the_step_of_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step')
+    Log(path, images_per_step=1, step=2, peak=1.0)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_log_counts_the_images_and_the_work_of_the_steps_since_its_last_line(config, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: next(clock))
+    log = Log(Path(config.out + ".jsonl"), images_per_step=30, step=0, peak=1e6)
+    assert log.write(2, 0, 0.1, {}, flops=5_000_000) == {"images/s": 6, "of peak": 0.5}  # in 10 s
+    assert log.write(3, 0, 0.1, {}, flops=6_000_000) == {"images/s": 3, "of peak": 0.1}
+
+
+def test_a_step_of_each_kind_is_counted_once():
+    flops = Flops()
+    for side in (8, 8, 4):
+        with flops.counted(side):
+            torch.ones(side, side) @ torch.ones(side, side)
+    assert flops.total == 2 * (8**3 + 8**3 + 4**3)
+
+
+def test_the_share_of_the_peak_is_a_share(config):
+    run(replace(config, steps=2))
+    assert all(0 < line["of_peak"] < 1.5 for line in lines(config))  # others may have had the cores before
+    assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
+
+
+def test_tensorboard_reads_what_the_log_says(config):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(replace(config, tensorboard=True))
+    found = events.EventAccumulator(f"{config.out}/tensorboard").Reload()
+    for name in ("shared", "images_per_s", "of_peak", "lr"):
+        assert [event.step for event in found.Scalars(name)] == [1, 2, 3]
+        logged = [line[name] for line in lines(config)]
+        assert [event.value for event in found.Scalars(name)] == pytest.approx(logged)
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_the_data_is_read(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'facepcl\[tensorboard\]'"):
+        run(replace(config, tensorboard=True, data=("not read",)))
