@@ -13,6 +13,7 @@ from facepcl._files import atomic
 from facepcl.errors import FacepclError, OptionError
 from facepcl.pretrained import load_tensors, read_metadata, save_tensors
 
+AVERAGED = "averaged."  # names of the average in a checkpoint
 KEPT = 2  # newest checkpoints that stay on disk
 
 
@@ -51,10 +52,15 @@ def last_checkpoint(run: Path) -> str:
 
 
 def save_checkpoint(
-    run: Path, step: int, nets: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+    run: Path,
+    step: int,
+    nets: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Mapping[str, Any],
+    average: nn.Module | None = None,
 ) -> None:
-    """Write networks, optimiser state and `progress` (JSON) after `step` steps; drop the oldest, and what a
-    process that was killed had not finished.
+    """Write networks, their average if there is one, optimiser state and `progress` (JSON) after `step`
+    steps; drop the oldest, and what a process that was killed had not finished.
 
     Raises FacepclError, and writes nothing, if a number is not finite.
     """
@@ -65,6 +71,8 @@ def save_checkpoint(
         for kind, value in values.items()
     }
     weights = nets.state_dict()
+    if average is not None:
+        weights |= {AVERAGED + name: tensor for name, tensor in average.state_dict().items()}
     for name, tensor in (weights | state).items():
         if not tensor.isfinite().all():  # after a gradient that overflowed, before a loss shows it
             raise FacepclError(f"{name} is no longer finite after step {step}; {last_checkpoint(run)}")
@@ -79,11 +87,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Restore networks and optimiser in place; return the finished steps and the saved progress."""
-    metadata = read_metadata(path)
-    nets.load_state_dict(load_tensors(path))
+    """Restore networks, average and optimiser in place; return the finished steps and the saved progress."""
+    metadata, weights = read_metadata(path), load_tensors(path)
+    averaged = {name: weights.pop(name) for name in list(weights) if name.startswith(AVERAGED)}
+    nets.load_state_dict(weights)
+    if average is not None:
+        average.load_state_dict({name.removeprefix(AVERAGED): t for name, t in averaged.items()})
     step = int(metadata["step"])
     parameters = dict(nets.named_parameters())
     optimizer.state.clear()
@@ -107,16 +118,18 @@ def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(parameter).copy_(value)
 
 
-def check_same_run(path: Path, config: Mapping[str, Any], may_change: frozenset[str]) -> dict[str, Any]:
+def check_same_run(
+    path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any], may_change: frozenset[str]
+) -> dict[str, Any]:
     """What RUN/config.json recorded when the run was begun; empty for a new run.
 
-    Raises OptionError if `config` differs in what matters.
+    Raises OptionError if `config` differs in what matters; an option that was not there then had its default.
     """
     if not path.is_file():
         return {}
     begun = json.loads(path.read_text("utf-8"))
     for key, value in config.items():
-        was = begun.get(key)
+        was = begun.get(key, defaults.get(key))
         if key not in may_change and was != value:
             raise OptionError(
                 f"{path.parent} was begun with --{key.replace('_', '-')} {was}, not {value}; "

@@ -19,6 +19,7 @@ import torch
 from facepcl import ranks
 from facepcl._interrupt import Stopped, until_interrupted
 from facepcl._progress import Progress
+from facepcl.averages import Average
 from facepcl.batches import schedule
 from facepcl.checkpoints import (
     check_same_run,
@@ -36,7 +37,7 @@ from facepcl.machine import find_device, matmul_peak, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
 from facepcl.pretrained import save_encoder, size_cfg
-from facepcl.recipe import CONTRASTS, MAY_CHANGE, PRESETS, Config
+from facepcl.recipe import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
 from facepcl.run_log import Flops, Log, tensorboard_writer
 from facepcl.sub_steps import SubSteps
 from facepcl.training_data import read_faces
@@ -64,7 +65,7 @@ def run(config: Config, progress: bool = False) -> Path:
     check_writable(out)
     if config.tensorboard:
         require("tensorboard", "tensorboard")
-    begun = check_same_run(out / "config.json", asdict(config), MAY_CHANGE)
+    begun = check_same_run(out / "config.json", asdict(config), DEFAULTS, MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
     if (largest := max(config.batches["--batch"], config.batches.get("--pose-batch", 0))) > len(faces):
         raise DataError(f"{len(faces)} images are fewer than a batch of {largest}; lower --batch")
@@ -84,6 +85,7 @@ def run(config: Config, progress: bool = False) -> Path:
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample))
     sub_steps = SubSteps(config, faces, nets, size, dtype)
+    average = Average(nets, config.ema) if config.ema else None
     optimizer = torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 
     # Where the run stands.
@@ -105,7 +107,7 @@ def run(config: Config, progress: bool = False) -> Path:
     contrasts = [name for name in config.sub_steps if name in CONTRASTS]
     step, epochs = 0, EpochLosses(per_epoch)
     if saved:
-        step, epochs.state = load_checkpoint(saved[-1], nets, optimizer)
+        step, epochs.state = load_checkpoint(saved[-1], nets, optimizer, average)
     _logger.info(
         "%d faces, %d broken images skipped; steps %d to %d on %s in %s",
         len(faces),
@@ -146,6 +148,8 @@ def run(config: Config, progress: bool = False) -> Path:
             step += 1
             losses = _finite_losses(parts, totals, step, out)
             epochs.add([losses[name] for name in contrasts])
+            if average:
+                average.follow(nets, step)
             if not ranks.is_first():
                 continue
             bar.update(1)
@@ -156,19 +160,20 @@ def run(config: Config, progress: bool = False) -> Path:
             if step % config.sample_steps == 0 or step == total:
                 sub_steps.draw(out / f"samples/step-{step:08d}.png")
             if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-                save_checkpoint(out, step, nets, optimizer, epochs.state)
+                save_checkpoint(out, step, nets, optimizer, epochs.state, average)
                 saved_at = time.monotonic()
 
         if ranks.is_first():
-            save_checkpoint(out, step, nets, optimizer, epochs.state)
+            save_checkpoint(out, step, nets, optimizer, epochs.state, average)
     if step < total:
         path = checkpoint_path(out, step)
         raise Stopped(
             f"stopped after step {step} of {total}, saved {path}; the same command continues", asked
         )
     if ranks.is_first():
-        refresh_norms(nets.encoder, faces.images, size)
-        save_encoder(nets.encoder.eval(), out / "encoder", getattr(nets, "decoder", None))
+        released = average or nets
+        refresh_norms(released.encoder, faces.images, size)
+        save_encoder(released.encoder.eval(), out / "encoder", getattr(released, "decoder", None))
     return ranks.from_first(out / "encoder")
 
 

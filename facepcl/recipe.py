@@ -61,6 +61,9 @@ class Config:
     gradients: str = option(
         "zeros", "reset between sub-steps: zeros as in the original, or none", ("zeros", "none")
     )
+    ema: float = option(
+        0.0, "release the average of the weights, of which each step keeps this part, such as 0.999 (0: off)"
+    )
     # weights and noise of the PCL losses
     noise: float = option(0.4, "standard deviation of the noise on the disentangling sub-step's input")
     orthogonality: float = option(ORTHOGONALITY, "weight of the orthogonality loss")
@@ -132,6 +135,8 @@ class Config:
             raise OptionError(f"--size {self.size}: at least 32, or 0 for the model's own")
         if self.warmup >= 1:
             raise OptionError(f"--warmup {self.warmup}: a part of the run, below 1")
+        if self.ema >= 1:
+            raise OptionError(f"--ema {self.ema}: below 1")
         if self.method == "pcl-no-orthogonal" and self.orthogonality not in (0, ORTHOGONALITY):
             raise OptionError(
                 f"--method pcl-no-orthogonal gives the orthogonality loss no weight; leave out "
@@ -169,3 +174,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAY_CHANGE = frozenset(
     {"data", "out", "device", "tensorboard", "log_steps", "sample_steps", "checkpoint_minutes"}
 )
+
+# What a run was begun with whose config.json knows an option not yet.
+DEFAULTS = {field_.name: field_.default for field_ in fields(Config) if field_.metadata}

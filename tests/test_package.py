@@ -48,7 +48,7 @@ LAYERS = (
     {"embedding_job"},
     {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples", "run_log"},
     {"batches", "objectives"},
-    {"sub_steps"},
+    {"sub_steps", "averages"},
     {"pretrain"},
     {"probes.manifest", "probes.pose", "probes.solvers", "probes.metrics"},
     {"probes.result", "probes.baselines", "probes.features", "probes.splits", "probes.layouts.common"},

@@ -1,0 +1,116 @@
+"""Options of a run that change what it trains or releases: `--ema`."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from facepcl import sub_steps
+from facepcl.averages import Average
+from facepcl.errors import OptionError
+from facepcl.objectives import Networks
+from facepcl.pretrain import Config, run
+from facepcl.pretrained import load_tensors
+
+SMALL = {
+    "batch": 3,
+    "pose_batch": 2,
+    "pose_negatives": 2,
+    "source_size": 64,
+    "size": 48,
+    "dtype": "float32",
+    "device": "cpu",
+    "steps": 4,
+    "log_steps": 1,
+}
+
+
+@pytest.fixture
+def config(faces_folder, tmp_path):
+    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
+
+
+def end_of(config):
+    return load_tensors(Path(config.out, f"checkpoint-{config.steps:08d}.safetensors"))
+
+
+def stopped_in_step(number, config, monkeypatch):
+    """Ctrl-C in a step of a run."""
+    with monkeypatch.context() as patch:
+        real, calls = sub_steps.contrast_faces, []
+
+        def press(*arguments):
+            calls.append(1)
+            if len(calls) == number:
+                signal.raise_signal(signal.SIGINT)
+            return real(*arguments)
+
+        patch.setattr(sub_steps, "contrast_faces", press)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+def test_an_average_is_that_of_the_weights_it_saw():
+    nets = Networks("pcl_facecycle", {})
+    average, name = Average(nets, 0.75), "decoder.fc.weight"
+    expected = average.state_dict()[name].clone()
+    for step in range(1, 60):
+        with torch.no_grad():
+            nets.decoder.fc.weight.add_(0.01)
+        average.follow(nets, step)
+        keep = min(0.75, step / (step + 10))
+        expected = keep * expected + (1 - keep) * nets.decoder.fc.weight.detach()
+    torch.testing.assert_close(average.state_dict()[name], expected)
+
+
+def test_the_average_is_released_and_changes_no_training(config):
+    plain = replace(config, out=config.out + "-plain")
+    encoder, _ = run(replace(config, ema=0.9)), run(plain)
+    found = end_of(config)
+    averaged = {name: found.pop(name) for name in list(found) if name.startswith("averaged.")}
+    assert_same(found, end_of(plain))
+    released = load_tensors(encoder / "model.safetensors")
+    name = "conv1.0.weight"
+    assert torch.equal(released[name], averaged[f"averaged.encoder.{name}"])
+    assert not torch.equal(released[name], found[f"encoder.{name}"])
+    decoder = load_tensors(encoder / "decoder.safetensors")
+    assert torch.equal(decoder["fc.weight"], averaged["averaged.decoder.fc.weight"])
+
+
+def test_an_averaged_resnet_has_batch_statistics_of_its_own(config):
+    encoder = run(replace(config, model="pcl_resnet18", size=64, ema=0.9, steps=2))
+    trained = end_of(replace(config, steps=2))
+    released = load_tensors(encoder / "model.safetensors")
+    assert not torch.equal(released["bn1.running_mean"], trained["averaged.encoder.bn1.running_mean"])
+
+
+def test_a_stopped_average_goes_on_to_the_bit(config, monkeypatch):
+    config = replace(config, ema=0.9)
+    whole = replace(config, out=config.out + "-whole")
+    run(whole)
+    stopped_in_step(2, config, monkeypatch)
+    run(config)
+    assert_same(end_of(config), end_of(whole))
+
+
+def test_an_ema_of_1_is_refused(config):
+    with pytest.raises(OptionError, match=r"--ema 1.0: below 1"):
+        run(replace(config, ema=1.0))
+
+
+def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
+    run(config)
+    path = Path(config.out, "config.json")
+    begun = json.loads(path.read_text())
+    del begun["ema"]
+    path.write_text(json.dumps(begun))
+    with pytest.raises(OptionError, match=r"begun with --ema 0.0, not 0.5"):
+        run(replace(config, ema=0.5))
