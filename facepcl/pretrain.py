@@ -80,7 +80,7 @@ def run(config: Config, progress: bool = False) -> Path:
     if config.init and not saved:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
-    size = config.size or nets.encoder.pretrained_cfg["input_size"][-1]
+    size = config.size_at(1.0) or nets.encoder.pretrained_cfg["input_size"][-1]
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample))
@@ -130,6 +130,7 @@ def run(config: Config, progress: bool = False) -> Path:
         Progress(total, "steps", progress, "training", initial=step) as bar,
     ):
         while step < total and not (asked := ranks.largest(interrupted())):
+            sub_steps.size = config.size_at(step / total) or size
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * schedule(step / total, config.warmup)
             weights = dynamic_weights(epochs.history, count=len(contrasts))

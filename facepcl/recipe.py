@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 from facepcl.errors import OptionError
@@ -44,6 +45,11 @@ class Config:
         "hf-hub:ORG/NAME or a .safetensors file",
     )
     size: int = option(0, "side of the views in pixels (0: the model's own)")
+    resolution_schedule: str = option(
+        "",
+        "sides of the views in place of --size, each with the part of the steps until which it is used: "
+        "48:0.6,64",
+    )
     source_size: int = option(112, "side in pixels that every image is brought to once")
     seed: int = option(0, "seed of everything random")
     # how long
@@ -99,6 +105,11 @@ class Config:
         """The weight of the orthogonality loss: 0 for the ablation without it."""
         return 0.0 if self.method == "pcl-no-orthogonal" else self.orthogonality
 
+    def size_at(self, done: float) -> int:
+        """The side of the views after the part `done` of the run; 0: the model's own."""
+        sizes = read_schedule(self.resolution_schedule) or [(self.size, 1.0)]
+        return next((size for size, until in sizes if done < until), sizes[-1][0])
+
     @property
     def batches(self) -> dict[str, int]:
         """The batches of the method, by their options."""
@@ -133,6 +144,8 @@ class Config:
                 raise OptionError(f"{option_name} {value}: at least {least}")
         if 0 < self.size < 32:
             raise OptionError(f"--size {self.size}: at least 32, or 0 for the model's own")
+        if read_schedule(self.resolution_schedule) and self.size:
+            raise OptionError(f"--resolution-schedule says the sizes; leave out --size {self.size}")
         if self.warmup >= 1:
             raise OptionError(f"--warmup {self.warmup}: a part of the run, below 1")
         if self.ema >= 1:
@@ -144,6 +157,25 @@ class Config:
             )
         if not (self.epochs or self.steps):
             raise OptionError("say how long to train: --steps or --epochs")
+
+
+def read_schedule(text: str) -> list[tuple[int, float]]:
+    """`48:0.6,64` as sides of the views, each with the part of the run until which it is used. Raises
+    OptionError."""
+    if not text:
+        return []
+    *earlier, last = text.split(",")
+    try:
+        found = [(int(size), float(until)) for size, until in (word.split(":") for word in earlier)]
+        found.append((int(last), 1.0))
+    except ValueError:
+        found = [(0, 1.0)]
+    parts = [0.0, *(until for _, until in found)]
+    if min(size for size, _ in found) < 32 or not all(a < b for a, b in pairwise(parts)):
+        raise OptionError(
+            f"--resolution-schedule {text}: sizes of at least 32 and parts that rise below 1, as in 48:0.6,64"
+        )
+    return found
 
 
 # Batch norm and contrast need two of a kind; images below 32 px leave the trunk nothing.

@@ -1,4 +1,4 @@
-"""Options of a run that change what it trains or releases: `--ema`."""
+"""Options of a run that change what it trains or releases: `--ema`, `--resolution-schedule`."""
 
 import json
 import signal
@@ -114,3 +114,46 @@ def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
     path.write_text(json.dumps(begun))
     with pytest.raises(OptionError, match=r"begun with --ema 0.0, not 0.5"):
         run(replace(config, ema=0.5))
+
+
+def sizes_seen(monkeypatch):
+    """Sides of the face views of a run, as it goes on."""
+    real, seen = sub_steps.contrast_faces, []
+
+    def note(nets, views, *mixing):
+        seen.append(views.shape[-1])
+        return real(nets, views, *mixing)
+
+    monkeypatch.setattr(sub_steps, "contrast_faces", note)
+    return seen
+
+
+def test_a_schedule_trains_at_one_size_and_then_at_the_next(config, monkeypatch):
+    seen = sizes_seen(monkeypatch)
+    encoder = run(replace(config, size=0, resolution_schedule="32:0.25,48:0.7,64"))
+    assert seen == [32, 48, 48, 64]
+    assert json.loads((encoder / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 64, 64]
+
+
+def test_a_stopped_schedule_goes_on_to_the_bit(config, monkeypatch):
+    config = replace(config, size=0, resolution_schedule="32:0.6,48")
+    whole = replace(config, out=config.out + "-whole")
+    run(whole)
+    stopped_in_step(2, config, monkeypatch)
+    seen = sizes_seen(monkeypatch)
+    run(config)
+    assert seen == [32, 48]
+    assert_same(end_of(config), end_of(whole))
+
+
+@pytest.mark.parametrize(
+    "text", ["48:0.6", "48,64", "48:0.6,x", "48:0.6,31", "48:0.6,56:0.5,64", "48:1,64", ","]
+)
+def test_a_schedule_that_cannot_work_is_refused(config, text):
+    with pytest.raises(OptionError, match=f"--resolution-schedule {text}: sizes of at least 32 and parts"):
+        run(replace(config, size=0, resolution_schedule=text))
+
+
+def test_a_schedule_beside_a_size_is_refused(config):
+    with pytest.raises(OptionError, match="leave out --size 48"):
+        run(replace(config, resolution_schedule="48:0.6,64"))
