@@ -44,7 +44,7 @@ def _blend(base: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> to
 
 def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Scale uint8 levels `[B, 3, H, W]` by `factor` `[B]`."""
-    return _blend(torch.zeros((), device=images.device), images, factor)
+    return _blend(torch.zeros(1, 1, 1, 1, device=images.device), images, factor)
 
 
 def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -82,8 +82,9 @@ def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         for part in (fs.double(), (fs * f).double(), fs * (1 - f.double()))
     )
     i = i.long() % 6
+    v, p, q, t = (level.to(torch.uint8) for level in (v, p, q, t))
     table = torch.stack([v, t, p, q, v, p, p, v, t, p, q, v, t, p, v, v, p, q]).view(6, 3, *v.shape)
-    return table.gather(0, i.expand(1, 3, *i.shape))[0].transpose(0, 1).to(torch.uint8)
+    return table.gather(0, i.expand(1, 3, *i.shape))[0].transpose(0, 1)
 
 
 def grey(images: torch.Tensor) -> torch.Tensor:
@@ -183,7 +184,8 @@ def jitter(images: torch.Tensor, factors: torch.Tensor, order: torch.Tensor) -> 
         for step, apply in enumerate((brightness, contrast, saturation, hue)):
             rows = (order[:, place] == step).nonzero()[:, 0]
             if len(rows):
-                images[rows.to(device)] = apply(images[rows.to(device)], factors[rows, step].to(device))
+                found = apply(images.index_select(0, rows.to(device)), factors[rows, step].to(device))
+                images.index_copy_(0, rows.to(device), found)
     return images
 
 
