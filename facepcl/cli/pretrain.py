@@ -9,7 +9,8 @@ from facepcl.ranks import is_first
 
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
 continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
-(NAME.jpg with NAME.json or NAME.cls)."""
+(NAME.jpg with NAME.json or NAME.cls). On two processes:
+torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
