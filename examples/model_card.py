@@ -156,7 +156,8 @@ def probe(encoder: Encoder, seeds: int, data: Path, out: Path, scores: list[Scor
             kept = {key: value for key, value in numbers.items() if re.sub("_(low|high)$", "", key) in KEYS}
             named = ("task", "data", "branch", "seed", "weights_sha256", "input", "n_images", "facepcl")
             scores.append({"title": encoder.title, **{key: numbers[key] for key in named}, **kept})
-            write_scores(scores)
+            with SCORES.open("a", encoding="utf-8") as file:  # a line: several commands may add to it
+                file.write(json.dumps(scores[-1]) + "\n")
             seconds = time.monotonic() - start
             print(f"{encoder.title} {branch}: {task} {source.name}, {seconds:.0f} s", flush=True)
 

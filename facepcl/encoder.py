@@ -79,7 +79,7 @@ class Encoder:
         self.model.to(self.dtype)
         self._backend = backend
         self._runs: dict[bool, Run] = {}
-        self.meta = self._describe(config, weights)
+        self.meta = self._describe(config, weights, isinstance(model, str))
 
     @property
     def name(self) -> str:
@@ -87,9 +87,12 @@ class Encoder:
             self.model
         ).__name__
 
-    def _describe(self, config: dict[str, Any], weights: str) -> dict[str, Any]:
-        """What a table says of its embeddings; `space` is the same for vectors that may be compared."""
-        cfg = getattr(self.model, "pretrained_cfg", None) or {}
+    def _describe(self, config: dict[str, Any], weights: str, released: bool) -> dict[str, Any]:
+        """What a table says of its embeddings; `space` is the same for vectors that may be compared.
+
+        Weights that are not the `released` ones of a name, such as fine-tuned ones, still carry its cfg.
+        """
+        cfg = (getattr(self.model, "pretrained_cfg", None) or {}) if released else {}
         preprocessing = {k: config[k] for k in sorted(config)}
         self._space = [weights, self.branch, self.pool, preprocessing]
         return {

@@ -95,6 +95,14 @@ def test_the_embedders_space_is_that_of_the_bundled_file():
     assert meta["weights_sha256"] == read_index()[0].sha256
 
 
+def test_weights_of_ones_own_do_not_pass_for_the_bundled_file():
+    own = facepcl.create_model("pcl_facecycle", pretrained=False)  # its cfg names the file all the same
+    meta = facepcl.FaceEmbedder(own).meta
+    assert meta["model"] == "pcl_facecycle"
+    assert meta["tag"] is None
+    assert meta["weights_sha256"] not in {row.sha256 for row in read_index()}
+
+
 def test_float16_on_disk_is_float32_in_memory():
     model = facepcl.create_model("pcl_facecycle", pretrained=True)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
