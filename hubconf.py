@@ -27,11 +27,12 @@ def pcl_facecycle(pretrained=False, branches=True, **timm_options):
 
 
 def pcl_resnet18(pretrained=False, branches=True, **timm_options):
-    """timm's ResNet-18 with PCL's face and pose branch, for RGB face crops of 128 px in [0, 1].
+    """timm's ResNet-18 with PCL's face and pose branch, for RGB face crops in [0, 1] of the size that
+    model.pretrained_cfg tells.
 
-    pretrained, branches and other options as for pcl_facecycle; no weights are bundled.
+    pretrained, branches and other options as for pcl_facecycle.
 
-    model = torch.hub.load("OWNER/facepcl", "pcl_resnet18", num_classes=7, trust_repo=True)
+    model = torch.hub.load("OWNER/facepcl", "pcl_resnet18", pretrained=True, num_classes=7, trust_repo=True)
     """
     return _create("pcl_resnet18", pretrained, branches, **timm_options)
 

@@ -45,6 +45,11 @@ class Networks(nn.Module):
             self.shared_head = ProjectionHead(self._shared_width())
         self.label_heads = LabelHeads(dict(label_outputs))
 
+    @property
+    def own_size(self) -> int:
+        """The side in pixels of views whose maps need no resizing for decoder and heads (METHOD 8 and 11)."""
+        return CODE_SIDE * self.encoder.feature_info[-1]["reduction"]
+
     def start_from(self, init: str) -> None:
         """Take the encoder's weights, and the decoder's where there is one, from `init`: a name of
         `create_model` or a `.safetensors` file.

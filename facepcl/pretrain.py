@@ -80,7 +80,7 @@ def run(config: Config, progress: bool = False) -> Path:
     if config.init and not saved:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
-    size = config.size_at(1.0) or nets.encoder.pretrained_cfg["input_size"][-1]
+    size = config.size_at(1.0) or nets.own_size
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample))

@@ -13,15 +13,17 @@ from facepcl._files import sha256_file
 from facepcl.index import read_index, weights_table
 
 ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = ["pcl_facecycle.synth_labels", "pcl_resnet18.synth_labels"]
+MOST_BYTES = {"pcl_facecycle": 6_000_000, "pcl_resnet18": 24_000_000}
 FACES = sorted((ROOT / "examples/faces").glob("*.jpg"))
 
 
 def test_the_index_tells_the_truth_about_each_file():
-    assert [f"{row.model}.{row.tag}" for row in read_index()] == ["pcl_facecycle.synth_labels"]
+    assert [f"{row.model}.{row.tag}" for row in read_index()] == BUNDLED
     for row in read_index():
         assert row.path is not None
         assert sha256_file(row.path) == row.sha256
-        assert row.path.stat().st_size == row.bytes <= 6_000_000
+        assert row.path.stat().st_size == row.bytes <= MOST_BYTES[row.model]
         assert row.license == "CC0-1.0"
         assert row.command.startswith("facepcl pretrain ")
 
@@ -31,7 +33,7 @@ def test_the_model_card_holds_the_table_of_the_index():
 
 
 def test_timm_lists_the_model_as_pretrained():
-    assert timm.list_models("pcl_*", pretrained=True) == ["pcl_facecycle.synth_labels"]
+    assert timm.list_models("pcl_*", pretrained=True) == BUNDLED
     assert timm.is_model_pretrained("pcl_facecycle")
     assert timm.models.get_pretrained_cfg("pcl_facecycle").license == "CC0-1.0"
 
@@ -42,6 +44,12 @@ def test_timm_lists_the_model_as_pretrained():
 def test_pretrained_loads_offline_whatever_the_options(options):
     timm.create_model("pcl_facecycle", pretrained=True, **options)
     timm.create_model("pcl_facecycle.synth_labels", pretrained=True, **options)
+
+
+def test_weights_are_used_at_the_size_they_were_trained_at():
+    for row in read_index():
+        cfg = timm.create_model(f"{row.model}.{row.tag}", pretrained=True).pretrained_cfg
+        assert cfg["input_size"] == (3, row.input_size, row.input_size)
 
 
 def test_a_saved_config_holds_no_path_of_this_machine(tmp_path):
