@@ -153,8 +153,8 @@ def test_any_timm_model_embeds_by_its_trunk_and_its_own_statistics(folder):
 
 def test_a_resnets_shared_code_is_pooled_and_its_face_code_is_not(folder):
     model = facepcl.create_model("pcl_resnet18")
-    assert facepcl.FaceEmbedder(model, branch="shared").meta["dimension"] == 512
-    assert facepcl.FaceEmbedder(model, branch="face").meta["dimension"] == 2048
+    assert facepcl.FaceEmbedder(model, branch="shared", size=128).meta["dimension"] == 512
+    assert facepcl.FaceEmbedder(model, branch="face", size=128).meta["dimension"] == 2048
 
 
 def test_a_model_without_weights_is_an_error():

@@ -122,7 +122,7 @@ def test_the_branches_that_simclr_did_not_train_are_not_in_its_encoder(config, m
 @pytest.mark.parametrize("model", MODELS)
 def test_simclr_contrasts_the_code_that_users_embed_with(model):
     nets = Networks(model, {}, METHODS["simclr"]).eval()
-    images = torch.rand(2, *nets.encoder.pretrained_cfg["input_size"])
+    images = torch.rand(2, 3, nets.own_size, nets.own_size)
     whole = facepcl.create_model(model)
     whole.load_state_dict(nets.encoder.state_dict(), strict=False)
     torch.testing.assert_close(nets.shared_code(images), whole.eval().forward_codes(images).shared)

@@ -10,6 +10,7 @@ from timm.data import resolve_model_data_config
 import facepcl
 
 MODELS = ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")
+SIZES = {"pcl_facecycle": 64, "pcl_resnet18": 96, "pcl_resnet50": 128}  # where there are weights, theirs
 each_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -29,7 +30,7 @@ def test_the_models_are_registered():
 @each_model
 def test_input_size_mean_and_std_are_the_models_own(name):
     config = resolve_model_data_config(timm.create_model(name))
-    size = 64 if name == "pcl_facecycle" else 128
+    size = SIZES[name]
     assert config == {
         "input_size": (3, size, size),
         "interpolation": "bicubic",
@@ -80,8 +81,9 @@ def test_branches_come_behind_the_same_trunk(name):
         assert torch.equal(trunk(x), full(x))
         maps, codes = full.forward_branches(x), full.forward_codes(x)
     close(maps.shared, trunk.forward_features(x))
-    assert maps.face.shape == maps.pose.shape == (2, 128, 4, 4)
-    assert codes.face.shape == codes.pose.shape == (2, 2048)
+    side = 3 if name == "pcl_resnet18" else 4
+    assert maps.face.shape == maps.pose.shape == (2, 128, side, side)
+    assert codes.face.shape == codes.pose.shape == (2, 128 * side**2)
     assert torch.equal(codes.face, maps.face.flatten(1))
     assert codes.shared.shape == (2, {"pcl_facecycle": 2048, "pcl_resnet18": 512, "pcl_resnet50": 2048}[name])
 

@@ -198,15 +198,16 @@ def test_a_resnets_folder_loads_without_facepcl(tmp_path):
     torch.manual_seed(0)
     model = facepcl.create_model("pcl_resnet18").eval()
     folder = save_encoder(model, tmp_path / "encoder")
-    save_tensors({"y": model(image("pcl_resnet18"))}, tmp_path / "y.safetensors")
+    x = image("pcl_resnet18")
+    save_tensors({"x": x, "y": model(x)}, tmp_path / "sample.safetensors")
     script = f"""
 import sys
 sys.modules["facepcl"] = None
 import timm, torch
 from safetensors.torch import load_file
 model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-torch.testing.assert_close(model(x), load_file("{tmp_path}/y.safetensors")["y"])
+sample = load_file("{tmp_path}/sample.safetensors")
+torch.testing.assert_close(model(sample["x"]), sample["y"])
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
