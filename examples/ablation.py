@@ -26,7 +26,7 @@ from typing import Any
 
 from facepcl import FacepclError, pretrain
 from facepcl.checkpoints import check_same_run
-from facepcl.recipe import MAY_CHANGE
+from facepcl.recipe import DEFAULTS, MAY_CHANGE
 
 METHODS = ("simclr", "pcl-no-pose", "pcl-no-orthogonal", "pcl")
 NIGHT: dict[str, Any] = {"views": 300_000, "seeds": [0, 1, 2]}
@@ -55,7 +55,7 @@ def plan(config: pretrain.Config, views: int) -> dict[str, pretrain.Config]:
 def train(config: pretrain.Config) -> Path:
     """The encoder of a run, which is begun, continued, or finished already."""
     run, encoder = Path(config.out), Path(config.out, "encoder")
-    if check_same_run(run / "config.json", asdict(config), MAY_CHANGE) and encoder.is_dir():
+    if check_same_run(run / "config.json", asdict(config), DEFAULTS, MAY_CHANGE) and encoder.is_dir():
         return encoder
     print(f"{run}: {config.steps} steps of {config.views_per_step} views", file=sys.stderr)
     return pretrain.run(config, progress=True)

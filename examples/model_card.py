@@ -144,7 +144,7 @@ def probe(encoder: Encoder, seeds: int, data: Path, out: Path, scores: list[Scor
     their probe."""
     seeds = max(seeds, RANDOM_SEEDS * encoder.model.startswith("random:"))
     done = {(s["task"], s["data"], s["branch"], s["seed"]) for s in scores if s["title"] == encoder.title}
-    for branch, seed in ((b, s) for b in (*encoder.branches, "all") for s in range(seeds)):
+    for branch, seed in ((b, s) for b in ("all", *encoder.branches) for s in range(seeds)):
         for task, source, options in jobs(data, out / "data"):
             if (task == "disentangle") != (branch == "all") or (task, source.name, branch, seed) in done:
                 continue
@@ -217,7 +217,7 @@ def main() -> None:
         "--also", nargs="+", default=[], metavar="TITLE=MODEL", help="encoders to compare with"
     )
     parser.add_argument("--seeds", type=int, default=3, help="of the probes (default: 3)")
-    parser.add_argument("--only", nargs="+", metavar="TITLE", help="probe these alone, and write no table")
+    parser.add_argument("--only", nargs="+", metavar="TITLE", help="probe these alone")
     args = parser.parse_args()
     (args.out / "data").mkdir(parents=True, exist_ok=True)
     unpack(args.data, args.out / "data")
@@ -226,8 +226,7 @@ def main() -> None:
     for encoder in chosen:
         if args.only is None or encoder.title in args.only:
             probe(encoder, args.seeds, args.data, args.out, scores)
-    if args.only is not None:
-        return
+    scores = read_scores()  # with what other commands have added meanwhile
     titles = [encoder.title for encoder in chosen] + [s["title"] for s in scores]
     scores.sort(key=lambda s: titles.index(s["title"]))
     write_scores(scores)

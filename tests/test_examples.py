@@ -117,7 +117,7 @@ def test_find_duplicates_finds_the_planted_copies_and_nothing_else(copied):
     }
     *groups, last = output(typed("find_duplicates.py"))
     assert names_in(groups) == planted
-    assert all(0.95 <= float(line.split()[0]) < 1 for line in groups)
+    assert all(0.93 <= float(line.split()[0]) < 1 for line in groups)
     assert last == "3 groups in 28 images; 1 skipped for an error"
 
     facepcl.embed(copied, "table.csv")
