@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 
 from facepcl._files import atomic
+from facepcl._interrupt import until_interrupted
 from facepcl._progress import Progress
 from facepcl.errors import MissingPath, OptionError
 from synthetic_faces.generator import Generator
@@ -74,8 +75,13 @@ def write_faces(out: Path, job: Job, workers: int = 1, progress: bool = False) -
     total = job.images_of_person * sum(map(len, missing.values()))
     if not missing:
         return list(shards)
-    with _makers(job, workers) as make, Progress(total, "images", progress) as bar:
+    with (
+        until_interrupted() as interrupted,
+        _makers(job, workers) as make,
+        Progress(total, "images", progress) as bar,
+    ):
         people = make(identity for identities in missing.values() for identity in identities)
+        people = _while_wanted(people, interrupted)
         for path, identities in missing.items():
             with atomic(path) as temporary:
                 _write_shard(temporary, (next(people) for _ in identities), bar)
@@ -110,6 +116,14 @@ def _same_job(path: Path, job: Job) -> None:
         raise OptionError(
             f"{path.parent} holds faces of other options (see {path.name}): give another folder"
         )
+
+
+def _while_wanted(people: Iterator[list[Row]], interrupted: Callable[[], int]) -> Iterator[list[Row]]:
+    """The people until Ctrl-C, which is asked for between two: inside compiled code it could get lost."""
+    for rows in people:
+        if interrupted():
+            raise KeyboardInterrupt
+        yield rows
 
 
 def _write_shard(path: Path, people: Iterable[list[Row]], bar: Progress) -> None:
