@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: embed test test-fast lint card clean
+.PHONY: embed test test-fast lint clean
 
 embed: $(READY)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
@@ -24,9 +24,6 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
-
-card: $(READY)  ## the weights table of MODEL_CARD.md
-	$(BIN)/python -c "from facepcl.index import weights_table; print(weights_table())"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info embeddings.parquet sheet.png probes report.html

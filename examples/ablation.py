@@ -114,7 +114,8 @@ def named(option: str, words: list[str], names: Iterable[str]) -> dict[str, str]
 def numbers(words: list[str], base: pretrain.Config) -> Row:
     """What `--set` changes, each value in the type of the option."""
     fixed = ("method", "seed", "steps", "epochs")
-    names = [f.name for f in fields(base) if f.metadata and f.name not in fixed]
+    named_fields = (f for f in fields(base) if f.metadata and f.name not in fixed)
+    names = [f.name for f in named_fields if not isinstance(f.default, bool)]
     found: Row = {}
     for name, value in named("--set", words, names).items():
         try:

@@ -45,7 +45,7 @@ def rows_of(model: str) -> tuple[Row, ...]:
 
 
 def weights_table() -> str:
-    """The rows as the Markdown table that MODEL_CARD.md holds (`make card`)."""
+    """The rows as the Markdown table that MODEL_CARD.md holds (`examples/model_card.py` writes it)."""
     head = "| weights | bytes | sha256 | licence | FER-2013 % | LFW % |\n|---|---|---|---|---|---|\n"
     lines = (
         f"| `{row.model}.{row.tag}` | {row.bytes:,} | `{row.sha256[:12]}` | {row.license} "
