@@ -1,11 +1,10 @@
 """Images to embeddings: `FaceEmbedder`."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +14,10 @@ from facepcl.encoder import Encoder
 from facepcl.errors import ImageError, OptionError
 from facepcl.images import decode_reduced, open_image, quiet_pillow, read_file
 from facepcl.machine import cores
-from facepcl.readers import Prepared, Readers
+from facepcl.readers import Prepared, Readers, in_order
 from facepcl.sources import Item, list_entries, read_items
 from facepcl.tables import ROWS_A_GROUP, Embeddings, Row
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 BYTES_A_BATCH = 32 << 20  # of encoded images out of shards: a batch of large photographs ends earlier
 
 
@@ -99,8 +96,8 @@ class FaceEmbedder(Encoder):
         self.make_ready(all_branches)
         with Readers(self.fit, count) as readers, ThreadPoolExecutor(at_once) as networks:
             chunks = _chunks(items, self.batch_size)
-            prepared = _in_order(readers.submit, chunks, count + at_once)
-            yield from _in_order(
+            prepared = in_order(readers.submit, chunks, count + at_once)
+            yield from in_order(
                 lambda some: networks.submit(self._embed, some, all_branches), prepared, at_once
             )
 
@@ -133,18 +130,3 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             chunk, held = [], 0
     if chunk:
         yield chunk
-
-
-def _in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahead: int) -> Iterator[Made]:
-    """Results in the order of `work`, of which at most `ahead` pieces wait, so that memory does not grow."""
-    waiting: deque[Future[Made]] = deque()
-    try:
-        for piece in work:
-            waiting.append(submit(piece))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:  # after Ctrl-C nothing that waits is begun any more
-            future.cancel()

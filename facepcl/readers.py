@@ -5,23 +5,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from facepcl.errors import ReaderError
+from facepcl.face_cutter import Alignment
+from facepcl.faces import Face
 from facepcl.fit import Fit
 from facepcl.reader_process import request, write_line
 from facepcl.sources import Item
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 PIPE_BYTES = 1 << 20  # what an ordinary user may have
 TRIES = 3  # of an image on which a reader died: it need not have been the image's fault
 
@@ -35,24 +40,27 @@ package = types.ModuleType("facepcl")
 package.__path__ = [setup["folder"]]
 sys.modules["facepcl"] = package  # without its __init__, which loads torch and timm: seconds, 300 MB
 from facepcl.reader_process import serve
-serve(setup["fit"])
+serve(setup["fit"], setup["alignment"])
 """
 
 
 class Prepared(NamedTuple):
-    """One image on its way: its pixels uint8 `[H, W, 3]` and the size of the file's picture, or a reason."""
+    """One image on its way: its pixels uint8 `[H, W, 3]` and the size of the file's picture, or a reason;
+    of a photograph its `faces`, and the pixels of each, `[K, H, W, 3]`."""
 
     path: str
     pixels: np.ndarray | None = None
     size: tuple[int, int] = (0, 0)
     error: str | None = None
+    faces: tuple[Face, ...] | None = None
 
 
 class Reader:
-    """One process that prepares images by `fit`, asked by one thread at a time and watched by another."""
+    """One process that prepares images by `fit`, asked by one thread at a time and watched by another; with
+    an `alignment`, the faces of photographs."""
 
-    def __init__(self, fit: Fit):
-        self._fit = fit
+    def __init__(self, fit: Fit, alignment: Alignment | None = None):
+        self._fit, self._alignment = fit, alignment
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._deadline = float("inf")
@@ -66,7 +74,8 @@ class Reader:
 
     def start(self) -> None:
         """Start the process; it gets ready while others work."""
-        setup = {"sys_path": sys.path, "folder": str(Path(__file__).parent), "fit": self._fit.to_json()}
+        setup: dict[str, Any] = {"sys_path": sys.path, "folder": str(Path(__file__).parent)}
+        setup["fit"], setup["alignment"] = self._fit.to_json(), self._alignment and self._alignment.to_json()
         command = [sys.executable, "-c", _BOOT]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._closed:  # meanwhile, by another thread
@@ -116,10 +125,11 @@ class Reader:
         answer = json.loads(self._receive())
         if "error" in answer:
             return Prepared(path, error=answer["error"])
-        pixels = np.empty(self._fit.shape, np.uint8)
-        if self._answers.readinto(pixels.data) < pixels.nbytes:
+        faces = tuple(map(Face.from_numbers, answer["faces"])) if "faces" in answer else None
+        pixels = np.empty(self._fit.shape if faces is None else (len(faces), *self._fit.shape), np.uint8)
+        if pixels.nbytes and self._answers.readinto(pixels.data) < pixels.nbytes:
             raise EOFError
-        return Prepared(path, pixels, tuple(answer["size"]))
+        return Prepared(path, pixels, tuple(answer["size"]), faces=faces)
 
     def _receive(self) -> bytes:
         self._deadline = time.monotonic() + SECONDS_AN_IMAGE
@@ -179,8 +189,8 @@ def _widen(pipe: BufferedReader) -> None:
 class Readers:
     """`with Readers(fit, count) as readers: future = readers.submit(items)`."""
 
-    def __init__(self, fit: Fit, count: int):
-        self._all = [Reader(fit) for _ in range(count)]
+    def __init__(self, fit: Fit, count: int, alignment: Alignment | None = None):
+        self._all = [Reader(fit, alignment) for _ in range(count)]
         self._idle: SimpleQueue[Reader] = SimpleQueue()
         self._threads = ThreadPoolExecutor(count, "facepcl-reader")
         self._stop = threading.Event()
@@ -217,3 +227,18 @@ class Readers:
         while not self._stop.wait(1.0):
             for reader in self._all:
                 reader.end_if_late()
+
+
+def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahead: int) -> Iterator[Made]:
+    """Results in the order of `work`, of which at most `ahead` pieces wait, so that memory does not grow."""
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for piece in work:
+            waiting.append(submit(piece))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:  # after Ctrl-C nothing that waits is begun any more
+            future.cancel()

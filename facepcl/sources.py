@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError
+from facepcl.faces import Face
 from facepcl.images import MAX_BYTES, read_file
 from facepcl.squares import Square
 
@@ -33,12 +34,14 @@ class Entry(NamedTuple):
 
 class Item(NamedTuple):
     """One image: a file (no `data` yet), a member of a shard (its `data`), or the reason why there is
-    none; `square` is the part of it that is wanted, None = all."""
+    none; `square` is the part of it that is wanted, None = all; `faces`: those that are known to be in
+    it."""
 
     path: str
     data: bytes | None = None
     error: str | None = None
     square: Square | None = None
+    faces: tuple[Face, ...] | None = None
 
     def read(self) -> bytes:
         """The encoded image. Raises ImageError or MissingPath with the reason."""

@@ -46,3 +46,59 @@ def _near(image: Image.Image, square: Square, reach: float) -> tuple[Image.Image
     columns = np.arange(left, left + side).clip(0, image.width - 1)
     part = Image.fromarray(np.asarray(image)[np.ix_(rows, columns)])
     return part, square._replace(x=square.x - left, y=square.y - top)
+
+
+def cut_to_size(image: Image.Image, square: Square, size: int) -> Image.Image:
+    """The part of an RGB image inside `square` as `size` x `size` pixels, upright, to a fraction of a pixel;
+    beyond the image its edge goes on.
+
+    A warp looks at a few pixels of its source only, so where a face shrinks by much it would skip the others
+    (aliasing). Hence three steps: the surroundings are averaged down to twice the size, that is turned, and
+    the result is averaged to the size.
+    """
+    turn = np.radians(square.angle)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    side = 2 * square.half
+    shrink = max(1.0, side / (2 * size))
+    reach = square.half * (abs(cosine) + abs(sine)) + 3 * shrink  # 3: what a bicubic warp sees beyond
+    # a square wholly outside shows the nearest edge, however far it is
+    x, y = (
+        float(np.clip(centre, -reach, length + reach))
+        for centre, length in zip(square[:2], image.size, strict=True)
+    )
+    part, (left, top), (wide, tall) = _shrunk(image, (x - reach, y - reach, x + reach, y + reach), shrink)
+    work = min(2 * size, max(size, int(np.ceil(side))))
+    step = side / work
+    a, b, c = cosine * step / wide, -sine * step / wide, (x - left) / wide
+    d, e, f = sine * step / tall, cosine * step / tall, (y - top) / tall
+    middle = work / 2
+    matrix = (a, b, c - (a + b) * middle, d, e, f - (d + e) * middle)
+    turned = part.transform((work, work), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return turned if work == size else turned.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _shrunk(
+    image: Image.Image, box: tuple[float, float, float, float], shrink: float
+) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
+    """The image within `box`, `shrink` times smaller, its edge going on beyond it; where its first pixel
+    begins in the image, and how many of the image's pixels each of its own is, across and down."""
+    spans, befores, afters, steps = [], [], [], []
+    for low, high, length in zip(box[:2], box[2:], image.size, strict=True):
+        start = int(np.clip(np.floor(low), 0, length - 1))
+        end = int(np.clip(np.ceil(high), start + 1, length))
+        pixels = max(1, round((end - start) / shrink))
+        step = (end - start) / pixels
+        spans.append((start, end, pixels))
+        steps.append(step)
+        befores.append(max(0, int(np.ceil((start - low) / step))))
+        afters.append(max(0, int(np.ceil((high - end) / step))))
+    (left, right, width), (top, bottom, height) = spans
+    inner = (left, top, right, bottom)
+    if shrink > 1:
+        part = image.resize((width, height), Image.Resampling.BICUBIC, inner, reducing_gap=2.0)
+    else:
+        part = image.crop(inner)
+    if any(befores + afters):
+        around = ((befores[1], afters[1]), (befores[0], afters[0]), (0, 0))
+        part = Image.fromarray(np.pad(np.asarray(part), around, mode="edge"))
+    return part, (left - befores[0] * steps[0], top - befores[1] * steps[1]), (steps[0], steps[1])

@@ -1,0 +1,80 @@
+"""`facepcl align`: options, then one call of `facepcl.alignment.align`."""
+
+import argparse
+import sys
+from typing import Any
+
+EXAMPLE = """example: facepcl align photos/ crops/ --sheet faces.png && facepcl embed crops/ -o table.parquet
+
+OUT gets the crops, named as their photographs (NAME_0.jpg, NAME_1.jpg ...), and faces.csv: of each face its
+crop, photograph, box, landmarks and score. After an interruption the same command goes on. Exit code 0: all
+read (a photograph without a face is a row that says so); 1: some could not be read; 2: the command was
+wrong."""
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    from facepcl import alignment, detection, templates
+
+    parser = subparsers.add_parser(
+        "align",
+        help="find the faces in photographs and cut them out, upright",
+        description="Find the faces in photographs and cut them out as the weights expect them.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder for the crops")
+    parser.add_argument("--one", action="store_true", help="only the most prominent face of each photograph")
+    parser.add_argument(
+        "--size", type=int, default=alignment.SIZE, metavar="PX", help="side of a crop (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--template",
+        default="face",
+        choices=tuple(templates.TEMPLATES),
+        help="face: what the weights expect (default); arcface: what most face recognisers do",
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=detection.SCORE,
+        metavar="S",
+        help="the least that counts as a face (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: fetched once from the Hub)"
+    )
+    parser.add_argument(
+        "--landmarks", metavar="FILE.csv", help="landmarks that are known, as faces.csv has them"
+    )
+    parser.add_argument(
+        "--format", default="jpg", choices=alignment.FORMATS, help="default: jpg, of quality 95"
+    )
+    parser.add_argument("--sheet", metavar="SHEET.png", help="draw the faces, to look at")
+    parser.add_argument("--workers", type=int, metavar="W", help="processes (default: one a core)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from facepcl.alignment import align
+
+    names = ["size", "template", "one", "score", "detector", "landmarks", "format", "sheet", "workers"]
+    options = {name: getattr(args, name) for name in names}
+    summary = align(args.source, args.out, **options, progress=True)
+    for reason in summary.reasons:
+        print(f"  {reason}", file=sys.stderr)
+    if summary.failed > len(summary.reasons):
+        print(f"  and {summary.failed - len(summary.reasons)} more, see the column error", file=sys.stderr)
+    drawn = f", sheet {args.sheet}" if args.sheet else ""
+    counts = f"{summary.faces} faces of {summary.photographs} photographs, {summary.faceless} without a face"
+    counts += f", {summary.failed} failed"
+    if summary.aligned:
+        print(f"wrote {summary.path}: {counts}, {summary.photographs_per_second:.1f} photographs/s{drawn}")
+    else:
+        print(f"{summary.path} was there already: {counts}{drawn}")
+    return 1 if summary.failed else 0
