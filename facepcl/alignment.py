@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 import facepcl
-from facepcl._files import sha256_file
 from facepcl._progress import Progress
 from facepcl.crop_names import CropNames
 from facepcl.detection import SCORE, Detector
@@ -162,15 +161,10 @@ def _describe(
     alignment: Alignment, sources: list[str], size: int, format: str, landmarks: str | Path | None
 ) -> dict[str, Any]:
     """What the crops are; a job goes on only where this is the same."""
-    file = Path(alignment.detector) if alignment.detector else None
     folder = "" if all(Path(source).is_absolute() for source in sources) else str(Path.cwd())
     return {
-        "template": alignment.template,
+        **alignment.describe(),
         "size": size,
-        "one": alignment.one,
-        "detector": file and file.name,
-        "detector_sha256": file and sha256_file(file),
-        "score": alignment.score if file else None,
         "landmarks": None if landmarks is None else str(landmarks),
         "format": format,
         "sources": sources,

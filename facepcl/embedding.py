@@ -2,29 +2,38 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
-from facepcl.encoder import Encoder
+from facepcl.detection import Detector
+from facepcl.detector_file import find_detector
+from facepcl.encoder import BRANCH, MODEL, POOL, Encoder
 from facepcl.errors import ImageError, OptionError
+from facepcl.face_cutter import Alignment, FaceCutter
+from facepcl.faces import NO_FACE, Face, face_columns
 from facepcl.images import decode_reduced, open_image, quiet_pillow, read_file
 from facepcl.machine import cores
 from facepcl.readers import Prepared, Readers, in_order
 from facepcl.sources import Item, list_entries, read_items
 from facepcl.tables import ROWS_A_GROUP, Embeddings, Row
 
+# that are asked for together: each may take a tenth of a second, and has a face or two for the network
+PHOTOGRAPHS_A_BATCH = 8
 BYTES_A_BATCH = 32 << 20  # of encoded images out of shards: a batch of large photographs ends earlier
 
 
 @dataclass
 class Batch:
-    """Rows of a table; of the good ones among them the pixels uint8 `[G, H, W, 3]` and the branch maps."""
+    """Rows of a table, of so many `images`; of the good ones among them the pixels uint8 `[G, H, W, 3]` and
+    the branch maps."""
 
+    images: int
     rows: Embeddings
     good: list[int]
     pixels: np.ndarray
@@ -39,9 +48,51 @@ class FaceEmbedder(Encoder):
     `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
     the processor has units for it and a timing finds it faster; int8 is for `pcl_facecycle` on a CPU, needs
     `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace or compile.
-    `size`: side of the input in pixels, 0 = the model's own.
-    Raises WeightsError if there are no weights, OptionError for other wrong arguments.
+    `size`: side of the input in pixels, 0 = the model's own. `align`: inputs are photographs, whose faces are
+    found and cut out (needs `facepcl[align]`): `stream` gives a row a face, a call the most prominent face of
+    each; `one`: `stream` too; `detector`: YuNet's ONNX file, None fetches it once from the Hub.
+    Raises WeightsError if there are no weights or no detector, OptionError for other wrong arguments.
     """
+
+    def __init__(
+        self,
+        model: str | nn.Module = MODEL,
+        branch: str = BRANCH,
+        *,
+        pool: str = POOL,
+        normalize: bool = False,
+        size: int = 0,
+        batch_size: int = 64,
+        device: str = "auto",
+        dtype: str = "auto",
+        backend: str = "auto",
+        align: bool = False,
+        one: bool = False,
+        detector: str | Path | None = None,
+    ):
+        if not align and (one or detector is not None):
+            raise OptionError("one and detector belong to align: add --align (align=True)")
+        self.alignment: Alignment | None = None
+        self._cutter: FaceCutter | None = None
+        if align:
+            file = find_detector(detector)
+            Detector(file)  # raises before the weights are loaded
+            self.alignment = Alignment(str(file), one=one)
+        super().__init__(
+            model,
+            branch,
+            pool=pool,
+            normalize=normalize,
+            size=size,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+        )
+        if self.alignment:
+            # Not a part of `space`: crops that `facepcl align` wrote are embedded without it, and so are the
+            # user's own of that kind; all of them are to compare.
+            self.meta["align"] = self.alignment.describe()
 
     def __call__(self, items: Iterable[Any]) -> np.ndarray:
         """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
@@ -63,6 +114,8 @@ class FaceEmbedder(Encoder):
     def _open(self, place: int, item: Any) -> np.ndarray:
         fit = self.fit
         try:
+            if self.alignment:
+                return self._face(self.alignment, item)
             if isinstance(item, (str, Path)):
                 return fit(*decode_reduced(read_file(item), fit.needed))
             return fit(open_image(item))
@@ -70,9 +123,21 @@ class FaceEmbedder(Encoder):
             name = f" ({item})" if isinstance(item, (str, Path)) else ""
             raise ImageError(f"item {place}{name}: {error}") from error
 
+    def _face(self, alignment: Alignment, item: Any) -> np.ndarray:
+        """The most prominent face of a photograph."""
+        if self._cutter is None:
+            self._cutter = FaceCutter(replace(alignment, one=True), self.fit)
+        if isinstance(item, (str, Path)):
+            _, _, crops = self._cutter.of_file(read_file(item))
+        else:
+            _, crops = self._cutter.of_image(open_image(item))
+        if not len(crops):
+            raise ImageError(NO_FACE)
+        return crops[0]
+
     def stream(self, source: str | Path | Sequence[str | Path], workers: int | None = None) -> Iterator[Row]:
-        """A row for each image of files, folders, globs, `.csv` manifests and `.tar` shards, in order, as
-        they come.
+        """A row for each image, or each face, of files, folders, globs, `.csv` manifests and `.tar` shards,
+        in order, as they come.
 
         Memory does not grow. An image that cannot be embedded gives a row with the reason. `workers`: as
         for `facepcl.embed`.
@@ -91,26 +156,60 @@ class FaceEmbedder(Encoder):
         `workers` processes decode ahead while the network runs; None: as many as this machine needs. On a
         CPU where torch uses fewer threads than there are cores, several batches run at once.
         """
-        count = default_workers(self.device.type) if workers is None else workers
+        # finding faces takes longer than the network does
+        count = workers or (cores() if self.alignment else default_workers(self.device.type))
+        size = PHOTOGRAPHS_A_BATCH if self.alignment else self.batch_size
         at_once = self.batches_at_once
         self.make_ready(all_branches)
-        with Readers(self.fit, count) as readers, ThreadPoolExecutor(at_once) as networks:
-            chunks = _chunks(items, self.batch_size)
+        with Readers(self.fit, count, self.alignment) as readers, ThreadPoolExecutor(at_once) as networks:
+            chunks = _chunks(items, size)
             prepared = in_order(readers.submit, chunks, count + at_once)
             yield from in_order(
                 lambda some: networks.submit(self._embed, some, all_branches), prepared, at_once
             )
 
     def _embed(self, prepared: list[Prepared], all_branches: bool) -> Batch:
-        images = [(i, p.pixels) for i, p in enumerate(prepared) if p.pixels is not None]
+        shown, faces = prepared, None
+        if self.alignment:
+            shown, found, numbers = _by_face(prepared)
+            faces = face_columns(found, numbers)
+        images = [(i, p.pixels) for i, p in enumerate(shown) if p.pixels is not None]
         good, pixels = [i for i, _ in images], np.stack([p for _, p in images]) if images else np.empty(0)
-        vectors = np.full((len(prepared), self.meta["dimension"]), np.nan, np.float32)
-        maps = self.maps(pixels, all_branches) if good else {}
+        vectors = np.full((len(shown), self.meta["dimension"]), np.nan, np.float32)
+        maps = self._maps_of_all(pixels, all_branches) if good else {}
         if good:
             vectors[good] = self.vectors(maps)
-        sizes = np.array([p.size for p in prepared], np.int32)
-        rows = Embeddings(vectors, [p.path for p in prepared], [p.error for p in prepared], sizes, self.meta)
-        return Batch(rows, good, pixels, maps)
+        sizes = np.array([p.size for p in shown], np.int32).reshape(-1, 2)
+        paths, errors = [p.path for p in shown], [p.error for p in shown]
+        rows = Embeddings(vectors, paths, errors, sizes, self.meta, faces)
+        return Batch(len(prepared), rows, good, pixels, maps)
+
+    def _maps_of_all(self, pixels: np.ndarray, all_branches: bool) -> dict[str, torch.Tensor]:
+        """`maps`; of a crowd's faces in several batches, none larger than `batch_size`."""
+        size = self.batch_size
+        blocks = [self.maps(pixels[i : i + size], all_branches) for i in range(0, len(pixels), size)]
+        return (
+            blocks[0]
+            if len(blocks) == 1
+            else {name: torch.cat([b[name] for b in blocks]) for name in blocks[0]}
+        )
+
+
+def _by_face(prepared: list[Prepared]) -> tuple[list[Prepared], list[Face | None], list[int]]:
+    """Photographs as one row a face, or one that says why there is none; the faces, and their numbers."""
+    rows: list[Prepared] = []
+    faces: list[Face | None] = []
+    numbers: list[int] = []
+    for one in prepared:
+        if one.faces and one.pixels is not None:
+            rows += [Prepared(one.path, pixels, one.size) for pixels in one.pixels]
+            faces += one.faces
+            numbers += range(len(one.faces))
+        else:
+            rows.append(Prepared(one.path, None, one.size, one.error or NO_FACE))
+            faces.append(None)
+            numbers.append(0)
+    return rows, faces, numbers
 
 
 def default_workers(device: str) -> int:

@@ -13,6 +13,7 @@ from facepcl._progress import Progress
 from facepcl.embedding import FaceEmbedder
 from facepcl.encoder import BRANCH, MODEL, POOL
 from facepcl.errors import ImageError, OptionError, TableError
+from facepcl.faces import NO_FACE
 from facepcl.machine import give_back_freed_memory
 from facepcl.sheet import Sheet, check_path
 from facepcl.sources import list_entries, read_items
@@ -34,14 +35,15 @@ REASONS = 5
 
 @dataclass
 class Summary:
-    """What `embed` did: `total` rows, of which `failed` hold a reason; `embedded` of them were made now, in
-    `seconds`, the others were there before."""
+    """What `embed` did: `total` rows, of which `failed` hold a reason and `faceless` are photographs without
+    a face; `embedded` images were done now, in `seconds`, the others were there before."""
 
     path: Path
     space: str
     device: str
     total: int = 0
     failed: int = 0
+    faceless: int = 0
     embedded: int = 0
     photographs: int = 0  # images that do not look like face crops
     seconds: float = 0.0
@@ -49,11 +51,15 @@ class Summary:
 
     def count(self, rows: Embeddings) -> None:
         """Take account of `rows`."""
-        failed = [f"{path}: {error}" for path, error in zip(rows.paths, rows.errors, strict=True) if error]
+        reasons = zip(rows.paths, rows.errors, strict=True)
+        failed = [f"{path}: {error}" for path, error in reasons if error and error != NO_FACE]
         self.total += len(rows)
+        self.faceless += rows.errors.count(NO_FACE)  # which is a finding, no error
         self.failed += len(failed)
         self.reasons = (*self.reasons, *failed)[:REASONS]
-        self.photographs += sum(min(size) > 0 and not looks_like_crop(*size) for size in rows.sizes.tolist())
+        if rows.faces is None:
+            sizes = rows.sizes.tolist()
+            self.photographs += sum(min(size) > 0 and not looks_like_crop(*size) for size in sizes)
 
     @property
     def images_per_second(self) -> float:
@@ -75,6 +81,9 @@ def embed(
     resume: bool = False,
     on_error: str = "record",
     sheet: str | Path | None = None,
+    align: bool = False,
+    one: bool = False,
+    detector: str | Path | None = None,
     progress: bool = False,
 ) -> Summary:
     """Write the embeddings of images to a .parquet, .npz or .csv table, a row an image, in order.
@@ -83,6 +92,9 @@ def embed(
     row with a reason (`on_error="record"`) or raises ImageError ("raise"). `workers`: processes that decode;
     None is half of the cores, or all of them beside an accelerator. What is done is kept in `OUT.parts`
     until the table is whole: after an interruption, the same call with `resume=True` goes on from there.
+    `align`: the sources are photographs; their faces are found and cut out (needs `facepcl[align]`), a row a
+    face, with its box, landmarks and score; `one`: only the most prominent face of each; `detector`: YuNet's
+    ONNX file, None fetches it once from the Hub.
     `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
     """
     _check(on_error, workers, sheet, Path(out))
@@ -98,6 +110,9 @@ def embed(
             device=device,
             dtype=begun["dtype"] if begun and dtype == "auto" else dtype,  # a timing may differ today
             backend="compile" if compile else "auto",
+            align=align,
+            one=one,
+            detector=detector,
         )
         summary = Summary(work.out, embedder.meta["space"], embedder.meta["device"])
         if resume and not begun and work.out.exists():
@@ -136,7 +151,8 @@ def _check(on_error: str, workers: int | None, sheet: str | Path | None, out: Pa
 def _describe(meta: dict[str, Any], sources: list[str], sheet: bool) -> dict[str, Any]:
     """What a job must have been begun with to go on."""
     folder = "" if all(Path(source).is_absolute() for source in sources) else str(Path.cwd())
-    return {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": folder, "sheet": sheet}
+    job = {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": folder, "sheet": sheet}
+    return {**job, "align": meta.get("align")}
 
 
 def _begun(work: Unfinished, resume: bool) -> dict[str, Any] | None:
@@ -159,6 +175,11 @@ def _already_there(summary: Summary, meta: dict[str, Any]) -> Summary:
             f"{summary.path} lies in another space, {describe_space(there.meta)}, than what is asked for, "
             f"{describe_space(meta)}; choose another name"
         )
+    if there.meta.get("align") != meta.get("align"):
+        raise TableError(
+            f"{summary.path} holds {'faces' if 'align' in there.meta else 'images'} that were found "
+            "in another way than what is asked for; choose another name"
+        )
     _logger.info("%s is whole already; nothing was left to do", summary.path)
     summary.count(there)
     return summary
@@ -175,10 +196,10 @@ def _embed_rest(
 ) -> None:
     """Add the parts that are missing."""
     start, meta, number, failed = time.monotonic(), embedder.meta, len(work.parts), 0
-    before = work.rows_done
+    before, rows = work.images_done, work.rows_done
     _logger.info("embedding with %s on %s, %s", meta["model"], meta["device"], meta["dtype"])
     if number:
-        _logger.info("resuming: %d parts, %s rows, are done", number, f"{before:,}")
+        _logger.info("resuming: %d parts, %s rows, are done", number, f"{rows:,}")
     if drawing:
         drawing.restore(work.samples())
     images = (work.read_job() or {}).get("images")
@@ -190,11 +211,11 @@ def _embed_rest(
             if on_error == "raise":
                 _raise_first(batch.rows)
             if drawing:
-                drawing.add(batch, done)
+                drawing.add(batch, rows)
             waiting.append(batch.rows)
-            done += len(batch.rows)
-            failed += len(batch.rows) - len(batch.good)
-            bar.update(len(batch.rows), **({"failed": failed} if failed else {}))
+            done, rows = done + batch.images, rows + len(batch.rows)
+            failed += sum(error not in (None, NO_FACE) for error in batch.rows.errors)
+            bar.update(batch.images, **({"failed": failed} if failed else {}))
             if done % ROWS_A_GROUP == 0:
                 work.write(number, waiting, drawing.taken() if drawing else None)
                 waiting, number = [], number + 1
@@ -205,7 +226,7 @@ def _embed_rest(
 
 def _raise_first(rows: Embeddings) -> None:
     for path, error in zip(rows.paths, rows.errors, strict=True):
-        if error:
+        if error and error != NO_FACE:
             raise ImageError(f"{path}: {error}")
 
 
@@ -222,7 +243,8 @@ def _write_whole(work: Unfinished, summary: Summary) -> None:
     write_table(work.out, work.meta, counted(), work.rows_done)
     if summary.photographs > (summary.total - summary.failed) / 2:
         _logger.warning(
-            "most of these %d images look like photographs, not like face crops; the weights expect a crop",
+            "most of these %d images look like photographs, not like face crops; the weights expect a crop: "
+            "add --align (align=True)",
             summary.total,
         )
 

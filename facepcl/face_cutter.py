@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from facepcl._files import sha256_file
 from facepcl.detection import LONGER_SIDE, SCORE, Detector
 from facepcl.errors import OptionError
 from facepcl.faces import Face, most_prominent_first
@@ -37,6 +39,17 @@ class Alignment:
             raise OptionError(f"template {self.template!r}: choose {' or '.join(TEMPLATES)}")
         if not 0 < self.score < 1:
             raise OptionError(f"score {self.score:g}: between 0 and 1")
+
+    def describe(self) -> dict[str, Any]:
+        """What tells how crops were made."""
+        file = Path(self.detector) if self.detector else None
+        return {
+            "template": self.template,
+            "one": self.one,
+            "detector": file and file.name,
+            "detector_sha256": file and sha256_file(file),
+            "score": self.score if file else None,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """What `Alignment(**...)` takes in another process."""

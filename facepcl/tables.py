@@ -13,6 +13,7 @@ import numpy as np
 
 from facepcl._files import atomic
 from facepcl.errors import MissingPath, OptionError, TableError, require
+from facepcl.faces import FACE_COLUMNS, Face
 
 META_KEY = "facepcl"
 ROWS_A_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
@@ -22,7 +23,7 @@ SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers woul
 @dataclass(frozen=True)
 class Row:
     """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in
-    pixels."""
+    pixels. Where faces were looked for: one face, its place in the photograph and its `number` there."""
 
     path: str
     index: int
@@ -30,31 +31,43 @@ class Row:
     width: int | None = None
     height: int | None = None
     vector: np.ndarray | None = None
+    face: Face | None = None
+    number: int | None = None
 
 
 @dataclass
 class Embeddings:
     """A table, or rows of one: `vectors` float32 `[N, D]` (NaN where there is an error), `paths`, `errors`
     (None = fine), `sizes` int32 `[N, 2]` (width and height of the files' images in pixels, 0 = unknown),
-    `meta`."""
+    `meta`; where faces were looked for, `faces` float32 `[N, 16]` with `FACE_COLUMNS` (NaN = none)."""
 
     vectors: np.ndarray
     paths: list[str]
     errors: list[str | None]
     sizes: np.ndarray
     meta: dict[str, Any]
+    faces: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def images(self) -> int:
+        """Of how many images these are: a photograph has a row for each face, or one without."""
+        return len(self) if self.faces is None else int((~(self.faces[:, 0] > 0)).sum())
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One by one, numbered from `start`."""
         for i, (path, error) in enumerate(zip(self.paths, self.errors, strict=True)):
             if error:
                 yield Row(path, start + i, error)
-            else:
-                width, height = map(int, self.sizes[i])
-                yield Row(path, start + i, None, width, height, self.vectors[i])
+                continue
+            width, height = map(int, self.sizes[i])
+            face, number = None, None
+            if self.faces is not None:
+                number, score, *places = self.faces[i].tolist()
+                face, number = Face.from_numbers([*places, score]), int(number)
+            yield Row(path, start + i, None, width, height, self.vectors[i], face, number)
 
 
 def check_table_path(path: Path) -> None:
@@ -87,6 +100,10 @@ def _write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings
     # not fixed_size_list: with nulls, several releases of pyarrow fail to write or read it
     fields = [("path", pa.string()), ("index", pa.int64()), ("error", pa.string())]
     fields += [("width", pa.int32()), ("height", pa.int32()), ("embedding", pa.list_(pa.float32()))]
+    if "align" in meta:
+        fields[5:5] = [
+            (name, pa.float32() if place else pa.int32()) for place, name in enumerate(FACE_COLUMNS)
+        ]
     schema = pa.schema(fields, metadata={META_KEY: json.dumps(meta)})
     start = 0
     # the numbers of vectors neither repeat nor compress, so trying to would only cost time
@@ -104,16 +121,28 @@ def _write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings
                 pa.array(np.arange(start, start + len(block))),
                 pa.array(map(_clean, block.errors), pa.string()),
                 *(pa.array(side, pa.int32(), mask=~good) for side in block.sizes.T),
+                *(_face_array(pa, v, schema.field(n).type) for n, v in _face_columns(block)),
                 column,
             ]
             file.write_table(pa.Table.from_arrays(columns, schema=schema))
             start += len(block)
 
 
+def _face_columns(block: Embeddings) -> Iterator[tuple[str, np.ndarray]]:
+    if block.faces is not None:
+        yield from zip(FACE_COLUMNS, block.faces.T, strict=True)
+
+
+def _face_array(pa: Any, values: np.ndarray, kind: Any) -> Any:
+    unknown = np.isnan(values)
+    return pa.array(np.where(unknown, 0, values).astype(kind.to_pandas_dtype()), kind, mask=unknown)
+
+
 def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
     paths: list[str] = []
     errors: list[str] = []
     sizes = [np.empty((0, 2), np.int32)]
+    faces = [np.empty((0, len(FACE_COLUMNS)), np.float32)]
     with ZipFile(path, "w") as archive:
         with archive.open("vectors.npy", "w", force_zip64=True) as member:
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, meta["dimension"])}
@@ -123,12 +152,13 @@ def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
                 paths += [_clean(path) or "" for path in block.paths]
                 errors += [_clean(error) or "" for error in block.errors]  # None would need a pickle
                 sizes.append(block.sizes)
+                faces += [] if block.faces is None else [block.faces]
         rest = {
             "paths": np.array(paths, dtype=np.str_),
             "errors": np.array(errors, dtype=np.str_),
             "sizes": np.concatenate(sizes),
             "meta": np.array(json.dumps(meta)),
-        }
+        } | ({"faces": np.concatenate(faces)} if "align" in meta else {})
         for name, array in rest.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -139,10 +169,14 @@ def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
     numbers = ",".join(["%.9g"] * meta["dimension"])
     start = 0
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow([*_COLUMNS, *(f"e{i}" for i in range(meta["dimension"]))])
+        names = [*_COLUMNS, *(FACE_COLUMNS if "align" in meta else ())]
+        csv.writer(file).writerow([*names, *(f"e{i}" for i in range(meta["dimension"]))])
         for block in blocks:
             for row, vector in zip(block.rows(start), block.vectors.tolist(), strict=True):
-                cells = (_clean(row.path), row.index, _clean(row.error), row.width, row.height)
+                cells = [_clean(row.path), row.index, _clean(row.error), row.width, row.height]
+                if row.face is not None and row.number is not None:
+                    cells += [row.number, *(f"{v:.9g}" for v in row.face.columns(row.number)[1:])]
+                cells += [None] * (len(names) - len(cells))
                 file.write(f"{_csv_line(cells)},{numbers % tuple(vector)}\r\n")
             start += len(block)
 
@@ -196,7 +230,10 @@ def _read_parquet(path: Path, with_vectors: bool) -> Embeddings:
         errors: list[str | None] = []
         # A batch at a time and never as Python numbers, which take ten times the memory of the vectors.
         names = ["path", "error", "width", "height", *(["embedding"] if with_vectors else [])]
-        for batch in file.iter_batches(ROWS_A_GROUP, columns=names):
+        faces = np.full((len(vectors), len(FACE_COLUMNS)), np.nan, np.float32) if "align" in meta else None
+        for batch in file.iter_batches(
+            ROWS_A_GROUP, columns=[*names, *(FACE_COLUMNS if "align" in meta else ())]
+        ):
             place = slice(len(paths), len(paths) + len(batch))
             if with_vectors:
                 column = batch["embedding"]
@@ -204,9 +241,12 @@ def _read_parquet(path: Path, with_vectors: bool) -> Embeddings:
                 vectors[place][good] = column.flatten().to_numpy().reshape(-1, dimension)
             for axis, side in enumerate(("width", "height")):
                 sizes[place, axis] = batch[side].fill_null(0).to_numpy()
+            if faces is not None:
+                for column, name in enumerate(FACE_COLUMNS):
+                    faces[place, column] = batch[name].cast("float32").to_numpy(zero_copy_only=False)
             paths += batch["path"].to_pylist()
             errors += batch["error"].to_pylist()
-    return Embeddings(vectors, paths, errors, sizes, meta)
+    return Embeddings(vectors, paths, errors, sizes, meta, faces)
 
 
 def _read_npz(path: Path, with_vectors: bool) -> Embeddings:
@@ -214,7 +254,8 @@ def _read_npz(path: Path, with_vectors: bool) -> Embeddings:
         errors = [error or None for error in table["errors"].tolist()]
         meta = json.loads(str(table["meta"]))
         vectors = table["vectors"] if with_vectors else np.empty((len(errors), 0), np.float32)
-        return Embeddings(vectors, table["paths"].tolist(), errors, table["sizes"], meta)
+        faces = table["faces"] if "align" in meta else None
+        return Embeddings(vectors, table["paths"].tolist(), errors, table["sizes"], meta, faces)
 
 
 def _read_csv(path: Path, with_vectors: bool) -> Embeddings:
@@ -225,10 +266,16 @@ def _read_csv(path: Path, with_vectors: bool) -> Embeddings:
         _, *rows = csv.reader(file)  # the first line names the columns
     if len(rows) != (count := meta.pop("rows")):  # a file cut off at a line's end looks whole
         raise ValueError(f"{len(rows)} rows of {count}")
-    numbers = [row[len(_COLUMNS) :] if with_vectors else [] for row in rows]
+    first = len(_COLUMNS)
+    faces = None
+    if "align" in meta:
+        first += len(FACE_COLUMNS)
+        cells = [[float(cell or "nan") for cell in row[len(_COLUMNS) : first]] for row in rows]
+        faces = np.array(cells, np.float32).reshape(-1, len(FACE_COLUMNS))
+    numbers = [row[first:] if with_vectors else [] for row in rows]
     vectors = np.array(numbers, np.float32).reshape(len(rows), meta["dimension"] if with_vectors else 0)
     sizes = np.array([[int(side or 0) for side in row[3:5]] for row in rows], np.int32).reshape(-1, 2)
-    return Embeddings(vectors, [row[0] for row in rows], [row[2] or None for row in rows], sizes, meta)
+    return Embeddings(vectors, [row[0] for row in rows], [row[2] or None for row in rows], sizes, meta, faces)
 
 
 _READERS = {".parquet": _read_parquet, ".npz": _read_npz, ".csv": _read_csv}

@@ -26,8 +26,9 @@ class Unfinished:
     """What is done of the table at `out`, in the folder `OUT.parts`.
 
     `job.json` says what is being done, `listing.jsonl` over which files and shards, and each
-    `part-NUMBER.npz` is a table of the next `ROWS_A_GROUP` rows, written under another name and renamed. All
-    parts but the last are full, so a part's number tells its rows.
+    `part-NUMBER.npz` is a table of the next `ROWS_A_GROUP` images, written under another name and renamed.
+    All parts but the last are full, so a part's number tells its images. Each has one row, or, where faces
+    are looked for, a row for each face.
     """
 
     def __init__(self, out: Path):
@@ -44,7 +45,17 @@ class Unfinished:
         """How many rows the parts hold."""
         if not (parts := self.parts):
             return 0
-        return (len(parts) - 1) * ROWS_A_GROUP + len(read_embeddings(parts[-1], vectors=False))
+        last = read_embeddings(parts[-1], vectors=False)
+        if last.faces is None:
+            return (len(parts) - 1) * ROWS_A_GROUP + len(last)
+        return sum(len(read_embeddings(part, vectors=False)) for part in parts)
+
+    @property
+    def images_done(self) -> int:
+        """How many images the parts hold."""
+        if not (parts := self.parts):
+            return 0
+        return (len(parts) - 1) * ROWS_A_GROUP + read_embeddings(parts[-1], vectors=False).images
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -155,19 +166,22 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
 
 
 def check_resumable(work: Unfinished, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise TableError unless the job that was begun is the one `wanted`: space, dtype, sources, sheet."""
+    """Raise TableError unless the job that was begun is the one `wanted`: space, dtype, sources, sheet,
+    alignment."""
     if begun["meta"]["space"] != wanted["meta"]["space"]:
         raise TableError(
             f"{work.out} was begun in the space {describe_space(begun['meta'])}, this would go on in "
             f"{describe_space(wanted['meta'])}; use the same model, branch and pool, or delete {work.folder}"
         )
     for name, value in wanted.items():
-        if name != "meta" and begun[name] != value:
+        if name != "meta" and begun.get(name) != value:
             raise TableError(
-                f"{work.out} was begun with {name} {_words(begun[name])}, not {_words(value)}; repeat the "
-                f"command as it was, or delete {work.folder}"
+                f"{work.out} was begun with {name} {_words(begun.get(name))}, not {_words(value)}; "
+                f"repeat the command as it was, or delete {work.folder}"
             )
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {words}" for name, words in value.items())
     return ", ".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

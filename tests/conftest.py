@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def original_state(shared):
         "tensors"
     ]
     return {f"module.{name}": torch.from_numpy(fill(name, spec["shape"])) for name, spec in layout.items()}
+
+
+@pytest.fixture(scope="session")
+def detector(shared):
+    pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
+    return shared / "models/face_detection_yunet_2023mar.onnx"
+
+
+@pytest.fixture(scope="session")
+def photographs(shared, tmp_path_factory):
+    """The folder of 90 photographs of people; none of them is part of the project."""
+    folder = tmp_path_factory.mktemp("photographs")
+    with tarfile.open(shared / "data/real/photos.tar") as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "photos"
 
 
 def put_face(path, number=0):

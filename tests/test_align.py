@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 import sys
-import tarfile
 import threading
 from pathlib import Path
 
@@ -78,21 +77,6 @@ def crops_below(folder):
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".jpg", ".png")
     }
-
-
-@pytest.fixture(scope="session")
-def detector(shared):
-    pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
-    return shared / "models" / FILE
-
-
-@pytest.fixture(scope="session")
-def photographs(shared, tmp_path_factory):
-    """The folder of 90 photographs of people; none of them is part of the project."""
-    folder = tmp_path_factory.mktemp("photographs")
-    with tarfile.open(shared / "data/real/photos.tar") as tar:
-        tar.extractall(folder, filter="data")
-    return folder / "photos"
 
 
 @pytest.fixture(scope="session")

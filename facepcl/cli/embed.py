@@ -68,6 +68,17 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--sheet", metavar="SHEET.png", help="draw nearest neighbours under face and pose code"
     )
+    parser.add_argument(
+        "--align",
+        action="store_true",
+        help="the sources are photographs: find their faces and cut them out, a row a face",
+    )
+    parser.add_argument(
+        "--one", action="store_true", help="with --align: only the most prominent face of each photograph"
+    )
+    parser.add_argument(
+        "--detector", metavar="PATH", help="with --align: YuNet's ONNX file (default: fetched from the Hub)"
+    )
     return parser
 
 
@@ -77,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from facepcl import machine
 
     names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
-    names += ["compile", "resume", "on_error", "sheet"]
+    names += ["compile", "resume", "on_error", "sheet", "align", "one", "detector"]
     options = {name: getattr(args, name) for name in names}
     # some batches side by side are a third faster than all cores on one (benchmarks/embed.py)
     torch.set_num_threads(max(1, machine.cores() // 8))
@@ -87,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
     if summary.failed > len(summary.reasons):
         print(f"  and {summary.failed - len(summary.reasons)} more, see the column error", file=sys.stderr)
     drawn = f", sheet {args.sheet}" if args.sheet else ""
-    counts = f"{summary.total - summary.failed} embedded, {summary.failed} failed"
+    counts = f"{summary.total - summary.failed - summary.faceless} embedded, {summary.failed} failed"
+    if args.align:
+        counts += f", {summary.faceless} photographs without a face"
     if summary.embedded:
         print(f"wrote {summary.path}: {counts}, {summary.images_per_second:.0f} images/s{drawn}")
     else:
