@@ -11,37 +11,24 @@ import argparse
 import sys
 from pathlib import Path
 
-import timm
-import torch
-import torch.nn.functional as F
+import numpy as np
 from PIL import Image
 
 import facepcl
 from facepcl.errors import ImageError
 from facepcl.images import open_image
-
-SIDE, GAP = 64, 8  # pixels of a face, and between the pictures and what is drawn of them
+from facepcl.swap import draw_swaps, swap_sheet
 
 
 def swap(encoder: str, photos: list[str]) -> Image.Image:
     """The grid of N photos, as an image of 64 (N + 1) + 8 pixels a side."""
     name = f"local-dir:{encoder}" if Path(encoder).is_dir() else encoder
     decoder = facepcl.create_decoder(name)
-    model = facepcl.create_model(name, pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    faces = torch.stack([transform(read(photo)) for photo in photos])
-    with torch.inference_mode():
-        _, face, pose = model.forward_codes(faces)
-        rows = [decoder(F.normalize(code + pose)) for code in face]  # [N, 3, 64, 64] each
-        faces = F.interpolate(faces, (SIDE, SIDE), mode="area")
-    start = SIDE + GAP
-    sheet = Image.new("RGB", (start + SIDE * len(photos),) * 2, "white")
-    for i, (left, row) in enumerate(zip(faces, rows, strict=True)):
-        sheet.paste(picture(left), (0, start + SIDE * i))
-        sheet.paste(picture(left), (start + SIDE * i, 0))
-        for j, drawn in enumerate(row):
-            sheet.paste(picture(drawn), (start + SIDE * j, start + SIDE * i))
-    return sheet
+    embedder = facepcl.FaceEmbedder(name, dtype="float32")
+    pixels = np.stack([embedder.fit(read(photo)) for photo in photos])
+    maps = embedder.maps(pixels, all_branches=True)
+    face, pose = (embedder.vectors(maps, branch) for branch in ("face", "pose"))
+    return swap_sheet(pixels, draw_swaps(decoder, face, pose))
 
 
 def read(photo: str) -> Image.Image:
@@ -49,12 +36,6 @@ def read(photo: str) -> Image.Image:
         return open_image(photo)
     except ImageError as error:
         sys.exit(f"{photo}: {error}")
-
-
-def picture(tile: torch.Tensor) -> Image.Image:
-    """A tensor `[3, H, W]`, in [0, 1] but for what the decoder overshoots, as an image."""
-    levels = (tile.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
 def main() -> None:

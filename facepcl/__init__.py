@@ -13,6 +13,7 @@ from facepcl.errors import FacepclError
 
 if TYPE_CHECKING:
     from facepcl import alignment as alignment
+    from facepcl import demo as demo
     from facepcl import losses as losses
     from facepcl import pretrain as pretrain
     from facepcl import probes as probes
@@ -33,7 +34,7 @@ _LAZY_NAMES = {
     "read_embeddings": "facepcl.tables",
     "similarity": "facepcl.tables",
 }
-_LAZY_FILES = ("alignment", "losses", "pretrain", "probes", "views")
+_LAZY_FILES = ("alignment", "demo", "losses", "pretrain", "probes", "views")
 
 __all__ = [
     "FaceEmbedder",
@@ -41,6 +42,7 @@ __all__ = [
     "alignment",
     "create_decoder",
     "create_model",
+    "demo",
     "embed",
     "list_models",
     "losses",

@@ -46,6 +46,11 @@ LAYERS = (
     {"tables", "int8"},
     {"encoder"},
     {"unfinished", "embedding", "alignment"},
+    {"swap"},
+    {"demo.compare"},
+    {"demo.parts"},
+    {"demo.page"},
+    {"demo"},
     {"sheet", "losses", "views", "training_data"},
     {"embedding_job"},
     {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples", "run_log"},
@@ -60,7 +65,7 @@ LAYERS = (
     {f"probes.{task}" for task in ("expression", "verification", "action_units", "head_pose", "disentangle")},
     {"probes.layouts", "probes.report"},
     {"probes"},
-    {"cli.align", "cli.embed", "cli.pretrain", "cli.probe"},
+    {"cli.align", "cli.demo", "cli.embed", "cli.pretrain", "cli.probe"},
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -102,7 +107,7 @@ def test_every_submodule_can_be_imported_and_shadows_no_public_name():
     for module in pkgutil.walk_packages(facepcl.__path__, "facepcl."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    modules = {"alignment", "losses", "pretrain", "probes", "views"}
+    modules = {"alignment", "demo", "losses", "pretrain", "probes", "views"}
     for name in facepcl.__all__:
         assert inspect.ismodule(getattr(facepcl, name)) == (name in modules), name
         assert name in modules or callable(getattr(facepcl, name)), name

@@ -9,12 +9,18 @@ import traceback
 from collections.abc import Sequence
 
 import facepcl
-from facepcl.cli import align, embed, pretrain, probe
+from facepcl.cli import align, demo, embed, pretrain, probe
 from facepcl.errors import FacepclError
 from facepcl.machine import keep_freed_memory
 from facepcl.ranks import is_first
 
-COMMANDS = (align, embed, pretrain, probe)  # each has add(subparsers) -> parser and run(args) -> exit code
+COMMANDS = (
+    align,
+    embed,
+    pretrain,
+    probe,
+    demo,
+)  # each has add(subparsers) -> parser and run(args) -> exit code
 
 
 def build_parser() -> argparse.ArgumentParser:

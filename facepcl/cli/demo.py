@@ -1,0 +1,47 @@
+"""`facepcl demo`: options, then one call of `facepcl.demo.run`."""
+
+import argparse
+from typing import Any
+
+EXAMPLE = """example: facepcl demo --folder examples/faces
+
+The page stands at http://127.0.0.1:7860 until Ctrl-C, for this machine alone unless --host says otherwise,
+and asks no other host for anything. Photographs are deleted as soon as their faces are cut out. A visitor
+may name any folder of this machine to look for nearest faces, but with another --host only --folder's."""
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    from facepcl import demo
+
+    parser = subparsers.add_parser(
+        "demo",
+        help="serve a page to drop photographs on, and compare their faces",
+        description="Serve a page to drop photographs on: their faces, how alike they are under the face and "
+        "under the pose branch, the nearest in a folder, and one face drawn with another's pose.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default=demo.MODEL, help="weights with branches (default: %(default)s)")
+    parser.add_argument("--host", default=demo.HOST, help="address to serve at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=demo.PORT, help="default: %(default)s")
+    parser.add_argument(
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: fetched once from the Hub)"
+    )
+    parser.add_argument("--crops", action="store_true", help="pictures are face crops: no detector is needed")
+    parser.add_argument("--folder", metavar="FACES", help="where nearest faces are looked for")
+    parser.add_argument(
+        "--max-mb",
+        type=int,
+        default=demo.MAX_MB,
+        metavar="MB",
+        help="the largest file taken (default: %(default)s)",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from facepcl import demo
+
+    names = ["host", "port", "detector", "crops", "folder", "max_mb"]
+    demo.run(args.model, **{name: getattr(args, name) for name in names}, progress=True)
+    return 0

@@ -1,0 +1,117 @@
+"""`facepcl.demo.run`: a page to drop photographs on, served by this machine."""
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facepcl._interrupt import Stopped, until_interrupted
+from facepcl.encoder import MODEL
+from facepcl.errors import MissingPath, OptionError, require
+
+HOST, PORT, MAX_MB = "127.0.0.1", 7860, 20
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def run(
+    model: str = MODEL,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    detector: str | Path | None = None,
+    crops: bool = False,
+    folder: str | Path | None = None,
+    max_mb: int = MAX_MB,
+    progress: bool = False,
+) -> None:
+    """Serve the page until Ctrl-C or SIGTERM, and raise KeyboardInterrupt then.
+
+    `model`: weights with branches. `detector`: YuNet's ONNX file; None fetches it once from the Hub. `crops`:
+    pictures are face crops, and no detector is needed. `folder`: where nearest faces are looked for; a
+    visitor may name another only where `host` is this machine alone. `max_mb`: the largest file that is
+    taken. `progress` prints the address. Raises MissingExtra without gradio, OptionError for a port that is
+    taken, and what `FaceEmbedder` raises.
+    """
+    if not 1 <= max_mb <= 1000:
+        raise OptionError(f"max_mb {max_mb}: between 1 and 1000 megabytes")
+    if folder is not None and not os.path.isdir(folder):
+        raise MissingPath(f"{folder}: there is no such folder")
+    _check_address(host, port)
+    with until_interrupted() as asked, _environment():
+        gr = require("gradio", "demo")
+        from facepcl.demo.compare import Comparer
+        from facepcl.demo.page import build_page
+        from facepcl.demo.parts import CSS
+
+        comparer = Comparer(model, detector=detector, crops=crops)
+        private = host in LOOPBACK
+        where = "this machine" if private else "the machine that serves this page"
+        page = build_page(comparer, str(folder) if folder else None, private, where)
+        fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # the visitor's own: no other host is asked
+        theme = gr.themes.Default(primary_hue="teal", font=fonts, font_mono=["ui-monospace", "monospace"])
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            max_file_size=f"{max_mb}mb",
+            theme=theme,
+            css=CSS,
+            footer_links=[],
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+        )
+        if progress:
+            print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+        try:
+            while not (signal := asked()):
+                time.sleep(0.2)
+        finally:
+            page.server.force_exit = True  # uvicorn would wait for the pages that are still open
+            page.close(verbose=False)
+        raise Stopped("the page is closed; nothing was kept", signal)
+
+
+def _check_address(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise OptionError(f"port {port}: between 1 and 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except socket.gaierror:
+            raise OptionError(f"host {host!r} is no address of this machine, such as {HOST}") from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OptionError(
+                f"{host}:{port} cannot be served ({reason.lower()}); choose another --port"
+            ) from None
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """gradio without reports to its makers, with a folder for uploads that is gone at the end, and without a
+    proxy between this machine and itself."""
+    uploads = tempfile.mkdtemp(prefix="facepcl-demo-")
+    proxied = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
+    ours = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "NO_PROXY": proxied}
+    ours["no_proxy"] = proxied
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(uploads, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""What the page of `facepcl demo` shows, computed: faces of photographs, how alike they are, their neighbours
+in a folder, and one face drawn with another's pose."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from facepcl.create import create_decoder
+from facepcl.embedding import FaceEmbedder
+from facepcl.encoder import MODEL
+from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
+from facepcl.face_cutter import FaceCutter
+from facepcl.faces import NO_FACE, Face
+from facepcl.images import decode_reduced
+from facepcl.sources import list_entries, read_items
+from facepcl.swap import draw_swaps, swap_sheet
+
+THUMBNAIL = 360  # pixels of the longer side of a photograph that is shown
+FOLDER_LIMIT = 5000  # faces of a folder that are kept, 30 kB each
+FOLDERS = 2  # that are kept, the last ones
+SWAP_SIDE = 96  # pixels of a face in the sheet of swaps: 64 are small on a page
+BRANCHES = ("face", "pose")
+
+
+class SeenFace(NamedTuple):
+    """A face as the network sees it, uint8 `[S, S, 3]`, and its codes `[D]`."""
+
+    name: str
+    pixels: np.ndarray
+    face: np.ndarray
+    pose: np.ndarray
+
+
+class SeenPhotograph(NamedTuple):
+    """A photograph, made small; the boxes of its faces in it (none of a crop), and the faces."""
+
+    name: str
+    picture: Image.Image
+    boxes: list[tuple[float, ...]]
+    faces: list[SeenFace]
+
+
+class Gallery(NamedTuple):
+    """The faces of a folder, and how many of its pictures could not be read."""
+
+    faces: list[SeenFace]
+    unread: int
+    cut_off: bool  # there are more faces than are kept
+
+
+class Comparer:
+    """Reads photographs, or face crops where `crops` is set, with one model.
+
+    `model`: as for `FaceEmbedder`, with branches. Raises OptionError for one without, WeightsError without
+    weights or detector, MissingExtra without OpenCV.
+    """
+
+    def __init__(self, model: str = MODEL, *, detector: str | Path | None = None, crops: bool = False):
+        if crops and detector is not None:
+            raise OptionError("crops need no detector: leave out --crops or --detector")
+        self._embedder = FaceEmbedder(model, dtype="float32", align=not crops, detector=detector)
+        if not self._embedder.has_branches:
+            raise OptionError(f"the demo compares face and pose branch, and {model} has none")
+        alignment = self._embedder.alignment
+        self._cutter = FaceCutter(alignment, self._embedder.fit) if alignment else None
+        self._lock = threading.Lock()  # OpenCV's detector serves one at a time
+        self._galleries: dict[tuple[str, int], Gallery] = {}
+        self.no_decoder = ""  # why no face can be drawn with another's pose
+        try:
+            self._decoder = create_decoder(model)
+        except WeightsError as error:
+            self.no_decoder = str(error)
+
+    @property
+    def takes_crops(self) -> bool:
+        return self._cutter is None
+
+    def read(self, data: bytes, name: str, limit: int) -> SeenPhotograph:
+        """The `limit` most prominent faces of an encoded photograph. Raises ImageError, also where there is
+        no face."""
+        fit = self._embedder.fit
+        with self._lock:
+            if self._cutter is None:
+                found: list[Face] = []
+                size, crops = (0, 0), fit(*decode_reduced(data, fit.needed))[None]
+            else:
+                size, found, crops = self._cutter.of_file(data)
+                if not found:
+                    raise ImageError(NO_FACE)
+                found, crops = found[:limit], crops[:limit]
+            shown = decode_reduced(data, THUMBNAIL)
+            codes = self._codes(crops)
+        picture = shown.image.crop(tuple(map(round, shown.box)))  # type: ignore[arg-type]
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+        boxes = [tuple(edge * picture.width / size[0] for edge in face.box) for face in found]
+        faces = [SeenFace(name, *row) for row in zip(crops, *codes, strict=True)]
+        return SeenPhotograph(name, picture, boxes, faces)
+
+    def _codes(self, crops: np.ndarray) -> list[np.ndarray]:
+        """The face and the pose codes of crops, `[K, D]` each."""
+        maps = self._embedder.maps(crops, all_branches=True)
+        return [self._embedder.vectors(maps, branch) for branch in BRANCHES]
+
+    def gallery(
+        self, folder: str | Path, on_progress: Callable[[int, int], object] = lambda done, total: None
+    ) -> Gallery:
+        """The faces of a folder's pictures; embedded once, as long as the files stay as they are.
+
+        `on_progress` is told how many of how many files are done. Raises MissingPath, OptionError.
+        """
+        if not str(folder).strip():
+            raise OptionError("name a folder of photographs to look through")
+        if not os.path.isdir(folder):
+            raise MissingPath(f"{folder}: there is no such folder")
+        files = [entry.path for entry in list_entries([str(folder)])]
+        key = os.path.realpath(folder), hash(tuple((file, os.stat(file).st_mtime_ns) for file in files))
+        if key not in self._galleries:
+            gallery = self._embed(files, on_progress)
+            self._galleries = dict([*self._galleries.items(), (key, gallery)][-FOLDERS:])
+        return self._galleries[key]
+
+    def _embed(self, files: list[str], on_progress: Callable[[int, int], object]) -> Gallery:
+        faces: list[SeenFace] = []
+        done = unread = 0
+        for batch in self._embedder.batches(read_items(list_entries(files)), all_branches=True):
+            names = [os.path.basename(batch.rows.paths[row]) for row in batch.good]
+            if batch.good:
+                codes = (self._embedder.vectors(batch.maps, branch) for branch in BRANCHES)
+                faces += [SeenFace(*row) for row in zip(names, batch.pixels, *codes, strict=True)]
+            unread += sum(error not in (None, NO_FACE) for error in batch.rows.errors)
+            done += batch.images
+            on_progress(done, len(files))
+            if len(faces) > FOLDER_LIMIT:
+                break
+        return Gallery(faces[:FOLDER_LIMIT], unread, len(faces) > FOLDER_LIMIT)
+
+    def swaps(self, faces: list[SeenFace]) -> Image.Image:
+        """The sheet of every face under every pose. Raises WeightsError for weights without a decoder."""
+        if self.no_decoder:
+            raise WeightsError(self.no_decoder)
+        face, pose = (np.stack([getattr(f, branch) for f in faces]) for branch in BRANCHES)
+        drawn = draw_swaps(self._decoder, face, pose)
+        return swap_sheet(np.stack([f.pixels for f in faces]), drawn, SWAP_SIDE)
+
+
+def similarities(faces: list[SeenFace], others: list[SeenFace], branch: str) -> np.ndarray:
+    """Cosines `[N, M]` of the codes of one branch."""
+    one, other = (_unit(np.stack([getattr(f, branch) for f in some])) for some in (faces, others))
+    return one @ other.T
+
+
+def _unit(codes: np.ndarray) -> np.ndarray:
+    return codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-12)
+
+
+def with_boxes(photograph: SeenPhotograph, first: int) -> Image.Image:
+    """The photograph with its faces marked and numbered from `first` on."""
+    picture = photograph.picture.copy()
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    for number, (left, top, right, bottom) in enumerate(photograph.boxes, first):
+        pen.rectangle((left, top, right, bottom), outline="white", width=4)
+        pen.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline="teal", width=2)
+        x, y = max(left, 0), max(top, 0)
+        pen.rectangle((x, y, x + 12 + 9 * (number > 9), y + 18), fill="teal")
+        pen.text((x + 2, y - 1), str(number), "white", font)
+    return picture
