@@ -74,6 +74,7 @@ def run(
             while not (signal := asked()):
                 time.sleep(0.2)
         finally:
+            comparer.close()
             page.server.force_exit = True  # uvicorn would wait for the pages that are still open
             page.close(verbose=False)
         raise Stopped("the page is closed; nothing was kept", signal)

@@ -69,6 +69,7 @@ class Comparer:
         alignment = self._embedder.alignment
         self._cutter = FaceCutter(alignment, self._embedder.fit) if alignment else None
         self._lock = threading.Lock()  # OpenCV's detector serves one at a time
+        self._closed = threading.Event()
         self._galleries: dict[tuple[str, int], Gallery] = {}
         self.no_decoder = ""  # why no face can be drawn with another's pose
         try:
@@ -80,11 +81,20 @@ class Comparer:
     def takes_crops(self) -> bool:
         return self._cutter is None
 
+    def close(self) -> None:
+        """End what is being computed, soon, with an OptionError there."""
+        self._closed.set()
+
+    def _go_on(self) -> None:
+        if self._closed.is_set():
+            raise OptionError("the page was closed")
+
     def read(self, data: bytes, name: str, limit: int) -> SeenPhotograph:
         """The `limit` most prominent faces of an encoded photograph. Raises ImageError, also where there is
         no face."""
         fit = self._embedder.fit
         with self._lock:
+            self._go_on()
             if self._cutter is None:
                 found: list[Face] = []
                 size, crops = (0, 0), fit(*decode_reduced(data, fit.needed))[None]
@@ -128,6 +138,7 @@ class Comparer:
         faces: list[SeenFace] = []
         done = unread = 0
         for batch in self._embedder.batches(read_items(list_entries(files)), all_branches=True):
+            self._go_on()
             names = [os.path.basename(batch.rows.paths[row]) for row in batch.good]
             if batch.good:
                 codes = (self._embedder.vectors(batch.maps, branch) for branch in BRANCHES)
@@ -144,8 +155,11 @@ class Comparer:
         if self.no_decoder:
             raise WeightsError(self.no_decoder)
         face, pose = (np.stack([getattr(f, branch) for f in faces]) for branch in BRANCHES)
-        drawn = draw_swaps(self._decoder, face, pose)
-        return swap_sheet(np.stack([f.pixels for f in faces]), drawn, SWAP_SIDE)
+        rows = []
+        for code in face:
+            self._go_on()
+            rows.append(draw_swaps(self._decoder, code[None], pose))
+        return swap_sheet(np.stack([f.pixels for f in faces]), np.concatenate(rows), SWAP_SIDE)
 
 
 def similarities(faces: list[SeenFace], others: list[SeenFace], branch: str) -> np.ndarray:

@@ -1,15 +1,16 @@
 """The page of `facepcl demo`, in gradio."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from facepcl.demo import parts
-from facepcl.demo.compare import Comparer, Gallery, SeenPhotograph
+from facepcl.demo.compare import Comparer, Gallery, SeenFace, SeenPhotograph
 from facepcl.errors import FacepclError, require
 
 FACES = 10  # on the page
+SWAPPED = 6  # of them: each is drawn with the pose of each
 KEPT_SECONDS = 3600  # the faces of a visitor, in memory
 TITLE = "facepcl: a face gives two codes"
 ABOUT = (
@@ -51,14 +52,20 @@ def build_page(comparer: Comparer, folder: str | None, names_folder: bool, where
             options = {"api_visibility": "private", "concurrency_limit": 1}
             gr.on([look.click, named.submit], find, [seen, named], near, **options)
 
-        def add(paths: list[str] | None, seen: list[SeenPhotograph]) -> list[Any]:
+        def add(paths: list[str] | None, seen: list[SeenPhotograph]) -> Iterator[list[Any]]:
             seen, sentences = _add(comparer, paths or [], seen)
-            again = gr.update(visible=bool(seen))
-            return [None, seen, parts.notes(sentences), again, *_show(comparer, seen), *["" for _ in near]]
+            start = [None, seen, parts.notes(sentences), gr.update(visible=bool(seen))]
+            faces = [face for one in seen for face in one.faces]
+            compared, rest = [parts.found(seen), parts.alike(faces)], ["" for _ in near]
+            yield [*start, *compared, "", *rest]  # the decoder takes longer
+            yield [*start, *compared, _swap(comparer, faces), *rest]
+
+        def clear() -> list[Any]:
+            return [None, [], "", gr.update(visible=False), *["" for _ in [*shown, *near]]]
 
         everything = [files, seen, said, restart, *shown, *near]
         files.upload(add, [files, seen], everything, api_visibility="private", concurrency_limit=1)
-        restart.click(lambda: add([], []), None, everything, api_visibility="private")
+        restart.click(clear, None, everything, api_visibility="private")
     return page
 
 
@@ -91,11 +98,15 @@ def _delete(upload: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
-def _show(comparer: Comparer, seen: Sequence[SeenPhotograph]) -> list[str]:
-    faces = [face for one in seen for face in one.faces]
-    sheet = comparer.swaps(faces) if len(faces) > 1 and not comparer.no_decoder else None
-    reason = comparer.no_decoder or "Add a second face, to lend its pose."
-    return [parts.found(seen), parts.alike(faces), parts.swapped(sheet, reason, len(faces))]
+def _swap(comparer: Comparer, faces: list[SeenFace]) -> str:
+    if not faces:
+        return ""
+    if len(faces) < 2 and not comparer.no_decoder:
+        return parts.swapped(None, "Add a second face, to lend its pose.")
+    try:
+        return parts.swapped(comparer.swaps(faces[:SWAPPED]), "")
+    except FacepclError as error:
+        return parts.swapped(None, f"{error}.")
 
 
 def _find(

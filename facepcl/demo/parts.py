@@ -35,7 +35,7 @@ CSS = """
 .pcl .near > div { flex: 1 1 300px }
 .pcl .near .row { gap: 6px }
 .pcl .near p { margin: 4px 0 2px; font-size: .85em; font-weight: 600 }
-@media (max-width: 500px) { .pcl .near .row .crop { width: 64px } .pcl .near .row img { width: 64px; height: 64px } }
+@media (max-width: 500px) { .pcl .near .row :is(.crop, img) { width: 64px; height: auto } }
 .pcl .sheet img { max-width: 100%; height: auto }
 .pcl .notes { border-left: 4px solid #c2410c; padding: 4px 12px; margin: 4px 0 }
 """
@@ -106,11 +106,11 @@ def _matrix(faces: list[SeenFace], branch: str) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def swapped(sheet: Image.Image | None, reason: str, faces: int) -> str:
+def swapped(sheet: Image.Image | None, reason: str) -> str:
     """Each face drawn with each pose, or why not."""
     title = "One face, another's pose"
     if sheet is None:
-        return _hint(title, reason) if faces else ""
+        return _hint(title, reason)
     return (
         f'<div class="pcl"><h3>{title}</h3><p>Drawn by the decoder from two codes: a row has the face code '
         "of the picture on its left, a column the pose code of the picture on top.</p>"

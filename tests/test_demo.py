@@ -1,0 +1,224 @@
+"""`facepcl demo`: what it computes, and its page in a browser that reaches this machine only."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from browser import Browser
+from conftest import FACES
+from PIL import Image
+
+import facepcl
+from facepcl import demo
+from facepcl.demo import parts
+from facepcl.demo.compare import Comparer, similarities
+from facepcl.errors import ImageError, MissingPath, OptionError
+from facepcl.models.decoder import Decoder
+from facepcl.swap import draw_swaps, swap_sheet
+
+HOSTILE = "<script>alert(1)</script>'\".jpg"
+
+
+@pytest.fixture(scope="module")
+def crops():
+    return Comparer(crops=True)
+
+
+@pytest.fixture(scope="module")
+def photographs(crops):
+    return [crops.read(face.read_bytes(), face.name, 10) for face in FACES[:3]]
+
+
+@pytest.fixture(scope="module")
+def faces(photographs):
+    return [face for one in photographs for face in one.faces]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_codes_are_those_of_the_embedder(faces):
+    for branch in ("face", "pose"):
+        embedder = facepcl.FaceEmbedder(branch=branch, dtype="float32")
+        found = np.stack([getattr(face, branch) for face in faces])
+        np.testing.assert_allclose(found, embedder(FACES[:3]), rtol=1e-4, atol=1e-4)  # batches of 1 and of 3
+
+
+def test_similarities_are_cosines_of_one_branch(faces):
+    found = similarities(faces, faces[:2], "pose")
+    for i, one in enumerate(faces):
+        for j, other in enumerate(faces[:2]):
+            cosine = one.pose @ other.pose / np.linalg.norm(one.pose) / np.linalg.norm(other.pose)
+            assert found[i, j] == pytest.approx(cosine, abs=1e-5)
+
+
+def test_the_faces_of_a_photograph_are_found_and_marked(detector, tmp_path):
+    wide = Image.new("RGB", (600, 300), "gray")
+    for place, face in enumerate(FACES[:2]):
+        wide.paste(Image.open(face).resize((200, 200)), (50 + 300 * place, 50))
+    wide.save(tmp_path / "two.png")
+    seen = Comparer(detector=detector).read((tmp_path / "two.png").read_bytes(), "two.png", 10)
+    assert len(seen.faces) == 2
+    assert max(seen.picture.size) == 360
+    centres = sorted((left + right) / 2 * 600 / 360 for left, _, right, _ in seen.boxes)
+    np.testing.assert_allclose(centres, [150, 450], atol=25)
+
+
+def test_a_photograph_without_a_face_is_told(detector, tmp_path):
+    Image.new("RGB", (300, 300), "gray").save(tmp_path / "gray.png")
+    with pytest.raises(ImageError, match="no face found"):
+        Comparer(detector=detector).read((tmp_path / "gray.png").read_bytes(), "gray.png", 10)
+
+
+def test_a_folder_is_embedded_once_and_again_when_its_files_change(crops, tmp_path):
+    told = []
+    (tmp_path / "a.jpg").write_bytes(FACES[0].read_bytes())
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    first = crops.gallery(tmp_path, lambda *count: told.append(count))
+    assert ([face.name for face in first.faces], first.unread, told) == (["a.jpg"], 1, [(2, 2)])
+    assert crops.gallery(tmp_path) is first
+    (tmp_path / "b.jpg").write_bytes(FACES[1].read_bytes())
+    os.utime(tmp_path / "b.jpg", (1, 1))
+    assert len(crops.gallery(tmp_path).faces) == 2
+    with pytest.raises(MissingPath, match="no such folder"):
+        crops.gallery(tmp_path / "nowhere")
+
+
+def test_swaps_are_what_the_decoder_makes_of_face_plus_pose(faces):
+    torch.manual_seed(0)
+    decoder = Decoder().eval()
+    face, pose = (np.stack([getattr(f, branch) for f in faces]) for branch in ("face", "pose"))
+    drawn = draw_swaps(decoder, face, pose[:2])
+    assert (drawn.shape, drawn.dtype) == ((3, 2, 64, 64, 3), np.uint8)
+    code = torch.from_numpy(face[2] + pose[1])[None]
+    wanted = decoder(code / code.norm())[0].detach().clamp(0, 1).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(drawn[2, 1] / 255, wanted, atol=0.006)
+    square = draw_swaps(decoder, face[:2], pose[:2])
+    sheet = np.asarray(swap_sheet(np.stack([f.pixels for f in faces[:2]]), square))
+    np.testing.assert_array_equal(
+        sheet[72 + 64 :, 72 : 72 + 64], square[1, 0]
+    )  # a row a face, a column a pose
+
+
+def test_names_of_files_are_text_on_the_page(photographs, faces):
+    hostile = photographs[0]._replace(
+        name=HOSTILE, faces=[faces[0]._replace(name=HOSTILE)], boxes=[(1, 1, 9, 9)]
+    )
+    shown = parts.found([hostile]) + parts.notes([HOSTILE])
+    assert "<script" not in shown
+    assert shown.count("&lt;script&gt;") >= 3
+
+
+def test_the_table_shows_the_cosine_of_every_two_faces(faces):
+    found = parts.alike(faces)
+    for branch in ("face", "pose"):
+        table = re.search(f'<table data-branch="{branch}">.*?</table>', found).group()
+        numbers = [float(number) for number in re.findall(r">(-?\d\.\d\d)</td>", table)]
+        cosines = similarities(faces, faces, branch)
+        wanted = cosines[~np.eye(3, dtype=bool)]
+        np.testing.assert_allclose(numbers, wanted, atol=0.0051)  # two decimals
+
+
+def test_what_cannot_be_served_is_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OptionError, match=r"cannot be served .*; choose another --port"):
+            demo.run(port=taken.getsockname()[1])
+    with pytest.raises(MissingPath, match="no such folder"):
+        demo.run(folder=tmp_path / "nowhere")
+    with pytest.raises(OptionError, match="leave out --crops or --detector"):
+        Comparer(crops=True, detector="yunet.onnx")
+
+
+def test_the_commands_help_does_not_load_gradio():
+    script = (
+        "import sys; from facepcl.cli import build_parser; build_parser(); print('gradio' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The address of the page with a folder for neighbours, and its process."""
+    pytest.importorskip("gradio", reason="needs gradio (extra demo)")
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    port = free_port()
+    options = ["--crops", "--port", str(port), "--max-mb", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "facepcl", "demo", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(uploads)},
+    )
+    line = process.stdout.readline()
+    assert f"http://127.0.0.1:{port}" in line, process.communicate()
+    yield f"http://127.0.0.1:{port}/", process, uploads
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+SET_FOLDER = """(() => {
+const field = document.querySelector('#folder textarea, #folder input');
+Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), 'value').set.call(field, 'FOLDER');
+field.dispatchEvent(new Event('input', {bubbles: true}));
+setTimeout(() => document.querySelector('#look').click(), 200) })()"""
+
+
+@pytest.mark.slow
+def test_a_visitor_drops_faces_and_sees_them_compared(served, tmp_path):
+    """Upload, result, bad files, neighbours, nothing fetched from elsewhere, nothing kept, Ctrl-C."""
+    address, process, uploads = served
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "big.jpg").write_bytes(bytes(1_200_000))
+    browser = Browser(tmp_path / "user", 1280)
+    try:
+        browser.open(address)
+        browser.upload(tmp_path / "big.jpg")
+        assert "exceed" in browser.wait("/exceed.*big.jpg/.exec(document.body.innerText)?.[0]")
+        browser.upload(*FACES[:2], tmp_path / "text.jpg")
+        browser.wait("document.querySelectorAll('#alike table').length == 2")
+        browser.wait("document.querySelector('#said').innerText.includes('text.jpg: not an image')")
+        browser.wait("/without a decoder|pose code/.test(document.querySelector('#swapped').innerText)")
+        assert browser.js("document.querySelectorAll('#found .crop').length") == 2
+        browser.js(SET_FOLDER.replace("FOLDER", "/no/such/folder"))
+        browser.wait("document.querySelector('#near').innerText.includes('there is no such folder')")
+        browser.js(SET_FOLDER.replace("FOLDER", str(FACES[0].parent)))
+        browser.wait("document.querySelectorAll('#near .near').length == 2")
+        browser.wait("[...document.images].every(image => image.naturalWidth)")
+        for width in (1280, 400):
+            browser.resize(width)
+            browser.wait(f"document.documentElement.scrollWidth <= {width}")
+            picture = tmp_path / f"page{width}.png"
+            browser.screenshot(picture)
+            assert (
+                len(np.unique(np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3), axis=0)) > 1000
+            )
+        assert browser.asked
+        assert all(url.startswith((address, "data:", "blob:")) for url in browser.asked), browser.asked
+        left = [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size > 1000]
+        assert not [path for path in left if path.suffix in (".jpg", ".png", ".webp")]
+
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)  # with the page still open
+        said = process.communicate(timeout=20)[1]
+        assert process.returncode == 130
+        assert time.monotonic() - start < 10  # a second or two on a machine that has nothing else to do
+        assert said.splitlines()[-1] == "facepcl: the page is closed; nothing was kept"
+        assert not list(uploads.glob("facepcl-demo-*"))
+    finally:
+        browser.close()
