@@ -217,7 +217,8 @@ def test_a_visitor_drops_faces_and_sees_them_compared(served, tmp_path):
         process.send_signal(signal.SIGINT)  # with the page still open
         said = process.communicate(timeout=20)[1]
         assert process.returncode == 130
-        assert time.monotonic() - start < 10  # a second or two on a machine that has nothing else to do
+        took = time.monotonic() - start
+        assert took < 15  # one or two on a machine that has nothing else to do
         assert said.splitlines()[-1] == "facepcl: the page is closed; nothing was kept"
         assert not list(uploads.glob("facepcl-demo-*"))
     finally:

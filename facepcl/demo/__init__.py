@@ -1,5 +1,6 @@
 """`facepcl.demo.run`: a page to drop photographs on, served by this machine."""
 
+import logging
 import os
 import shutil
 import socket
@@ -75,7 +76,9 @@ def run(
                 time.sleep(0.2)
         finally:
             comparer.close()
-            page.server.force_exit = True  # uvicorn would wait for the pages that are still open
+            # uvicorn would wait for the pages that are still open, and report each that it cuts off
+            page.server.config.timeout_graceful_shutdown = 1
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             page.close(verbose=False)
         raise Stopped("the page is closed; nothing was kept", signal)
 
