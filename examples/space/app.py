@@ -1,18 +1,20 @@
-"""`facepcl demo` as a Space of the Hugging Face Hub, or behind any address: python app.py."""
+"""`facepcl demo` as a Space of the Hugging Face Hub, or at all addresses of a machine: python app.py."""
 
 import os
+import sys
 from pathlib import Path
 
-from facepcl import demo
+from facepcl.cli import main
 
 FACES = Path(__file__).resolve().parents[1] / "faces"  # there in a checkout
+OPTIONS = {
+    "--host": os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
+    "--port": os.environ.get("GRADIO_SERVER_PORT", "7860"),
+    "--model": os.environ.get("FACEPCL_MODEL"),
+    "--detector": os.environ.get("FACEPCL_DETECTOR"),
+    "--folder": str(FACES) if FACES.is_dir() else None,
+}
 
 if __name__ == "__main__":
-    demo.run(
-        os.environ.get("FACEPCL_MODEL", demo.MODEL),
-        host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
-        port=int(os.environ.get("GRADIO_SERVER_PORT", demo.PORT)),
-        detector=os.environ.get("FACEPCL_DETECTOR"),
-        folder=FACES if FACES.is_dir() else None,
-        progress=True,
-    )
+    given = [[name, value] for name, value in OPTIONS.items() if value]
+    sys.exit(main(["demo", *sum(given, [])]))

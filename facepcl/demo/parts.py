@@ -35,7 +35,10 @@ CSS = """
 .pcl .near > div { flex: 1 1 300px }
 .pcl .near .row { gap: 6px }
 .pcl .near p { margin: 4px 0 2px; font-size: .85em; font-weight: 600 }
-@media (max-width: 500px) { .pcl .near .row :is(.crop, img) { width: 64px; height: auto } }
+@media (max-width: 500px) {
+  .pcl .photo { max-width: 150px }
+  .pcl .near .row :is(.crop, img) { width: 64px; height: auto }
+}
 .pcl .sheet img { max-width: 100%; height: auto }
 .pcl .notes { border-left: 4px solid #c2410c; padding: 4px 12px; margin: 4px 0 }
 """
