@@ -16,5 +16,5 @@ OPTIONS = {
 }
 
 if __name__ == "__main__":
-    given = [[name, value] for name, value in OPTIONS.items() if value]
-    sys.exit(main(["demo", *sum(given, [])]))
+    given = [word for option in OPTIONS.items() if option[1] for word in option]
+    sys.exit(main(["demo", *given]))
