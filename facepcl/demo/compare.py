@@ -128,7 +128,7 @@ class Comparer:
         if not os.path.isdir(folder):
             raise MissingPath(f"{folder}: there is no such folder")
         files = [entry.path for entry in list_entries([str(folder)])]
-        key = os.path.realpath(folder), hash(tuple((file, os.stat(file).st_mtime_ns) for file in files))
+        key = os.path.realpath(folder), hash(tuple((file, _changed(file)) for file in files))
         if key not in self._galleries:
             gallery = self._embed(files, on_progress)
             self._galleries = dict([*self._galleries.items(), (key, gallery)][-FOLDERS:])
@@ -166,6 +166,13 @@ def similarities(faces: list[SeenFace], others: list[SeenFace], branch: str) -> 
     """Cosines `[N, M]` of the codes of one branch."""
     one, other = (_unit(np.stack([getattr(f, branch) for f in some])) for some in (faces, others))
     return one @ other.T
+
+
+def _changed(file: str) -> int:
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError:  # a link to nowhere is counted when it is read
+        return 0
 
 
 def _unit(codes: np.ndarray) -> np.ndarray:
