@@ -157,7 +157,8 @@ class FaceEmbedder(Encoder):
         CPU where torch uses fewer threads than there are cores, several batches run at once.
         """
         # finding faces takes longer than the network does
-        count = workers or (cores() if self.alignment else default_workers(self.device.type))
+        default = cores() if self.alignment else default_workers(self.device.type)
+        count = default if workers is None else workers
         size = PHOTOGRAPHS_A_BATCH if self.alignment else self.batch_size
         at_once = self.batches_at_once
         self.make_ready(all_branches)
