@@ -24,6 +24,8 @@ from facepcl.models.branches import is_branch
 WEIGHTS_FILE = "model.safetensors"
 BRANCHES_FILE = "branches.safetensors"
 DECODER_FILE = "decoder.safetensors"
+HEADS_FILE = "heads.safetensors"  # of a converted checkpoint: projection heads, linear probe
+DESCRIPTIVE = ("tag", "license", "description", "origin_url", "notes")  # of weights, not of an architecture
 STOCK_NAMES = {"pcl_resnet18": "resnet18", "pcl_resnet50": "resnet50"}
 
 
@@ -67,8 +69,16 @@ def _explained(path: str | Path) -> Iterator[None]:
         raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
 
 
-def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None = None) -> Path:
+def save_encoder(
+    model: nn.Module,
+    folder: str | Path,
+    decoder: nn.Module | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Path:
     """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER")` loads; return the folder.
+
+    `about`: the `tag`, `license` and `description` of these weights, for `config.json`; those of the released
+    weights of the same architecture are not theirs and left out.
 
     The folder of an encoder without branches says so, and `facepcl.create_model` then makes none either.
     A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
@@ -80,7 +90,9 @@ def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None
     partial.mkdir(parents=True)
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
     plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
-    architecture = plain.pretrained_cfg["architecture"]
+    cfg = {key: value for key, value in plain.pretrained_cfg.items() if key not in DESCRIPTIVE}
+    plain.pretrained_cfg = cfg | dict(about or {})
+    architecture = cfg["architecture"]
     branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
     if isinstance(plain, PclResNet):
         own = {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}

@@ -41,6 +41,9 @@ LAYERS = (
     {"models"},
     {"pretrained"},
     {"create"},
+    {"hub.card", "hub.foreign"},
+    {"hub.conversion"},
+    {"hub"},
     {"tables", "int8"},
     {"encoder"},
     {"unfinished", "embedding"},
@@ -58,7 +61,7 @@ LAYERS = (
     {f"probes.{task}" for task in ("expression", "verification", "action_units", "head_pose", "disentangle")},
     {"probes.layouts", "probes.report"},
     {"probes"},
-    {"cli.embed", "cli.pretrain", "cli.probe"},
+    {f"cli.{command}" for command in ("embed", "pretrain", "probe", "convert")},
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -100,7 +103,7 @@ def test_every_submodule_can_be_imported_and_shadows_no_public_name():
     for module in pkgutil.walk_packages(facepcl.__path__, "facepcl."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    modules = {"losses", "pretrain", "probes", "views"}
+    modules = {"hub", "losses", "pretrain", "probes", "views"}
     for name in facepcl.__all__:
         assert inspect.ismodule(getattr(facepcl, name)) == (name in modules), name
         assert name in modules or callable(getattr(facepcl, name)), name
