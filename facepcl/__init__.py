@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from facepcl import models as models  # registers the models
-from facepcl.create import create_decoder, create_model, list_models
+from facepcl.create import create_decoder, create_model, download, list_models
 from facepcl.errors import FacepclError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "FacepclError",
     "create_decoder",
     "create_model",
+    "download",
     "embed",
     "hub",
     "list_models",

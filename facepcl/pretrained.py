@@ -21,6 +21,7 @@ from facepcl.errors import MissingPath, WeightsError
 from facepcl.models import PclResNet
 from facepcl.models.branches import is_branch
 
+CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 BRANCHES_FILE = "branches.safetensors"
 DECODER_FILE = "decoder.safetensors"
@@ -131,7 +132,7 @@ def _stock_trunk(model: Any) -> nn.Module:
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The timm `config.json` of a folder. Raises MissingPath, or WeightsError if it is not JSON."""
-    path = Path(folder) / "config.json"
+    path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise MissingPath(
             f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/"

@@ -20,8 +20,8 @@ FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 # A file imports from lines above its own, never from its own or below. `facepcl` itself is the names, on top.
 LAYERS = (
     {"errors"},
+    {"_files"},
     {
-        "_files",
         "_progress",
         "_interrupt",
         "index",
@@ -40,9 +40,11 @@ LAYERS = (
     {"models.pcl_facecycle", "models.pcl_resnet"},
     {"models"},
     {"pretrained"},
+    {"folders"},
     {"create"},
     {"hub.card", "hub.foreign"},
-    {"hub.conversion"},
+    {"hub.conversion", "hub.upload"},
+    {"hub.bundled"},
     {"hub"},
     {"tables", "int8"},
     {"encoder"},
@@ -61,7 +63,7 @@ LAYERS = (
     {f"probes.{task}" for task in ("expression", "verification", "action_units", "head_pose", "disentangle")},
     {"probes.layouts", "probes.report"},
     {"probes"},
-    {f"cli.{command}" for command in ("embed", "pretrain", "probe", "convert")},
+    {f"cli.{command}" for command in ("embed", "pretrain", "probe", "convert", "push", "models")},
     {"cli"},
     {"__main__", "__init__"},
 )

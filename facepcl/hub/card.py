@@ -8,7 +8,6 @@ from facepcl.errors import OptionError
 from facepcl.pretrained import BRANCHES_FILE, DECODER_FILE, HEADS_FILE, STOCK_NAMES, read_config
 
 CARD_FILE = "README.md"
-CODE = "https://github.com/OWNER/facepcl"  # as README.md has it
 PAPER = "https://arxiv.org/abs/2211.13490"
 # Common identifiers that the Hub knows; another licence becomes `other`, with its name beside it.
 HUB_LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "unlicense", "isc"}
@@ -110,15 +109,17 @@ def _text(
         f"# {name.rpartition('/')[2].removeprefix('local-dir:')}",
         "",
         f"A face encoder (`{architecture}`, {codes}): {kind} as a "
-        f"[timm](https://github.com/huggingface/pytorch-image-models) model, by [facepcl]({CODE}).",
+        "[timm](https://github.com/huggingface/pytorch-image-models) model, by facepcl.",
         "",
         "## Model details",
         "",
         f"- Input: an upright square around one face, RGB, {size} px, {_values(cfg)}.",
         f"- Licence of the weights: {license or 'none is known; ask whoever made them'}.",
     ]
-    if told := facts.training_data or cfg.get("description"):
-        lines.append(f"- {'Training data' if facts.training_data else 'Origin'}: {told}.")
+    if told := facts.training_data or ", ".join(facts.datasets):
+        lines.append(f"- Training data: {told}.")
+    elif cfg.get("description"):
+        lines.append(f"- Origin: {cfg['description']}.")
     if facts.command:
         lines.append(f"- Trained by `{facts.command}`.")
     if cfg.get("paper_ids"):
@@ -127,6 +128,7 @@ def _text(
     lines += _usage(
         name, architecture, f"torch.rand(1, 3, {size}, {size}))  # {_values(cfg)}", bool(branches)
     )
+    lines += ["", "Not for identifying people, deciding about them or watching them without their consent."]
     if facts.metrics:
         lines += ["", "## Scores", "", *_scores(facts.metrics)]
     return "\n".join(lines) + "\n"

@@ -38,9 +38,9 @@ def convert(
 
     Without `arch` the checkpoint is one of the original PCL (training, encoder alone, or with a linear
     probe): projection heads and probe go to `heads.safetensors`, the decoder to `decoder.safetensors`.
-    `arch`: `resnet18` or `resnet50`, under torchvision's or timm's names; `mean` and `std` (three numbers each,
-    default ImageNet's) and `size` (pixels, default 224) are what these weights expect. Nothing in the file is
-    run. Raises MissingPath, OptionError or WeightsError.
+    `arch`: `resnet18` or `resnet50`, under torchvision's or timm's names; `mean` and `std` (three numbers
+    each, default ImageNet's) and `size` (pixels, default 224) are what these weights expect. Nothing in the
+    file is run. Raises MissingPath, OptionError or WeightsError.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     _check_options(out, arch, mean, std, size)
