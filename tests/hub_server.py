@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 # token -> the namespaces it may write to
-TOKENS = {"hf_writer": ("org", "ann"), "hf_reader": ()}
+TOKENS = {"hf_writer": ("org", "ann", "ORG"), "hf_reader": ()}
 
 
 def git_oid(content):

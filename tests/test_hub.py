@@ -529,3 +529,32 @@ def test_the_list_of_models_has_no_path_of_this_machine(capsys):
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["model", "parameters", "input", "weights", "licence"]
     assert len(table) == 1 + len(found)
+
+
+def test_the_page_about_weights_is_true_as_typed(hub, tmp_path, monkeypatch):
+    """Every command and call of docs/hub.md, in order, in a folder that has the files they name."""
+    monkeypatch.chdir(tmp_path)
+    encoder = facepcl.create_model("pcl_facecycle").state_dict()
+    names = {"face.": "layer3_2_exp.", "pose.": "layer3_2_pose."}
+    renamed = {
+        names.get(key[:5], "") + (key[5:] if key[:5] in names else key): v for key, v in encoder.items()
+    }
+    torch.save({"state_dict": renamed}, "500.pth")
+    torch.save(timm.create_model("resnet18", num_classes=10).state_dict(), "resnet18.pth")
+    shutil.copytree(ROOT / "examples/faces", "faces")
+    torch_hub = tmp_path / "torch/OWNER_facepcl_main"
+    shutil.copytree(ROOT / "facepcl", torch_hub / "facepcl")
+    shutil.copy(ROOT / "hubconf.py", torch_hub)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(torch_hub.parent))
+    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *a, **k: str(torch_hub))
+    commands = 0
+    for indented, block in re.findall(
+        r"((?:^    facepcl [^\n]*\n)+)|^```python\n(.*?)^```",
+        (ROOT / "docs/hub.md").read_text("utf-8"),
+        re.M | re.S,
+    ):
+        for line in indented.splitlines():
+            assert main(line.split()[1:]) == 0, line
+            commands += 1
+        exec(block, {})
+    assert commands == 9
