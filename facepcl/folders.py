@@ -123,6 +123,8 @@ def reason(error: BaseException, repository: str, revision: str = "") -> str:
         if constants.HF_HUB_OFFLINE:
             return "it is not in the cache, and HF_HUB_OFFLINE is set"
         return f"it is not in the cache, and {endpoint} cannot be reached"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
     if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:
         return f"{endpoint} cannot be reached"
     if status is not None:

@@ -36,8 +36,17 @@ def save_tensors(
     """Write tensors of any memory layout to a safetensors file."""
     # safetensors refuses channels_last tensors and ones that share memory; a contiguous copy is neither
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, _room_for(path):
         save_file(plain, str(temporary), dict(metadata or {}))
+
+
+@contextmanager
+def _room_for(path: str | Path) -> Iterator[None]:
+    """Turns a disk that is full into one sentence; safetensors hides the system's error in its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise WeightsError(f"{path} could not be written ({error})") from error
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -95,14 +104,16 @@ def save_encoder(
     plain.pretrained_cfg = cfg | dict(about or {})
     architecture = cfg["architecture"]
     branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
+    options: dict[str, Any]
     if isinstance(plain, PclResNet):
         own = {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
         if branches:
             save_tensors(branches, partial / BRANCHES_FILE)
-        save_for_hf(_stock_trunk(plain), str(partial), safe_serialization=True, model_config={"facepcl": own})
+        trunk, options = _stock_trunk(plain), {"model_config": {"facepcl": own}}
     else:
-        args = {"branches": bool(branches)}
-        save_for_hf(plain, str(partial), safe_serialization=True, model_args=args)
+        trunk, options = plain, {"model_args": {"branches": bool(branches)}}
+    with _room_for(folder):
+        save_for_hf(trunk, str(partial), safe_serialization=True, **options)
     if decoder is not None:
         save_tensors(decoder.state_dict(), partial / DECODER_FILE)
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import timm
 import torch
+from conftest import no_room_beyond
 from timm.data import IMAGENET_DEFAULT_MEAN
 
 import facepcl
@@ -143,6 +144,15 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(original, tmp_pa
     assert not trap.exists()
 
 
+def test_a_torch_whose_safe_reading_is_not_safe_reads_no_pickle(original, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1+cpu"))
+    path = save(encoder_alone(original[1]), tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"safe from torch 2\.6 on, and this is torch 2\.5\.1"):
+        facepcl.hub.convert(path, tmp_path / "out")
+    save_tensors(encoder_alone(original[1]), tmp_path / "x.safetensors")
+    assert facepcl.hub.convert(tmp_path / "x.safetensors", tmp_path / "out")
+
+
 @pytest.mark.parametrize("what", ["cut off", "text", "empty", "list", "no weights"])
 def test_a_file_that_is_no_checkpoint_is_one_sentence(original, tmp_path, what):
     path = save({"state_dict": original[1]}, tmp_path / "x.pth")
@@ -176,6 +186,15 @@ def test_a_resnet_of_others_becomes_a_trunk_that_says_its_own_normalisation(tmp_
     other = facepcl.hub.convert(path, tmp_path / "b", arch="resnet18", mean=(0.5,) * 3, std=(0.25,) * 3)
     cfg = json.loads((other / "config.json").read_text())["pretrained_cfg"]
     assert (cfg["mean"], cfg["std"], cfg["input_size"]) == ([0.5] * 3, [0.25] * 3, [3, 224, 224])
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing(original, tmp_path):
+    path = save(original[1], tmp_path / "x.pth")
+    for room in (1_000_000, 20_000_000):  # the encoder has no room; the heads have none
+        with no_room_beyond(room), pytest.raises(WeightsError, match="could not be written") as caught:
+            facepcl.hub.convert(path, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        assert [file.name for file in tmp_path.iterdir()] == ["x.pth"]
 
 
 def test_torchvisions_names_are_read(tmp_path):

@@ -128,9 +128,10 @@ def _text(
     lines += _usage(
         name, architecture, f"torch.rand(1, 3, {size}, {size}))  # {_values(cfg)}", bool(branches)
     )
-    lines += ["", "Not for identifying people, deciding about them or watching them without their consent."]
     if facts.metrics:
         lines += ["", "## Scores", "", *_scores(facts.metrics)]
+    lines += ["", "## What it must not be used for", ""]
+    lines += ["Identifying people, deciding about them, or watching them without their consent."]
     return "\n".join(lines) + "\n"
 
 

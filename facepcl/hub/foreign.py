@@ -41,6 +41,13 @@ def read_checkpoint(path: str | Path) -> State:
 
 
 def _unpickle(path: Path) -> Any:
+    if (
+        torch.__version__ < "2.6"
+    ):  # compares versions, not text; CVE-2025-32434: weights_only could be led round
+        raise WeightsError(
+            f"{path}: opening a pickle is safe from torch 2.6 on, and this is torch {torch.__version__}; "
+            "upgrade torch, or give a .safetensors file"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
