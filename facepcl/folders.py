@@ -26,6 +26,8 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
     if scheme == "local-dir":
         if not Path(rest).is_dir():
             raise MissingPath(f"{rest}: there is no such folder")
+        if not (Path(rest) / WEIGHTS_FILE).is_file() and (Path(rest) / "encoder" / WEIGHTS_FILE).is_file():
+            raise OptionError(f"{rest} is the folder of a run; its weights are in {Path(rest) / 'encoder'}")
         return Path(rest)
     return _fetch(name, cache_dir, progress) if scheme == "hf-hub" else None
 
@@ -116,13 +118,11 @@ def reason(error: BaseException, repository: str, revision: str = "") -> str:
     if status == 401:
         return "the token is not valid; type hf auth login"
     if status == 403:
-        return f"the token may not do this to {repository}; it needs the right to write there"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        if "X-Repo-Commit" in str(error):
-            return f"{endpoint} does not answer as a Hub does; check HF_ENDPOINT"
-        if constants.HF_HUB_OFFLINE:
-            return "it is not in the cache, and HF_HUB_OFFLINE is set"
-        return f"it is not in the cache, and {endpoint} cannot be reached"
+        return f"the token has no right to do this on {repository}"
+    if "X-Repo-Commit" in str(error):
+        return f"{endpoint} does not answer as a Hub does; check HF_ENDPOINT"
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        return f"it is not in the cache, and {reason(error.__cause__, repository, revision)}"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:

@@ -49,6 +49,8 @@ class Repository:
 class Hub:
     """`with Hub() as hub: hub.url`; `hub.repositories["org/name"]`, `hub.asked` (a Counter of requests)."""
 
+    announce = True  # False: answers lack the revision, as those of a server that is no Hub
+
     def __init__(self):
         self.repositories = {}
         self.objects = {}  # sha256 -> bytes, as LFS stores them
@@ -258,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         sha, files = self._files(name, revision)
         if path not in files:
             raise Refusal(404, "EntryNotFound", "Entry not found")
-        headers = {"X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
+        headers = {"Accept-Ranges": "bytes", **({"X-Repo-Commit": sha} if self.hub.announce else {})}
         if not is_lfs(path):
             self._send(files[path], headers={**headers, "ETag": f'"{git_oid(files[path])}"'})
             return

@@ -12,6 +12,7 @@ import timm
 import torch
 from conftest import no_room_beyond
 from hub_clients import FACES, ROOT, assert_same_codes, assert_sentence, environment, files_of, run_python
+from hub_server import Hub
 from huggingface_hub import constants
 
 import facepcl
@@ -45,6 +46,40 @@ def test_what_cannot_be_loaded_is_a_sentence(hub, encoders, name, error, said):
     assert_sentence(caught, said)
     assert not [request for request in hub.asked if re.search("cdn.*(bin|vgg)", request)]
     assert facepcl.create_model("hf-hub:org/faces")  # the cache still works
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "token"), (403, "no right"), (409, "409"), (410, "410")],
+)
+def test_a_hub_that_refuses_is_a_sentence(hub, encoders, status, said):
+    hub.put("org/faces", files_of(encoders("pcl_facecycle")[1]))
+    for request in ("GET /api/models", "HEAD .*model.safetensors"):
+        hub.answers = {request: status}
+        with pytest.raises(WeightsError) as caught:
+            facepcl.create_model("hf-hub:org/faces")
+        assert_sentence(caught, "^hf-hub:org/faces could not be fetched: ", said)
+    hub.answers = {}
+    assert facepcl.create_model("hf-hub:org/faces")
+
+
+def test_a_mirror_that_is_no_hub_is_named(hub, encoders, monkeypatch):
+    hub.put("org/faces", files_of(encoders("pcl_facecycle")[1]))
+    monkeypatch.setattr(Hub, "announce", False)
+    with pytest.raises(WeightsError) as caught:
+        facepcl.create_model("hf-hub:org/faces")
+    assert_sentence(caught, r"127\.0\.0\.1:\d+ does not answer as a Hub does; check HF_ENDPOINT")
+
+
+def test_private_weights_load_with_a_token_that_may_see_them(hub, encoders, monkeypatch):
+    model, folder = encoders("pcl_facecycle")
+    hub.put("org/faces", files_of(folder), private=True)
+    for token in ("hf_reader", ""):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(WeightsError, match="has no org/faces, or your token may not see it"):
+            facepcl.create_model("hf-hub:org/faces")
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), model)
 
 
 def test_other_bytes_than_the_hub_announced_are_refused_and_leave_the_cache(hub, encoders):

@@ -128,8 +128,8 @@ def test_a_name_that_holds_something_else_is_not_overwritten(hub, encoders):
     [
         ("", "org/faces", HubError, "no token: type hf auth login"),
         ("hf_wrong", "org/faces", HubError, "token is not valid; type hf auth login"),
-        ("hf_reader", "org/faces", HubError, "token may not do this to org/faces"),
-        ("hf_reader", "org/there", HubError, "token may not do this to org/there"),
+        ("hf_reader", "org/faces", HubError, "token has no right to do this on org/faces"),
+        ("hf_reader", "org/there", HubError, "token has no right to do this on org/there"),
         ("hf_writer", "faces", OptionError, "expected ORG/NAME"),
         ("hf_writer", "org/two words", OptionError, "no name for a repository"),
         ("hf_writer", "org/a/b", OptionError, "no name for a repository"),

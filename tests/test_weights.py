@@ -226,6 +226,12 @@ def test_a_repository_in_the_cache_loads_offline(tmp_path, monkeypatch):
         )
 
 
+def test_the_folder_of_a_run_names_the_one_of_its_weights(tmp_path):
+    save_encoder(facepcl.create_model("pcl_facecycle"), tmp_path / "run/encoder")
+    with pytest.raises(OptionError, match=r"run is the folder of a run; its weights are in .*run/encoder"):
+        facepcl.create_model(f"local-dir:{tmp_path / 'run'}")
+
+
 def test_a_folder_of_another_architecture_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vgg11", "pretrained_cfg": {}}))
     with pytest.raises(WeightsError, match="vgg11"):
