@@ -12,6 +12,7 @@ from facepcl.create import create_decoder, create_model, list_models
 from facepcl.errors import FacepclError
 
 if TYPE_CHECKING:
+    from facepcl import export as export
     from facepcl import losses as losses
     from facepcl import pretrain as pretrain
     from facepcl import probes as probes
@@ -32,7 +33,7 @@ _LAZY_NAMES = {
     "read_embeddings": "facepcl.tables",
     "similarity": "facepcl.tables",
 }
-_LAZY_FILES = ("losses", "pretrain", "probes", "views")
+_LAZY_FILES = ("export", "losses", "pretrain", "probes", "views")
 
 __all__ = [
     "FaceEmbedder",
@@ -40,6 +41,7 @@ __all__ = [
     "create_decoder",
     "create_model",
     "embed",
+    "export",
     "list_models",
     "losses",
     "pretrain",

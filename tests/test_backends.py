@@ -66,7 +66,7 @@ def test_auto_runs_a_network_that_cannot_be_traced_as_it_is():
 
 
 def test_wrong_names_say_the_right_ones(model):
-    with pytest.raises(OptionError, match="backend 'magic': choose auto, eager, trace, compile"):
+    with pytest.raises(OptionError, match="backend 'magic': choose auto, eager, trace, compile, onnx"):
         FaceEmbedder(model, backend="magic")
     with pytest.raises(OptionError, match="dtype 'float8': choose auto, float32 or bfloat16"):
         FaceEmbedder(model, dtype="float8")

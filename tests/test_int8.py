@@ -44,7 +44,7 @@ def test_no_number_of_the_code_is_lost(both):
 
 def test_int8_is_recorded_and_leaves_the_space(both):
     exact, quantised = (embedder.meta for embedder in both)
-    assert (quantised["dtype"], quantised["backend"]) == ("int8", "onnxruntime")
+    assert (quantised["dtype"], quantised["backend"]) == ("int8", "onnx")
     assert quantised["space"] == exact["space"]
 
 

@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Sequence
 
 import facepcl
-from facepcl.cli import embed, pretrain, probe
+from facepcl.cli import embed, export, pretrain, probe
 from facepcl.errors import FacepclError
 from facepcl.machine import keep_freed_memory
 from facepcl.ranks import is_first
 
-COMMANDS = (embed, pretrain, probe)  # each has add(subparsers) -> parser and run(args) -> exit code
+COMMANDS = (embed, pretrain, probe, export)  # each has add(subparsers) -> parser and run(args) -> exit code
 
 
 def build_parser() -> argparse.ArgumentParser:
