@@ -51,5 +51,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         if is_first():
-            print(f"facepcl: {stop or 'interrupted'}", file=sys.stderr)
+            print(f"facepcl: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", signal.SIGINT)
