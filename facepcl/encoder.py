@@ -135,7 +135,8 @@ class Encoder:
         if (wide := all_branches or self.branch != "shared") not in self._runs:
             network = AllBranches(self.model) if wide else Trunk(self.model)
             if self._int8:
-                self._runs[wide], self._backend = make_int8_run(network, self.name), ONNX
+                self._runs[wide] = make_int8_run(network, self.name, self.fit.shape)
+                self._backend = ONNX
             else:
                 sample = self._images(self._sample[:2], self.dtype)
                 self._runs[wide], self._backend = make_run(network, sample, self._backend, self.batch_size)

@@ -25,13 +25,16 @@ MODEL = "pcl_facecycle"
 SIDE = 64
 
 
-def make_int8_run(network: nn.Module, model: str) -> Run:
-    """`network` (float32, `[B, 3, H, W]` -> a tuple of maps) quantised, as a function.
+def make_int8_run(network: nn.Module, model: str, shape: tuple[int, ...]) -> Run:
+    """`network` (float32, `[B, 3, 64, 64]` -> a tuple of maps) quantised, as a function.
 
-    Raises OptionError for other models than `pcl_facecycle`, MissingExtra without `facepcl[onnx]`.
+    Raises OptionError for other models than `pcl_facecycle` and other shapes of pixels than 64 x 64 x 3,
+    MissingExtra without `facepcl[onnx]`.
     """
     if model != MODEL:
         raise OptionError(f"int8 is for {MODEL}, not for {model}; choose bfloat16 or float32")
+    if shape != (SIDE, SIDE, 3):
+        raise OptionError(f"int8 is for {SIDE} pixels, not for {shape[0]}; choose bfloat16 or float32")
     with tempfile.TemporaryDirectory() as folder:
         return open_graph(_quantise(network, Path(folder)))
 
