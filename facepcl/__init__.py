@@ -12,6 +12,7 @@ from facepcl.create import create_decoder, create_model, download, list_models
 from facepcl.errors import FacepclError
 
 if TYPE_CHECKING:
+    from facepcl import export as export
     from facepcl import hub as hub
     from facepcl import losses as losses
     from facepcl import pretrain as pretrain
@@ -33,7 +34,7 @@ _LAZY_NAMES = {
     "read_embeddings": "facepcl.tables",
     "similarity": "facepcl.tables",
 }
-_LAZY_FILES = ("hub", "losses", "pretrain", "probes", "views")
+_LAZY_FILES = ("export", "hub", "losses", "pretrain", "probes", "views")
 
 __all__ = [
     "FaceEmbedder",
@@ -42,6 +43,7 @@ __all__ = [
     "create_model",
     "download",
     "embed",
+    "export",
     "hub",
     "list_models",
     "losses",

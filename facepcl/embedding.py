@@ -41,8 +41,9 @@ class FaceEmbedder(Encoder):
     module as it is. `branch`: shared, face, pose or concat; a model without branches has `shared` only.
     `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
     the processor has units for it and a timing finds it faster; int8 is for `pcl_facecycle` on a CPU, needs
-    `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace or compile.
-    `size`: side of the input in pixels, 0 = the model's own.
+    `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace, compile, or
+    onnx (onnxruntime on the CPU, in float32, needs `facepcl[onnx]`). `size`: side of the input in pixels, 0 =
+    the model's own.
     Raises WeightsError if there are no weights, OptionError for other wrong arguments.
     """
 

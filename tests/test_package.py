@@ -26,13 +26,13 @@ LAYERS = (
         "_interrupt",
         "index",
         "machine",
-        "backends",
+        "onnx_graph",
         "fit",
         "images",
         "squares",
         "ranks",
     },
-    {"sources"},
+    {"sources", "backends"},
     {"reader_process"},
     {"readers"},
     {"models.branches", "models.original", "models.decoder"},
@@ -48,7 +48,7 @@ LAYERS = (
     {"hub"},
     {"tables", "int8"},
     {"encoder"},
-    {"unfinished", "embedding"},
+    {"unfinished", "embedding", "export"},
     {"sheet", "losses", "views", "training_data"},
     {"embedding_job"},
     {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples", "run_log"},
@@ -63,7 +63,7 @@ LAYERS = (
     {f"probes.{task}" for task in ("expression", "verification", "action_units", "head_pose", "disentangle")},
     {"probes.layouts", "probes.report"},
     {"probes"},
-    {f"cli.{command}" for command in ("embed", "pretrain", "probe", "convert", "push", "models")},
+    {f"cli.{command}" for command in ("embed", "pretrain", "probe", "convert", "export", "push", "models")},
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -105,7 +105,7 @@ def test_every_submodule_can_be_imported_and_shadows_no_public_name():
     for module in pkgutil.walk_packages(facepcl.__path__, "facepcl."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    modules = {"hub", "losses", "pretrain", "probes", "views"}
+    modules = {"export", "hub", "losses", "pretrain", "probes", "views"}
     for name in facepcl.__all__:
         assert inspect.ismodule(getattr(facepcl, name)) == (name in modules), name
         assert name in modules or callable(getattr(facepcl, name)), name

@@ -114,7 +114,7 @@ def test_pretrained_without_weights_names_the_three_ways(create):
     with pytest.raises(
         WeightsError, match=r"no pretrained weights for pcl_resnet50; train .*convert .*hf-hub"
     ):
-        create("pcl_resnet50", pretrained=True)
+        create("pcl_resnet50", pretrained=True, pretrained_cfg_overlay={"file": None})
 
 
 @each_model

@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Sequence
 
 import facepcl
-from facepcl.cli import convert, embed, models, pretrain, probe, push
+from facepcl.cli import convert, embed, export, models, pretrain, probe, push
 from facepcl.errors import FacepclError
 from facepcl.machine import keep_freed_memory
 from facepcl.ranks import is_first
 
 # each has add(subparsers) -> parser and run(args) -> exit code
-COMMANDS = (embed, pretrain, probe, convert, push, models)
+COMMANDS = (embed, pretrain, probe, convert, export, push, models)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,5 +52,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         if is_first():
-            print(f"facepcl: {stop or 'interrupted'}", file=sys.stderr)
+            print(f"facepcl: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", signal.SIGINT)
