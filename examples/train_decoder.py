@@ -7,8 +7,9 @@
 DATA is as for `facepcl pretrain`: four or more pictures of each `identity`, in which nothing but the pose
 changes, as in the generator's series. A picture is drawn from its own pose code and from the face code of
 another picture of the same person, so that what turns with the head has to come from the pose code; decoder,
-sum of codes and loss are those of docs/METHOD.md, sections 2 and 4.1. Encoder and decoder are written to a
-folder that `local-dir:` loads.
+sum of codes and loss are those of docs/METHOD.md, sections 2 and 4.1. It is drawn in grey: codes that learned
+from colours that change at random hold little of them. Encoder and decoder are written to a folder that
+`local-dir:` loads; an encoder that has a decoder goes on with it.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from tqdm import trange
 
 import facepcl
 from facepcl.batches import schedule, shuffled_rows, step_generator
-from facepcl.errors import DataError
+from facepcl.errors import DataError, WeightsError
 from facepcl.label_views import crop_squares, face_frames
 from facepcl.losses import reconstruction
 from facepcl.machine import training_dtype
@@ -44,13 +45,17 @@ def train(
     faces = read_faces(data, max(96, size), progress=True)
     people = pictures_of_people(faces)
     torch.manual_seed(seed)
-    decoder = Decoder().train().to(memory_format=torch.channels_last)
+    try:
+        decoder: Any = facepcl.create_decoder(name)
+    except WeightsError:
+        decoder = Decoder()
+    decoder.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=lr)
     dtype = training_dtype("auto", decoder, torch.randn(8, CODE))
     for step in (bar := trange(steps, unit="step")):
         optimizer.param_groups[0]["lr"] = lr * schedule(step / steps, warmup=0.02)
         crops = turning_faces(faces, people, batch, step, seed, max(size, TARGET_SIZE))
-        target = F.interpolate(crops, (TARGET_SIZE, TARGET_SIZE), mode="area")
+        target = grey(F.interpolate(crops, (TARGET_SIZE, TARGET_SIZE), mode="area"))
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             with torch.no_grad():
                 _, face, pose = encoder.forward_branches(F.interpolate(crops, (size, size), mode="area"))
@@ -62,6 +67,11 @@ def train(
         optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
     return encoder, decoder.eval()
+
+
+def grey(images: torch.Tensor) -> torch.Tensor:
+    """The brightness of `[B, 3, H, W]` in all three channels (ITU-R 601)."""
+    return (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True).expand_as(images)
 
 
 def pictures_of_people(faces: Faces) -> list[torch.Tensor]:
