@@ -13,8 +13,7 @@ from torch import nn
 
 import facepcl
 from facepcl._files import sha256_file
-from facepcl.checkpoints import write_json
-from facepcl.index import WEIGHTS, Row, read_index
+from facepcl.index import WEIGHTS, Row, read_index, write_index
 from facepcl.pretrained import save_tensors
 
 
@@ -60,8 +59,7 @@ def main() -> None:
         decoder=decoder.name if decoder else None,
         metrics={name: float(value) for name, _, value in (metric.partition("=") for metric in args.metric)},
     )
-    others = [asdict(r) for r in read_index() if (r.model, r.tag) != (model, tag)]
-    write_json({"weights": [*others, asdict(row)]}, WEIGHTS / "index.json")
+    write_index([*(r for r in read_index() if (r.model, r.tag) != (model, tag)), row])
     print(json.dumps(asdict(row), indent=2))
 
 
