@@ -9,11 +9,14 @@ embed: $(READY)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
 	@echo "look at sheet.png; read the table with facepcl.read_embeddings('embeddings.parquet')"
 
+# A file of tests a core: one thread each, or they wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
 test: $(READY)  ## all tests, without network and GPU
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that take less than ten seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,32 +16,39 @@ def _create(_name, _pretrained, _branches, **timm_options):
 def pcl_facecycle(pretrained=False, branches=True, **timm_options):
     """PCL's 16-layer encoder, for RGB face crops of 64 px in [0, 1]; no mean or deviation is subtracted.
 
-    pretrained: True for the bundled weights, or the path of a .safetensors file.
+    pretrained: True for the bundled weights (offline), or the path of a .safetensors file.
     branches: with the face and pose branch (forward_codes, forward_branches); False is the trunk alone.
     Other options are timm's: num_classes, features_only, in_chans, drop_rate, ...
 
     model = torch.hub.load("OWNER/facepcl", "pcl_facecycle", pretrained=True, trust_repo=True)
-    shared, face, pose = model.forward_codes(torch.rand(1, 3, 64, 64))
+    shared, face, pose = model.eval().forward_codes(torch.rand(1, 3, 64, 64))  # [1, 2048] each
     """
     return _create("pcl_facecycle", pretrained, branches, **timm_options)
 
 
 def pcl_resnet18(pretrained=False, branches=True, **timm_options):
-    """timm's ResNet-18 with PCL's face and pose branch, for RGB face crops in [0, 1] of the size that
-    model.pretrained_cfg tells.
+    """timm's ResNet-18 with PCL's face and pose branch, for RGB face crops in [0, 1], 96 px for the bundled
+    weights (model.pretrained_cfg["input_size"] tells); no mean or deviation is subtracted.
 
-    pretrained, branches and other options as for pcl_facecycle.
+    pretrained: True for the bundled weights (offline), or the path of a .safetensors file.
+    branches: with the face and pose branch (forward_codes, forward_branches); False is timm's ResNet itself.
+    Other options are timm's: num_classes, features_only, in_chans, drop_rate, ...
 
     model = torch.hub.load("OWNER/facepcl", "pcl_resnet18", pretrained=True, num_classes=7, trust_repo=True)
+    logits = model(torch.rand(2, 3, 96, 96))  # [2, 7], for fine-tuning
     """
     return _create("pcl_resnet18", pretrained, branches, **timm_options)
 
 
 def pcl_resnet50(pretrained=False, branches=True, **timm_options):
-    """timm's ResNet-50 with PCL's face and pose branch, for RGB face crops of 128 px in [0, 1].
+    """timm's ResNet-50 with PCL's face and pose branch, for RGB face crops of 128 px in [0, 1]; no mean or
+    deviation is subtracted. No weights are bundled.
 
-    pretrained, branches and other options as for pcl_facecycle; no weights are bundled.
+    pretrained: the path of a .safetensors file; True is an error that says how to get weights.
+    branches: with the face and pose branch (forward_codes, forward_branches); False is timm's ResNet itself.
+    Other options are timm's: num_classes, features_only, in_chans, drop_rate, ...
 
-    model = torch.hub.load("OWNER/facepcl", "pcl_resnet50", num_classes=7, trust_repo=True)
+    model = torch.hub.load("OWNER/facepcl", "pcl_resnet50", features_only=True, trust_repo=True)
+    stages = model(torch.rand(2, 3, 128, 128))  # 5 maps, the last [2, 2048, 4, 4]
     """
     return _create("pcl_resnet50", pretrained, branches, **timm_options)

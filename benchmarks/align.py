@@ -158,7 +158,7 @@ def peak(paths: list[Path], count: int, folder: Path, detector: str) -> tuple[fl
 
 
 def read_lfw(data: Path, folder: Path) -> tuple[dict[str, tuple[Image.Image, np.ndarray]], list[tuple]]:
-    """Crops and landmarks by name, and the pairs of folds 0 to 2."""
+    """Crops and landmarks by name, and the pairs of the first fold."""
     with tarfile.open(data / "data/real/lfw-112.tar.gz") as tar:
         tar.extractall(folder, filter="data")
     with (data / "data/real/lfw-landmarks.csv").open() as file:
@@ -170,7 +170,7 @@ def read_lfw(data: Path, folder: Path) -> tuple[dict[str, tuple[Image.Image, np.
     with (folder / "lfw/pairs.csv").open() as file:
         for row in csv.DictReader(file):
             names = [f"{row[f'name{i}']}_{int(row[f'index{i}']):04d}.jpg" for i in (1, 2)]
-            if int(row["fold"]) < 3 and all(name in points for name in names):
+            if row["fold"] == "0" and all(name in points for name in names):
                 pairs.append((*names, int(row["same"])))
     wanted = sorted({name for pair in pairs for name in pair[:2]})
     read = {name: decode((folder / "lfw" / name[:-9] / name).read_bytes()) for name in wanted}
@@ -198,7 +198,7 @@ def show_templates(data: Path, folder: Path) -> None:
     """AUC of the cosine of codes that are centred by their mean, for each kind of crop."""
     from sklearn.metrics import roc_auc_score
 
-    embedder = FaceEmbedder("pcl_facecycle", dtype="float32")
+    embedder = FaceEmbedder("pcl_facecycle")
     for name, read in (("LFW", read_lfw), ("YouTube Faces", read_ytf)):
         faces, pairs = read(data, folder)
         for kind, template in {"as given": None, **TEMPLATES}.items():

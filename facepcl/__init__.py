@@ -8,12 +8,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from facepcl import models as models  # registers the models
-from facepcl.create import create_decoder, create_model, list_models
+from facepcl.create import create_decoder, create_model, download, list_models
 from facepcl.errors import FacepclError
 
 if TYPE_CHECKING:
     from facepcl import alignment as alignment
     from facepcl import demo as demo
+    from facepcl import export as export
+    from facepcl import hub as hub
     from facepcl import losses as losses
     from facepcl import pretrain as pretrain
     from facepcl import probes as probes
@@ -34,7 +36,7 @@ _LAZY_NAMES = {
     "read_embeddings": "facepcl.tables",
     "similarity": "facepcl.tables",
 }
-_LAZY_FILES = ("alignment", "demo", "losses", "pretrain", "probes", "views")
+_LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "pretrain", "probes", "views")
 
 __all__ = [
     "FaceEmbedder",
@@ -43,7 +45,10 @@ __all__ = [
     "create_decoder",
     "create_model",
     "demo",
+    "download",
     "embed",
+    "export",
+    "hub",
     "list_models",
     "losses",
     "pretrain",

@@ -115,12 +115,10 @@ def align(
                 _logger.warning("what is done is kept in %s; the same command goes on from there", folder)
                 raise
             table.finish()
-        drawn = []
         for row in table.rows():
             summary.count(row)
-            drawn += [row] if sheet is not None and row["path"] else []
         if sheet is not None:
-            draw_faces(folder, drawn, sheet)
+            draw_faces(folder, (row for row in table.rows() if row["path"]), summary.faces, sheet)
     return summary
 
 
@@ -225,11 +223,10 @@ def _align_rest(
     """Cut the faces of the photographs that are not done yet."""
     start = time.monotonic()
     table.recover()
-    stems, last, before = [], None, 0
+    names, last, before = CropNames(sources), None, 0
     for photograph in table.done():
-        stems.append(photograph.stem)
+        names.take(photograph.stem)
         last, before = photograph.source, before + 1
-    names = CropNames(sources, stems)
     items = read_items(list_entries(sources), max(0, before - 1))
     if before and (item := next(items, None)) and item.path != last:
         raise OptionError(

@@ -7,10 +7,10 @@ from typing import Any
 import timm
 from torch import nn
 
-from facepcl.errors import MissingPath, OptionError, WeightsError
-from facepcl.index import WEIGHTS, read_index, rows_of
-
-FAMILY = "pcl_*"
+from facepcl.errors import OptionError, WeightsError
+from facepcl.folders import FAMILY, architecture_of, find_folder
+from facepcl.index import WEIGHTS, Row, read_index, rows_of
+from facepcl.models._weights import THREE_WAYS, check_sha256
 
 
 def create_model(
@@ -31,7 +31,7 @@ def create_model(
     """
     if timm_options.get("features_only", False):
         branches = False
-    folder = _find_folder(name, timm_options.get("cache_dir"))
+    folder = find_folder(name, timm_options.get("cache_dir"))
     if folder is not None:
         if isinstance(pretrained, (str, Path)):
             raise OptionError(
@@ -39,6 +39,9 @@ def create_model(
             )
         return _create_from_folder(folder, pretrained is not False, branches, timm_options)
     _check_name(name)
+    if pretrained is True and (row := _row_on_the_hub(name)):
+        folder = fetch_row(row, timm_options.get("cache_dir"))
+        return _create_from_folder(folder, True, branches is not False, timm_options)
     if isinstance(pretrained, (str, Path)):
         overlay = _overlay(Path(pretrained)) | (timm_options.pop("pretrained_cfg_overlay", None) or {})
         timm_options["pretrained_cfg_overlay"] = overlay
@@ -59,6 +62,44 @@ def _check_name(name: str) -> None:
         raise OptionError(f"{architecture} has no weights tagged {tag!r}; its tags: {tags}")
 
 
+def _row_on_the_hub(name: str) -> Row | None:
+    """The row of the weights that `name` means, if they are on the Hub and not in this installation."""
+    architecture, _, tag = name.partition(".")
+    rows = [row for row in rows_of(architecture) if tag in ("", row.tag) and (row.path or row.hf_hub_id)]
+    return rows[0] if rows and not rows[0].path else None
+
+
+def fetch_row(row: Row, cache_dir: str | Path | None = None, progress: bool = False) -> Path:
+    """The folder of a row's weights, fetched from the Hub; WeightsError unless the index knows them."""
+    folder = find_folder(f"hf-hub:{row.hf_hub_id}", cache_dir, progress)
+    assert folder is not None
+    for name, wanted in row.hub_sha256.items():
+        if (folder / name).is_file() and (found := check_sha256(folder / name)) != wanted:
+            raise WeightsError(
+                f"{row.hf_hub_id}: {name} is not the file that this facepcl knows: sha256 {found[:12]}, not "
+                f"{wanted[:12]}"
+            )
+    return folder
+
+
+def download(name: str, cache_dir: str | Path | None = None, progress: bool = False) -> Path:
+    """Fetch the weights `name` ahead, so that they load without a network; return the folder they are in.
+
+    `name`: `hf-hub:ORG/NAME[@REVISION]`, or `pcl_x[.tag]`, whose bundled weights are there already. Raises
+    OptionError for a name that does not exist, WeightsError if there is nothing to fetch or it fails.
+    """
+    folder = find_folder(name, cache_dir, progress)
+    if folder is not None:
+        return folder
+    _check_name(name)
+    architecture, _, tag = name.partition(".")
+    if row := _row_on_the_hub(name):
+        return fetch_row(row, cache_dir, progress)
+    if any(row.path and tag in ("", row.tag) for row in rows_of(architecture)):
+        return WEIGHTS
+    raise WeightsError(f"there are no weights for {name}; {THREE_WAYS}")
+
+
 def _overlay(path: Path) -> dict[str, Any]:
     """timm's description of a weights file of the user's: where it is and how many classes its head has."""
     from facepcl.pretrained import read_shapes
@@ -69,32 +110,6 @@ def _overlay(path: Path) -> dict[str, Any]:
     return {"file": str(path), "num_classes": rows, "hf_hub_id": None, "url": None}
 
 
-def _find_folder(name: str, cache_dir: str | Path | None = None) -> Path | None:
-    """The folder of a `local-dir:` or, after a download, of an `hf-hub:` name; None for a plain name."""
-    scheme, _, rest = name.partition(":")
-    if scheme == "local-dir":
-        if not Path(rest).is_dir():
-            raise MissingPath(f"{rest}: there is no such folder")
-        return Path(rest)
-    if scheme == "hf-hub":
-        from huggingface_hub import snapshot_download
-
-        repository, _, revision = rest.partition("@")
-        files = ["config.json", "*.safetensors"]
-        try:
-            return Path(
-                snapshot_download(
-                    repository, revision=revision or None, cache_dir=cache_dir, allow_patterns=files
-                )
-            )
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # what huggingface_hub raises: no network, no such repository or name
-            raise WeightsError(f"{name} could not be fetched: {str(error).splitlines()[0]}") from error
-    return None
-
-
 def _create_from_folder(
     folder: Path, pretrained: bool, branches: bool | None, options: dict[str, Any]
 ) -> nn.Module:
@@ -102,11 +117,7 @@ def _create_from_folder(
 
     config = read_config(folder)
     own = config.get("facepcl", {})
-    architecture = own.get("architecture", config.get("architecture", ""))
-    if architecture not in timm.list_models(FAMILY):
-        raise WeightsError(
-            f"{folder} holds {architecture!r}, which is not one of facepcl's; use timm.create_model"
-        )
+    architecture = architecture_of(config, folder)
     arguments = config.get("model_args", {})
     if branches is None:
         branches = bool(own.get("branches", arguments.get("branches", True)))
@@ -132,9 +143,11 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
     from facepcl.pretrained import DECODER_FILE, load_tensors
 
     decoder = Decoder()
-    folder = _find_folder(name)
+    folder = find_folder(name)
     if folder is None:
         _check_name(name)
+        if pretrained and (row := _row_on_the_hub(name)):
+            folder = fetch_row(row)
     if not pretrained:
         return decoder
     if folder is not None:

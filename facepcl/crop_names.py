@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from facepcl.sources import SHARD_SUFFIXES, is_shard_name
@@ -13,9 +13,13 @@ class CropNames:
     for `photos/a/b.jpg` of the source `photos` it is `a/b`. Of two photographs with the same stem the second
     gets `b-2`."""
 
-    def __init__(self, sources: Sequence[str], taken: Iterable[str] = ()):
+    def __init__(self, sources: Sequence[str]):
         self._roots = sorted(map(_root, sources), key=len, reverse=True)
-        self._taken = {hash(_fold(stem)) for stem in taken}  # a number each: there may be millions
+        self._taken: set[int] = set()  # a number for each: there may be millions
+
+    def take(self, stem: str) -> None:
+        """Give this stem to no photograph any more."""
+        self._taken.add(hash(_fold(stem)))
 
     def __call__(self, path: str) -> str:
         below = self._below_root(path)
@@ -23,7 +27,7 @@ class CropNames:
         while hash(_fold(stem)) in self._taken:
             number += 1
             stem = f"{below}-{number}"
-        self._taken.add(hash(_fold(stem)))
+        self.take(stem)
         return stem
 
     def _below_root(self, path: str) -> str:

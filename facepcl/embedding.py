@@ -47,10 +47,11 @@ class FaceEmbedder(Encoder):
     module as it is. `branch`: shared, face, pose or concat; a model without branches has `shared` only.
     `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
     the processor has units for it and a timing finds it faster; int8 is for `pcl_facecycle` on a CPU, needs
-    `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace or compile.
-    `size`: side of the input in pixels, 0 = the model's own. `align`: inputs are photographs, whose faces are
-    found and cut out (needs `facepcl[align]`): `stream` gives a row a face, a call the most prominent face of
-    each; `one`: `stream` too; `detector`: YuNet's ONNX file, None fetches it once from the Hub.
+    `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace, compile, or
+    onnx (onnxruntime on the CPU, in float32, needs `facepcl[onnx]`). `size`: side of the input in pixels, 0 =
+    the model's own. `align`: inputs are photographs, whose faces are found and cut out (needs
+    `facepcl[align]`): `stream` gives a row a face, a call the most prominent face of each; `one`: `stream`
+    too; `detector`: YuNet's ONNX file, None fetches it once from the Hub.
     Raises WeightsError if there are no weights or no detector, OptionError for other wrong arguments.
     """
 
@@ -157,7 +158,8 @@ class FaceEmbedder(Encoder):
         CPU where torch uses fewer threads than there are cores, several batches run at once.
         """
         # finding faces takes longer than the network does
-        count = workers or (cores() if self.alignment else default_workers(self.device.type))
+        default = cores() if self.alignment else default_workers(self.device.type)
+        count = default if workers is None else workers
         size = PHOTOGRAPHS_A_BATCH if self.alignment else self.batch_size
         at_once = self.batches_at_once
         self.make_ready(all_branches)

@@ -13,7 +13,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 import facepcl
-from facepcl.backends import BACKENDS, Run, make_run
+from facepcl.backends import BACKENDS, ONNX, Run, make_run
 from facepcl.create import FAMILY, create_model
 from facepcl.errors import OptionError, WeightsError
 from facepcl.fit import Fit
@@ -53,9 +53,12 @@ class Encoder:
             raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
         if dtype != INT8:
             check_dtype(dtype)
-        self.device = find_device("cpu" if dtype == INT8 and device == "auto" else device)
-        if dtype == INT8 and (self.device.type != "cpu" or backend != "auto"):
-            raise OptionError("dtype int8 runs on the CPU, with backend 'auto'")
+        runtime = dtype == INT8 or backend == ONNX
+        self.device = find_device("cpu" if runtime and device == "auto" else device)
+        if dtype == INT8 and (self.device.type != "cpu" or backend not in ("auto", ONNX)):
+            raise OptionError(f"dtype int8 runs on the CPU, with backend 'auto' or {ONNX!r}")
+        if runtime and (self.device.type != "cpu" or dtype == "bfloat16"):
+            raise OptionError(f"backend {ONNX!r} runs on the CPU, in float32 or int8")
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
         self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
         if not hasattr(self.model, "forward_features"):
@@ -68,14 +71,14 @@ class Encoder:
             )
         config = _with_size(resolve_model_data_config(self.model), size, self.model)
         self.fit = Fit.from_config(config)
-        self._mean, self._std = (
+        self.mean, self.std = (
             torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
         )
         weights = _hash_weights(self.model)
         self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.fit.shape), np.uint8)
         self._int8 = dtype == INT8
         blank = self._images(self._sample, torch.float32)
-        self.dtype = inference_dtype("float32" if self._int8 else dtype, _Trunk(self.model), blank)
+        self.dtype = inference_dtype("float32" if runtime else dtype, Trunk(self.model), blank)
         self.model.to(self.dtype)
         self._backend = backend
         self._runs: dict[bool, Run] = {}
@@ -130,9 +133,10 @@ class Encoder:
     def make_ready(self, all_branches: bool = False) -> None:
         """Trace or compile what `maps` will run, before several threads do."""
         if (wide := all_branches or self.branch != "shared") not in self._runs:
-            network = _AllBranches(self.model) if wide else _Trunk(self.model)
+            network = AllBranches(self.model) if wide else Trunk(self.model)
             if self._int8:
-                self._runs[wide], self._backend = make_int8_run(network, self.name), "onnxruntime"
+                self._runs[wide] = make_int8_run(network, self.name, self.fit.shape)
+                self._backend = ONNX
             else:
                 sample = self._images(self._sample[:2], self.dtype)
                 self._runs[wide], self._backend = make_run(network, sample, self._backend, self.batch_size)
@@ -146,8 +150,7 @@ class Encoder:
 
     def _images(self, pixels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         """What the network takes, `[B, 3, H, W]`; as uint8 until it is on the device."""
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)  # channels_last as it lies
-        return images.float().div_(255).sub_(self._mean).div_(self._std).to(dtype)
+        return normalised(torch.from_numpy(pixels).to(self.device), self.mean, self.std).to(dtype)
 
     def vectors(self, maps: dict[str, torch.Tensor], branch: str | None = None) -> np.ndarray:
         """The embeddings `[B, D]` float32 of the branch maps; `branch`: another than the encoder's own."""
@@ -159,9 +162,7 @@ class Encoder:
 
     def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
         if self.pool == "code":
-            if not hasattr(self.model, "shared_code"):
-                return self.model.forward_head(maps, pre_logits=True)
-            return self.model.shared_code(maps.float()) if branch == "shared" else maps.flatten(1)
+            return code(self.model, branch, maps)
         if maps.ndim != 4:
             raise OptionError(f"{self.name} gives no [B, C, H, W] map, so use pool 'code'")
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
@@ -174,7 +175,20 @@ class Encoder:
         }[self.pool]()
 
 
-class _Trunk(nn.Module):
+def normalised(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """What a network takes, float32 `[B, 3, H, W]`, of images uint8 `[B, H, W, 3]`."""
+    images = pixels.permute(0, 3, 1, 2)  # channels_last as it lies
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+def code(model: Any, branch: str, maps: torch.Tensor) -> torch.Tensor:
+    """The model's own code `[B, D]` of the maps of one branch."""
+    if not hasattr(model, "shared_code"):
+        return model.forward_head(maps, pre_logits=True)
+    return model.shared_code(maps.float()) if branch == "shared" else maps.flatten(1)
+
+
+class Trunk(nn.Module):
     """The trunk's map alone, as a tuple."""
 
     def __init__(self, model: Any):
@@ -186,7 +200,7 @@ class _Trunk(nn.Module):
         return (self.model.forward_features(x),)
 
 
-class _AllBranches(_Trunk):
+class AllBranches(Trunk):
     """The maps of the trunk, the face and the pose branch."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -7,6 +7,8 @@ FacepclError
 ├── ImageError       (ValueError)         an image that cannot be embedded, with the reason
 ├── TableError       (ValueError)         an embedding table that cannot be read, or two that do not compare
 ├── DataError        (ValueError)         training data that a method cannot use
+├── ExportError      (RuntimeError)       a file that would not compute what the model computes
+├── HubError         (RuntimeError)       the Hugging Face Hub refuses a push or cannot be reached
 ├── ReaderError      (RuntimeError)       processes that read images and do not start
 └── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
 """
@@ -48,6 +50,14 @@ class DataError(FacepclError, ValueError):
 
 class ReaderError(FacepclError, RuntimeError):
     """The processes that read images do not start: `except RuntimeError`."""
+
+
+class ExportError(FacepclError, RuntimeError):
+    """A file that cannot be made, or would not compute what the model computes: `except RuntimeError`."""
+
+
+class HubError(FacepclError, RuntimeError):
+    """The Hugging Face Hub refuses a push or cannot be reached: `except RuntimeError`."""
 
 
 class WeightsError(FacepclError, RuntimeError):

@@ -14,6 +14,7 @@ from facepcl.faces import FACE_COLUMNS, LANDMARK_COLUMNS, Face
 from facepcl.sources import csv_lines
 
 TABLE, PARTIAL, META = "faces.csv", "faces.csv.partial", "faces.csv.meta.json"
+LONGEST_LINE = 1 << 22  # bytes: of a photograph with ten thousand faces
 COLUMNS = ("path", "source", "error", "width", "height", *FACE_COLUMNS)
 
 
@@ -83,10 +84,10 @@ class FaceTable:
 
     def recover(self) -> None:
         """Take away the line that a kill has cut off."""
-        data = self._partial.read_bytes()
-        if not data.endswith(b"\n"):
-            with self._partial.open("rb+") as file:
-                file.truncate(data.rfind(b"\n") + 1)
+        with self._partial.open("rb+") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
+            file.seek(start)
+            file.truncate(start + file.read().rfind(b"\n") + 1)
 
     def done(self) -> Iterator[Photograph]:
         """The photographs that are done, in order."""

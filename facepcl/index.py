@@ -1,10 +1,13 @@
 """What weights exist: the rows of `weights/index.json`. Pure data; imports neither torch nor the models."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from facepcl._files import atomic
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -22,6 +25,7 @@ class Row:
     command: str
     file: str | None = None  # bundled, in `facepcl/weights/`
     hf_hub_id: str | None = None  # ORG/NAME@REVISION
+    hub_sha256: dict[str, str] = field(default_factory=dict)  # of the files there, by name
     input_size: int | None = None  # pixels they were trained at (none: the model's own)
     decoder: str | None = None  # bundled decoder that belongs to the weights
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -37,6 +41,14 @@ class Row:
 def read_index() -> tuple[Row, ...]:
     """All rows, in the order of the file."""
     return tuple(Row(**row) for row in json.loads((WEIGHTS / "index.json").read_text("utf-8"))["weights"])
+
+
+def write_index(rows: Iterable[Row]) -> None:
+    """Replace the index by these rows."""
+    with atomic(WEIGHTS / "index.json") as temporary:
+        text = json.dumps({"weights": [asdict(row) for row in rows]}, indent=2) + "\n"
+        temporary.write_text(text, "utf-8")
+    read_index.cache_clear()
 
 
 def rows_of(model: str) -> tuple[Row, ...]:

@@ -5,9 +5,7 @@ in float: its channels differ a thousandfold in spread, and one scale for all wo
 which a cosine does not show but a linear probe does. Figures: benchmarks/RESULTS.md.
 """
 
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,66 +18,46 @@ from torch import nn
 from facepcl.backends import Run
 from facepcl.errors import OptionError, require
 from facepcl.index import WEIGHTS
+from facepcl.onnx_graph import EXTRA, INPUT, open_graph, to_onnx
 
-INT8, EXTRA = "int8", "onnx"
+INT8 = "int8"
 MODEL = "pcl_facecycle"
 SIDE = 64
 
 
-def make_int8_run(network: nn.Module, model: str) -> Run:
-    """`network` (float32, `[B, 3, H, W]` -> a tuple of maps) quantised, as a function.
+def make_int8_run(network: nn.Module, model: str, shape: tuple[int, ...]) -> Run:
+    """`network` (float32, `[B, 3, 64, 64]` -> a tuple of maps) quantised, as a function.
 
-    Raises OptionError for other models than `pcl_facecycle`, MissingExtra without `facepcl[onnx]`.
+    Raises OptionError for other models than `pcl_facecycle` and other shapes of pixels than 64 x 64 x 3,
+    MissingExtra without `facepcl[onnx]`.
     """
     if model != MODEL:
         raise OptionError(f"int8 is for {MODEL}, not for {model}; choose bfloat16 or float32")
-    runtime = require("onnxruntime", EXTRA)
-    for package in ("onnx", "onnxscript"):
-        require(package, EXTRA)
+    if shape != (SIDE, SIDE, 3):
+        raise OptionError(f"int8 is for {SIDE} pixels, not for {shape[0]}; choose bfloat16 or float32")
     with tempfile.TemporaryDirectory() as folder:
-        path = _quantise(network, Path(folder))
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(map(torch.from_numpy, session.run(None, {"x": images.contiguous().numpy()})))
-
-    return run
+        return open_graph(_quantise(network, Path(folder)))
 
 
 def _quantise(network: nn.Module, folder: Path) -> Path:
+    graph = to_onnx(network, torch.zeros(2, 3, SIDE, SIDE))
     onnx, quantization = require("onnx", EXTRA), require("onnxruntime.quantization", EXTRA)
     shapes = require("onnxruntime.quantization.shape_inference", EXTRA)
-    logging.getLogger("onnxscript").setLevel(logging.WARNING)
     exported, prepared, target = (str(folder / f"{name}.onnx") for name in ("float", "prepared", "int8"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batch = {"x": {0: torch.export.Dim("B")}}
-        sample = (torch.zeros(2, 3, SIDE, SIDE),)
-        torch.onnx.export(
-            network,
-            sample,
-            exported,
-            input_names=["x"],
-            dynamic_shapes=batch,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        shapes.quant_pre_process(exported, prepared, skip_symbolic_shape=True)
-        graph = onnx.load(prepared)
-        quantization.quantize_static(
-            graph,
-            target,
-            _Faces(),
-            per_channel=True,
-            reduce_range=True,  # else processors without VNNI overflow
-            nodes_to_exclude=_keep_outputs_exact(graph, onnx),
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=["Conv", "LeakyRelu", "Add"],
-        )
+    onnx.save(graph, exported)
+    shapes.quant_pre_process(exported, prepared, skip_symbolic_shape=True)
+    graph = onnx.load(prepared)
+    quantization.quantize_static(
+        graph,
+        target,
+        _Faces(),
+        per_channel=True,
+        reduce_range=True,  # else processors without VNNI overflow
+        nodes_to_exclude=_keep_outputs_exact(graph, onnx),
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        op_types_to_quantize=["Conv", "LeakyRelu", "Add"],
+    )
     return Path(target)
 
 
@@ -114,7 +92,7 @@ class _Faces:
         side = len(sheet) // SIDE
         faces = sheet.reshape(side, SIDE, side, SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
         for light in (faces, faces**0.5, faces**2, (2 * faces - 0.5).clip(0, 1)):
-            yield {"x": np.ascontiguousarray(light, np.float32)}
+            yield {INPUT: np.ascontiguousarray(light, np.float32)}
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """What onnxruntime calls."""

@@ -10,7 +10,8 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from facepcl._progress import Progress
 from facepcl.averages import Average
 from facepcl.batches import schedule
 from facepcl.checkpoints import (
+    alone_in,
     check_same_run,
     check_writable,
     checkpoint_path,
@@ -39,12 +41,102 @@ from facepcl.objectives import Networks
 from facepcl.pretrained import save_encoder, size_cfg
 from facepcl.recipe import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
 from facepcl.run_log import Flops, Log, tensorboard_writer
-from facepcl.sub_steps import SubSteps
-from facepcl.training_data import read_faces
+from facepcl.sub_steps import Loss, SubSteps
+from facepcl.training_data import Faces, read_faces
 
 __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 
 _logger = logging.getLogger("facepcl")
+
+
+def dynamic_weights(
+    history: Sequence[Sequence[float]], temperature: float = 2.0, count: int = 2
+) -> tuple[float, ...]:
+    """Weights of the `count` contrast losses (PCL: face, pose) from their means in each finished epoch
+    (METHOD 4.5)."""
+    if len(history) < 2:
+        return (1.0,) * count
+    rates = [
+        math.exp(now / before / temperature) for now, before in zip(history[-1], history[-2], strict=True)
+    ]
+    return tuple(count * rate / sum(rates) for rate in rates)
+
+
+class EpochLosses:
+    """Mean unweighted contrast losses, by name, of each epoch of so many steps; `state` travels in the
+    checkpoints."""
+
+    def __init__(self, length: int, names: Sequence[str]):
+        self.length, self.names = length, names
+        self.state: dict[str, list[Any]] = {"history": [], "this_epoch": []}
+
+    @property
+    def history(self) -> list[list[float]]:
+        return self.state["history"]
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        this = self.state["this_epoch"]
+        this.append([losses[name] for name in self.names])
+        if len(this) == self.length:
+            self.history.append([sum(column) / len(this) for column in zip(*this, strict=True)])
+            this.clear()
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each contrast loss in the step that comes."""
+        return dict(zip(self.names, dynamic_weights(self.history, count=len(self.names)), strict=True))
+
+
+@dataclass
+class Training:
+    """A run in memory: what is trained, on what, and how far it has come."""
+
+    config: Config
+    faces: Faces
+    nets: Networks
+    average: Average | None
+    optimizer: torch.optim.Optimizer
+    sub_steps: SubSteps
+    size: int  # side of the views in the last step, in pixels
+    total: int
+    epochs: EpochLosses
+    step: int = 0
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go back to where a checkpoint was written."""
+        self.step, self.epochs.state = load_checkpoint(checkpoint, self.nets, self.optimizer, self.average)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(self.out, self.step, self.nets, self.optimizer, self.epochs.state, self.average)
+
+    def iterate(self) -> tuple[list[Loss], float]:
+        """One iteration: the losses of its sub-steps, and the learning rate they were followed with."""
+        config, done = self.config, self.step / self.total
+        self.sub_steps.size = config.size_at(done) or self.size
+        lr = config.lr * schedule(done, config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        losses = []
+        for loss in self.sub_steps.of_step(self.step, done, self.epochs.weights()):
+            self.optimizer.zero_grad(set_to_none=config.gradients == "none")
+            loss.total.backward()
+            ranks.sum_gradients(self.nets)
+            self.optimizer.step()
+            losses.append(Loss(loss.total.detach(), loss.parts))
+        self.step += 1
+        if self.average:
+            self.average.follow(self.nets, self.step)
+        return losses, lr
+
+    def release(self) -> Path:
+        """Write the encoder, and its decoder where there is one, as a folder that timm loads."""
+        released = self.average or self.nets
+        refresh_norms(released.encoder, self.faces.images, self.size)
+        return save_encoder(released.encoder.eval(), self.out / "encoder", getattr(released, "decoder", None))
 
 
 @ranks.joined()
@@ -57,14 +149,22 @@ def run(config: Config, progress: bool = False) -> Path:
     longer finite. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
     says which.
     """
-    # Data, networks, optimiser.
     config.check()
     ranks.check_batches(config.batches)
-    progress = progress and ranks.is_first()
-    out = Path(config.out)
-    check_writable(out)
+    check_writable(Path(config.out))
     if config.tensorboard:
         require("tensorboard", "tensorboard")
+    with alone_in(Path(config.out)) if ranks.is_first() else nullcontext():
+        training = _begin(config, progress and ranks.is_first())
+        _train(training, progress and ranks.is_first())
+        if ranks.is_first():
+            training.release()
+        return ranks.from_first(training.out / "encoder")
+
+
+def _begin(config: Config, progress: bool) -> Training:
+    """Data, networks and optimiser of a run, where its last checkpoint left them."""
+    out = Path(config.out)
     begun = check_same_run(out / "config.json", asdict(config), DEFAULTS, MAY_CHANGE)
     faces = read_faces(config.data, config.source_size, progress)
     if (largest := max(config.batches["--batch"], config.batches.get("--pose-batch", 0))) > len(faces):
@@ -84,139 +184,92 @@ def run(config: Config, progress: bool = False) -> Path:
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample))
-    sub_steps = SubSteps(config, faces, nets, size, dtype)
-    average = Average(nets, config.ema) if config.ema else None
-    optimizer = torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-
-    # Where the run stands.
     per_epoch = len(faces) // config.batch
-    total = config.steps or max(1, round(config.epochs * per_epoch))
-    facts = {
-        "autocast": str(dtype).removeprefix("torch."),
-        "images": len(faces),
-        "skipped": [name for name, _ in faces.skipped],
-        "total_steps": total,
-        "views_per_step": config.views_per_step,
-        "label_outputs": label_outputs,
-        "au_names": faces.au_names,
-        "expression_names": faces.expression_names,
-    }
+    training = Training(
+        config,
+        faces,
+        nets,
+        Average(nets, config.ema) if config.ema else None,
+        torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay),
+        SubSteps(config, faces, nets, size, dtype),
+        size,
+        config.steps or max(1, round(config.epochs * per_epoch)),
+        EpochLosses(per_epoch, [name for name in config.sub_steps if name in CONTRASTS]),
+    )
     if ranks.is_first():
-        out.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "autocast": str(dtype).removeprefix("torch."),
+            "images": len(faces),
+            "skipped": [name for name, _ in faces.skipped],
+            "total_steps": training.total,
+            "views_per_step": config.views_per_step,
+            "label_outputs": label_outputs,
+            "au_names": faces.au_names,
+            "expression_names": faces.expression_names,
+        }
         write_json({**asdict(config), **facts}, out / "config.json")
-    contrasts = [name for name in config.sub_steps if name in CONTRASTS]
-    step, epochs = 0, EpochLosses(per_epoch)
     if saved:
-        step, epochs.state = load_checkpoint(saved[-1], nets, optimizer, average)
+        training.restore(saved[-1])
     _logger.info(
         "%d faces, %d broken images skipped; steps %d to %d on %s in %s",
         len(faces),
         len(faces.skipped),
-        step,
-        total,
+        training.step,
+        training.total,
         device,
-        facts["autocast"],
+        str(dtype).removeprefix("torch."),
     )
-    flops, peak = Flops(), matmul_peak(device, dtype)
+    return training
+
+
+def _train(training: Training, progress: bool) -> None:
+    """Iterate to the end, with a log, pictures and checkpoints on the way. Raises Stopped."""
+    config, out, sub_steps = training.config, training.out, training.sub_steps
+    flops, peak = Flops(), matmul_peak(sub_steps.device, sub_steps.dtype)
     wanted = config.tensorboard and ranks.is_first()
-    writer = tensorboard_writer(out / "tensorboard", step) if wanted else None
-    log = Log(out / "log.jsonl", config.views_per_step, step, peak, writer)
+    writer = tensorboard_writer(out / "tensorboard", training.step) if wanted else None
+    log = Log(out / "log.jsonl", config.views_per_step, training.step, peak, writer)
     saved_at = time.monotonic()
-
-    # The loop.
     with (
-        ranks.shared_norms(nets),
+        ranks.shared_norms(training.nets),
         until_interrupted() as interrupted,
-        Progress(total, "steps", progress, "training", initial=step) as bar,
+        Progress(training.total, "steps", progress, "training", initial=training.step) as bar,
     ):
-        while step < total and not (asked := ranks.largest(interrupted())):
-            sub_steps.size = config.size_at(step / total) or size
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * schedule(step / total, config.warmup)
-            weights = dynamic_weights(epochs.history, count=len(contrasts))
-            parts: dict[str, torch.Tensor] = {}
-            totals: list[torch.Tensor] = []
-            shares = dict(zip(contrasts, weights, strict=True))
-            with flops.counted(sub_steps.size):
-                for loss in sub_steps.of_step(step, step / total, shares):
-                    optimizer.zero_grad(set_to_none=config.gradients == "none")
-                    loss.total.backward()
-                    ranks.sum_gradients(nets)
-                    optimizer.step()
-                    parts |= loss.parts
-                    totals.append(loss.total)
-
-            step += 1
-            losses = _finite_losses(parts, totals, step, out)
-            epochs.add([losses[name] for name in contrasts])
-            if average:
-                average.follow(nets, step)
+        while training.step < training.total and not (asked := ranks.largest(interrupted())):
+            with flops.counted(config.size_at(training.step / training.total)):
+                made, lr = training.iterate()
+            step = training.step
+            losses = _finite_losses(made, step, out)
+            training.epochs.add(losses)
             if not ranks.is_first():
                 continue
             bar.update(1)
-            if step % config.log_steps == 0 or step == total:
-                lr = optimizer.param_groups[0]["lr"]
-                values = log.write(step, step // per_epoch, lr, losses, flops.total)
+            if step % config.log_steps == 0 or step == training.total:
+                values = log.write(step, step // training.epochs.length, lr, losses, flops.total)
                 bar.update(0, **{name: round(value, 3) for name, value in values.items()})
-            if step % config.sample_steps == 0 or step == total:
+            if step % config.sample_steps == 0 or step == training.total:
                 sub_steps.draw(out / f"samples/step-{step:08d}.png")
             if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-                save_checkpoint(out, step, nets, optimizer, epochs.state, average)
+                training.save()
                 saved_at = time.monotonic()
-
         if ranks.is_first():
-            save_checkpoint(out, step, nets, optimizer, epochs.state, average)
-    if step < total:
-        path = checkpoint_path(out, step)
+            training.save()
+    if training.step < training.total:
+        path = checkpoint_path(out, training.step)
         raise Stopped(
-            f"stopped after step {step} of {total}, saved {path}; the same command continues", asked
+            f"stopped after step {training.step} of {training.total}, saved {path}; "
+            "the same command continues",
+            asked,
         )
-    if ranks.is_first():
-        released = average or nets
-        refresh_norms(released.encoder, faces.images, size)
-        save_encoder(released.encoder.eval(), out / "encoder", getattr(released, "decoder", None))
-    return ranks.from_first(out / "encoder")
 
 
-def dynamic_weights(
-    history: Sequence[Sequence[float]], temperature: float = 2.0, count: int = 2
-) -> tuple[float, ...]:
-    """Weights of the `count` contrast losses (PCL: face, pose) from their means in each finished epoch
-    (METHOD 4.5)."""
-    if len(history) < 2:
-        return (1.0,) * count
-    rates = [
-        math.exp(now / before / temperature) for now, before in zip(history[-1], history[-2], strict=True)
-    ]
-    return tuple(count * rate / sum(rates) for rate in rates)
-
-
-class EpochLosses:
-    """Mean unweighted contrast losses of each epoch; `state` travels in the checkpoints."""
-
-    def __init__(self, per_epoch: int):
-        self.per_epoch = per_epoch
-        self.state: dict[str, list[Any]] = {"history": [], "this_epoch": []}
-
-    @property
-    def history(self) -> list[list[float]]:
-        return self.state["history"]
-
-    def add(self, losses: Sequence[float]) -> None:
-        this = self.state["this_epoch"]
-        this.append(list(losses))
-        if len(this) == self.per_epoch:
-            self.history.append([sum(column) / len(this) for column in zip(*this, strict=True)])
-            this.clear()
-
-
-def _finite_losses(
-    parts: Mapping[str, torch.Tensor], totals: Sequence[torch.Tensor], step: int, out: Path
-) -> dict[str, float]:
+def _finite_losses(made: Sequence[Loss], step: int, out: Path) -> dict[str, float]:
     """The losses of a step as numbers, all in one look: a GPU waits for each.
 
     Raises FacepclError if one of them, or a weighted sum of a sub-step, is not finite.
     """
+    parts = {name: part for loss in made for name, part in loss.parts.items()}
+    totals = [loss.total for loss in made]
     values = torch.stack([loss.detach().float() for loss in (*parts.values(), *totals)]).tolist()
     losses = dict(zip(parts, values, strict=False))
     if not all(map(math.isfinite, values)):

@@ -21,9 +21,12 @@ from facepcl.errors import MissingPath, WeightsError
 from facepcl.models import PclResNet
 from facepcl.models.branches import is_branch
 
+CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 BRANCHES_FILE = "branches.safetensors"
 DECODER_FILE = "decoder.safetensors"
+HEADS_FILE = "heads.safetensors"  # of a converted checkpoint: projection heads, linear probe
+DESCRIPTIVE = ("tag", "license", "description", "origin_url", "notes")  # of weights, not of an architecture
 STOCK_NAMES = {"pcl_resnet18": "resnet18", "pcl_resnet50": "resnet50"}
 
 
@@ -33,8 +36,17 @@ def save_tensors(
     """Write tensors of any memory layout to a safetensors file."""
     # safetensors refuses channels_last tensors and ones that share memory; a contiguous copy is neither
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, _room_for(path):
         save_file(plain, str(temporary), dict(metadata or {}))
+
+
+@contextmanager
+def _room_for(path: str | Path) -> Iterator[None]:
+    """Turns a disk that is full into one sentence; safetensors hides the system's error in its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise WeightsError(f"{path} could not be written ({error})") from error
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -67,8 +79,16 @@ def _explained(path: str | Path) -> Iterator[None]:
         raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
 
 
-def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None = None) -> Path:
+def save_encoder(
+    model: nn.Module,
+    folder: str | Path,
+    decoder: nn.Module | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Path:
     """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER")` loads; return the folder.
+
+    `about`: the `tag`, `license` and `description` of these weights, for `config.json`; those of the released
+    weights of the same architecture are not theirs and left out.
 
     The folder of an encoder without branches says so, and `facepcl.create_model` then makes none either.
     A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
@@ -80,16 +100,20 @@ def save_encoder(model: nn.Module, folder: str | Path, decoder: nn.Module | None
     partial.mkdir(parents=True)
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
     plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
-    architecture = plain.pretrained_cfg["architecture"]
+    cfg = {key: value for key, value in plain.pretrained_cfg.items() if key not in DESCRIPTIVE}
+    plain.pretrained_cfg = cfg | dict(about or {})
+    architecture = cfg["architecture"]
     branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
+    options: dict[str, Any]
     if isinstance(plain, PclResNet):
         own = {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
         if branches:
             save_tensors(branches, partial / BRANCHES_FILE)
-        save_for_hf(_stock_trunk(plain), str(partial), safe_serialization=True, model_config={"facepcl": own})
+        trunk, options = _stock_trunk(plain), {"model_config": {"facepcl": own}}
     else:
-        args = {"branches": bool(branches)}
-        save_for_hf(plain, str(partial), safe_serialization=True, model_args=args)
+        trunk, options = plain, {"model_args": {"branches": bool(branches)}}
+    with _room_for(folder):
+        save_for_hf(trunk, str(partial), safe_serialization=True, **options)
     if decoder is not None:
         save_tensors(decoder.state_dict(), partial / DECODER_FILE)
     shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +143,7 @@ def _stock_trunk(model: Any) -> nn.Module:
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The timm `config.json` of a folder. Raises MissingPath, or WeightsError if it is not JSON."""
-    path = Path(folder) / "config.json"
+    path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise MissingPath(
             f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/"

@@ -1,9 +1,11 @@
 """Common ground of the tests: no network, and the reference values where they are at hand."""
 
 import os
+import signal
 import socket
 import sys
 import tarfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,21 @@ def photographs(shared, tmp_path_factory):
     return folder / "photos"
 
 
+@contextmanager
+def no_room_beyond(size):
+    """Writing more than `size` bytes to a file fails, as on a disk that is full."""
+    import resource  # not on Windows
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
 def put_face(path, number=0):
     """Write one of the sample faces to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,3 +158,35 @@ def faces_folder(tmp_path):
             }
             (folder / f"{number}.json").write_text(json.dumps(labels))
     return tmp_path / "faces"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on the loopback; this process is logged in there and has an empty cache."""
+    from hub_server import Hub
+    from huggingface_hub import constants
+
+    with Hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home/hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home/token"))
+        monkeypatch.setenv("HF_TOKEN", "hf_writer")
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory):
+    """encoders(name) -> a model with random weights and the folder that a run writes of it."""
+    import facepcl
+    from facepcl.pretrained import save_encoder
+
+    made = {}
+    for name in ("pcl_facecycle", "pcl_resnet18"):
+        torch.manual_seed(2)
+        model = facepcl.create_model(name).eval()
+        made[name] = model, save_encoder(model, tmp_path_factory.mktemp(name) / "encoder")
+    return made.__getitem__

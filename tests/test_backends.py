@@ -40,16 +40,16 @@ def test_a_trace_equals_the_network_for_any_batch(model, dtype, branch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_network_takes_batches_that_are_not_full(model):
+def test_a_compiled_network_takes_batches_of_other_sizes(model):
     eager, compiled = (Encoder(model, dtype="float32", backend=b, batch_size=4) for b in ("eager", "compile"))
     assert compiled.batches_at_once == 1
-    for count in (4, 1, 3):
+    for count in (4, 1, 3, 6):
         a, b = (e.vectors(e.maps(pixels(count))) for e in (eager, compiled))
         assert np.abs(a - b).max() < 1e-4 * np.abs(a).max()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # no size was compiled anew
 
 
-class OnItsData(nn.Module):
+class OnItsSize(nn.Module):
     """What a trace gets wrong: it takes the way of the images it was traced with."""
 
     def forward(self, x):
@@ -58,15 +58,23 @@ class OnItsData(nn.Module):
 
 def test_auto_runs_a_network_that_cannot_be_traced_as_it_is():
     sample = torch.rand(2, 3, 8, 8)
-    run, how = make_run(OnItsData(), sample, "auto", 2)
+    run, how = make_run(OnItsSize(), sample, "auto", 2)
     assert how == "eager"
     assert torch.equal(run(sample)[0], sample * 3)
     with pytest.raises(OptionError, match="backend 'trace' does not work for this network"):
-        make_run(OnItsData(), sample, "trace", 2)
+        make_run(OnItsSize(), sample, "trace", 2)
+
+
+def test_onnx_is_refused_where_it_gives_other_numbers():
+    pytest.importorskip("onnxruntime", reason="needs the extra facepcl[onnx]")
+    with pytest.raises(
+        OptionError, match=r"backend 'onnx' does not work .* differ from the network's by 5.0e-01"
+    ):
+        make_run(OnItsSize(), torch.rand(2, 3, 8, 8), "onnx", 2)
 
 
 def test_wrong_names_say_the_right_ones(model):
-    with pytest.raises(OptionError, match="backend 'magic': choose auto, eager, trace, compile"):
+    with pytest.raises(OptionError, match="backend 'magic': choose auto, eager, trace, compile, onnx"):
         FaceEmbedder(model, backend="magic")
     with pytest.raises(OptionError, match="dtype 'float8': choose auto, float32 or bfloat16"):
         FaceEmbedder(model, dtype="float8")

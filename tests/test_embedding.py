@@ -158,8 +158,8 @@ def test_a_resnets_shared_code_is_pooled_and_its_face_code_is_not(folder):
 
 
 def test_a_model_without_weights_is_an_error():
-    with pytest.raises(WeightsError, match="no pretrained weights for pcl_resnet50"):
-        facepcl.FaceEmbedder("pcl_resnet50")
+    with pytest.raises(WeightsError, match="No pretrained weights exist for darknet17"):
+        facepcl.FaceEmbedder("darknet17")
 
 
 def test_wrong_options_name_the_right_ones(model):

@@ -282,7 +282,7 @@ def test_swap_pose_draws_what_the_decoder_makes_of_the_two_codes(copied, encoder
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("pcl_facecycle {face} {face}", "comes without a decoder"),
+        ("pcl_resnet18 {face} {face}", "comes without a decoder"),
         ("{encoder} {face}", "give two or more"),
         ("{encoder} {face} nobody.jpg", "nobody.jpg: there is no such file"),
         ("nowhere {face} {face}", "facepcl has no model 'nowhere'"),
@@ -294,6 +294,26 @@ def test_what_swap_pose_cannot_do_is_one_sentence(copied, encoder, arguments, sa
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_decoder_learns_to_draw_and_its_encoder_stays(copied, faces_folder):
+    command = f"python examples/train_decoder.py pcl_resnet18 {faces_folder} -o drawn --batch 12"
+    errors = []
+    for steps in (1, 30):
+        assert output(f"{command} --steps {steps}") == ["wrote drawn"]
+        faces = sorted(map(str, faces_folder.rglob("*.jpg")))[:4]
+        sheet = np.asarray(imported("swap_pose").swap("drawn", faces)).astype(float)
+        given, drawn = sheet[:64, 72:], sheet[72 : 72 + 64, 72:]  # the first person, under all four poses
+        errors.append(abs(given - drawn).mean())
+    assert errors[1] < 0.7 * errors[0]
+    kept, bundled = (facepcl.create_model(n, pretrained=True) for n in ("local-dir:drawn", "pcl_resnet18"))
+    assert all(torch.equal(kept.state_dict()[name], w) for name, w in bundled.state_dict().items())
+
+
+def test_a_decoder_needs_several_pictures_of_a_person(copied):
+    done = run("python examples/train_decoder.py pcl_facecycle examples/faces -o drawn")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "no identity has 4 pictures or more")
 
 
 @pytest.mark.parametrize("views", [3_200, 6_400, 100_000, 300_000])

@@ -44,13 +44,15 @@ def test_no_number_of_the_code_is_lost(both):
 
 def test_int8_is_recorded_and_leaves_the_space(both):
     exact, quantised = (embedder.meta for embedder in both)
-    assert (quantised["dtype"], quantised["backend"]) == ("int8", "onnxruntime")
+    assert (quantised["dtype"], quantised["backend"]) == ("int8", "onnx")
     assert quantised["space"] == exact["space"]
 
 
-def test_other_models_have_no_int8():
+def test_other_models_and_sizes_have_no_int8():
     with pytest.raises(OptionError, match="int8 is for pcl_facecycle, not for pcl_resnet18"):
         facepcl.FaceEmbedder(facepcl.create_model("pcl_resnet18"), dtype="int8")
+    with pytest.raises(OptionError, match="int8 is for 64 pixels, not for 96"):
+        facepcl.FaceEmbedder(facepcl.create_model("pcl_facecycle"), dtype="int8", size=96)
 
 
 def test_without_the_extra_the_pip_line_is_named(monkeypatch):

@@ -15,7 +15,7 @@ from PIL import Image
 import facepcl
 from facepcl import sub_steps
 from facepcl.batches import schedule, shuffled_rows
-from facepcl.checkpoints import checkpoints
+from facepcl.checkpoints import alone_in, checkpoints
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
 from facepcl.pretrain import PRESETS, Config, run
@@ -71,6 +71,14 @@ def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(config, tmp_path):
     assert recorded.items() >= json.loads(json.dumps(asdict(config))).items()
     decoder = facepcl.create_decoder(f"local-dir:{encoder}")
     assert torch.equal(decoder.fc.weight, trained["decoder.fc.weight"])
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_an_error_leaves_no_folder(config, tmp_path):
+    with alone_in(tmp_path / "run"), pytest.raises(OptionError, match="another process is training there"):
+        run(config)
+    with pytest.raises(DataError, match="fewer than a batch"):
+        run(replace(config, batch=1000))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -83,8 +83,9 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path, reader):
     assert found.error is None
 
 
-def test_readers_that_are_killed_lose_nothing(items):
+def test_readers_that_are_killed_lose_nothing(items, monkeypatch):
     """Killed again and again while they work; every image comes once, in order, as if nothing had been."""
+    monkeypatch.setattr(readers, "TRIES", 1000)  # a slow machine is killed over the same image, which is fine
     with Readers(FIT, 2) as pool:
         wanted = [pool.submit(items).result() for _ in range(2)][1]
         futures = [pool.submit(items) for _ in range(600)]

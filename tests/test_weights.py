@@ -114,7 +114,7 @@ def test_pretrained_without_weights_names_the_three_ways(create):
     with pytest.raises(
         WeightsError, match=r"no pretrained weights for pcl_resnet50; train .*convert .*hf-hub"
     ):
-        create("pcl_resnet50", pretrained=True)
+        create("pcl_resnet50", pretrained=True, pretrained_cfg_overlay={"file": None})
 
 
 @each_model
@@ -224,6 +224,12 @@ def test_a_repository_in_the_cache_loads_offline(tmp_path, monkeypatch):
         close(
             loaded.forward_codes(image("pcl_resnet18")).face, model.forward_codes(image("pcl_resnet18")).face
         )
+
+
+def test_the_folder_of_a_run_names_the_one_of_its_weights(tmp_path):
+    save_encoder(facepcl.create_model("pcl_facecycle"), tmp_path / "run/encoder")
+    with pytest.raises(OptionError, match=r"run is the folder of a run; its weights are in .*run/encoder"):
+        facepcl.create_model(f"local-dir:{tmp_path / 'run'}")
 
 
 def test_a_folder_of_another_architecture_is_refused(tmp_path):

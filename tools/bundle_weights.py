@@ -2,19 +2,22 @@
 
     python tools/bundle_weights.py RUN/encoder pcl_facecycle.TAG --license CC0-1.0 --data "..." \\
         --command "..." --metric fer2013=43.1 --metric lfw=66.2
+    python tools/bundle_weights.py WITH_DECODER pcl_facecycle.TAG --decoder
+
+The second puts a decoder of examples/train_decoder.py beside the encoder that is bundled already.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 import facepcl
 from facepcl._files import sha256_file
-from facepcl.checkpoints import write_json
-from facepcl.index import WEIGHTS, Row, read_index
+from facepcl.index import WEIGHTS, Row, read_index, write_index
 from facepcl.pretrained import save_tensors
 
 
@@ -29,25 +32,36 @@ def save_halves(network: nn.Module, name: str, about: dict[str, str]) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", help="encoder folder of a run")
+    parser.add_argument("folder", help="encoder folder of a run, or what train_decoder.py wrote")
     parser.add_argument("name", help="MODEL.TAG")
-    parser.add_argument("--license", required=True, help="SPDX name of the weights' licence")
-    parser.add_argument("--data", required=True, help="what the weights saw, in a sentence")
-    parser.add_argument("--command", required=True, help="the command that made them")
+    parser.add_argument("--license", help="SPDX name of the weights' licence")
+    parser.add_argument("--data", help="what the weights saw, in a sentence")
+    parser.add_argument("--command", help="the command that made them")
     parser.add_argument("--metric", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--decoder", action="store_true", help="bundle the run's decoder beside them")
+    parser.add_argument("--decoder", action="store_true", help="only the folder's decoder")
     args = parser.parse_args()
 
     model, _, tag = args.name.partition(".")
-    encoder = facepcl.create_model(f"local-dir:{args.folder}")
+    known = {(row.model, row.tag): row for row in read_index()}
+    if args.decoder:
+        row = known[model, tag]
+        about = {"model": model, "tag": tag, "license": row.license}
+        decoder = facepcl.create_decoder(f"local-dir:{args.folder}")
+        row = replace(row, decoder=save_halves(decoder, f"{args.name}.decoder.safetensors", about).name)
+    elif args.license and args.data and args.command:
+        row = bundle_encoder(args, model, tag)
+    else:
+        parser.error("an encoder needs --license, --data and --command")
+    write_index((known | {(model, tag): row}).values())
+    print(json.dumps(asdict(row), indent=2))
+
+
+def bundle_encoder(args: argparse.Namespace, model: str, tag: str) -> Row:
+    """Write the encoder of a run; its row."""
+    encoder: Any = facepcl.create_model(f"local-dir:{args.folder}")
     about = {"model": model, "tag": tag, "license": args.license}
     path = save_halves(encoder, f"{args.name}.safetensors", about)
-    decoder = None
-    if args.decoder:
-        decoder = save_halves(
-            facepcl.create_decoder(f"local-dir:{args.folder}"), f"{args.name}.decoder.safetensors", about
-        )
-    row = Row(
+    return Row(
         model=model,
         tag=tag,
         sha256=sha256_file(path),
@@ -57,12 +71,8 @@ def main() -> None:
         command=args.command,
         file=path.name,
         input_size=encoder.pretrained_cfg["input_size"][-1],
-        decoder=decoder.name if decoder else None,
         metrics={name: float(value) for name, _, value in (metric.partition("=") for metric in args.metric)},
     )
-    others = [asdict(r) for r in read_index() if (r.model, r.tag) != (model, tag)]
-    write_json({"weights": [*others, asdict(row)]}, WEIGHTS / "index.json")
-    print(json.dumps(asdict(row), indent=2))
 
 
 if __name__ == "__main__":

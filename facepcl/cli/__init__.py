@@ -9,18 +9,13 @@ import traceback
 from collections.abc import Sequence
 
 import facepcl
-from facepcl.cli import align, demo, embed, pretrain, probe
+from facepcl.cli import align, convert, demo, embed, export, models, pretrain, probe, push
 from facepcl.errors import FacepclError
 from facepcl.machine import keep_freed_memory
 from facepcl.ranks import is_first
 
-COMMANDS = (
-    align,
-    embed,
-    pretrain,
-    probe,
-    demo,
-)  # each has add(subparsers) -> parser and run(args) -> exit code
+# each has add(subparsers) -> parser and run(args) -> exit code
+COMMANDS = (align, embed, pretrain, probe, convert, export, push, models, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     level = logging.INFO if is_first() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    for chatty in ("timm", "httpx", "huggingface_hub"):
+    for chatty in ("timm", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     keep_freed_memory()
     try:
@@ -57,5 +52,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         if is_first():
-            print(f"facepcl: {stop or 'interrupted'}", file=sys.stderr)
+            print(f"facepcl: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", signal.SIGINT)

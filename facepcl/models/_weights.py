@@ -18,8 +18,8 @@ from facepcl.models.branches import is_branch
 _logger = logging.getLogger("facepcl")
 
 THREE_WAYS = (
-    "train some (facepcl pretrain), convert a checkpoint to a .safetensors file "
-    '(pretrained="FILE.safetensors" in facepcl.create_model), or name a repository ("hf-hub:ORG/NAME")'
+    "train some (facepcl pretrain), convert a checkpoint (facepcl convert) or name a repository "
+    '("hf-hub:ORG/NAME")'
 )
 
 

@@ -1,0 +1,52 @@
+"""`facepcl models`: what `facepcl.list_models` tells, or weights fetched ahead by `facepcl.download`."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+EXAMPLE = """example: facepcl models
+         facepcl models --download hf-hub:ORG/NAME
+
+--download is for building a container: what it fetches loads afterwards with HF_HUB_OFFLINE=1."""
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "models",
+        help="list the models and their weights, or fetch weights ahead",
+        description="List the models, or fetch weights ahead and print the folder they are in.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="a list of objects instead of a table")
+    parser.add_argument(
+        "--download",
+        nargs="+",
+        metavar="NAME",
+        help="fetch hf-hub:ORG/NAME[@REVISION], or weights of the list, and print a folder for each",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    import facepcl
+
+    if args.download:
+        for name in args.download:
+            print(facepcl.download(name, progress=sys.stderr.isatty()), flush=True)
+        return 0
+    models = facepcl.list_models()
+    if args.json:
+        print(json.dumps([asdict(info) for info in models], indent=2))
+        return 0
+    rows = [("model", "parameters", "input", "weights", "licence")]
+    for info in models:
+        name = f"{info.name}.{info.tag}" if info.tag else info.name
+        size = "x".join(map(str, info.input_size))
+        rows.append((name, f"{info.parameters:,}", size, info.weights, info.license or ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0

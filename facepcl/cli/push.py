@@ -1,0 +1,69 @@
+"""`facepcl push`: options, then one call of `facepcl.hub.push` or `push_bundled`."""
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+EXAMPLE = """example: facepcl push runs/first/encoder ORG/my-faces --dry-run
+         facepcl push runs/first/encoder ORG/my-faces --license cc0-1.0
+
+OUT: the encoder/ of a run, or what facepcl convert wrote. Log in first: hf auth login."""
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "push",
+        help="publish weights on the Hugging Face Hub",
+        description="Publish a folder of weights as a model repository, with a card; no pickle.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", metavar="OUT", nargs="?", help="folder of weights")
+    parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="where to")
+    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, send nothing")
+    parser.add_argument("--license", metavar="NAME", help="of the weights, such as cc0-1.0 (default: OUT's)")
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name on the Hub of a data set the weights were trained on; may be given again",
+    )
+    parser.add_argument(
+        "--bundled", metavar="ORG", help="publish the weights of the package instead, as ORG/MODEL.TAG"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from facepcl import hub
+    from facepcl.errors import OptionError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns when nothing has changed
+    options = {"private": args.private, "dry_run": args.dry_run, "progress": sys.stderr.isatty()}
+    if args.bundled:
+        if args.out or args.license or args.dataset:
+            raise OptionError(
+                "--bundled ORG takes neither OUT nor --license nor --dataset: the index has them"
+            )
+        done = hub.push_bundled(args.bundled, **options)
+    elif args.out and args.repository:
+        own = {"license": args.license, "datasets": args.dataset}
+        done = [hub.push(args.out, args.repository, **options, **own)]
+    else:
+        raise OptionError("say what to push and where to: facepcl push OUT ORG/NAME")
+    for pushed in done:
+        print(_words(pushed))
+    return 0
+
+
+def _words(pushed: Any) -> str:
+    if pushed.revision is None:
+        files = ", ".join(f"{name} ({size:,} bytes)" for name, size in pushed.files.items())
+        return f"would push {files} to {pushed.repository}; nothing was sent"
+    if not pushed.changed:
+        return f"nothing changed: {pushed.repository}@{pushed.revision} holds all this already"
+    load = f'facepcl.create_model("hf-hub:{pushed.repository}")'
+    return f"pushed {len(pushed.files)} files to {pushed.repository}@{pushed.revision}; load them with {load}"

@@ -1,0 +1,261 @@
+"""`facepcl convert`: checkpoints of the original PCL and of others become folders; nothing in them is run."""
+
+import json
+import os
+import pickle
+
+import pytest
+import timm
+import torch
+from conftest import no_room_beyond
+from timm.data import IMAGENET_DEFAULT_MEAN
+
+import facepcl
+from facepcl.cli import main
+from facepcl.errors import MissingPath, OptionError, WeightsError
+from facepcl.models.decoder import Decoder, ProjectionHead
+from facepcl.pretrained import load_tensors, save_encoder, save_tensors
+
+BRANCH_NAMES = {"face.": "layer3_2_exp.", "pose.": "layer3_2_pose."}
+
+
+@pytest.fixture(scope="module")
+def original():
+    """The four networks of a training checkpoint of the original, and its state dict."""
+    torch.manual_seed(0)
+    encoder = facepcl.create_model("pcl_facecycle").eval()
+    state = {}
+    for key, value in encoder.state_dict().items():
+        branch = next((b for b in BRANCH_NAMES if key.startswith(b)), "")
+        state[f"encoder.{BRANCH_NAMES.get(branch, '')}{key[len(branch) :]}"] = value
+    nets = {"exp_fc": ProjectionHead(), "pose_fc": ProjectionHead(), "decoder": Decoder().eval()}
+    for name, net in nets.items():
+        state |= {f"{name}.{key}": value for key, value in net.state_dict().items()}
+    return {"encoder": encoder, **nets}, state
+
+
+def save(content, path, **options):
+    torch.save(content, path, **options)
+    return path
+
+
+def encoder_alone(state):
+    return {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+
+
+def assert_same_codes(folder, encoder):
+    faces = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    loaded = facepcl.create_model(f"local-dir:{folder}").eval()
+    for a, b in zip(loaded.forward_codes(faces), encoder.forward_codes(faces), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""], ids=["DataParallel", "plain"])
+def test_a_training_checkpoint_becomes_encoder_decoder_and_heads(original, tmp_path, prefix):
+    nets, state = original
+    checkpoint = {"epoch": 500, "state_dict": {prefix + key: value for key, value in state.items()}}
+    folder = facepcl.hub.convert(save(checkpoint, tmp_path / "500.pth"), tmp_path / "out")
+    assert_same_codes(folder, nets["encoder"])
+    code = torch.nn.functional.normalize(torch.rand(2, 2048), dim=1)
+    torch.testing.assert_close(facepcl.create_decoder(f"local-dir:{folder}")(code), nets["decoder"](code))
+    heads = load_tensors(folder / "heads.safetensors")
+    assert torch.equal(heads["face_head.0.weight"], nets["exp_fc"][0].weight)
+    assert torch.equal(heads["pose_head.3.running_var"], nets["pose_fc"][3].running_var)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["500.pth", "out"]
+
+
+def test_an_encoder_alone_comes_from_pickle_or_safetensors(original, tmp_path):
+    nets, state = original
+    encoder = encoder_alone(state)
+    save_tensors(encoder, tmp_path / "encoder.safetensors")
+    for path in (save(encoder, tmp_path / "encoder.pth"), tmp_path / "encoder.safetensors"):
+        folder = facepcl.hub.convert(path, tmp_path / f"from{path.suffix}")
+        assert_same_codes(folder, nets["encoder"])
+        assert not (folder / "heads.safetensors").exists()
+
+
+@pytest.mark.parametrize("probe", ["expression", "pose"])
+def test_the_linear_layer_of_a_probe_goes_beside_its_encoder(original, tmp_path, probe):
+    nets, state = original
+    layers = {
+        "expression": torch.nn.ModuleDict({"linear_classifier": torch.nn.Linear(6272, 7)}),
+        "pose": torch.nn.Sequential(torch.nn.BatchNorm1d(32768), torch.nn.Linear(32768, 3)),
+    }[probe].state_dict()
+    name = {"expression": "linear_classifier.weight", "pose": "pose_probe.1.weight"}[probe]
+    old = {"expression": "linear_classifier.weight", "pose": "1.weight"}[probe]
+    path = save({"state_dict": encoder_alone(state) | layers}, tmp_path / "probe.pth")
+    folder = facepcl.hub.convert(path, tmp_path / "out")
+    assert_same_codes(folder, nets["encoder"])
+    assert torch.equal(load_tensors(folder / "heads.safetensors")[name], layers[old])
+
+
+def test_the_files_of_the_original_authors_have_the_layout_that_convert_reads(original_state, tmp_path):
+    """Every key of a released training checkpoint has its place, filled as the reference values are."""
+    folder = facepcl.hub.convert(save({"state_dict": original_state}, tmp_path / "1.pth"), tmp_path / "out")
+    found = sum(len(load_tensors(path)) for path in folder.glob("*.safetensors"))
+    assert found == len(original_state)
+
+
+def test_facecycles_own_file_is_refused(original, tmp_path):
+    encoder = encoder_alone(original[1]) | {"layer3_1.2.weight": torch.zeros(256, 256, 3, 3)}
+    path = save({"codegeneration": encoder}, tmp_path / "facecycle.pth")
+    with pytest.raises(WeightsError, match=r"FaceCycle's encoder, not PCL's.*256 channels.*128"):
+        facepcl.hub.convert(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"encoder.layer2_2.0.bias": None}, "layer2_2.0.bias is missing"),
+        ({"encoder.layer9.weight": torch.zeros(1)}, "layer9.weight is not known"),
+        ({"optimizer.step": torch.zeros(1)}, "optimizer.step is not known"),
+        ({"decoder.fc.bias": None}, "the decoder in .*: fc.bias is missing"),
+        ({"encoder.conv1.0.weight": torch.zeros(64, 3, 5, 5)}, r"\[64, 3, 5, 5\], expected \[64, 3, 7, 7\]"),
+    ],
+    ids=["missing", "unknown", "unknown part", "missing in the decoder", "shape"],
+)
+def test_what_is_not_recognised_is_named(original, tmp_path, change, said):
+    state = {k: v for k, v in (original[1] | change).items() if v is not None}
+    with pytest.raises(WeightsError, match=said):
+        facepcl.hub.convert(save(state, tmp_path / "x.pth"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class Touch:
+    """A pickle that creates a file when it is loaded by anyone who trusts it."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(original, tmp_path):
+    trap = tmp_path / "it ran"
+    content = {"state_dict": original[1], "args": Touch(trap)}
+    pickle.loads(pickle.dumps(Touch(trap)))  # the trap works
+    trap.rmdir()
+    for zipped in (True, False):
+        path = save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(WeightsError, match=r"evil\.pth wants to run code .*mkdir.*never does") as caught:
+            facepcl.hub.convert(path, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    assert not trap.exists()
+
+
+def test_a_torch_whose_safe_reading_is_not_safe_reads_no_pickle(original, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1+cpu"))
+    path = save(encoder_alone(original[1]), tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"safe from torch 2\.6 on, and this is torch 2\.5\.1"):
+        facepcl.hub.convert(path, tmp_path / "out")
+    save_tensors(encoder_alone(original[1]), tmp_path / "x.safetensors")
+    assert facepcl.hub.convert(tmp_path / "x.safetensors", tmp_path / "out")
+
+
+@pytest.mark.parametrize("what", ["cut off", "text", "empty", "list", "no weights"])
+def test_a_file_that_is_no_checkpoint_is_one_sentence(original, tmp_path, what):
+    path = save({"state_dict": original[1]}, tmp_path / "x.pth")
+    if what == "list":
+        save([1, 2], path)
+    elif what == "no weights":
+        save({"epoch": 3}, path)
+    else:
+        path.write_bytes({"cut off": path.read_bytes()[:5000], "text": b"hello there", "empty": b""}[what])
+    with pytest.raises(WeightsError, match=r"x\.pth") as caught:
+        facepcl.hub.convert(path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_a_resnet_of_others_becomes_a_trunk_that_says_its_own_normalisation(tmp_path):
+    torch.manual_seed(0)
+    others = timm.create_model("resnet18", num_classes=1000).eval()  # names as torchvision's
+    path = save(
+        {"state_dict": {f"module.{k}": v for k, v in others.state_dict().items()}}, tmp_path / "r.pth"
+    )
+    folder = facepcl.hub.convert(path, tmp_path / "out", arch="resnet18", size=112)
+    x = torch.rand(1, 3, 112, 112)
+    for create in (facepcl.create_model, timm.create_model):  # timm without a word of facepcl's
+        model = create(f"local-dir:{folder}", pretrained=True).eval()
+        torch.testing.assert_close(model(x), others.forward_head(others.forward_features(x), pre_logits=True))
+        config = timm.data.resolve_model_data_config(model)
+        assert tuple(config["mean"]) == IMAGENET_DEFAULT_MEAN
+        assert tuple(config["input_size"]) == (3, 112, 112)
+    assert json.loads((folder / "config.json").read_text())["architecture"] == "resnet18"
+    other = facepcl.hub.convert(path, tmp_path / "b", arch="resnet18", mean=(0.5,) * 3, std=(0.25,) * 3)
+    cfg = json.loads((other / "config.json").read_text())["pretrained_cfg"]
+    assert (cfg["mean"], cfg["std"], cfg["input_size"]) == ([0.5] * 3, [0.25] * 3, [3, 224, 224])
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing(original, tmp_path):
+    path = save(original[1], tmp_path / "x.pth")
+    for room in (1_000_000, 20_000_000):  # the encoder has no room; the heads have none
+        with no_room_beyond(room), pytest.raises(WeightsError, match="could not be written") as caught:
+            facepcl.hub.convert(path, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        assert [file.name for file in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_torchvisions_names_are_read(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    path = save(torchvision.models.resnet50().state_dict(), tmp_path / "r.pth")
+    folder = facepcl.hub.convert(path, tmp_path / "out", arch="resnet50")
+    assert facepcl.create_model(f"local-dir:{folder}").num_features == 2048
+
+
+def test_the_command_says_what_it_left_out_and_where_the_folder_is(tmp_path, capsys, caplog):
+    path = save(timm.create_model("resnet18", num_classes=3).state_dict(), tmp_path / "r.pth")
+    with caplog.at_level("INFO", "facepcl"):
+        assert main(["convert", str(path), str(tmp_path / "out"), "--arch", "resnet18"]) == 0
+    assert "left out fc.weight, fc.bias" in caplog.text
+    assert capsys.readouterr().out.startswith(f"wrote {tmp_path / 'out'}; load it with ")
+
+
+def test_the_card_says_where_weights_come_from_and_that_no_licence_is_known(original, tmp_path):
+    from huggingface_hub import ModelCard
+
+    from facepcl._files import sha256_file
+
+    path = save(original[1], tmp_path / "500.pth")
+    unknown = (facepcl.hub.convert(path, tmp_path / "a") / "README.md").read_text()
+    assert ModelCard(unknown).data.license == "unknown"
+    assert f"converted from 500.pth, sha256 {sha256_file(path)}" in unknown
+    assert "Licence of the weights: none is known" in unknown
+    given = (facepcl.hub.convert(path, tmp_path / "b", license="CC-BY-NC-4.0") / "README.md").read_text()
+    assert ModelCard(given).data.license == "cc-by-nc-4.0"
+
+
+def test_weights_of_ones_own_do_not_take_the_licence_of_the_released_ones(tmp_path):
+    folder = save_encoder(facepcl.create_model("pcl_facecycle"), tmp_path / "encoder")
+    cfg = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert not {"license", "description", "tag"} & set(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"checkpoint": "nowhere.pth"}, MissingPath, "nowhere.pth: there is no such file"),
+        ({"arch": "resnet34"}, OptionError, "--arch resnet34: resnet18 or resnet50"),
+        ({"mean": (0.5, 0.5, 0.5)}, OptionError, "--mean, --std and --size belong to --arch"),
+        ({"arch": "resnet18", "std": (0.5, 0.5, 0)}, OptionError, "--std takes numbers above 0"),
+        ({"out": "there"}, OptionError, "there is there already"),
+        ({}, OptionError, "looks like a ResNet: say which by --arch resnet18 or --arch resnet50"),
+        ({"arch": "resnet50"}, WeightsError, "r.pth as resnet50: layer1.0.conv1.weight"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_one_sentence(tmp_path, monkeypatch, options, error, said):
+    monkeypatch.chdir(tmp_path)
+    save(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "r.pth")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").touch()
+    options = {"checkpoint": "r.pth", "out": "out", **options}
+    with pytest.raises(error, match=said):
+        facepcl.hub.convert(**options)
+    assert (tmp_path / "there/file").exists()
+
+
+def test_the_command_ends_in_one_line_and_code_2(tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "nowhere.pth"), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"facepcl: {tmp_path}/nowhere.pth: there is no such file\n"

@@ -1,0 +1,231 @@
+"""`facepcl push` and `facepcl models`: what reaches the Hub, what is refused, what the commands say."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hub_clients import ROOT, assert_same_codes, assert_sentence
+from huggingface_hub import ModelCard, constants
+
+import facepcl
+from facepcl.cli import main
+from facepcl.errors import HubError, MissingPath, OptionError, WeightsError
+from facepcl.pretrained import load_tensors, save_tensors
+
+
+def test_a_pushed_folder_loads_to_the_same_codes(hub, encoders):
+    model, folder = encoders("pcl_resnet18")
+    pushed = facepcl.hub.push(folder, "org/faces", license="cc0-1.0", datasets=["org/photos"])
+    assert pushed.changed
+    assert hub.repositories["org/faces"].head == pushed.revision
+    files = hub.repositories["org/faces"].commits[pushed.revision]
+    written = {"README.md", "config.json", "model.safetensors", "branches.safetensors"}
+    assert set(files) == {".gitattributes", *written}
+    assert json.loads(files["config.json"])["pretrained_cfg"]["license"] == "cc0-1.0"
+    for name in ("hf-hub:org/faces", f"hf-hub:org/faces@{pushed.revision}"):
+        assert_same_codes(facepcl.create_model(name), model)
+    assert facepcl.create_model("hf-hub:org/faces", branches=False, num_classes=3).fc.out_features == 3
+
+
+def test_the_second_push_sends_only_what_changed(hub, encoders, tmp_path):
+    folder = shutil.copytree(encoders("pcl_resnet18")[1], tmp_path / "encoder")
+    first = facepcl.hub.push(folder, "org/faces")
+    assert len(hub.uploaded) == 2
+    again = facepcl.hub.push(folder, "org/faces")
+    assert (again.changed, again.revision) == (False, first.revision)
+    assert len(hub.repositories["org/faces"].commits) == 2  # creation and the first push
+    tensors = load_tensors(folder / "branches.safetensors")
+    save_tensors({key: value + 1 for key, value in tensors.items()}, folder / "branches.safetensors")
+    third = facepcl.hub.push(folder, "org/faces")
+    assert third.changed
+    assert len(hub.uploaded) == 3  # the trunk stayed
+    (folder / "branches.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["facepcl"]["branches"] = None
+    (folder / "config.json").write_text(json.dumps(config))
+    last = facepcl.hub.push(folder, "org/faces")
+    assert "branches.safetensors" not in hub.repositories["org/faces"].commits[last.revision]
+    old = facepcl.create_model(f"hf-hub:org/faces@{first.revision}")  # a revision stays what it was
+    assert torch.equal(old.face[0].bias, encoders("pcl_resnet18")[0].face[0].bias)
+
+
+def test_nothing_but_weights_config_and_card_is_pushed(hub, encoders, tmp_path):
+    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    for name in ("pytorch_model.bin", "optimizer.pth", "notes.txt", ".env"):
+        (folder / name).write_text("secret")
+    pushed = facepcl.hub.push(folder, "ann/faces", private=True)
+    assert set(pushed.files) == {"README.md", "config.json", "model.safetensors"}
+    assert hub.repositories["ann/faces"].private
+    files = hub.repositories["ann/faces"].commits[pushed.revision]
+    assert not any(b"secret" in content for content in files.values())
+
+
+def test_a_dry_run_checks_and_sends_nothing(hub, encoders, tmp_path):
+    folder = encoders("pcl_facecycle")[1]
+    planned = facepcl.hub.push(folder, "org/faces", dry_run=True)
+    assert planned.revision is None
+    assert planned.files["model.safetensors"] == (folder / "model.safetensors").stat().st_size
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        facepcl.hub.push(broken, "org/faces", dry_run=True)
+    assert not hub.asked
+
+
+def test_the_card_can_be_read_back_and_names_the_call_that_loads_it(hub, encoders, tmp_path):
+    facepcl.hub.push(encoders("pcl_resnet18")[1], "org/faces", license="Someone's", datasets=["org/photos"])
+    (files,) = list(hub.repositories["org/faces"].commits.values())[1:]
+    text = files["README.md"].decode()
+    data = ModelCard(text).data
+    assert (data.library_name, data.pipeline_tag) == ("timm", "image-feature-extraction")
+    assert (data.license, data.license_name) == ("other", "Someone's")
+    assert data.datasets == ["org/photos"]
+    assert {"timm", "pcl_resnet18"} <= set(data.tags)
+    assert 'timm.create_model("hf-hub:org/faces", pretrained=True, num_classes=0)' in text
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(snippet, "card", "exec"), {})
+
+
+def test_a_card_of_ones_own_is_pushed_but_must_have_metadata(hub, encoders, tmp_path):
+    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    card = "---\nlibrary_name: timm\nlicense: mit\npipeline_tag: image-feature-extraction\n---\nlocal-dir:x\n"
+    (folder / "README.md").write_text(card)
+    pushed = facepcl.hub.push(folder, "org/faces")
+    files = hub.repositories["org/faces"].commits[pushed.revision]
+    assert files["README.md"].decode() == card.replace("local-dir:x", "hf-hub:org/faces")
+    with pytest.raises(OptionError, match="pushed as it stands"):
+        facepcl.hub.push(folder, "org/faces", license="mit")
+    for bad in ("no metadata", "---\nlicense: [\n---\n", "---\nlicense: mit\n---\n"):
+        (folder / "README.md").write_text(bad)
+        with pytest.raises(OptionError, match=r"README\.md") as caught:
+            facepcl.hub.push(folder, "org/faces")
+        assert_sentence(caught)
+
+
+def test_a_name_that_holds_something_else_is_not_overwritten(hub, encoders):
+    hub.put("org/bert", {"config.json": b'{"architectures": ["Bert"]}', "model.safetensors": b"x"})
+    hub.put("org/data", {"train.csv": b"x"})
+    facepcl.hub.push(encoders("pcl_resnet18")[1], "org/faces")
+    before = {name: repository.head for name, repository in hub.repositories.items()}
+    for name, found in (
+        ("bert", "another model"),
+        ("data", "no config.json"),
+        ("faces", "pcl_resnet18, not pcl_facecycle"),
+    ):
+        with pytest.raises(HubError) as caught:
+            facepcl.hub.push(encoders("pcl_facecycle")[1], f"org/{name}")
+        assert_sentence(caught, f"org/{name} is taken: it holds {found}", "another name")
+    with pytest.raises(HubError, match="is there already and public"):
+        facepcl.hub.push(encoders("pcl_resnet18")[1], "org/faces", private=True)
+    assert before == {name: repository.head for name, repository in hub.repositories.items()}
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "error", "said"),
+    [
+        ("", "org/faces", HubError, "no token: type hf auth login"),
+        ("hf_wrong", "org/faces", HubError, "token is not valid; type hf auth login"),
+        ("hf_reader", "org/faces", HubError, "token has no right to do this on org/faces"),
+        ("hf_reader", "org/there", HubError, "token has no right to do this on org/there"),
+        ("hf_writer", "faces", OptionError, "expected ORG/NAME"),
+        ("hf_writer", "org/two words", OptionError, "no name for a repository"),
+        ("hf_writer", "org/a/b", OptionError, "no name for a repository"),
+    ],
+)
+def test_who_may_not_push_is_told_in_a_sentence(hub, encoders, monkeypatch, token, name, error, said):
+    hub.put("org/there", {})
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(error) as caught:
+        facepcl.hub.push(encoders("pcl_facecycle")[1], name)
+    assert_sentence(caught, said)
+    assert not hub.uploaded
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("POST /api/repos/create", 410),
+        ("GET /api/models/org/faces", 418),
+        (".*preupload", 404),
+        (".*batch", 410),
+        ("PUT /lfs", 403),
+        (".*commit", 409),
+    ],
+)
+def test_whatever_the_hub_answers_a_push_ends_in_a_sentence(hub, encoders, request_, status):
+    hub.answers[request_] = status
+    with pytest.raises(HubError) as caught:
+        facepcl.hub.push(encoders("pcl_facecycle")[1], "org/faces")
+    assert_sentence(caught, "^org/faces was not pushed: ")
+    hub.answers.clear()
+    assert facepcl.hub.push(encoders("pcl_facecycle")[1], "org/faces").changed
+
+
+def test_no_network_is_a_sentence(hub, encoders, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(HubError) as caught:
+        facepcl.hub.push(encoders("pcl_facecycle")[1], "org/faces")
+    assert_sentence(caught, r"http://127\.0\.0\.1:9 cannot be reached")
+    with pytest.raises(WeightsError) as caught:
+        facepcl.create_model("hf-hub:org/faces")
+    assert_sentence(caught, "hf-hub:org/faces could not be fetched", r"127\.0\.0\.1:9 cannot be reached")
+    with pytest.raises(MissingPath, match="there is no such folder"):
+        facepcl.hub.push("nowhere", "org/faces")
+
+
+def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    assert main(["push", "encoder", "org/faces", "--dry-run"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("to org/faces; nothing was sent")
+    assert main(["push", "encoder", "org/faces", "--license", "mit", "--dataset", "org/photos"]) == 0
+    revision = hub.repositories["org/faces"].head
+    said = capsys.readouterr()
+    assert said.out.startswith(
+        f"pushed 3 files to org/faces@{revision}; load them with facepcl.create_model("
+    )
+    assert said.err == ""
+    assert main(["push", "encoder", "org/faces", "--license", "mit", "--dataset", "org/photos"]) == 0
+    assert capsys.readouterr().out.startswith(f"nothing changed: org/faces@{revision}")
+    assert main(["models", "--download", "hf-hub:org/faces", "pcl_facecycle"]) == 0
+    fetched, bundled = capsys.readouterr().out.splitlines()
+    assert Path(fetched, "model.safetensors").is_file()
+    assert Path(fetched).name == revision
+    assert Path(bundled) == facepcl.index.WEIGHTS
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["models", "--download", "hf-hub:org/faces"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("push", "say what to push and where to"),
+        ("push encoder", "say what to push and where to"),
+        ("push encoder org/faces --bundled org", "takes neither OUT"),
+        ("push nowhere org/faces", "nowhere: there is no such folder"),
+        ("models --download pcl_resnet50", "there are no weights for pcl_resnet50"),
+        ("models --download pcl_vgg", "has no model 'pcl_vgg'"),
+    ],
+)
+def test_commands_that_cannot_work_say_one_line(hub, capsys, command, said):
+    assert main(command.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("facepcl: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_the_list_of_models_has_no_path_of_this_machine(capsys):
+    assert main(["models", "--json"]) == 0
+    text = capsys.readouterr().out
+    assert str(ROOT) not in text
+    found = {(model["name"], model["tag"]): model for model in json.loads(text)}
+    assert found["pcl_facecycle", "synth_labels"]["weights"] == "bundled"
+    assert found["pcl_resnet50", None]["license"] is None
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["model", "parameters", "input", "weights", "licence"]
+    assert len(table) == 1 + len(found)
