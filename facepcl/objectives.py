@@ -13,10 +13,9 @@ from facepcl.create import create_decoder, create_model
 from facepcl.errors import OptionError, WeightsError
 from facepcl.label_heads import LabelHeads, label_losses
 from facepcl.models.branches import is_branch
-from facepcl.models.decoder import Decoder, ProjectionHead
+from facepcl.models.decoder import CODE_SIDE, Decoder, ProjectionHead, resize_maps
 from facepcl.recipe import METHODS
 
-CODE_SIDE = 4  # decoder and heads take 128 x 4 x 4 numbers
 TARGET_SIZE = 64  # pixels of what the decoder draws
 
 
@@ -83,15 +82,6 @@ class Networks(nn.Module):
     def _shared_width(self) -> int:
         maps = torch.zeros(1, self.encoder.num_features, CODE_SIDE, CODE_SIDE)
         return self.encoder.shared_code(maps).shape[1]
-
-
-def resize_maps(maps: torch.Tensor) -> torch.Tensor:
-    """Maps `[B, C, h, w]` at the side that decoder and heads take, `[B, C, 4, 4]` (METHOD 11)."""
-    side = maps.shape[-2:]
-    if side == (CODE_SIDE, CODE_SIDE):
-        return maps
-    up = min(side) < CODE_SIDE
-    return F.interpolate(maps, (CODE_SIDE, CODE_SIDE), mode="bilinear" if up else "area")
 
 
 def to_code(maps: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """One face drawn with another's pose: what the decoder makes of two codes, and the sheet of all of them."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,17 +8,26 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from facepcl.models.decoder import CODE, CODE_SIDE, resize_maps
+
+CHANNELS = CODE // CODE_SIDE**2
 SIDE, GAP = 64, 8  # pixels of what is drawn, and between the pictures and what is drawn of them
 
 
 def draw_swaps(decoder: torch.nn.Module, face: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """Pictures uint8 `[N, M, 64, 64, 3]`: the face codes `[N, 2048]`, each under each of the pose codes
-    `[M, 2048]` (docs/METHOD.md, section 4.1)."""
-    faces, poses = torch.from_numpy(face), torch.from_numpy(pose)
+    """Pictures uint8 `[N, M, 64, 64, 3]`: the face codes `[N, D]`, each under each of the pose codes `[M, D]`
+    (docs/METHOD.md, section 4.1)."""
+    faces, poses = map(_for_decoder, (face, pose))
     with torch.inference_mode():
         rows = torch.stack([decoder(F.normalize(code + poses)) for code in faces])
     levels = (rows.clamp(0, 1) * 255).round().to(torch.uint8)  # a decoder may overshoot
     return levels.permute(0, 1, 3, 4, 2).numpy()
+
+
+def _for_decoder(codes: np.ndarray) -> torch.Tensor:
+    """Codes of square inputs of any size as the decoder takes them, `[N, 2048]`."""
+    side = math.isqrt(codes.shape[1] // CHANNELS)
+    return resize_maps(torch.from_numpy(codes).view(-1, CHANNELS, side, side)).flatten(1)
 
 
 def swap_sheet(pixels: np.ndarray, drawn: np.ndarray, side: int = SIDE) -> Image.Image:

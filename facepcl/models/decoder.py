@@ -3,9 +3,20 @@
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+CODE_SIDE = 4
 CODE = 2048  # numbers of a code that decoder and heads take: 128 x 4 x 4
+
+
+def resize_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Maps `[B, C, h, w]` at the side that decoder and heads take, `[B, C, 4, 4]` (METHOD 11)."""
+    side = maps.shape[-2:]
+    if side == (CODE_SIDE, CODE_SIDE):
+        return maps
+    up = min(side) < CODE_SIDE
+    return F.interpolate(maps, (CODE_SIDE, CODE_SIDE), mode="bilinear" if up else "area")
 
 
 class Decoder(nn.Module):
