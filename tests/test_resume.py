@@ -264,17 +264,21 @@ facepcl.embed("photos", sys.argv[1], resume=True, dtype="float32", batch_size=8)
         return subprocess.Popen([sys.executable, "job.py", out], cwd=tmp_path, stdout=subprocess.PIPE)
 
     assert start("whole.npz").wait() == 0
+    work = Unfinished(tmp_path / "e.npz")
     kills = parts = 0
     grown = set()
     while kills < 10 or not (tmp_path / "e.npz").exists():
         job = start("e.npz")
         job.stdout.readline()
         if kills < 10:
-            time.sleep(rng.uniform(0.3, 2.0))
+            if kills % 2:  # whatever the machine does, every second job gets past its start-up
+                while job.poll() is None and len(work.parts) <= parts:
+                    time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3) if kills % 2 else rng.uniform(0.3, 2.0))
             job.send_signal(signal.SIGKILL)
             kills += 1
         job.wait()
-        now = len(Unfinished(tmp_path / "e.npz").parts)
+        now = len(work.parts)
         assert now >= parts or (tmp_path / "e.npz").exists()
         parts = now
         grown.add(parts)
