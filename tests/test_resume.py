@@ -252,7 +252,7 @@ for module in (tables, embedding, embedding_job, unfinished):
 embed = embedding.FaceEmbedder._embed
 def slowly(self, *args):
     import time
-    time.sleep(0.05)  # so that kills fall between start-up and end
+    time.sleep(0.2)  # so that kills fall between start-up and end
     return embed(self, *args)
 embedding.FaceEmbedder._embed = slowly
 print("ready", flush=True)
