@@ -12,19 +12,16 @@ import csv
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 from machine import describe
-from memory import memory
+from memory import largest_memory
 from PIL import Image
 
 from facepcl import FaceEmbedder, detection
@@ -144,16 +141,8 @@ def peak(paths: list[Path], count: int, folder: Path, detector: str) -> tuple[fl
     """Largest memory in MB, and seconds, of the command on `count` photographs."""
     manifest = folder / f"{count}.csv"
     manifest.write_text("path\n" + "".join(f"{paths[i % len(paths)]}\n" for i in range(count)))
-    command = [sys.executable, "-m", "facepcl", "align", str(manifest), str(folder / f"out{count}")]
     start = time.monotonic()
-    job = subprocess.Popen([*command, "--detector", detector], stderr=subprocess.DEVNULL)
-    largest = 0.0
-    while job.poll() is None:
-        with suppress(OSError, StopIteration):  # a process has just ended
-            largest = max(largest, memory(job.pid))
-        time.sleep(0.2)
-    if job.returncode:
-        sys.exit(f"the job on {count} photographs ended with {job.returncode}")
+    largest = largest_memory("align", str(manifest), str(folder / f"out{count}"), "--detector", detector)
     return largest, time.monotonic() - start
 
 

@@ -1,6 +1,6 @@
-"""Draw faces under each other's pose, with the decoder of a run of `facepcl pretrain`.
+"""Draw faces under each other's pose, with the decoder that comes with the weights, or that of a run.
 
-    python examples/swap_pose.py runs/first/encoder examples/faces/person1*.jpg -o swap.png
+    python examples/swap_pose.py pcl_facecycle examples/faces/person1*.jpg -o swap.png
 
 A row has one face, a column one pose: what the decoder makes of the face code of the picture on the left and
 the pose code of the picture on top (docs/METHOD.md, section 4.1). Where these are the same picture, it is
@@ -40,7 +40,9 @@ def read(photo: str) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("encoder", help="RUN/encoder of `facepcl pretrain`, which holds a decoder")
+    parser.add_argument(
+        "encoder", help="pcl_facecycle, or a folder with a decoder: RUN/encoder of `facepcl pretrain`"
+    )
     parser.add_argument("photos", nargs="+", help="face crops, two or more")
     parser.add_argument("-o", "--out", default="swap.png", help="the PNG to write (default: swap.png)")
     args = parser.parse_args()

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.functional import rgb_to_grayscale
 from tqdm import trange
 
 import facepcl
@@ -55,7 +56,7 @@ def train(
     for step in (bar := trange(steps, unit="step")):
         optimizer.param_groups[0]["lr"] = lr * schedule(step / steps, warmup=0.02)
         crops = turning_faces(faces, people, batch, step, seed, max(size, TARGET_SIZE))
-        target = grey(F.interpolate(crops, (TARGET_SIZE, TARGET_SIZE), mode="area"))
+        target = rgb_to_grayscale(F.interpolate(crops, (TARGET_SIZE, TARGET_SIZE), mode="area"), 3)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             with torch.no_grad():
                 _, face, pose = encoder.forward_branches(F.interpolate(crops, (size, size), mode="area"))
@@ -67,11 +68,6 @@ def train(
         optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
     return encoder, decoder.eval()
-
-
-def grey(images: torch.Tensor) -> torch.Tensor:
-    """The brightness of `[B, 3, H, W]` in all three channels (ITU-R 601)."""
-    return (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True).expand_as(images)
 
 
 def pictures_of_people(faces: Faces) -> list[torch.Tensor]:
@@ -108,6 +104,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args()
+    if args.batch < EACH:
+        parser.error(f"--batch {args.batch}: at least the {EACH} pictures of one person")
     try:
         encoder, decoder = train(args.encoder, args.data, args.steps, args.batch, args.lr, args.seed)
         print(f"wrote {save_encoder(encoder, args.out, decoder)}")
