@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from facepcl import pretrain as pretrain
     from facepcl import probes as probes
     from facepcl import views as views
+    from facepcl.alignment import align
     from facepcl.embedding import FaceEmbedder
     from facepcl.embedding_job import embed
     from facepcl.tables import read_embeddings, similarity
@@ -32,6 +33,7 @@ logging.getLogger("facepcl").addHandler(logging.NullHandler())
 # Loaded when first used, so that `import facepcl` costs what `import timm` costs.
 _LAZY_NAMES = {
     "FaceEmbedder": "facepcl.embedding",
+    "align": "facepcl.alignment",
     "embed": "facepcl.embedding_job",
     "read_embeddings": "facepcl.tables",
     "similarity": "facepcl.tables",
@@ -41,6 +43,7 @@ _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "pretrain", "prob
 __all__ = [
     "FaceEmbedder",
     "FacepclError",
+    "align",
     "alignment",
     "create_decoder",
     "create_model",

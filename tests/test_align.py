@@ -187,7 +187,7 @@ def test_a_crop_is_named_as_its_photograph_and_never_twice(tmp_path):
 def test_faces_of_known_landmarks_are_cut_without_a_detector(given, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     folder, landmarks = given
-    summary = facepcl.alignment.align(folder, tmp_path / "out", landmarks=landmarks, size=64, format="png")
+    summary = facepcl.align(folder, tmp_path / "out", landmarks=landmarks, size=64, format="png")
     assert (summary.photographs, summary.faces, summary.faceless, summary.failed) == (10, 13, 3, 0)
     rows = read_faces(tmp_path / "out")
     assert [r["path"] for r in rows][:6] == ["", "a/2_0.png", "a/2_1.png", "", "a/6_0.png", "a/6_1.png"]

@@ -1,4 +1,4 @@
-"""`facepcl align`: options, then one call of `facepcl.alignment.align`."""
+"""`facepcl align`: options, then one call of `facepcl.align`."""
 
 import argparse
 import sys
