@@ -1,7 +1,8 @@
 """The networks that a method trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3, 10 and 12)."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from facepcl import losses, ranks
+from facepcl.backends import first_cause
 from facepcl.create import create_decoder, create_model
 from facepcl.errors import OptionError, WeightsError
 from facepcl.label_heads import LabelHeads, label_losses
@@ -69,6 +71,27 @@ class Networks(nn.Module):
         if hasattr(self, "decoder") and not init.endswith(".safetensors"):
             with suppress(WeightsError):  # weights may come without one
                 self.decoder.load_state_dict(create_decoder(init).state_dict())
+
+    @contextmanager
+    def compiled(self, wanted: bool = True) -> Iterator[None]:
+        """Within it the encoder's trunk runs compiled, if that is `wanted`: anew for each shape of its input;
+        weights and their names stay as they are. Raises OptionError where nothing compiles."""
+        if not wanted:
+            yield
+            return
+        from torch._dynamo.exc import TorchDynamoException  # a second that only this needs
+
+        self.encoder.forward_features = self._compiled_trunk  # the trunk is called by this name
+        try:
+            yield
+        except TorchDynamoException as error:
+            raise OptionError(f"--compile does not work here ({first_cause(error)}); leave it out") from error
+        finally:
+            del self.encoder.forward_features
+
+    @cached_property
+    def _compiled_trunk(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return torch.compile(self.encoder.forward_features, dynamic=False)
 
     def code(self, branch: str, images: torch.Tensor) -> torch.Tensor:
         """The `face` or `pose` code of `[B, 3, H, W]`, `[B, 2048]`; the other branch is not computed."""

@@ -236,7 +236,8 @@ def _train(training: Training, progress: bool) -> None:
         Progress(training.total, "steps", progress, "training", initial=training.step) as bar,
     ):
         while training.step < training.total and not (asked := ranks.largest(interrupted())):
-            with flops.counted(config.size_at(training.step / training.total)):
+            size = config.size_at(training.step / training.total)
+            with flops.counted(size) as is_first, training.nets.compiled(config.compile and not is_first):
                 made, lr = training.iterate()
             step = training.step
             losses = _finite_losses(made, step, out)

@@ -90,6 +90,11 @@ class Config:
     dtype: str = option(
         "auto", "autocast; auto takes bfloat16 where a timing finds it faster", ("auto", *DTYPES)
     )
+    compile: bool = option(
+        False,
+        "compile the encoder, anew for each shape of its input: minutes, and slower afterwards on the "
+        "processor it was tried on",
+    )
     tensorboard: bool = option(False, "write RUN/tensorboard besides log.jsonl")
     log_steps: int = option(20, "iterations between lines of log.jsonl")
     sample_steps: int = option(500, "iterations between pictures in samples/")

@@ -22,11 +22,12 @@ class Flops:
         self.total = 0
 
     @contextmanager
-    def counted(self, kind: int) -> Iterator[None]:
-        """Add the step that is done inside to `total`; steps of a `kind` do as much as its first."""
+    def counted(self, kind: int) -> Iterator[bool]:
+        """Add the step that is done inside to `total`; steps of a `kind` do as much as its first. Gives
+        whether it is that first one: what is compiled cannot be counted."""
         counter = None if kind in self._of else FlopCounterMode(display=False)
         with counter or nullcontext():
-            yield
+            yield counter is not None
         if counter:
             self._of[kind] = counter.get_total_flops()
         self.total += self._of[kind]

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -336,3 +337,21 @@ def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
     next(faces_folder.rglob("*.jpg")).unlink()
     with pytest.raises(DataError, match="begun with 12 images, and DATA now holds 11"):
         run(replace(config, steps=1))
+
+
+def test_a_compiled_run_learns_the_same_and_leaves_the_same_names(config, monkeypatch):
+    # What is tested is that the trunk is one graph; the C++ of it would take minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    config = replace(config, method="simclr", steps=2, ema=0.9)
+    plain = run(replace(config, out=config.out + "-plain"))
+    compiled = run(replace(config, compile=True))
+    weights, wanted = (load_tensors(f / "model.safetensors") for f in (compiled, plain))
+    assert weights.keys() == wanted.keys()
+    for name in wanted:  # the graph holds the same operations
+        torch.testing.assert_close(weights[name], wanted[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiler_that_is_missing_is_one_sentence(config, monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(OptionError, match=r"--compile does not work here .*leave it out"):
+        run(replace(config, method="simclr", steps=2, compile=True))
