@@ -43,10 +43,9 @@ class Encoder:
         dtype: str = "auto",
         backend: str = "auto",
     ):
-        if branch not in BRANCH_NAMES or pool not in POOLS:
-            raise OptionError(
-                f"branch {branch!r}, pool {pool!r}: choose {', '.join(BRANCH_NAMES)} and {', '.join(POOLS)}"
-            )
+        branches_of(branch)
+        if pool not in POOLS:
+            raise OptionError(f"pool {pool!r}: choose {', '.join(POOLS)}")
         if batch_size < 1:
             raise OptionError(f"batch_size {batch_size}: at least 1")
         if backend not in BACKENDS:
@@ -98,8 +97,13 @@ class Encoder:
         cfg = (getattr(self.model, "pretrained_cfg", None) or {}) if released else {}
         preprocessing = {k: config[k] for k in sorted(config)}
         self._space = [weights, self.branch, self.pool, preprocessing]
+        blank = self.maps(self._sample[:2])  # this settles the backend
+        columns = {
+            name: {"dimension": self.vectors(blank, name).shape[1], "space": self.space(name)}
+            for name in codes_of(self.branch)
+        }
         return {
-            "dimension": self.vectors(self.maps(self._sample[:2])).shape[1],  # this settles the backend
+            "dimension": sum(column["dimension"] for column in columns.values()),
             "model": self.name,
             "tag": cfg.get("tag"),
             "weights_sha256": _file_hash(cfg) or weights,
@@ -112,6 +116,7 @@ class Encoder:
             "backend": self._backend,
             "facepcl": facepcl.__version__,
             "space": self.space(self.branch),
+            **({"columns": columns} if len(columns) > 1 else {}),
         }
 
     def space(self, branch: str) -> str:
@@ -154,11 +159,12 @@ class Encoder:
 
     def vectors(self, maps: dict[str, torch.Tensor], branch: str | None = None) -> np.ndarray:
         """The embeddings `[B, D]` float32 of the branch maps; `branch`: another than the encoder's own."""
-        branch = branch or self.branch
-        chosen = Branches._fields if branch == "concat" else (branch,)
         with torch.inference_mode():
-            vectors = torch.cat([self._pooled(name, maps[name]).float() for name in chosen], 1)
-            return (F.normalize(vectors) if self.normalize else vectors).cpu().numpy()
+            columns = []
+            for column in codes_of(branch or self.branch):
+                codes = [self._pooled(name, maps[name]).float() for name in branches_of(column)]
+                columns.append(F.normalize(torch.cat(codes, 1)) if self.normalize else torch.cat(codes, 1))
+            return torch.cat(columns, 1).cpu().numpy()
 
     def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
         if self.pool == "code":
@@ -173,6 +179,21 @@ class Encoder:
             "avg": lambda: maps.mean((2, 3)),
             "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
         }[self.pool]()
+
+
+def codes_of(branch: str) -> tuple[str, ...]:
+    """`face,pose` as the codes that a table has a column of its own for; `concat` is one."""
+    return tuple(branch.split(","))
+
+
+def branches_of(branch: str) -> tuple[str, ...]:
+    """The branches that `branch` is made of. Raises OptionError for what is none."""
+    names = Branches._fields if branch == "concat" else codes_of(branch)
+    if unknown := [name for name in names if name not in Branches._fields]:
+        raise OptionError(f"branch {unknown[0]!r}: choose {', '.join(BRANCH_NAMES)}, or several as face,pose")
+    if len(set(names)) < len(names):
+        raise OptionError(f"branch {branch!r} names one twice")
+    return names
 
 
 def normalised(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -56,6 +57,14 @@ class Embeddings:
         """Of how many images these are: a photograph has a row for each face, or one without."""
         return len(self) if self.faces is None else int((~(self.faces[:, 0] > 0)).sum())
 
+    def branch(self, name: str) -> "Embeddings":
+        """The rows with the code of one of several branches alone; OptionError if it is not in the table."""
+        if name not in (columns := columns_of(self.meta)):
+            raise OptionError(f"this table has {', '.join(columns)}, not {name!r}")
+        place, column = columns[name], self.meta.get("columns", {}).get(name, {})
+        meta = {k: v for k, v in self.meta.items() if k != "columns"} | {"branch": name, **column}
+        return replace(self, vectors=self.vectors[:, place], meta=meta)
+
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One by one, numbered from `start`."""
         for i, (path, error) in enumerate(zip(self.paths, self.errors, strict=True)):
@@ -68,6 +77,20 @@ class Embeddings:
                 number, score, *places = self.faces[i].tolist()
                 face, number = Face.from_numbers([*places, score]), int(number)
             yield Row(path, start + i, None, width, height, self.vectors[i], face, number)
+
+
+def columns_of(meta: dict[str, Any]) -> dict[str, slice]:
+    """The codes that a table has a column of its own for, each with its place in the rows of `vectors`."""
+    several = meta.get("columns") or {meta["branch"]: {"dimension": meta["dimension"]}}
+    ends = accumulate(column["dimension"] for column in several.values())
+    return {n: slice(e - c["dimension"], e) for (n, c), e in zip(several.items(), ends, strict=True)}
+
+
+def _named(meta: dict[str, Any], alone: str, prefix: str = "") -> dict[str, slice]:
+    """`columns_of` by their names in a file: `alone`, or the branches behind a `prefix`."""
+    columns = columns_of(meta)
+    several = len(columns) > 1
+    return {f"{prefix}{name}" if several else alone: place for name, place in columns.items()}
 
 
 def check_table_path(path: Path) -> None:
@@ -99,33 +122,35 @@ def _write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings
     pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     # not fixed_size_list: with nulls, several releases of pyarrow fail to write or read it
     fields = [("path", pa.string()), ("index", pa.int64()), ("error", pa.string())]
-    fields += [("width", pa.int32()), ("height", pa.int32()), ("embedding", pa.list_(pa.float32()))]
+    fields += [("width", pa.int32()), ("height", pa.int32())]
     if "align" in meta:
-        fields[5:5] = [
-            (name, pa.float32() if place else pa.int32()) for place, name in enumerate(FACE_COLUMNS)
-        ]
+        fields += [(name, pa.float32() if place else pa.int32()) for place, name in enumerate(FACE_COLUMNS)]
+    codes = _named(meta, "embedding", "embedding_")
+    fields += [(name, pa.list_(pa.float32())) for name in codes]
     schema = pa.schema(fields, metadata={META_KEY: json.dumps(meta)})
     start = 0
     # the numbers of vectors neither repeat nor compress, so trying to would only cost time
-    packing = {name: "snappy" for name, _ in fields} | {"embedding.list.element": "none"}
+    packing = {name: "snappy" for name, _ in fields} | {f"{name}.list.element": "none" for name in codes}
     with parquet.ParquetWriter(str(path), schema, use_dictionary=["error"], compression=packing) as file:
         for block in blocks:
             good = np.array([error is None for error in block.errors], bool)
-            ends = np.concatenate([[0], np.cumsum(good * meta["dimension"])]).astype(np.int32)
             vectors = block.vectors if good.all() else block.vectors[good]
-            column = pa.ListArray.from_arrays(
-                pa.array(ends), pa.array(vectors.reshape(-1)), mask=pa.array(~good)
-            )
             columns = [
                 pa.array(map(_clean, block.paths), pa.string()),
                 pa.array(np.arange(start, start + len(block))),
                 pa.array(map(_clean, block.errors), pa.string()),
                 *(pa.array(side, pa.int32(), mask=~good) for side in block.sizes.T),
                 *(_face_array(pa, v, schema.field(n).type) for n, v in _face_columns(block)),
-                column,
+                *(_list_array(pa, vectors[:, place], good) for place in codes.values()),
             ]
             file.write_table(pa.Table.from_arrays(columns, schema=schema))
             start += len(block)
+
+
+def _list_array(pa: Any, vectors: np.ndarray, good: np.ndarray) -> Any:
+    """`vectors` of the `good` rows as a column of lists, null for the others."""
+    ends = np.concatenate([[0], np.cumsum(good * vectors.shape[1])]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(vectors.reshape(-1)), mask=pa.array(~good))
 
 
 def _face_columns(block: Embeddings) -> Iterator[tuple[str, np.ndarray]]:
@@ -170,13 +195,15 @@ def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
     start = 0
     with path.open("w", newline="", encoding="utf-8") as file:
         names = [*_COLUMNS, *(FACE_COLUMNS if "align" in meta else ())]
-        csv.writer(file).writerow([*names, *(f"e{i}" for i in range(meta["dimension"]))])
+        codes = _named(meta, "e").items()
+        names += [f"{name}{i}" for name, place in codes for i in range(place.stop - place.start)]
+        csv.writer(file).writerow(names)
         for block in blocks:
             for row, vector in zip(block.rows(start), block.vectors.tolist(), strict=True):
                 cells = [_clean(row.path), row.index, _clean(row.error), row.width, row.height]
                 if row.face is not None and row.number is not None:
                     cells += [row.number, *(f"{v:.9g}" for v in row.face.columns(row.number)[1:])]
-                cells += [None] * (len(names) - len(cells))
+                cells += [None] * (len(names) - meta["dimension"] - len(cells))
                 file.write(f"{_csv_line(cells)},{numbers % tuple(vector)}\r\n")
             start += len(block)
 
@@ -223,22 +250,23 @@ def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
 def _read_parquet(path: Path, with_vectors: bool) -> Embeddings:
     with require("pyarrow.parquet", "parquet").ParquetFile(str(path)) as file:
         meta = json.loads((file.schema_arrow.metadata or {})[META_KEY.encode()])
+        codes = _named(meta, "embedding", "embedding_") if with_vectors else {}
         dimension = meta["dimension"] if with_vectors else 0
         vectors = np.full((file.metadata.num_rows, dimension), np.nan, np.float32)
         sizes = np.zeros((len(vectors), 2), np.int32)
         paths: list[str] = []
         errors: list[str | None] = []
         # A batch at a time and never as Python numbers, which take ten times the memory of the vectors.
-        names = ["path", "error", "width", "height", *(["embedding"] if with_vectors else [])]
+        names = ["path", "error", "width", "height", *codes]
         faces = np.full((len(vectors), len(FACE_COLUMNS)), np.nan, np.float32) if "align" in meta else None
         for batch in file.iter_batches(
             ROWS_A_GROUP, columns=[*names, *(FACE_COLUMNS if "align" in meta else ())]
         ):
             place = slice(len(paths), len(paths) + len(batch))
-            if with_vectors:
-                column = batch["embedding"]
-                good = column.is_valid().to_numpy(zero_copy_only=False)
-                vectors[place][good] = column.flatten().to_numpy().reshape(-1, dimension)
+            for name, part in codes.items():
+                good = batch[name].is_valid().to_numpy(zero_copy_only=False)
+                numbers = batch[name].flatten().to_numpy()
+                vectors[place, part][good] = numbers.reshape(-1, part.stop - part.start)
             for axis, side in enumerate(("width", "height")):
                 sizes[place, axis] = batch[side].fill_null(0).to_numpy()
             if faces is not None:

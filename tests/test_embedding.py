@@ -12,7 +12,7 @@ from PIL import Image
 import facepcl
 from facepcl.cli import main
 from facepcl.embedding_job import looks_like_crop
-from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
+from facepcl.errors import ImageError, MissingPath, OptionError, TableError, WeightsError
 from facepcl.fit import Fit
 from facepcl.images import decode, decode_reduced
 
@@ -367,3 +367,27 @@ def test_a_jpeg_decoded_at_reduced_scale_keeps_its_code(shared):
     embedder = facepcl.FaceEmbedder(branch="concat", **FLOAT32)
     cosine = facepcl.similarity(embedder(exact), embedder(reduced)).diagonal()
     assert cosine.min() > 0.999  # measured: 0.9999; 0.985 where the box was taken for the whole image
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npz", "csv"])
+def test_several_branches_are_columns_that_compare_with_tables_of_one(folder, tmp_path, ending):
+    facepcl.embed(folder, tmp_path / f"two.{ending}", branch="face,pose", dtype="float32")
+    two = facepcl.read_embeddings(tmp_path / f"two.{ending}")
+    assert two.vectors.shape[1] == 4096
+    for branch in ("face", "pose"):
+        facepcl.embed(folder, tmp_path / f"{branch}.{ending}", branch=branch, dtype="float32")
+        one, of_two = facepcl.read_embeddings(tmp_path / f"{branch}.{ending}"), two.branch(branch)
+        np.testing.assert_array_equal(of_two.vectors, one.vectors)
+        assert np.nanmin(np.diagonal(facepcl.similarity(of_two, one))) > 0.9999  # one space
+    with pytest.raises(TableError, match="different spaces"):
+        facepcl.similarity(two.branch("face"), one)
+    with pytest.raises(OptionError, match="this table has face, pose, not 'shared'"):
+        two.branch("shared")
+
+
+def test_each_of_several_branches_is_a_parquet_column_of_its_own(folder, tmp_path):
+    failed = facepcl.embed(folder, tmp_path / "e.parquet", branch="pose,face").failed
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "e.parquet")
+    assert table.column_names[-2:] == ["embedding_pose", "embedding_face"]
+    assert table["embedding_face"].null_count == table["embedding_pose"].null_count == failed > 0
+    assert len(table["embedding_face"][0]) == 2048

@@ -32,7 +32,11 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="table: .parquet, .npz or .csv")
     parser.add_argument("--model", default=encoder.MODEL, help="name of a model (default: %(default)s)")
     parser.add_argument(
-        "--branch", default=encoder.BRANCH, choices=encoder.BRANCH_NAMES, help="default: %(default)s"
+        "--branch",
+        default=encoder.BRANCH,
+        metavar="BRANCH",
+        help=f"{', '.join(encoder.BRANCH_NAMES)}, or several with a column each, as face,pose "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--pool", default=encoder.POOL, choices=encoder.POOLS, help="default: the model's own code"
