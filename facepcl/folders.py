@@ -119,6 +119,8 @@ def reason(error: BaseException, repository: str, revision: str = "") -> str:
         return "the token is not valid; type hf auth login"
     if status == 403:
         return f"the token has no right to do this on {repository}"
+    if status == 412:
+        return f"somebody else changed {repository} meanwhile; look at it and try again"
     if "X-Repo-Commit" in str(error):
         return f"{endpoint} does not answer as a Hub does; check HF_ENDPOINT"
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:

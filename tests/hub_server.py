@@ -57,6 +57,7 @@ class Hub:
         self.asked = Counter()
         self.uploaded = []  # sha256 of what was sent, in order
         self.answers = {}  # "METHOD regular expression" -> status
+        self.before_commit = None  # a function to call when a commit has been sent
         self.cuts = {}  # path -> [bytes to send before the connection ends, ...], one for each request
         self.stalls = {}  # path -> bytes to send before nothing comes any more
         self.stalled = threading.Event()
@@ -226,10 +227,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def commit(self, name, revision, body):
         repository = self._repository(name, write=True)
+        if self.hub.before_commit:
+            self.hub.before_commit()
         files = dict(self._files(name, revision)[1])
         for line in body.splitlines():
             item = json.loads(line)
             key, value = item["key"], item["value"]
+            if key == "header" and value.get("parentCommit", repository.head) != repository.head:
+                raise Refusal(412, "", "A commit has happened since. Please refresh and try again.")
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":

@@ -52,6 +52,17 @@ def test_the_second_push_sends_only_what_changed(hub, encoders, tmp_path):
     assert torch.equal(old.face[0].bias, encoders("pcl_resnet18")[0].face[0].bias)
 
 
+def test_a_push_does_not_overwrite_what_came_in_meanwhile(hub, encoders):
+    folder = encoders("pcl_facecycle")[1]
+    facepcl.hub.push(folder, "org/faces")
+    files = hub.repositories["org/faces"].commits[hub.repositories["org/faces"].head]
+    theirs = {**files, "README.md": b"a card of somebody else"}
+    hub.before_commit = lambda: hub.put("org/faces", theirs)
+    with pytest.raises(HubError, match="somebody else changed org/faces meanwhile"):
+        facepcl.hub.push(folder, "org/faces", license="mit")
+    assert hub.repositories["org/faces"].commits[hub.repositories["org/faces"].head] == theirs
+
+
 def test_nothing_but_weights_config_and_card_is_pushed(hub, encoders, tmp_path):
     folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
     for name in ("pytorch_model.bin", "optimizer.pth", "notes.txt", ".env"):

@@ -126,7 +126,9 @@ def _commit(
         for name, content in contents.items()
     ]
     operations += [CommitOperationDelete(name) for name in stale]
-    commit = api.create_commit(repository, operations, commit_message=f"{architecture} by facepcl")
+    # what was looked at is what is changed: of two pushes at once the second is told
+    message = f"{architecture} by facepcl"
+    commit = api.create_commit(repository, operations, commit_message=message, parent_commit=there.sha)
     return str(there.sha), commit.oid
 
 
