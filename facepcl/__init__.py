@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from facepcl import pretrain as pretrain
     from facepcl import probes as probes
     from facepcl import views as views
+    from facepcl.data_set import read_embeddings
     from facepcl.embedding import FaceEmbedder
     from facepcl.embedding_job import embed
-    from facepcl.tables import read_embeddings, similarity
+    from facepcl.tables import similarity
 
 __version__ = "0.1.0"
 
@@ -33,7 +34,7 @@ logging.getLogger("facepcl").addHandler(logging.NullHandler())
 _LAZY_NAMES = {
     "FaceEmbedder": "facepcl.embedding",
     "embed": "facepcl.embedding_job",
-    "read_embeddings": "facepcl.tables",
+    "read_embeddings": "facepcl.data_set",
     "similarity": "facepcl.tables",
 }
 _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "pretrain", "probes", "views")
