@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from facepcl._ahead import in_order
 from facepcl.detection import Detector
 from facepcl.detector_file import find_detector
 from facepcl.encoder import BRANCH, MODEL, POOL, Encoder
@@ -19,7 +20,7 @@ from facepcl.face_cutter import Alignment, FaceCutter
 from facepcl.faces import NO_FACE, Face, face_columns
 from facepcl.images import decode_reduced, open_image, quiet_pillow, read_file
 from facepcl.machine import cores
-from facepcl.readers import Prepared, Readers, in_order
+from facepcl.readers import Prepared, Readers
 from facepcl.sources import Item, list_entries, read_items
 from facepcl.tables import ROWS_A_GROUP, Embeddings, Row
 

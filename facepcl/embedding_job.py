@@ -15,6 +15,7 @@ from facepcl.encoder import BRANCH, MODEL, POOL
 from facepcl.errors import OptionError, TableError
 from facepcl.faces import NO_FACE
 from facepcl.machine import give_back_freed_memory
+from facepcl.remote import is_url
 from facepcl.sharded_job import Manner, embed_share
 from facepcl.share import find_share, own_device
 from facepcl.sheet import Sheet, check_path
@@ -57,7 +58,8 @@ def embed(
 ) -> Summary:
     """Write the embeddings of images to a .parquet, .npz or .csv table, a row an image, in order.
 
-    `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards. A bad image is a
+    `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards, and files, folders,
+    globs and shards behind URLs that fsspec reads (`s3://`, `hf://`). A bad image is a
     row with a reason (`on_error="record"`) or raises ImageError ("raise"). `workers`: processes that decode;
     None is half of the cores, or all of them beside an accelerator. What is done is kept in `OUT.parts`
     until the table is whole: after an interruption, the same call with `resume=True` goes on from there.
@@ -68,6 +70,8 @@ def embed(
     process makes those of `rank` among `world_size` (None: as torchrun or SLURM says); docs/scaling.md.
     `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
     """
+    if is_url(str(out)):
+        raise OptionError(f"{out}: tables are written to the file system; copy them there, or mount it")
     _check(on_error, workers, sheet)
     sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
     in_shards = is_data_set(out)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.errors import TableError
+from facepcl.remote import is_url, stamp_url
 from facepcl.sources import SHARD_SUFFIXES, Entry, is_shard_name
 
 FILES_A_SHARD = 8192  # of loose images: 64 MB of vectors
@@ -61,6 +62,8 @@ def stamp(entry: Entry) -> Any:
     """Size and time of a tar, as JSON: its images are found again by their number in it."""
     if entry.error or not is_shard_name(entry.path):
         return None
+    if is_url(entry.path):
+        return stamp_url(entry.path)
     with suppress(OSError):
         status = os.stat(entry.path)
         return [status.st_size, status.st_mtime_ns]

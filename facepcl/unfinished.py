@@ -12,6 +12,7 @@ import numpy as np
 from facepcl._files import atomic
 from facepcl._lock import LOCK, locked
 from facepcl.errors import TableError
+from facepcl.remote import is_url
 from facepcl.shards import stamp, unchanged
 from facepcl.sources import Entry, is_shard_name
 from facepcl.tables import ROWS_A_GROUP, Embeddings, describe_space, read_embeddings, write_table
@@ -132,7 +133,8 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
 
 def describe_job(meta: dict[str, Any], sources: list[str], sheet: bool) -> dict[str, Any]:
     """What a job must have been begun with to go on."""
-    folder = "" if all(Path(source).is_absolute() for source in sources) else str(Path.cwd())
+    relative = [source for source in sources if not (is_url(source) or Path(source).is_absolute())]
+    folder = str(Path.cwd()) if relative else ""
     job = {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": folder, "sheet": sheet}
     return {**job, "align": meta.get("align")}
 

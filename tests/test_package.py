@@ -20,7 +20,7 @@ FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 # A file imports from lines above its own, never from its own or below. `facepcl` itself is the names, on top.
 LAYERS = (
     {"errors"},
-    {"_files", "_lock", "share"},
+    {"_files", "_lock", "_ahead", "share", "remote"},
     {
         "_progress",
         "_interrupt",

@@ -36,7 +36,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'",
+        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'; also s3://, hf://, ...",
     )
     parser.add_argument(
         "-o",
