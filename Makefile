@@ -15,7 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --di
 test: $(READY)  ## all tests, without network and GPU
 	$(PYTEST) -m "not soak"
 
-soak: $(READY)  ## kill an embedding of two processes twenty times
+soak: $(READY)  ## the tests that take minutes: jobs that are killed again and again, a Ray cluster (needs .[ray])
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
 
 test-fast: $(READY)  ## the tests that take less than ten seconds each
