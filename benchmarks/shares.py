@@ -2,7 +2,7 @@
 
     python benchmarks/shares.py [--processes 1 2] [--runs 3]
 
-Wall time, so it wants a quiet machine; start-up is taken off as the difference between a short and a long job.
+Wall time, so it wants a quiet machine; the difference of a long and a short job is free of start-up.
 """
 
 import argparse
@@ -52,9 +52,8 @@ def main() -> None:
     args = parser.parse_args()
     short, long = args.shards
     print(describe(), "\n")
-    print(
-        f"| processes | images/s of {long} shards of {IMAGES_A_SHARD}, best of {args.runs} | ratio |\n|---|---|---|"
-    )
+    print(f"Best of {args.runs} runs of {short} and of {long} shards of {IMAGES_A_SHARD} images\n")
+    print("| processes | images/s | ratio |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         shards = write_shards(Path(temporary), long)
         first = 0.0
