@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: embed test test-fast lint clean
+.PHONY: embed test test-fast soak lint clean
 
 embed: $(READY)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
@@ -13,10 +13,13 @@ embed: $(READY)  ## embed the sample faces and draw their sheet
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test: $(READY)  ## all tests, without network and GPU
-	$(PYTEST)
+	$(PYTEST) -m "not soak"
+
+soak: $(READY)  ## the tests that take minutes: jobs that are killed again and again, a Ray cluster (needs .[ray])
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
 
 test-fast: $(READY)  ## the tests that take less than ten seconds each
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not soak"
 
 lint: $(READY)
 	$(BIN)/ruff check .

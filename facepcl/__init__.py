@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from facepcl import probes as probes
     from facepcl import views as views
     from facepcl.alignment import align
+    from facepcl.data_set import read_embeddings
     from facepcl.embedding import FaceEmbedder
     from facepcl.embedding_job import embed
-    from facepcl.tables import read_embeddings, similarity
+    from facepcl.tables import similarity
 
 __version__ = "0.1.0"
 
@@ -35,7 +36,7 @@ _LAZY_NAMES = {
     "FaceEmbedder": "facepcl.embedding",
     "align": "facepcl.alignment",
     "embed": "facepcl.embedding_job",
-    "read_embeddings": "facepcl.tables",
+    "read_embeddings": "facepcl.data_set",
     "similarity": "facepcl.tables",
 }
 _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "pretrain", "probes", "views")

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 import facepcl
+from facepcl._ahead import in_order
 from facepcl._progress import Progress
 from facepcl.crop_names import CropNames
 from facepcl.detection import SCORE, Detector
@@ -27,7 +28,7 @@ from facepcl.face_table import META, PARTIAL, TABLE, FaceTable, Photograph, read
 from facepcl.faces import NO_FACE, Face
 from facepcl.fit import Fit
 from facepcl.machine import cores
-from facepcl.readers import Prepared, Readers, in_order
+from facepcl.readers import Prepared, Readers
 from facepcl.sources import Item, is_shard_name, list_entries, read_items
 
 _logger = logging.getLogger("facepcl")

@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from facepcl.sources import SHARD_SUFFIXES, is_shard_name
+from facepcl.remote import is_url
+from facepcl.sources import SHARD_SUFFIXES, is_image_name, is_shard_name
 
 
 class CropNames:
@@ -35,12 +36,16 @@ class CropNames:
         # a manifest may name photographs anywhere
         path = os.path.basename(path) if root is None else path[len(root) :]
         # a member of a shard may be called ../../etc or C:\x: what is left is a plain name below the folder
-        parts = [_plain(part) for part in PurePath(path.replace("\\", "/")).with_suffix("").parts]
+        parts = [_plain(part) for part in PurePath(path.replace("\\", "/").lstrip("/")).with_suffix("").parts]
         return "/".join(part for part in parts if part.strip(".")) or "face"
 
 
 def _root(source: str) -> str:
     """What the paths of a source begin with."""
+    if is_url(source):
+        above, slash, name = source.rpartition("/")
+        names_files = is_image_name(name) or is_shard_name(name) or glob.has_magic(name)
+        return above + slash if names_files else source.rstrip("/") + "/"
     if os.path.isdir(source):
         folder = Path(source)
     elif glob.has_magic(source) and not os.path.lexists(source):

@@ -1,6 +1,6 @@
 """Images to embeddings: `FaceEmbedder`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from facepcl._ahead import in_order
 from facepcl.detection import Detector
 from facepcl.detector_file import find_detector
 from facepcl.encoder import BRANCH, MODEL, POOL, Encoder
@@ -19,7 +20,7 @@ from facepcl.face_cutter import Alignment, FaceCutter
 from facepcl.faces import NO_FACE, Face, face_columns
 from facepcl.images import decode_reduced, open_image, quiet_pillow, read_file
 from facepcl.machine import cores
-from facepcl.readers import Prepared, Readers, in_order
+from facepcl.readers import Prepared, Readers
 from facepcl.sources import Item, list_entries, read_items
 from facepcl.tables import ROWS_A_GROUP, Embeddings, Row
 
@@ -158,15 +159,24 @@ class FaceEmbedder(Encoder):
         `workers` processes decode ahead while the network runs; None: as many as this machine needs. On a
         CPU where torch uses fewer threads than there are cores, several batches run at once.
         """
+        yield from self.of_chunks(chunks(items, self.chunk_size), workers, all_branches)
+
+    @property
+    def chunk_size(self) -> int:
+        """How many images are asked for together."""
+        return PHOTOGRAPHS_A_BATCH if self.alignment else self.batch_size
+
+    def of_chunks(
+        self, pieces: Iterable[list[Item]], workers: int | None = None, all_branches: bool = False
+    ) -> Generator[Batch, None, None]:
+        """A batch for each of `pieces`, in order, also for an empty one."""
         # finding faces takes longer than the network does
         default = cores() if self.alignment else default_workers(self.device.type)
         count = default if workers is None else workers
-        size = PHOTOGRAPHS_A_BATCH if self.alignment else self.batch_size
         at_once = self.batches_at_once
         self.make_ready(all_branches)
         with Readers(self.fit, count, self.alignment) as readers, ThreadPoolExecutor(at_once) as networks:
-            chunks = _chunks(items, size)
-            prepared = in_order(readers.submit, chunks, count + at_once)
+            prepared = in_order(readers.submit, pieces, count + at_once)
             yield from in_order(
                 lambda some: networks.submit(self._embed, some, all_branches), prepared, at_once
             )
@@ -220,7 +230,7 @@ def default_workers(device: str) -> int:
     return max(1, cores() // 2) if device == "cpu" else cores()
 
 
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Batches of items that depend on their numbers only, so that a resumed job makes the same ones."""
     chunk: list[Item] = []
     held = 0

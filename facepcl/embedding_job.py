@@ -2,21 +2,25 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from facepcl._progress import Progress
+from facepcl.data_set import is_data_set
 from facepcl.embedding import FaceEmbedder
 from facepcl.encoder import BRANCH, MODEL, POOL
-from facepcl.errors import ImageError, OptionError, TableError
+from facepcl.errors import OptionError, TableError
 from facepcl.faces import NO_FACE
 from facepcl.machine import give_back_freed_memory
+from facepcl.remote import is_url
+from facepcl.sharded_job import Manner, embed_share
+from facepcl.share import find_share, own_device
 from facepcl.sheet import Sheet, check_path
 from facepcl.sources import list_entries, read_items
+from facepcl.summary import Summary, raise_first
 from facepcl.tables import (
     ROWS_A_GROUP,
     Embeddings,
@@ -25,45 +29,9 @@ from facepcl.tables import (
     read_embeddings,
     write_table,
 )
-from facepcl.unfinished import Unfinished, check_resumable, unfinished
+from facepcl.unfinished import Unfinished, check_resumable, describe_job, unfinished
 
 _logger = logging.getLogger("facepcl")
-
-CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photograph, not a face crop
-REASONS = 5
-
-
-@dataclass
-class Summary:
-    """What `embed` did: `total` rows, of which `failed` hold a reason and `faceless` are photographs without
-    a face; `embedded` images were done now, in `seconds`, the others were there before."""
-
-    path: Path
-    space: str
-    device: str
-    total: int = 0
-    failed: int = 0
-    faceless: int = 0
-    embedded: int = 0
-    photographs: int = 0  # images that do not look like face crops
-    seconds: float = 0.0
-    reasons: tuple[str, ...] = ()  # the first few
-
-    def count(self, rows: Embeddings) -> None:
-        """Take account of `rows`."""
-        reasons = zip(rows.paths, rows.errors, strict=True)
-        failed = [f"{path}: {error}" for path, error in reasons if error and error != NO_FACE]
-        self.total += len(rows)
-        self.faceless += rows.errors.count(NO_FACE)  # which is a finding, no error
-        self.failed += len(failed)
-        self.reasons = (*self.reasons, *failed)[:REASONS]
-        if rows.faces is None:
-            sizes = rows.sizes.tolist()
-            self.photographs += sum(min(size) > 0 and not looks_like_crop(*size) for size in sizes)
-
-    @property
-    def images_per_second(self) -> float:
-        return self.embedded / max(self.seconds, 1e-9)
 
 
 def embed(
@@ -84,48 +52,82 @@ def embed(
     align: bool = False,
     one: bool = False,
     detector: str | Path | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
     progress: bool = False,
 ) -> Summary:
     """Write the embeddings of images to a .parquet, .npz or .csv table, a row an image, in order.
 
-    `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards. A bad image is a
+    `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards, and files, folders,
+    globs and shards behind URLs that fsspec reads (`s3://`, `hf://`). A bad image is a
     row with a reason (`on_error="record"`) or raises ImageError ("raise"). `workers`: processes that decode;
     None is half of the cores, or all of them beside an accelerator. What is done is kept in `OUT.parts`
     until the table is whole: after an interruption, the same call with `resume=True` goes on from there.
     `align`: the sources are photographs; their faces are found and cut out (needs `facepcl[align]`), a row a
     face, with its box, landmarks and score; `one`: only the most prominent face of each; `detector`: YuNet's
     ONNX file, None fetches it once from the Hub.
+    An `out` that is a folder gets a Parquet table for each shard, a tar or a group of files, of which this
+    process makes those of `rank` among `world_size` (None: as torchrun or SLURM says); docs/scaling.md.
     `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
     """
-    _check(on_error, workers, sheet, Path(out))
+    if is_url(str(out)):
+        raise OptionError(f"{out}: tables are written to the file system; copy them there, or mount it")
+    _check(on_error, workers, sheet)
     sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
-    entries = list_entries(sources)
-    with unfinished(Path(out)) as work:
-        begun = _begun(work, resume)
-        embedder = FaceEmbedder(
+    in_shards = is_data_set(out)
+
+    def make(dtype: str) -> FaceEmbedder:
+        return FaceEmbedder(
             model,
             branch,
             pool=pool,
             batch_size=batch_size,
-            device=device,
-            dtype=begun["dtype"] if begun and dtype == "auto" else dtype,  # a timing may differ today
+            device=own_device(device) if in_shards else device,
+            dtype=dtype,
             backend="compile" if compile else "auto",
             align=align,
             one=one,
             detector=detector,
         )
+
+    how = Manner(dtype, workers, on_error, resume, progress)
+    if in_shards:
+        if sheet is not None:
+            raise OptionError(f"{out} is a folder of tables, and a sheet belongs to one: leave --sheet out")
+        return embed_share(sources, Path(out), find_share(rank, world_size), make, how)
+    if rank is not None or world_size is not None:
+        raise OptionError(
+            f"{out} is one table, which one process writes; --rank and --world-size fill a folder, as in "
+            "-o embeddings/"
+        )
+    return _embed_table(sources, Path(out), make, how, sheet)
+
+
+def _embed_table(
+    sources: list[str],
+    out: Path,
+    make: Callable[[str], FaceEmbedder],
+    how: Manner,
+    sheet: str | Path | None,
+) -> Summary:
+    """Embed `sources` into the one table `out`."""
+    check_table_path(out)
+    entries = list_entries(sources)
+    with unfinished(out) as work:
+        begun = _begun(work, how.resume)
+        embedder = make(begun["dtype"] if begun and how.dtype == "auto" else how.dtype)  # timings differ
         summary = Summary(work.out, embedder.meta["space"], embedder.meta["device"])
-        if resume and not begun and work.out.exists():
+        if how.resume and not begun and work.out.exists():
             work.clear()  # after a kill in the midst of clearing up
             return _already_there(summary, embedder.meta)
         drawing = Sheet(embedder) if sheet is not None else None
-        job = _describe(embedder.meta, sources, sheet is not None)
+        job = describe_job(embedder.meta, sources, sheet is not None)
         if begun:
-            check_resumable(work, begun, job)
+            check_resumable(work.out, work.folder, begun, job)
         else:
             work.begin(job, entries)
         try:
-            _embed_rest(work, embedder, workers, on_error, drawing, progress, summary)
+            _embed_rest(work, embedder, how, drawing, summary)
             give_back_freed_memory()
             _write_whole(work, summary)
         except BaseException:
@@ -137,7 +139,7 @@ def embed(
     return summary
 
 
-def _check(on_error: str, workers: int | None, sheet: str | Path | None, out: Path) -> None:
+def _check(on_error: str, workers: int | None, sheet: str | Path | None) -> None:
     """Raise for what cannot work, before anything is loaded."""
     if on_error not in ("record", "raise"):
         raise OptionError(f"on_error {on_error!r}: choose record or raise")
@@ -145,14 +147,6 @@ def _check(on_error: str, workers: int | None, sheet: str | Path | None, out: Pa
         raise OptionError(f"workers {workers}: at least 1")
     if sheet is not None:
         check_path(Path(sheet))
-    check_table_path(out)
-
-
-def _describe(meta: dict[str, Any], sources: list[str], sheet: bool) -> dict[str, Any]:
-    """What a job must have been begun with to go on."""
-    folder = "" if all(Path(source).is_absolute() for source in sources) else str(Path.cwd())
-    job = {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": folder, "sheet": sheet}
-    return {**job, "align": meta.get("align")}
 
 
 def _begun(work: Unfinished, resume: bool) -> dict[str, Any] | None:
@@ -188,10 +182,8 @@ def _already_there(summary: Summary, meta: dict[str, Any]) -> Summary:
 def _embed_rest(
     work: Unfinished,
     embedder: FaceEmbedder,
-    workers: int | None,
-    on_error: str,
+    how: Manner,
     drawing: Sheet | None,
-    progress: bool,
     summary: Summary,
 ) -> None:
     """Add the parts that are missing."""
@@ -205,11 +197,11 @@ def _embed_rest(
     images = (work.read_job() or {}).get("images")
     waiting: list[Embeddings] = []
     done = before
-    with Progress(images, "images", progress, "embedding", initial=before) as bar:
+    with Progress(images, "images", how.progress, "embedding", initial=before) as bar:
         items = read_items(work.entries(), before)
-        for batch in embedder.batches(items, workers, drawing is not None):
-            if on_error == "raise":
-                _raise_first(batch.rows)
+        for batch in embedder.batches(items, how.workers, drawing is not None):
+            if how.on_error == "raise":
+                raise_first(batch.rows)
             if drawing:
                 drawing.add(batch, rows)
             waiting.append(batch.rows)
@@ -224,12 +216,6 @@ def _embed_rest(
     summary.embedded, summary.seconds = done - before, time.monotonic() - start
 
 
-def _raise_first(rows: Embeddings) -> None:
-    for path, error in zip(rows.paths, rows.errors, strict=True):
-        if error and error != NO_FACE:
-            raise ImageError(f"{path}: {error}")
-
-
 def _write_whole(work: Unfinished, summary: Summary) -> None:
     """The parts as one table; every row of them is counted on the way."""
     if not work.parts:
@@ -241,14 +227,4 @@ def _write_whole(work: Unfinished, summary: Summary) -> None:
             yield rows
 
     write_table(work.out, work.meta, counted(), work.rows_done)
-    if summary.photographs > (summary.total - summary.failed) / 2:
-        _logger.warning(
-            "most of these %d images look like photographs, not like face crops; the weights expect a crop: "
-            "add --align (align=True)",
-            summary.total,
-        )
-
-
-def looks_like_crop(width: int, height: int) -> bool:
-    """Whether an image of this size may be a face crop: near square, and not of a camera's size."""
-    return max(width, height) <= CROP_ASPECT * min(width, height) and width * height <= CROP_PIXELS
+    summary.warn_of_photographs()

@@ -9,6 +9,7 @@ FacepclError
 ├── DataError        (ValueError)         training data that a method cannot use
 ├── ExportError      (RuntimeError)       a file that would not compute what the model computes
 ├── HubError         (RuntimeError)       the Hugging Face Hub refuses a push or cannot be reached
+├── RemoteError      (RuntimeError)       a URL that cannot be listed or read
 ├── ReaderError      (RuntimeError)       processes that read images and do not start
 └── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
 """
@@ -46,6 +47,10 @@ class TableError(FacepclError, ValueError):
 
 class DataError(FacepclError, ValueError):
     """Training data that a method cannot use: `except ValueError`."""
+
+
+class RemoteError(FacepclError, RuntimeError):
+    """A URL that cannot be listed or read: `except RuntimeError`."""
 
 
 class ReaderError(FacepclError, RuntimeError):

@@ -5,15 +5,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -25,8 +24,6 @@ from facepcl.reader_process import request, write_line
 from facepcl.sources import Item
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 PIPE_BYTES = 1 << 20  # what an ordinary user may have
 TRIES = 3  # of an image on which a reader died: it need not have been the image's fault
 
@@ -227,18 +224,3 @@ class Readers:
         while not self._stop.wait(1.0):
             for reader in self._all:
                 reader.end_if_late()
-
-
-def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahead: int) -> Iterator[Made]:
-    """Results in the order of `work`, of which at most `ahead` pieces wait, so that memory does not grow."""
-    waiting: deque[Future[Made]] = deque()
-    try:
-        for piece in work:
-            waiting.append(submit(piece))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:  # after Ctrl-C nothing that waits is begun any more
-            future.cancel()

@@ -1,4 +1,5 @@
-"""Files, folders, globs, `.csv` manifests and `.tar` shards as one ordered stream of images."""
+"""Files, folders, globs, `.csv` manifests and `.tar` shards, here or behind a URL, as one ordered stream of
+images."""
 
 import csv
 import glob
@@ -6,14 +7,18 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from facepcl._ahead import in_order
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError
 from facepcl.faces import Face
 from facepcl.images import MAX_BYTES, read_file
+from facepcl.remote import RemoteFile, is_url, list_url, read_url
 from facepcl.squares import Square
 
 IMAGE_SUFFIXES = frozenset(
@@ -23,6 +28,7 @@ IMAGE_SUFFIXES |= frozenset([".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SHARD_ERRORS = (tarfile.TarError, OSError, EOFError)  # of a file that is no tar, or is cut off
 MANIFEST_COLUMN = "path"
+URLS_AHEAD = 32  # images behind URLs that are asked for at once
 
 
 class Entry(NamedTuple):
@@ -90,16 +96,22 @@ def list_entries(sources: Sequence[str | Path]) -> Iterator[Entry]:
     """What is behind `sources`, in order. A file that is named itself is taken whatever its name.
 
     Raises MissingPath for a source that is not there, OptionError for a manifest without a column `path` or
-    if there is nothing at all; the rest is listed lazily.
+    if there is nothing at all, RemoteError for a URL that cannot be listed; the rest is listed lazily.
     """
-    entries = chain.from_iterable([_entries_of(str(Path(source))) for source in sources])
+    entries = chain.from_iterable([_entries_of(_spelled(source)) for source in sources])
     first = next(entries, None)
     if first is None:
         raise OptionError(f"no images in {', '.join(map(str, sources)) or 'an empty list of sources'}")
     return chain((first,), entries)
 
 
+def _spelled(source: str | Path) -> str:
+    return source if isinstance(source, str) and is_url(source) else str(Path(source))
+
+
 def _entries_of(source: str) -> Iterable[Entry]:
+    if is_url(source):
+        return _url_entries(source)
     if os.path.isdir(source):
         return (Entry(str(path)) for path in files_below(source))
     if source.lower().endswith(".csv") and os.path.isfile(source):
@@ -112,8 +124,22 @@ def _entries_of(source: str) -> Iterable[Entry]:
     return [Entry(path) for path in found if not os.path.isdir(path)]
 
 
+def _url_entries(url: str) -> list[Entry]:
+    if url.lower().endswith(".csv"):
+        raise OptionError(f"{url}: a manifest is read from the file system; the paths in it may be URLs")
+    found = list_url(url, lambda name: is_image_name(name) or is_shard_name(name))
+    return [
+        Entry(name, None if size <= MAX_BYTES or is_shard_name(name) else _too_large(size))
+        for name, size in found
+    ]
+
+
+def _too_large(size: int) -> str:
+    return f"cannot be read: {size:,} bytes are more than an image has"
+
+
 def _manifest_entries(manifest: Path) -> Iterator[Entry]:
-    """The paths of the column `path`, relative to the manifest's folder."""
+    """The paths of the column `path`, relative to the manifest's folder, or URLs."""
     lines = csv_lines(manifest)
     _, header = next(lines, (1, []))
     if MANIFEST_COLUMN not in header:
@@ -126,7 +152,8 @@ def _manifest_entries(manifest: Path) -> Iterator[Entry]:
         for number, cells in lines:
             name = cells[column].strip() if column < len(cells) else ""
             error = None if name else f"line {number} of the manifest names no path"
-            yield Entry(str(manifest.parent / name) if name else str(manifest), error)
+            path = name if is_url(name) else str(manifest.parent / name)
+            yield Entry(path if name else str(manifest), error)
 
     return entries()
 
@@ -147,8 +174,32 @@ def csv_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
 def read_items(entries: Iterable[Entry], start: int = 0) -> Iterator[Item]:
     """The images of `entries` in order, from number `start` on; those of a shard as `SHARD.tar/MEMBER.jpg`.
 
-    Plain files are not read here, but where they are decoded.
+    Plain files are not read here, but where they are decoded; those behind URLs are, several ahead. Raises
+    RemoteError if the network or a server fails.
     """
+    for is_behind_url, items in groupby(_unread_items(entries, start), _is_behind_url):
+        yield from (_fetched if is_behind_url else iter)(items)
+
+
+def _is_behind_url(item: Item) -> bool:
+    return item.data is None and item.error is None and is_url(item.path)
+
+
+def _fetched(items: Iterator[Item]) -> Iterator[Item]:
+    with ThreadPoolExecutor(URLS_AHEAD, "facepcl-url") as threads:
+        yield from in_order(lambda item: threads.submit(_fetch, item), items, URLS_AHEAD)
+
+
+def _fetch(item: Item) -> Item:
+    try:
+        return item._replace(data=read_url(item.path))
+    except MissingPath:  # its path is in the row already
+        return item._replace(error="there is no such file")
+    except ImageError as error:
+        return item._replace(error=str(error))
+
+
+def _unread_items(entries: Iterable[Entry], start: int) -> Iterator[Item]:
     number = 0
     for path, error in entries:
         if is_shard_name(path) and not error:
@@ -175,7 +226,7 @@ def _shard_items(shard: str) -> Iterator[Callable[[], Item]]:
 
 def _member_item(path: str, member: tarfile.TarInfo, read: Callable[[], bytes]) -> Item:
     if member.size > MAX_BYTES:
-        return Item(path, error=f"cannot be read: {member.size:,} bytes are more than an image has")
+        return Item(path, error=_too_large(member.size))
     try:
         return Item(path, read())
     except SHARD_ERRORS as error:
@@ -198,10 +249,18 @@ def read_shard(shard: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[]
     """The regular files in a tar of any size, compressed or not, each with a function that reads it.
 
     The function is good until the next member is asked for. Raises SHARD_ERRORS if the tar is none or is
-    cut off.
+    cut off, RemoteError if the network fails.
     """
+    with closing(RemoteFile(str(shard))) if is_url(str(shard)) else nullcontext() as file:
+        yield from _read_tar(shard, file)
+
+
+def _read_tar(
+    shard: str | Path, file: RemoteFile | None
+) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
     # streamed: shards may be larger than memory, and may be compressed
-    with tarfile.open(shard, "r|*", bufsize=1 << 20, tarinfo=_Header) as archive:
+    source: Any = {"name": shard} if file is None else {"fileobj": file}
+    with tarfile.open(**source, mode="r|*", bufsize=1 << 20, tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # a million of them would stay in memory
             # links, devices and folders are no images, whatever they are called

@@ -96,15 +96,18 @@ def _named(meta: dict[str, Any], alone: str, prefix: str = "") -> dict[str, slic
 def check_table_path(path: Path) -> None:
     """Raise OptionError, MissingPath or MissingExtra if no table can be written there."""
     if path.suffix not in _WRITERS:
-        raise OptionError(f"{path}: the name of a table ends in {', '.join(_WRITERS)}")
+        raise OptionError(
+            f"{path}: the name of a table ends in {', '.join(_WRITERS)}, a folder of tables in /"
+        )
     if not path.absolute().parent.is_dir():
         raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
     if path.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
 
 
-def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
-    """Write `blocks`, `count` rows together, to the table at `path`, which appears, whole, at the end.
+def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int = 0) -> None:
+    """Write `blocks` to the table at `path`, which appears, whole, at the end; `count` rows together, which
+    Parquet alone need not know ahead.
 
     Only one block is in memory at a time. Raises OptionError for a name that ends in no known format,
     MissingPath, or MissingExtra for Parquet.

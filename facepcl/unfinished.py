@@ -2,24 +2,24 @@
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from facepcl._files import atomic
-from facepcl.errors import OptionError, TableError
+from facepcl._lock import LOCK, locked
+from facepcl.errors import TableError
+from facepcl.remote import is_url
+from facepcl.shards import stamp, unchanged
 from facepcl.sources import Entry, is_shard_name
 from facepcl.tables import ROWS_A_GROUP, Embeddings, describe_space, read_embeddings, write_table
 
 _logger = logging.getLogger("facepcl")
 
-FOLDER, JOB, LISTING, LOCK = ".parts", "job.json", "listing.jsonl", "lock"
+FOLDER, JOB, LISTING = ".parts", "job.json", "listing.jsonl"
 
 
 class Unfinished:
@@ -73,7 +73,7 @@ class Unfinished:
         images: int | None = 0  # None where shards do not tell how many there are
         with atomic(self.folder / LISTING) as temporary, temporary.open("w", encoding="ascii") as file:
             for entry in entries:
-                file.write(json.dumps([*entry, _stamp(entry)]) + "\n")
+                file.write(json.dumps([*entry, stamp(entry)]) + "\n")
                 images = None if images is None or is_shard_name(entry.path) else images + 1
         with atomic(self.folder / JOB) as temporary:
             temporary.write_text(json.dumps({**job, "images": images}, indent=2), "utf-8")
@@ -81,15 +81,7 @@ class Unfinished:
     def entries(self) -> Iterator[Entry]:
         """The listing. Raises TableError if a shard is not the one that was listed."""
         with (self.folder / LISTING).open(encoding="ascii") as file:
-            for line in file:
-                path, error, stamp = json.loads(line)
-                entry = Entry(path, error)
-                if stamp != _stamp(entry):
-                    raise TableError(
-                        f"{path} has changed since the work on {self.out} began; delete {self.folder} to "
-                        "begin again"
-                    )
-                yield entry
+            yield from unchanged(map(json.loads, file), self.out, self.folder)
 
     def write(self, number: int, blocks: Sequence[Embeddings], sample: dict[str, np.ndarray] | None) -> None:
         """Add part `number`, and beside it what the sheet keeps of it."""
@@ -127,16 +119,6 @@ class Unfinished:
                 path.unlink()
 
 
-def _stamp(entry: Entry) -> list[int] | None:
-    """Size and time of a shard: rows are found again by their number in it."""
-    if entry.error or not is_shard_name(entry.path):
-        return None
-    with suppress(OSError):
-        status = os.stat(entry.path)
-        return [status.st_size, status.st_mtime_ns]
-    return None
-
-
 @contextmanager
 def unfinished(out: Path) -> Iterator[Unfinished]:
     """The work behind `out`, for one process at a time; what is left of it goes when the table is there.
@@ -144,40 +126,32 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
     Raises OptionError if another process works on it.
     """
     work = Unfinished(out)
-    work.folder.mkdir(exist_ok=True)
-    lock = FileLock(work.folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, FileNotFoundError):  # the other one has just finished and cleared its folder away
-        raise OptionError(
-            f"{out}: another process is writing it; wait for it, or choose another name"
-        ) from None
-    try:
+    refusal = f"{out}: another process is writing it; wait for it, or choose another name"
+    with locked(work.folder, refusal, lambda: bool(work.parts)):
         yield work
-    finally:
-        if not work.parts:
-            # while it is locked: a newcomer finds either this lock or no folder
-            shutil.rmtree(work.folder, ignore_errors=True)
-        lock.release()
-        if os.name == "nt" and not work.parts:  # there an open file cannot be deleted
-            with suppress(OSError):
-                (work.folder / LOCK).unlink()
-                work.folder.rmdir()
 
 
-def check_resumable(work: Unfinished, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise TableError unless the job that was begun is the one `wanted`: space, dtype, sources, sheet,
-    alignment."""
+def describe_job(meta: dict[str, Any], sources: list[str], sheet: bool) -> dict[str, Any]:
+    """What a job must have been begun with to go on."""
+    relative = [source for source in sources if not (is_url(source) or Path(source).is_absolute())]
+    folder = str(Path.cwd()) if relative else ""
+    job = {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": folder, "sheet": sheet}
+    return {**job, "align": meta.get("align")}
+
+
+def check_resumable(out: Path, work: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise TableError unless the job that was begun in the folder `work` is the one `wanted`: space, dtype,
+    sources, sheet, alignment."""
     if begun["meta"]["space"] != wanted["meta"]["space"]:
         raise TableError(
-            f"{work.out} was begun in the space {describe_space(begun['meta'])}, this would go on in "
-            f"{describe_space(wanted['meta'])}; use the same model, branch and pool, or delete {work.folder}"
+            f"{out} was begun in the space {describe_space(begun['meta'])}, this would go on in "
+            f"{describe_space(wanted['meta'])}; use the same model, branch and pool, or delete {work}"
         )
     for name, value in wanted.items():
         if name != "meta" and begun.get(name) != value:
             raise TableError(
-                f"{work.out} was begun with {name} {_words(begun.get(name))}, not {_words(value)}; "
-                f"repeat the command as it was, or delete {work.folder}"
+                f"{out} was begun with {name} {_words(begun.get(name))}, not {_words(value)}; "
+                f"repeat the command as it was, or delete {work}"
             )
 
 

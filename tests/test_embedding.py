@@ -11,10 +11,10 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
-from facepcl.embedding_job import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError, WeightsError
 from facepcl.fit import Fit
 from facepcl.images import decode, decode_reduced
+from facepcl.summary import looks_like_crop
 
 TOLERANCE = 1e-5  # float32: another batch size sums in another order
 FLOAT32 = {"dtype": "float32"}  # auto is bfloat16 on processors with units for it

@@ -20,7 +20,7 @@ FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 # A file imports from lines above its own, never from its own or below. `facepcl` itself is the names, on top.
 LAYERS = (
     {"errors"},
-    {"_files"},
+    {"_files", "_lock", "_ahead", "share", "remote"},
     {
         "_progress",
         "_interrupt",
@@ -34,7 +34,7 @@ LAYERS = (
     },
     {"faces", "templates", "detector_file", "face_sheet"},
     {"detection", "sources", "backends"},
-    {"face_cutter", "crop_names", "face_table"},
+    {"face_cutter", "crop_names", "face_table", "shards"},
     {"reader_process"},
     {"readers"},
     {"models.branches", "models.original", "models.decoder"},
@@ -50,13 +50,14 @@ LAYERS = (
     {"hub"},
     {"tables", "int8"},
     {"encoder"},
-    {"unfinished", "embedding", "alignment", "export"},
+    {"unfinished", "data_set", "summary", "embedding", "alignment", "export"},
     {"swap"},
     {"demo.compare"},
     {"demo.parts"},
     {"demo.page"},
     {"demo"},
     {"sheet", "losses", "views", "training_data"},
+    {"sharded_job"},
     {"embedding_job"},
     {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples", "run_log"},
     {"batches", "objectives"},

@@ -2,15 +2,24 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import facepcl
+
+if TYPE_CHECKING:
+    from facepcl.share import Share
+    from facepcl.summary import Summary
 
 EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
 
 What is done is kept in OUT.parts until the table is whole; after an interruption the same command with
 --resume goes on from there. Exit code 0: all embedded; 1: some images had errors (they are rows with a
-reason); 2: the command was wrong."""
+reason); 2: the command was wrong.
+
+many processes: torchrun --nproc-per-node 2 -m facepcl embed shards/ -o embeddings/ --resume
+Each writes a Parquet file for every shard of its share into the folder embeddings/, which
+facepcl.read_embeddings("embeddings/") reads as one table. Rows with errors leave the exit code at 0 there:
+launchers end the other processes otherwise."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -27,9 +36,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'",
+        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'; also s3://, hf://, ...",
     )
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="table: .parquet, .npz or .csv")
+    parser.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="table: .parquet, .npz or .csv; or a folder, which gets a table for each shard",
+    )
     parser.add_argument("--model", default=encoder.MODEL, help="name of a model (default: %(default)s)")
     parser.add_argument(
         "--branch",
@@ -83,20 +98,29 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--detector", metavar="PATH", help="with --align: YuNet's ONNX file (default: fetched from the Hub)"
     )
+    parser.add_argument(
+        "--rank",
+        type=int,
+        metavar="R",
+        help="with a folder: which share to embed (default: as torchrun or SLURM says)",
+    )
+    parser.add_argument("--world-size", type=int, metavar="W", help="of how many shares, counted from 0")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from facepcl import machine
+    from facepcl import machine, share
+    from facepcl.ranks import is_first
 
     names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
-    names += ["compile", "resume", "on_error", "sheet", "align", "one", "detector"]
+    names += ["compile", "resume", "on_error", "sheet", "align", "one", "detector", "rank", "world_size"]
     options = {name: getattr(args, name) for name in names}
+    share.take_own_cores()
     # some batches side by side are a third faster than all cores on one (benchmarks/embed.py)
     torch.set_num_threads(max(1, machine.cores() // 8))
-    summary = facepcl.embed(args.source, args.out, **options, progress=True)
+    summary = facepcl.embed(args.source, args.out, **options, progress=is_first())
     for reason in summary.reasons:
         print(f"  {reason}", file=sys.stderr)
     if summary.failed > len(summary.reasons):
@@ -105,8 +129,21 @@ def run(args: argparse.Namespace) -> int:
     counts = f"{summary.total - summary.failed - summary.faceless} embedded, {summary.failed} failed"
     if args.align:
         counts += f", {summary.faceless} photographs without a face"
+    if summary.share:
+        return _tell_share(summary, summary.share, counts)
     if summary.embedded:
         print(f"wrote {summary.path}: {counts}, {summary.images_per_second:.0f} images/s{drawn}")
     else:
         print(f"{summary.path} was there already: {counts}")
     return 1 if summary.failed else 0
+
+
+def _tell_share(summary: "Summary", share: "Share", counts: str) -> int:
+    """The last line of one process of several; its exit code."""
+    rate = f", {summary.images_per_second:.0f} images/s" if summary.embedded else ""
+    left = f"{summary.missing:,} of {summary.listed:,} shards are missing"
+    print(
+        f"{summary.path}: {share} has {summary.shards:,} shards, {summary.total:,} rows: {counts}{rate}; "
+        f"{left if summary.missing else f'all {summary.listed:,} are there'}"
+    )
+    return 1 if summary.failed and share.world_size == 1 else 0

@@ -1,0 +1,24 @@
+"""Work that is begun ahead, and comes out in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahead: int) -> Iterator[Made]:
+    """Results in the order of `work`, of which at most `ahead` pieces wait, so that memory does not grow."""
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for piece in work:
+            waiting.append(submit(piece))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:  # after Ctrl-C nothing that waits is begun any more
+            future.cancel()

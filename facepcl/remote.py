@@ -1,0 +1,145 @@
+"""Sources behind a URL, such as `s3://bucket/shards/`: listed and read by fsspec."""
+
+import glob
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, RemoteError, require
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C: is a drive
+EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}  # of those protocols for which there is one
+CHANGING = ("ETag", "etag", "blob_id", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
+WAITS = (1.0, 4.0)  # seconds before a read is tried again
+BLOCK = 8 << 20  # bytes of a shard that are asked for together
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` is for fsspec: `scheme://...`."""
+    return URL.match(path) is not None
+
+
+def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]]:
+    """URLs and sizes in bytes of the file `url`, or of the wanted ones below a folder or of a glob, in order.
+
+    The order is that of local folders: of each its files by name, then its subfolders. Raises MissingPath,
+    MissingExtra, OptionError or RemoteError.
+    """
+    with _explained(url):
+        fs, path = _file_system(url)
+        try:
+            found = {path: fs.info(path)}
+        except FileNotFoundError:
+            if not glob.has_magic(path):
+                raise
+            found, root = fs.glob(path, detail=True), ""
+        else:
+            if found[path]["type"] != "directory":
+                return [(_full(fs, path), _size(found[path]))]
+            found, root = fs.find(path, detail=True), path.rstrip("/") + "/"
+        names = {name.removeprefix(root): name for name, info in found.items() if info["type"] == "file"}
+        shown = [n for n in names if is_wanted(n) and not (root and _is_hidden(n))]
+        return [(_full(fs, names[n]), _size(found[names[n]])) for n in sorted(shown, key=_files_first)]
+
+
+def read_url(url: str) -> bytes:
+    """The bytes of a file. Raises MissingPath, ImageError with the reason, or RemoteError if the network or
+    the server fails again and again, which is nothing to put down to the image."""
+    with _explained(url):
+        fs, path = _file_system(url)
+        for wait in (*WAITS, None):
+            try:
+                data: bytes = fs.cat_file(path)
+                return data
+            except (PermissionError, IsADirectoryError) as error:
+                raise ImageError(f"cannot be read: {_words(error)}") from error
+            except Exception as error:
+                if wait is None or isinstance(error, FileNotFoundError):
+                    raise
+                time.sleep(wait)
+    raise AssertionError
+
+
+class RemoteFile:
+    """The file `url` to be read once, from its start. Raises MissingPath or RemoteError."""
+
+    def __init__(self, url: str):
+        self.url = url
+        with _explained(url):
+            fs, path = _file_system(url)
+            self._file = fs.open(path, "rb", block_size=BLOCK)
+
+    def read(self, size: int = -1) -> bytes:
+        with _explained(self.url):
+            data: bytes = self._file.read(size)
+            return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def stamp_url(url: str) -> list[Any] | None:
+    """Size and what changes with the content of a file, as JSON; None if it is not there."""
+    with _explained(url):
+        fs, path = _file_system(url)
+        try:
+            info = fs.info(path)
+        except FileNotFoundError:
+            return None
+    changing = next((info[name] for name in CHANGING if info.get(name)), None)
+    return [_size(info), str(changing)]
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    scheme = url.partition("://")[0].lower()
+    if scheme in EXTRAS:
+        require(*EXTRAS[scheme])
+    if "::" in url:
+        raise OptionError(f"{url}: chains of URLs are not read")
+    try:
+        fs, path = url_to_fs(url)
+    except ImportError as error:
+        raise MissingExtra(f"{url}: {scheme}:// needs a package that is not installed: {error}") from error
+    except ValueError as error:
+        raise OptionError(f"{url}: {scheme}:// is no protocol that fsspec knows") from error
+    return fs, path
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (MissingExtra, OptionError, ImageError):
+        raise
+    except FileNotFoundError:
+        raise MissingPath(f"{url}: there is no such file or folder") from None
+    except PermissionError as error:
+        raise RemoteError(f"{url}: it may not be read with these credentials ({_words(error)})") from error
+    except Exception as error:  # whatever a protocol's package raises
+        raise RemoteError(f"{url} cannot be read: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _full(fs: Any, path: str) -> str:
+    name: str = fs.unstrip_protocol(path)
+    return name
+
+
+def _size(info: dict[str, Any]) -> int:
+    return int(info.get("size") or 0)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _files_first(name: str) -> list[tuple[bool, str]]:
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]

@@ -1,0 +1,448 @@
+"""Many processes fill one folder, a table a shard: the rows of one run, whatever is killed on the way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import facepcl
+from facepcl import _files, embedding, embedding_job, sharded_job, shards, tables, unfinished
+from facepcl.cli import main
+from facepcl.data_set import DataSet
+from facepcl.errors import ImageError, MissingPath, OptionError, TableError
+from facepcl.share import Share, find_share, own_device, take_own_cores
+
+OPTIONS = {"dtype": "float32", "batch_size": 8}
+PART = 16
+SIZES = {"a.tar": 24, "b.tar": 16, "c.tar.gz": 16}  # whole batches: cut at a shard's end, they stay the same
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_parts():
+    """Groups of 16 rows and shards of 16 files, so that small folders have many."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (tables, embedding, embedding_job, sharded_job, unfinished):
+            patch.setattr(module, "ROWS_A_GROUP", PART)
+        patch.setattr(shards, "FILES_A_SHARD", PART)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return facepcl.create_model("pcl_facecycle")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty files, three tars, a bad image among each ten, and a tar that is cut off: seven shards."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+
+    def picture(path, number):
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((70, 66), Image.Resampling.BICUBIC).save(path)
+        if number % 10 == 7:
+            path.write_bytes(path.read_bytes()[:200])
+        return path
+
+    for i in range(40):
+        picture(folder / f"{i:02d}.png", i)
+    for name, count in {**SIZES, "d.tar": 9}.items():
+        with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as tar:
+            for i in range(count):
+                tar.add(picture(folder / "member.png", i), f"{i:02d}.png")
+    (folder / "member.png").unlink()
+    whole = (folder / "d.tar").read_bytes()
+    (folder / "d.tar").write_bytes(whole[: whole.rindex(b"08.png") + 700])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(model, folder, tmp_path_factory):
+    """The plain table."""
+    out = tmp_path_factory.mktemp("whole") / "e.npz"
+    facepcl.embed(folder, out, model=model, **OPTIONS)
+    return facepcl.read_embeddings(out)
+
+
+@pytest.fixture(scope="module")
+def half_done(model, folder, tmp_path_factory):
+    """A folder that the first of two processes has done its part of."""
+    out = tmp_path_factory.mktemp("half") / "e"
+    embed(model, folder, out, 0)
+    return out
+
+
+@pytest.fixture
+def half(half_done, tmp_path):
+    return shutil.copytree(half_done, tmp_path / "e")
+
+
+def same(a, b):
+    assert (a.paths, a.errors, a.sizes.tolist()) == (b.paths, b.errors, b.sizes.tolist())
+    assert a.meta == b.meta
+    return np.array_equal(a.vectors, b.vectors, equal_nan=True)
+
+
+def embed(model, folder, out, rank=0, world_size=2, **options):
+    return facepcl.embed(folder, out, model=model, rank=rank, world_size=world_size, **{**OPTIONS, **options})
+
+
+def names(out):
+    return sorted(path.name for path in out.iterdir())
+
+
+def test_two_processes_make_the_rows_of_one_to_the_bit(model, folder, whole, tmp_path):
+    out = tmp_path / "e"
+    first, second = embed(model, folder, out, 1), embed(model, folder, out, 0)
+    assert (first.shards, first.missing, second.shards, second.missing, second.listed) == (3, 4, 4, 0, 7)
+    assert first.total + second.total == len(whole)
+    assert first.failed + second.failed == sum(error is not None for error in whole.errors)
+    assert "breaks off" in whole.errors[-1]
+    assert names(out) == [
+        ".facepcl",
+        *(f"{i:08d}-{n}.parquet" for i, n in enumerate(["files"] * 3 + list("abcd"))),
+    ]
+    assert names(out / ".facepcl") == ["job.jsonl"]
+    assert same(facepcl.read_embeddings(out), whole)
+    assert facepcl.read_embeddings(out, vectors=False).paths == whole.paths
+
+
+def test_other_readers_take_the_folder_as_one_table(model, folder, whole, tmp_path):
+    import duckdb
+    import pandas
+    from pyarrow import dataset
+
+    embed(model, folder, tmp_path / "e", 0, 1)
+    assert dataset.dataset(tmp_path / "e").to_table()["path"].to_pylist() == whole.paths
+    assert pandas.read_parquet(tmp_path / "e")["error"].notna().sum() == sum(map(bool, whole.errors))
+    ((counted,),) = duckdb.sql(f"select count(embedding) from '{tmp_path}/e/*.parquet'").fetchall()
+    assert counted == np.isfinite(whole.vectors[:, 0]).sum()
+
+
+def test_batches_cut_at_shard_ends_move_the_codes_by_rounding_only(model, folder, tmp_path):
+    """A shard of 24 in front of others: with batches of 9 none is as in the plain table."""
+    sources, options = [folder / "a.tar", folder / "b.tar"], {**OPTIONS, "batch_size": 9}
+    facepcl.embed(sources, tmp_path / "e.npz", model=model, **options)
+    facepcl.embed(sources, tmp_path / "e", model=model, **options)
+    found, wanted = (facepcl.read_embeddings(tmp_path / name) for name in ("e", "e.npz"))
+    assert found.paths == wanted.paths
+    # other batch sizes run other loops of the convolutions, which add up in another order
+    assert np.allclose(
+        found.vectors, wanted.vectors, rtol=0, atol=1e-5 * np.nanmax(wanted.vectors), equal_nan=True
+    )
+
+
+JOBS = f"""
+import os, sys, time, traceback, torch
+torch.set_num_threads(1)
+import facepcl
+from facepcl import embedding, embedding_job, sharded_job, shards, tables, unfinished
+for module in (tables, embedding, embedding_job, sharded_job, unfinished):
+    module.ROWS_A_GROUP = {PART}
+shards.FILES_A_SHARD = {PART}
+embed = embedding.FaceEmbedder._embed
+def slowly(self, *args):
+    time.sleep(0.05)  # so that kills fall between start-up and end
+    return embed(self, *args)
+embedding.FaceEmbedder._embed = slowly
+torch.manual_seed(0)
+model = facepcl.create_model("pcl_facecycle")
+print("ready", flush=True)
+for line in sys.stdin:
+    command, number = line.split()
+    if command == "wait":
+        print(os.waitstatus_to_exitcode(os.waitpid(int(number), 0)[1]), flush=True)
+        continue
+    pid = os.fork()  # with all of torch loaded: a job starts in no time
+    if pid:
+        print(pid, flush=True)
+        continue
+    try:
+        facepcl.embed(sys.argv[1], sys.argv[2], model=model, dtype="float32", batch_size=8, workers=1,
+                      rank=int(number), world_size=2, resume=True)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_two_processes_that_are_killed_lose_nothing_and_do_nothing_twice(folder, whole, tmp_path, kills):
+    """SIGKILL at random moments; what was done stays as it is, and the rest is done again to the bit."""
+    out, rng = tmp_path / "e", np.random.default_rng(kills)
+    (tmp_path / "jobs.py").write_text(JOBS)
+    command = [sys.executable, "jobs.py", str(folder), str(out)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as jobs:
+
+        def ask(*words):
+            print(*words, file=jobs.stdin, flush=True)
+            return int(jobs.stdout.readline())
+
+        assert jobs.stdout.readline() == "ready\n"
+        times, grown = {}, set()
+        for kill in range(kills):
+            both = [ask("start", rank) for rank in (0, 1)]
+            before = len(times)
+            deadline = time.monotonic() + 30
+            while kill % 2 and len(list(out.glob("*.parquet"))) <= before and time.monotonic() < deadline:
+                time.sleep(0.01)  # every second time it gets past its start-up, whatever the machine does
+            time.sleep(rng.uniform(0, 0.4))
+            for pid in both:
+                os.kill(pid, signal.SIGKILL)
+            assert all(ask("wait", pid) in (-signal.SIGKILL, 0) for pid in both)
+            now = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+            assert times.items() <= now.items()
+            times = now
+            grown.add(len(times))
+            if len(times) == 7:  # begin again, until it has been killed so often
+                assert same(facepcl.read_embeddings(out), whole)
+                out.rename(tmp_path / f"done-{kill}")
+                times = {}
+        assert [ask("wait", ask("start", rank)) for rank in (0, 1)] == [0, 0]
+        jobs.stdin.close()
+    assert len(grown) > 1  # some were killed in their midst
+    assert times.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}.items()
+    assert same(facepcl.read_embeddings(out), whole)
+    assert names(out / ".facepcl") == ["job.jsonl"]
+
+
+def test_resume_makes_what_is_missing_or_damaged_and_counts_the_rest(model, folder, whole, tmp_path):
+    out = tmp_path / "e"
+    embed(model, folder, out, 0, 1)
+    missing, damaged, *others = sorted(out.glob("*.parquet"))
+    missing.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    before = [path.stat().st_mtime_ns for path in others]
+    summary = embed(model, folder, out, 0, 1, resume=True)
+    assert (summary.total, summary.shards, summary.missing) == (len(whole), 7, 0)
+    assert summary.embedded == 32
+    assert before == [path.stat().st_mtime_ns for path in others]
+    assert same(facepcl.read_embeddings(out), whole)
+
+
+def test_another_number_of_processes_may_finish_a_job(model, folder, whole, half):
+    with pytest.raises(OptionError, match=r"begun by 2 processes, not 1: add --resume"):
+        embed(model, folder, half, 0, 1)
+    assert embed(model, folder, half, 0, 1, resume=True).missing == 0
+    assert same(facepcl.read_embeddings(half), whole)
+
+
+def test_all_work_on_the_listing_of_the_first(model, folder, whole, tmp_path):
+    """A file that comes between the starts of two processes would move the shards of the second."""
+    photos = tmp_path / "photos"
+    subprocess.run(["cp", "-rp", folder, photos], check=True)
+    embed(model, photos, tmp_path / "e", 0)
+    (photos / "000.png").write_bytes((photos / "00.png").read_bytes())
+    embed(model, photos, tmp_path / "e", 1)
+    found = facepcl.read_embeddings(tmp_path / "e")
+    assert [os.path.relpath(p, photos) for p in found.paths] == [
+        os.path.relpath(p, folder) for p in whole.paths
+    ]
+
+
+def test_of_two_that_begin_at_once_the_first_one_stays(tmp_path):
+    with _files.atomic_first(tmp_path / "job") as late:
+        late.write_text("late")
+        with _files.atomic_first(tmp_path / "job") as early:
+            early.write_text("early")
+    assert (tmp_path / "job").read_text() == "early"
+    assert names(tmp_path) == ["job"]
+
+
+def test_a_second_job_on_the_same_rank_is_refused_and_one_on_another_is_not(model, folder, tmp_path):
+    out = tmp_path / "e"
+    with DataSet(out).claimed(Share(0, 2)):
+        with pytest.raises(OptionError, match="another process is at work on rank 0 of 2"):
+            embed(model, folder, out, 0)
+        assert embed(model, folder, out, 1).shards == 3
+
+
+def test_what_is_done_is_not_done_again_unasked(model, folder, half):
+    with pytest.raises(OptionError, match="holds 4 shards of rank 0 of 2: add --resume"):
+        embed(model, folder, half, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"branch": "pose"}, r"space pcl_facecycle shared/code \(\w+\).*pcl_facecycle pose/code"),
+        ({"dtype": "bfloat16"}, "begun with dtype float32, not bfloat16"),
+        ({"folder": "a.tar"}, r"begun with sources .*photos, not .*a\.tar"),
+    ],
+)
+def test_another_job_in_the_folder_is_refused(model, folder, half, change, said):
+    change = dict(change)
+    source = folder / change.pop("folder", "")
+    for resume in (False, True):
+        with pytest.raises(TableError, match=said):
+            embed(model, source, half, 1, resume=resume, **change)
+
+
+def test_a_tar_that_was_changed_meanwhile_is_refused(model, folder, tmp_path):
+    photos = tmp_path / "photos"
+    subprocess.run(["cp", "-rp", folder, photos], check=True)
+    embed(model, photos, tmp_path / "e", 0)
+    with tarfile.open(photos / "a.tar", "a") as tar:
+        tar.add(photos / "00.png", "new.png")
+    with pytest.raises(TableError, match=r"a\.tar has changed"):
+        embed(model, photos, tmp_path / "e", 1)
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "said"),
+    [
+        ("e", {"sheet": "s.png"}, "folder of tables, and a sheet belongs to one"),
+        ("e.npz", {}, r"e\.npz is one table, which one process writes"),
+        ("nowhere/e", {}, "nowhere: there is no such folder"),
+        ("full", {}, "full holds notes and no data set of embeddings"),
+        ("notes", {}, "notes is a file"),
+        (
+            "e.txt",
+            {"rank": None, "world_size": None},
+            r"ends in \.parquet, \.npz, \.csv, .* folder of tables in /",
+        ),
+        ("e", {"rank": 2}, "rank 2 of 2"),
+        ("e", {"world_size": None}, "belong together"),
+    ],
+)
+def test_what_cannot_work_is_said_first(model, folder, tmp_path, monkeypatch, out, options, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes").touch()
+    (tmp_path / "notes").touch()
+    with pytest.raises((OptionError, MissingPath), match=said):
+        embed(model, folder, out, **options)
+    assert names(tmp_path) == ["full", "notes"]
+
+
+def test_nothing_is_left_of_a_job_that_could_not_begin(model, tmp_path):
+    with pytest.raises(MissingPath):
+        embed(model, tmp_path / "nowhere", tmp_path / "e")
+    assert names(tmp_path) == []
+
+
+def test_on_error_raise_keeps_the_shards_that_are_done(model, folder, tmp_path):
+    out = tmp_path / "e"
+    with pytest.raises(ImageError, match=r"a\.tar/07\.png: damaged"):
+        embed(model, [folder / "00.png", folder / "a.tar"], out, 0, 1, on_error="raise")
+    assert names(out) == [".facepcl", "00000000-files.parquet"]
+    assert names(out / ".facepcl") == ["job.jsonl"]
+
+
+def test_a_folder_that_is_not_whole_or_of_two_spaces_is_not_read_as_one(model, folder, half, tmp_path):
+    with pytest.raises(MissingPath, match="no tables"):
+        facepcl.read_embeddings(tmp_path)
+    with pytest.raises(TableError, match="lacks 3 of its 7 shards"):
+        facepcl.read_embeddings(half)
+    embed(model, folder / "a.tar", tmp_path / "g", 0, 1)
+    embed(model, folder / "b.tar", tmp_path / "h", 0, 1, branch="pose")
+    (tmp_path / "h/00000000-b.parquet").rename(tmp_path / "g/00000001-b.parquet")
+    with pytest.raises(TableError, match=r"different spaces: 0+-a\.parquet of .*shared.* of .*pose"):
+        facepcl.read_embeddings(tmp_path / "g")
+
+
+def test_a_tar_without_images_is_a_table_without_rows(model, folder, tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w"):
+        pass
+    embed(model, [tmp_path / "s.tar", folder / "00.png"], tmp_path / "e", 0, 1)
+    assert len(facepcl.read_embeddings(tmp_path / "e/00000000-s.parquet")) == 0
+    assert facepcl.read_embeddings(tmp_path / "e").paths == [str(folder / "00.png")]
+
+
+def test_faces_of_photographs_are_shards_too(model, photographs, detector, tmp_path):
+    for i, path in enumerate(sorted(photographs.rglob("*.jpg"))[:3]):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / f"{i}.jpg").write_bytes(path.read_bytes())
+    options = {"model": model, "align": True, "detector": detector, **OPTIONS}
+    facepcl.embed(tmp_path / "p", tmp_path / "e.npz", **options)
+    facepcl.embed(tmp_path / "p", tmp_path / "e", **options)
+    found, wanted = (facepcl.read_embeddings(tmp_path / name) for name in ("e", "e.npz"))
+    assert same(found, wanted)
+    assert np.array_equal(found.faces, wanted.faces, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "share"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}, (2, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (0, 1)),  # a batch script without srun runs once
+        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "8"}, (4, 8)),
+        (
+            {"SLURM_ARRAY_TASK_ID": "8", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "4"}
+            | {"SLURM_ARRAY_TASK_STEP": "4"},
+            (2, 4),
+        ),
+        (
+            {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "3"}
+            | {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+            (3, 6),
+        ),
+    ],
+)
+def test_the_share_is_what_the_launcher_says(environ, share):
+    found = find_share(None, None, environ)
+    assert (found.rank, found.world_size) == share
+    assert (find_share(1, 3, environ).rank, find_share(1, 3, environ).world_size) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"RANK": "8", "WORLD_SIZE": "8"}, "rank 8 of 8"),
+        ({"RANK": "x", "WORLD_SIZE": "8"}, "RANK in the environment is 'x'"),
+        (
+            {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"},
+            "array that has gaps: give --rank",
+        ),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(environ, said):
+    with pytest.raises(OptionError, match=said):
+        find_share(None, None, environ)
+
+
+def test_each_process_on_a_machine_has_its_own_gpu_and_cores(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert own_device("auto", {"LOCAL_RANK": "5"}) == "cuda:1"
+    assert own_device("cuda", {"SLURM_LOCALID": "2"}) == "cuda:2"
+    assert own_device("cuda:3", {"LOCAL_RANK": "1"}) == "cuda:3"
+    assert own_device("auto", {}) == "auto"
+    taken = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 6}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: taken.append(cores), raising=False)
+    take_own_cores({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    take_own_cores({})
+    take_own_cores({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "9"})
+    assert taken == [[2, 5]]
+
+
+def test_the_command_tells_what_its_share_is_and_what_is_missing(folder, tmp_path, monkeypatch, capsys):
+    """Errors in rows leave the exit code at 0: torchrun would end the other processes."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    command = ["embed", str(folder / "a.tar"), str(folder / "b.tar"), "-o", f"{tmp_path}/e.v2/"]
+    assert main([*command, "--dtype", "float32"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path}/e.v2: rank 0 of 2 has 1 shards, 24 rows: 22 embedded, 2 failed, ")
+    assert said.endswith("; 1 of 2 shards are missing\n")
+    assert main([*command, "--rank", "0", "--world-size", "1", "--resume", "--dtype", "float32"]) == 1
+    assert capsys.readouterr().out.endswith("; all 2 are there\n")
