@@ -1,23 +1,51 @@
 """Files that are whole or not there: atomic writing and sha256."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from facepcl.errors import WriteError
+
+FULL = "there is no room left on the disk"
+# of a file that is written, for whoever typed the command; other errors may be those of what is read for it
+_REASONS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), FULL),
+    errno.EROFS: "the disk is read-only",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "you may not write there"),
+}
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns a disk that is full, and a place that may not be written to, into a WriteError that names
+    `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise WriteError(f"{path} could not be written: {_REASONS[error.errno]}") from error
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` at the end, and vanishes on any error."""
+    """A temporary path in the same folder that becomes `path` at the end, and vanishes on any error.
+
+    Raises WriteError if there is no room or no right to write.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        _to_disk(temporary)
-        os.replace(temporary, path)
+        with writing(path):
+            yield temporary
+            _to_disk(temporary)
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide the error that matters
+            temporary.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from facepcl._files import atomic
+from facepcl._files import atomic, writing
 from facepcl.errors import FacepclError, OptionError
 from facepcl.pretrained import load_tensors, read_metadata, save_tensors
 
@@ -41,10 +41,11 @@ def alone_in(run: Path) -> Iterator[None]:
 
     Raises OptionError if another process is in it.
     """
-    run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with writing(run):
+            run.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         raise OptionError(f"--out {run}: another process is training there; give another --out") from None
     try:

@@ -10,7 +10,8 @@ FacepclError
 ├── ExportError      (RuntimeError)       a file that would not compute what the model computes
 ├── HubError         (RuntimeError)       the Hugging Face Hub refuses a push or cannot be reached
 ├── ReaderError      (RuntimeError)       processes that read images and do not start
-└── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
+├── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
+└── WriteError       (OSError)            a file that cannot be written: a disk that is full or read-only
 """
 
 import importlib
@@ -62,6 +63,10 @@ class HubError(FacepclError, RuntimeError):
 
 class WeightsError(FacepclError, RuntimeError):
     """Weights that are missing, damaged or of another model: `except RuntimeError`."""
+
+
+class WriteError(FacepclError, OSError):
+    """A file that cannot be written, as on a disk that is full or read-only: `except OSError`."""
 
 
 def require(package: str, extra: str) -> ModuleType:

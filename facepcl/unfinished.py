@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from facepcl._files import atomic
+from facepcl._files import atomic, writing
 from facepcl.errors import OptionError, TableError
 from facepcl.sources import Entry, is_shard_name
 from facepcl.tables import ROWS_A_GROUP, Embeddings, describe_space, read_embeddings, write_table
@@ -144,10 +144,11 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
     Raises OptionError if another process works on it.
     """
     work = Unfinished(out)
-    work.folder.mkdir(exist_ok=True)
     lock = FileLock(work.folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with writing(out):
+            work.folder.mkdir(exist_ok=True)
+            lock.acquire(timeout=0)
     except (Timeout, FileNotFoundError):  # the other one has just finished and cleared its folder away
         raise OptionError(
             f"{out}: another process is writing it; wait for it, or choose another name"
