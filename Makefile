@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: embed test test-fast lint clean
+.PHONY: embed test test-fast soak audit lint clean
 
 embed: $(READY)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
@@ -16,7 +16,14 @@ test: $(READY)  ## all tests, without network and GPU
 	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that take less than ten seconds each
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not soak"
+
+soak: $(READY)  ## twenty kills of each job, a million members, 100,000 damaged files; half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
+	$(BIN)/python tools/fuzz --cases 100000 --seed $(or $(SEED),0)
+
+audit: $(READY)  ## known weaknesses and licences of the dependencies; needs a network
+	$(BIN)/python tools/audit.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

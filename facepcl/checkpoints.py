@@ -152,7 +152,12 @@ def check_same_run(
     """
     if not path.is_file():
         return {}
-    begun = json.loads(path.read_text("utf-8"))
+    try:
+        begun = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path} is not valid JSON ({error}); give another --out") from error
+    if not isinstance(begun, dict):
+        raise OptionError(f"{path} is not the configuration of a run; give another --out")
     for key, value in config.items():
         was = begun.get(key, defaults.get(key))
         if key not in may_change and was != value:

@@ -75,4 +75,8 @@ def require(package: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         name = package.split(".")[0]
-        raise MissingExtra(f"{name} is not installed; type: pip install 'facepcl[{extra}]'") from error
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise MissingExtra(f"{name} is not installed; type: pip install 'facepcl[{extra}]'") from error
+        raise MissingExtra(
+            f"{name} is installed but does not load ({error}); try: pip install --upgrade 'facepcl[{extra}]'"
+        ) from error

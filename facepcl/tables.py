@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
 from facepcl._files import atomic
-from facepcl.errors import MissingPath, OptionError, TableError, require
+from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
 from facepcl.faces import FACE_COLUMNS, Face
 
 META_KEY = "facepcl"
@@ -215,9 +215,24 @@ def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
     if not path.is_file():
         raise MissingPath(f"{path}: there is no such table")
     try:
-        return _READERS[path.suffix](path, vectors)
-    except (KeyError, ValueError, OSError, EOFError, csv.Error, BadZipFile) as error:
-        raise TableError(f"{path} is not a table of embeddings ({error})") from error
+        table = _READERS[path.suffix](path, vectors)
+        _check_shapes(table)
+        return table
+    except FacepclError:
+        raise
+    except Exception as error:  # numpy, zipfile, csv and pyarrow raise almost anything on damaged files
+        raise TableError(
+            f"{path} is not a table of embeddings ({str(error) or type(error).__name__})"
+        ) from error
+
+
+def _check_shapes(table: Embeddings) -> None:
+    """Raise ValueError unless all columns have a value for each row."""
+    columns = [table.vectors, table.sizes, *([] if table.faces is None else [table.faces])]
+    numbers = all(column.ndim == 2 and column.dtype.kind in "fi" for column in columns)
+    lengths = {len(table.paths), len(table.errors), *map(len, columns)}
+    if not numbers or len(lengths) > 1 or table.sizes.shape[1] != 2 or not isinstance(table.meta, dict):
+        raise ValueError("its columns do not belong together")
 
 
 def _read_parquet(path: Path, with_vectors: bool) -> Embeddings:

@@ -144,6 +144,13 @@ def test_a_missing_extra_names_the_pip_line():
         errors.require("no_such_package", "parquet")
 
 
+def test_an_extra_that_does_not_load_says_why(tmp_path, monkeypatch):
+    (tmp_path / "too_old.py").write_text("raise ImportError('it requires NumPy 2.0 or newer')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(errors.MissingExtra, match=r"too_old is installed but does not load \(it requires"):
+        errors.require("too_old", "parquet")
+
+
 def test_import_facepcl_loads_nothing_heavy_beyond_timm():
     script = (
         "import sys, timm; before = set(sys.modules); import facepcl; "
