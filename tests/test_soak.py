@@ -21,7 +21,7 @@ from facepcl.checkpoints import checkpoint_path, checkpoints
 from facepcl.pretrained import load_tensors
 from facepcl.unfinished import Unfinished
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.slow]
 KILLS, MANY_STEPS = 20, 60
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_PARTS = """

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.serve:
         name, start, end = args.serve
         return serve(name, args.seed, int(start), int(end))
-    found = run(args.cases, args.seed, args.keep, args.only)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    found: dict[str, dict[str, Any]] = {}
+    for name, counts in run(args.cases, args.seed, args.keep, args.only):
+        found[name] = counts
+        print(f"{name}: {counts}", file=sys.stderr, flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     print(table(found))
     bad = sum(counts[kind] for counts in found.values() for kind in BAD if kind in counts)
     print(
@@ -99,11 +102,10 @@ def _peak_mb() -> int:
     return 0
 
 
-def run(cases: int, seed: int, keep: Path, only: str | None = None) -> dict[str, dict[str, Any]]:
-    """Counts of outcomes by subject; the files of those that must not be are written to `keep`."""
+def run(cases: int, seed: int, keep: Path, only: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Counts of outcomes of each subject; the files of those that must not be are written to `keep`."""
     from fuzz.subjects import SUBJECTS
 
-    found: dict[str, dict[str, Any]] = {}
     for subject in SUBJECTS:
         if only not in (None, subject.name):
             continue
@@ -124,9 +126,8 @@ def run(cases: int, seed: int, keep: Path, only: str | None = None) -> dict[str,
                 number += 1
             if not ended:
                 raise RuntimeError(f"the cases of {subject.name} do not begin: {said}")
-        found[subject.name] = {**counts, "cases": total, "peak_mb": peak}
-        found[subject.name]["seconds"] = round(time.monotonic() - start, 1)
-    return found
+        seconds = round(time.monotonic() - start, 1)
+        yield subject.name, {**counts, "cases": total, "peak_mb": peak, "seconds": seconds}
 
 
 def _drive(name: str, seed: int, start: int, end: int) -> tuple[list[tuple[str, str]], int, str]:
