@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from facepcl._files import atomic, writing
-from facepcl.errors import FacepclError, OptionError
+from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.pretrained import load_tensors, read_metadata, save_tensors
 
 AVERAGED = "averaged."  # names of the average in a checkpoint
@@ -114,7 +114,23 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Restore networks, average and optimiser in place; return the finished steps and the saved progress."""
+    """Restore networks, average and optimiser in place; return the finished steps and the saved progress.
+
+    Raises WeightsError if the files are damaged or of another run.
+    """
+    try:
+        return _load(path, nets, optimizer, average)
+    except (KeyError, ValueError, RuntimeError, RecursionError) as error:
+        if isinstance(error, FacepclError):
+            raise
+        raise WeightsError(
+            f"{path} is not a checkpoint of this run ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _load(
+    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+) -> tuple[int, dict[str, Any]]:
     metadata, weights = read_metadata(path), load_tensors(path)
     averaged = {name: weights.pop(name) for name in list(weights) if name.startswith(AVERAGED)}
     nets.load_state_dict(weights)

@@ -167,13 +167,15 @@ def _shard_items(shard: str) -> Iterator[Callable[[], Item]]:
     try:
         for member, read in read_shard(shard):
             if is_image_name(member.name):
-                yield partial(_member_item, f"{shard}/{member.name}", read)
+                yield partial(_member_item, f"{shard}/{member.name}", member, read)
     except SHARD_ERRORS as error:
         reason = f"the shard breaks off or is no tar: {error}"
         yield partial(Item, shard, error=reason)
 
 
-def _member_item(path: str, read: Callable[[], bytes]) -> Item:
+def _member_item(path: str, member: tarfile.TarInfo, read: Callable[[], bytes]) -> Item:
+    if member.size > MAX_BYTES:
+        return Item(path, error=f"cannot be read: {member.size:,} bytes are more than an image has")
     try:
         return Item(path, read())
     except SHARD_ERRORS as error:
@@ -221,7 +223,5 @@ def parse_labels(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > MAX_BYTES:  # a compressed tar of a megabyte may hold a file of a thousand
-        raise tarfile.ReadError(f"{member.size:,} bytes are more than an image has")
     file = archive.extractfile(member)
     return file.read() if file else b""

@@ -12,7 +12,7 @@ import torch
 from facepcl._progress import Progress
 from facepcl.errors import DataError, ImageError, MissingPath
 from facepcl.fit import Fit
-from facepcl.images import decode, quiet_pillow, read_file
+from facepcl.images import MAX_BYTES, decode, quiet_pillow, read_file
 from facepcl.sources import SHARD_ERRORS, Item, files_below, is_image_name, is_shard_name, read_shard
 from facepcl.training_labels import ANGLES, LANDMARKS, read_labels
 
@@ -116,6 +116,8 @@ def _grouped(shard: Path) -> Iterator[Sample]:
     for member, read in read_shard(shard):
         folder, _, name = member.name.rpartition("/")
         key = f"{folder}/{name.partition('.')[0]}"
+        if member.size > MAX_BYTES:  # a packed shard of a megabyte may hold a file of a thousand
+            raise DataError(f"{shard}/{member.name}: {member.size:,} bytes are more than an image has")
         if key != stem:
             if sample.name:
                 yield sample

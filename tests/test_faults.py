@@ -7,6 +7,7 @@ test_strange_files), files that vanish (test_resume, test_sources), two jobs on 
 test_pretrain).
 """
 
+import gzip
 import json
 import os
 import re
@@ -27,6 +28,7 @@ import facepcl
 from facepcl.cli import main
 from facepcl.embedding import FaceEmbedder
 from facepcl.errors import DataError, OptionError, WriteError
+from facepcl.sources import list_entries, read_items
 from facepcl.training_data import read_faces
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,6 +223,17 @@ def test_an_empty_member_of_a_shard_is_skipped_and_named(tmp_path):
         tar.add(FACES[0], "a.jpg")
         tar.addfile(tarfile.TarInfo("b.jpg"))
     assert read_faces([tmp_path / "s.tar"], 32).skipped == [(f"{tmp_path}/s.tar/b.jpg", "the file is empty")]
+
+
+def test_a_huge_member_of_a_small_packed_shard_is_not_unpacked(tmp_path):
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 5 << 30
+    with gzip.open(tmp_path / "s.tar.gz", "wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
+    with pytest.raises(DataError, match=r"s\.tar\.gz/a\.jpg: 5,368,709,120 bytes are more than an image has"):
+        read_faces([tmp_path / "s.tar.gz"], 32)
+    (item, *_) = read_items(list_entries([tmp_path / "s.tar.gz"]))
+    assert item.error == "cannot be read: 5,368,709,120 bytes are more than an image has"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from fuzz import command
 from fuzz.subjects import SUBJECTS
 
 import facepcl
+from facepcl.checkpoints import load_checkpoint, save_checkpoint
 from facepcl.errors import FacepclError, OptionError, TableError, WeightsError
 from facepcl.hub.foreign import read_checkpoint
+from facepcl.pretrained import save_tensors
 from facepcl.tables import Embeddings, write_table
 
 CASES = 600  # of all subjects together; `make soak` has 100,000
@@ -182,6 +184,33 @@ def array(values):
 def test_a_damaged_table_is_a_named_error(npz, name, data):
     with pytest.raises(TableError, match=r"t\.npz is not a table of embeddings \(.+\)"):
         facepcl.read_embeddings(npz(name, data))
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "optimizer"])
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"weight": torch.ones(3)},
+        {"weight": torch.ones(2, 2), "bias": torch.ones(2)},
+        {"a:b": torch.ones(1)},
+    ],
+)
+def test_a_checkpoint_of_another_run_is_a_named_error(tmp_path, kind, tensors):
+    nets = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(nets.parameters())
+    nets(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path, 1, nets, optimizer, {})
+    path = tmp_path / "checkpoint-00000001.safetensors"
+    load_checkpoint(path, nets, optimizer)
+    save_tensors(tensors, tmp_path / f"{kind}-00000001.safetensors", {"step": "1"})
+    if kind == "optimizer" and not tensors:
+        return  # a run that has not begun has no state
+    with pytest.raises(
+        WeightsError, match=r"checkpoint-00000001\.safetensors is not a checkpoint of this run"
+    ):
+        load_checkpoint(path, nets, optimizer)
 
 
 @pytest.mark.parametrize("new", [True, False])
