@@ -123,9 +123,8 @@ def load_checkpoint(
     except (KeyError, ValueError, RuntimeError, RecursionError) as error:
         if isinstance(error, FacepclError):
             raise
-        raise WeightsError(
-            f"{path} is not a checkpoint of this run ({str(error).splitlines()[0]})"
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is not a checkpoint of this run ({reason})") from error
 
 
 def _load(

@@ -189,12 +189,7 @@ def test_a_damaged_table_is_a_named_error(npz, name, data):
 @pytest.mark.parametrize("kind", ["checkpoint", "optimizer"])
 @pytest.mark.parametrize(
     "tensors",
-    [
-        {},
-        {"weight": torch.ones(3)},
-        {"weight": torch.ones(2, 2), "bias": torch.ones(2)},
-        {"a:b": torch.ones(1)},
-    ],
+    [{"weight": torch.ones(3)}, {"weight": torch.ones(2, 2)}, {"a:b": torch.ones(1)}],
 )
 def test_a_checkpoint_of_another_run_is_a_named_error(tmp_path, kind, tensors):
     nets = torch.nn.Linear(3, 2)
@@ -205,8 +200,6 @@ def test_a_checkpoint_of_another_run_is_a_named_error(tmp_path, kind, tensors):
     path = tmp_path / "checkpoint-00000001.safetensors"
     load_checkpoint(path, nets, optimizer)
     save_tensors(tensors, tmp_path / f"{kind}-00000001.safetensors", {"step": "1"})
-    if kind == "optimizer" and not tensors:
-        return  # a run that has not begun has no state
     with pytest.raises(
         WeightsError, match=r"checkpoint-00000001\.safetensors is not a checkpoint of this run"
     ):
