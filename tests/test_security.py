@@ -140,6 +140,18 @@ def test_without_what_only_linux_has_the_readers_and_cores_work(monkeypatch, tmp
     assert found.error == "not an image in a format that Pillow reads"
 
 
+@pytest.mark.parametrize("error", [TypeError, AttributeError, OSError])  # Windows, macOS, musl
+def test_without_glibc_its_memory_is_left_alone(monkeypatch, error):
+    from facepcl import machine
+
+    def library(name):
+        raise error(name)
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", library)
+    machine.keep_freed_memory()
+    machine.give_back_freed_memory()
+
+
 def test_mps_is_a_device_like_any_other():
     """Where there is none, the sentence says so; it is no typing error."""
     if torch.backends.mps.is_available():
