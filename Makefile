@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: embed test test-fast soak lint clean
+.PHONY: embed test test-fast soak audit lint clean
 
 embed: $(READY)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
@@ -13,13 +13,17 @@ embed: $(READY)  ## embed the sample faces and draw their sheet
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test: $(READY)  ## all tests, without network and GPU
-	$(PYTEST) -m "not soak"
+	$(PYTEST)
 
-soak: $(READY)  ## the tests that take minutes: jobs that are killed again and again, a Ray cluster (needs .[ray])
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
+soak: $(READY)  ## twenty kills of each job, a million members, a Ray cluster (needs .[ray]), 100,000 damaged files
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
+	$(BIN)/python tools/fuzz --cases 100000 --seed $(or $(SEED),0)
 
 test-fast: $(READY)  ## the tests that take less than ten seconds each
 	$(PYTEST) -m "not slow and not soak"
+
+audit: $(READY)  ## known weaknesses and licences of the dependencies; needs a network
+	$(BIN)/python tools/audit.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,8 +31,8 @@ import facepcl
 from facepcl.errors import FacepclError, MissingPath
 from facepcl.fit import Fit
 from facepcl.images import decode_reduced
+from facepcl.parquet_table import META_KEY
 from facepcl.sources import Entry, list_entries, read_items
-from facepcl.tables import META_KEY
 
 ROWS = 1024  # that are decoded together, a block of Ray's
 

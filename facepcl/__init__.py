@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from facepcl.data_set import read_embeddings
     from facepcl.embedding import FaceEmbedder
     from facepcl.embedding_job import embed
-    from facepcl.tables import similarity
+    from facepcl.rows import similarity
 
 __version__ = "0.1.0"
 
@@ -37,7 +37,7 @@ _LAZY_NAMES = {
     "align": "facepcl.alignment",
     "embed": "facepcl.embedding_job",
     "read_embeddings": "facepcl.data_set",
-    "similarity": "facepcl.tables",
+    "similarity": "facepcl.rows",
 }
 _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "pretrain", "probes", "views")
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there: atomic writing and sha256."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -7,11 +8,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from facepcl.errors import WriteError
+
+FULL = "there is no room left on the disk"
+# of a file that is written, for whoever typed the command; other errors may be those of what is read for it
+_REASONS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), FULL),
+    errno.EROFS: "the disk is read-only",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "you may not write there"),
+}
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns a disk that is full, and a place that may not be written to, into a WriteError that names
+    `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise WriteError(f"{path} could not be written: {_REASONS[error.errno]}") from error
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` at the end, and vanishes on any error."""
-    with _temporary(Path(path)) as temporary:
+    """A temporary path in the same folder that becomes `path` at the end, and vanishes on any error.
+
+    Raises WriteError if there is no room or no right to write.
+    """
+    with writing(path), _temporary(Path(path)) as temporary:
         yield temporary
         _to_disk(temporary)
         os.replace(temporary, path)
@@ -20,7 +46,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def atomic_first(path: str | Path) -> Iterator[Path]:
     """As `atomic`, but where another process was first, what it wrote stays."""
-    with _temporary(Path(path)) as temporary:
+    with writing(path), _temporary(Path(path)) as temporary:
         yield temporary
         _to_disk(temporary)
         try:
@@ -39,8 +65,8 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        with suppress(OSError):  # which would hide the error that matters
+            temporary.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from facepcl._files import writing
 from facepcl.errors import OptionError
 
 _logger = logging.getLogger("facepcl")
@@ -19,11 +20,12 @@ LOCK = "lock"
 @contextmanager
 def locked(folder: Path, refusal: str, is_needed: Callable[[], bool]) -> Iterator[None]:
     """Work in `folder`, which goes at the end unless it `is_needed`. Raises OptionError with the `refusal` if
-    another process works there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    another process works there, WriteError if nothing can be written there."""
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except (Timeout, FileNotFoundError):  # the other one has just finished and cleared its folder away
         raise OptionError(refusal) from None
     except NotImplementedError:

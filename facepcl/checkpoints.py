@@ -11,8 +11,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from facepcl._files import atomic
-from facepcl.errors import FacepclError, OptionError
+from facepcl._files import atomic, writing
+from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.pretrained import load_tensors, read_metadata, save_tensors
 
 AVERAGED = "averaged."  # names of the average in a checkpoint
@@ -41,10 +41,11 @@ def alone_in(run: Path) -> Iterator[None]:
 
     Raises OptionError if another process is in it.
     """
-    run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with writing(run):
+            run.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         raise OptionError(f"--out {run}: another process is training there; give another --out") from None
     try:
@@ -113,7 +114,22 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Restore networks, average and optimiser in place; return the finished steps and the saved progress."""
+    """Restore networks, average and optimiser in place; return the finished steps and the saved progress.
+
+    Raises WeightsError if the files are damaged or of another run.
+    """
+    try:
+        return _load(path, nets, optimizer, average)
+    except (KeyError, ValueError, RuntimeError, RecursionError) as error:
+        if isinstance(error, FacepclError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is not a checkpoint of this run ({reason})") from error
+
+
+def _load(
+    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+) -> tuple[int, dict[str, Any]]:
     metadata, weights = read_metadata(path), load_tensors(path)
     averaged = {name: weights.pop(name) for name in list(weights) if name.startswith(AVERAGED)}
     nets.load_state_dict(weights)
@@ -151,7 +167,12 @@ def check_same_run(
     """
     if not path.is_file():
         return {}
-    begun = json.loads(path.read_text("utf-8"))
+    try:
+        begun = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path} is not valid JSON ({error}); give another --out") from error
+    if not isinstance(begun, dict):
+        raise OptionError(f"{path} is not the configuration of a run; give another --out")
     for key, value in config.items():
         was = begun.get(key, defaults.get(key))
         if key not in may_change and was != value:

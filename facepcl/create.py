@@ -1,5 +1,6 @@
 """`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import timm
 from torch import nn
 
-from facepcl.errors import OptionError, WeightsError
+from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.folders import FAMILY, architecture_of, find_folder
 from facepcl.index import WEIGHTS, Row, read_index, rows_of
 from facepcl.models._weights import THREE_WAYS, check_sha256
+
+WIDEST = 1 << 16  # classes or channels of a model in a folder
 
 
 def create_model(
@@ -121,16 +124,33 @@ def _create_from_folder(
     arguments = config.get("model_args", {})
     if branches is None:
         branches = bool(own.get("branches", arguments.get("branches", True)))
-    cfg = {**config["pretrained_cfg"], "architecture": architecture}
+    cfg = {**config.get("pretrained_cfg", {}), "architecture": architecture}
+    _check_widths(folder, {**cfg, **arguments})
     if pretrained:
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
         cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
-        if branches and own.get("branches"):
+        if branches and isinstance(own.get("branches"), str):
             cfg["state_dict"] |= load_tensors(folder / Path(own["branches"]).name)
     arguments = {**arguments, **options, "branches": branches}
-    model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
+    try:
+        model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
+    except FacepclError:
+        raise
+    except Exception as error:  # whatever timm makes of a value that it did not expect
+        if options:  # which may be the caller's mistake
+            raise
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise WeightsError(f"{folder}: timm cannot make what its config.json describes ({reason})") from error
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
     return model
+
+
+def _check_widths(folder: Path, described: Mapping[str, Any]) -> None:
+    """Refuse a description that would take any amount of memory before a tensor is compared with it."""
+    for key in ("num_classes", "in_chans"):
+        width = described.get(key) or 0
+        if not isinstance(width, int) or not 0 <= width <= WIDEST:
+            raise WeightsError(f"{folder}: {key} in its config.json is {width!r:.40}, not a width")
 
 
 def create_decoder(name: str, pretrained: bool = True) -> nn.Module:

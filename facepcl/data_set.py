@@ -13,10 +13,10 @@ import numpy as np
 from facepcl._files import atomic_first
 from facepcl._lock import LOCK, locked
 from facepcl.errors import MissingPath, OptionError, TableError, require
+from facepcl.rows import Embeddings, describe_space
 from facepcl.shards import Shard, cut, unchanged
 from facepcl.share import Share
 from facepcl.sources import Entry, Item, read_items
-from facepcl.tables import Embeddings, describe_space
 from facepcl.tables import read_embeddings as read_table
 
 STATE, JOB = ".facepcl", "job.jsonl"  # readers of Parquet folders pass hidden names by

@@ -1,9 +1,11 @@
 """Images to embeddings: `FaceEmbedder`."""
 
+import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,10 @@ from facepcl.faces import NO_FACE, Face, face_columns
 from facepcl.images import decode_reduced, open_image, quiet_pillow, read_file
 from facepcl.machine import cores
 from facepcl.readers import Prepared, Readers
+from facepcl.rows import ROWS_A_GROUP, Embeddings, Row
 from facepcl.sources import Item, list_entries, read_items
-from facepcl.tables import ROWS_A_GROUP, Embeddings, Row
+
+_logger = logging.getLogger("facepcl")
 
 # that are asked for together: each may take a tenth of a second, and has a face or two for the network
 PHOTOGRAPHS_A_BATCH = 8
@@ -96,12 +100,15 @@ class FaceEmbedder(Encoder):
             # Not a part of `space`: crops that `facepcl align` wrote are embedded without it, and so are the
             # user's own of that kind; all of them are to compare.
             self.meta["align"] = self.alignment.describe()
+        self._most: int | None = None  # images that the device's memory takes at once, once it ran out
+        self._out_of_memory = Lock()
 
     def __call__(self, items: Iterable[Any]) -> np.ndarray:
         """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
         in order.
 
-        Raises ImageError or MissingPath that names the bad item.
+        Raises ImageError or MissingPath that names the bad item, OptionError if not even half a batch fits
+        into the device's memory.
         """
         if isinstance(items, (str, bytes, Path, Image.Image)):
             raise OptionError("give a list, as in embedder([image]); a folder is for embedder.stream(folder)")
@@ -111,7 +118,7 @@ class FaceEmbedder(Encoder):
             for start in range(0, len(items), size):
                 batch = enumerate(items[start : start + size], start)
                 pixels = np.stack([self._open(place, item) for place, item in batch])
-                blocks.append(self.vectors(self.maps(pixels)))
+                blocks.append(self.vectors(self._maps_that_fit(pixels)))
         return np.concatenate(blocks)
 
     def _open(self, place: int, item: Any) -> np.ndarray:
@@ -189,7 +196,7 @@ class FaceEmbedder(Encoder):
         images = [(i, p.pixels) for i, p in enumerate(shown) if p.pixels is not None]
         good, pixels = [i for i, _ in images], np.stack([p for _, p in images]) if images else np.empty(0)
         vectors = np.full((len(shown), self.meta["dimension"]), np.nan, np.float32)
-        maps = self._maps_of_all(pixels, all_branches) if good else {}
+        maps = self._maps_that_fit(pixels, all_branches) if good else {}
         if good:
             vectors[good] = self.vectors(maps)
         sizes = np.array([p.size for p in shown], np.int32).reshape(-1, 2)
@@ -197,14 +204,47 @@ class FaceEmbedder(Encoder):
         rows = Embeddings(vectors, paths, errors, sizes, self.meta, faces)
         return Batch(len(prepared), rows, good, pixels, maps)
 
-    def _maps_of_all(self, pixels: np.ndarray, all_branches: bool) -> dict[str, torch.Tensor]:
-        """`maps`; of a crowd's faces in several batches, none larger than `batch_size`."""
-        size = self.batch_size
+    def _maps_that_fit(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
+        """`maps`, of a crowd's faces in several batches, none larger than `batch_size`; if the device runs
+        out of memory, once more by half of that."""
+        size = min(self._most or self.batch_size, len(pixels))
+        try:
+            return self._maps_in_batches(pixels, size, all_branches)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split(". ", 1)[0]
+        half = self._halved(size, reason)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # pieces of the large batch's size fit no other
+        try:
+            return self._maps_in_batches(pixels, half, all_branches)
+        except torch.OutOfMemoryError as error:
+            raise self._no_room(half) from error
+
+    def _maps_in_batches(self, pixels: np.ndarray, size: int, all_branches: bool) -> dict[str, torch.Tensor]:
         blocks = [self.maps(pixels[i : i + size], all_branches) for i in range(0, len(pixels), size)]
-        return (
-            blocks[0]
-            if len(blocks) == 1
-            else {name: torch.cat([b[name] for b in blocks]) for name in blocks[0]}
+        if len(blocks) == 1:
+            return blocks[0]
+        return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+    def _halved(self, size: int, reason: str) -> int:
+        """The batch that is left to try when one of `size` did not fit; halved once, and said once."""
+        with self._out_of_memory:
+            if self._most is None and size > 1:
+                self._most = size // 2
+                _logger.warning(
+                    "%s; going on with batches of %d: add --batch-size %d to begin with them",
+                    reason,
+                    self._most,
+                    self._most,
+                )
+            if self._most is None or self._most >= size:
+                raise self._no_room(size)
+            return self._most  # maybe halved by another thread meanwhile
+
+    def _no_room(self, size: int) -> OptionError:
+        return OptionError(
+            f"a batch of {size} does not fit into the memory of {self.device.type}; give a smaller "
+            "--batch-size (batch_size) or --device cpu"
         )
 
 

@@ -16,19 +16,13 @@ from facepcl.errors import OptionError, TableError
 from facepcl.faces import NO_FACE
 from facepcl.machine import give_back_freed_memory
 from facepcl.remote import is_url
+from facepcl.rows import ROWS_A_GROUP, Embeddings, describe_space
 from facepcl.sharded_job import Manner, embed_share
 from facepcl.share import find_share, own_device
 from facepcl.sheet import Sheet, check_path
 from facepcl.sources import list_entries, read_items
 from facepcl.summary import Summary, raise_first
-from facepcl.tables import (
-    ROWS_A_GROUP,
-    Embeddings,
-    check_table_path,
-    describe_space,
-    read_embeddings,
-    write_table,
-)
+from facepcl.tables import check_table_path, read_embeddings, write_table
 from facepcl.unfinished import Unfinished, check_resumable, describe_job, unfinished
 
 _logger = logging.getLogger("facepcl")

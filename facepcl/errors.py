@@ -11,7 +11,8 @@ FacepclError
 ├── HubError         (RuntimeError)       the Hugging Face Hub refuses a push or cannot be reached
 ├── RemoteError      (RuntimeError)       a URL that cannot be listed or read
 ├── ReaderError      (RuntimeError)       processes that read images and do not start
-└── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
+├── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
+└── WriteError       (OSError)            a file that cannot be written: a disk that is full or read-only
 """
 
 import importlib
@@ -69,10 +70,18 @@ class WeightsError(FacepclError, RuntimeError):
     """Weights that are missing, damaged or of another model: `except RuntimeError`."""
 
 
+class WriteError(FacepclError, OSError):
+    """A file that cannot be written, as on a disk that is full or read-only: `except OSError`."""
+
+
 def require(package: str, extra: str) -> ModuleType:
     """The imported optional `package`, or a MissingExtra that names the `extra` to install."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
         name = package.split(".")[0]
-        raise MissingExtra(f"{name} is not installed; type: pip install 'facepcl[{extra}]'") from error
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise MissingExtra(f"{name} is not installed; type: pip install 'facepcl[{extra}]'") from error
+        raise MissingExtra(
+            f"{name} is installed but does not load ({error}); try: pip install --upgrade 'facepcl[{extra}]'"
+        ) from error

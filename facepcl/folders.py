@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 
-from facepcl._files import sha256_file
+from facepcl._files import FULL, sha256_file
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.pretrained import BRANCHES_FILE, CONFIG_FILE, DECODER_FILE, WEIGHTS_FILE, read_config
 
@@ -108,7 +108,7 @@ def reason(error: BaseException, repository: str, revision: str = "") -> str:
     endpoint = constants.ENDPOINT
     status = getattr(getattr(error, "response", None), "status_code", None)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "there is no room left on the disk"
+        return FULL
     if isinstance(error, errors.GatedRepoError):
         return f"{repository} is gated: ask for access at {endpoint}/{repository}"
     if isinstance(error, errors.RepositoryNotFoundError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from facepcl.errors import ImageError, MissingPath
 
@@ -25,6 +25,16 @@ WHITE = (255, 255, 255, 255)
 MAX_PIXELS = 178_956_970  # 500 MB as RGB, where Pillow itself refuses by default
 MAX_BYTES = 1 << 30  # of an encoded image: more than MAX_PIXELS take without any compression
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 on swap width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PLACES_OF_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
 
 
 class Picture(NamedTuple):
@@ -86,9 +96,10 @@ def _upright_box(
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        found = int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF data counts as none
         return 1
+    return found if found in _TURNS else 1
 
 
 @contextmanager
@@ -130,10 +141,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
-    except Exception:  # damaged EXIF data: the pixels are still good
+    """The image turned, and what asked for it taken out. Not by Pillow's `exif_transpose`, which writes the
+    EXIF data anew and fails where the rest of it is damaged."""
+    if (orientation := _orientation(image)) == 1:
         return image
+    turned = image.transpose(_TURNS[orientation])
+    for place in _PLACES_OF_EXIF:
+        turned.info.pop(place, None)
+    return turned
 
 
 def open_image(item: Any) -> Image.Image:

@@ -47,7 +47,7 @@ def keep_freed_memory() -> None:
 
 def give_back_freed_memory() -> None:
     """Have glibc give back what it kept: what comes next needs its own."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 

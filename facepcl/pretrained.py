@@ -27,6 +27,7 @@ BRANCHES_FILE = "branches.safetensors"
 DECODER_FILE = "decoder.safetensors"
 HEADS_FILE = "heads.safetensors"  # of a converted checkpoint: projection heads, linear probe
 DESCRIPTIVE = ("tag", "license", "description", "origin_url", "notes")  # of weights, not of an architecture
+PARTS = ("pretrained_cfg", "model_args", "facepcl")  # of config.json, each an object
 STOCK_NAMES = {"pcl_resnet18": "resnet18", "pcl_resnet50": "resnet50"}
 
 
@@ -142,13 +143,17 @@ def _stock_trunk(model: Any) -> nn.Module:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The timm `config.json` of a folder. Raises MissingPath, or WeightsError if it is not JSON."""
+    """The timm `config.json` of a folder. Raises MissingPath, or WeightsError if it cannot be one."""
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise MissingPath(
             f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/"
         )
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not valid JSON ({error})") from error
+    parts = [config, *(config.get(key, {}) for key in PARTS)] if isinstance(config, dict) else [config]
+    if not all(isinstance(part, dict) for part in parts):
+        raise WeightsError(f"{path} does not describe a model")
+    return config

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from facepcl._files import atomic
+from facepcl._files import atomic, writing
 from facepcl.errors import require
 
 
@@ -57,7 +57,7 @@ class Log:
         of_peak = round((flops - self.last_flops) / seconds / self.peak, 3)
         self.last_step, self.last_flops, self.last_time = step, flops, now
         line = {"epoch": epoch, "lr": lr, "images_per_s": rate, "of_peak": of_peak, **rounded}
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")
         if self.writer:
             for name, value in line.items():

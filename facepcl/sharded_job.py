@@ -15,11 +15,12 @@ from facepcl._progress import Progress
 from facepcl.data_set import DataSet
 from facepcl.embedding import Batch, FaceEmbedder, chunks
 from facepcl.errors import OptionError, TableError
+from facepcl.rows import ROWS_A_GROUP, Embeddings
 from facepcl.shards import Shard
 from facepcl.share import Share
 from facepcl.sources import Item, list_entries
 from facepcl.summary import Summary, raise_first
-from facepcl.tables import ROWS_A_GROUP, Embeddings, read_embeddings, write_table
+from facepcl.tables import read_embeddings, write_table
 from facepcl.unfinished import check_resumable, describe_job
 
 _logger = logging.getLogger("facepcl")

@@ -274,7 +274,7 @@ def parse_labels(data: bytes, name: str) -> dict[str, Any]:
     """What the JSON beside an image says. Raises DataError that names the file."""
     try:
         labels = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested a thousand times
         raise DataError(f"{name} is not valid JSON ({error})") from error
     if not isinstance(labels, dict):
         raise DataError(f"{name} holds no JSON object with labels")

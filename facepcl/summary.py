@@ -6,8 +6,8 @@ from pathlib import Path
 
 from facepcl.errors import ImageError
 from facepcl.faces import NO_FACE
+from facepcl.rows import Embeddings
 from facepcl.share import Share
-from facepcl.tables import Embeddings
 
 _logger = logging.getLogger("facepcl")
 

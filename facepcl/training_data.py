@@ -12,28 +12,21 @@ import torch
 from facepcl._progress import Progress
 from facepcl.errors import DataError, ImageError, MissingPath
 from facepcl.fit import Fit
-from facepcl.images import decode, quiet_pillow
-from facepcl.sources import (
-    SHARD_ERRORS,
-    files_below,
-    is_image_name,
-    is_shard_name,
-    parse_labels,
-    read_shard,
-)
+from facepcl.images import MAX_BYTES, decode, quiet_pillow, read_file
+from facepcl.sources import SHARD_ERRORS, Item, files_below, is_image_name, is_shard_name, read_shard
+from facepcl.training_labels import ANGLES, LANDMARKS, read_labels
 
 _logger = logging.getLogger("facepcl")
 
-LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
-ANGLES = ("yaw", "pitch", "roll")
-
 
 class Sample(NamedTuple):
-    """One image as it lies on disk: its name, its bytes and what its JSON or `.cls` file says."""
+    """One image as it lies on disk: its name, its bytes and what its JSON or `.cls` file says; or the reason
+    why it cannot be read."""
 
     name: str
     data: bytes
     labels: dict[str, Any]
+    error: str | None = None
 
 
 @dataclass
@@ -97,9 +90,16 @@ def _folder_samples(folder: Path) -> Iterator[Sample]:
             continue
         labels = {"identity": str(file.parent.relative_to(folder))} if by_identity else {}
         sidecar = file.with_suffix(".json")
-        if sidecar.is_file():
-            labels |= parse_labels(sidecar.read_bytes(), str(sidecar))
-        yield Sample(str(file), file.read_bytes(), labels)
+        try:
+            data = read_file(file)
+            if sidecar.is_file():
+                labels |= read_labels(read_file(sidecar), str(sidecar))
+        except MissingPath:  # gone since the folder was listed
+            yield Sample(str(file), b"", {}, "there is no such file")
+        except ImageError as error:
+            yield Sample(str(file), b"", {}, str(error))
+        else:
+            yield Sample(str(file), data, labels)
 
 
 def _shard_samples(shard: Path) -> Iterator[Sample]:
@@ -116,17 +116,21 @@ def _grouped(shard: Path) -> Iterator[Sample]:
     for member, read in read_shard(shard):
         folder, _, name = member.name.rpartition("/")
         key = f"{folder}/{name.partition('.')[0]}"
+        if member.size > MAX_BYTES:  # a packed shard of a megabyte may hold a file of a thousand
+            raise DataError(f"{shard}/{member.name}: {member.size:,} bytes are more than an image has")
         if key != stem:
-            if sample.data:
+            if sample.name:
                 yield sample
             stem, sample = key, Sample("", b"", {})
         if is_image_name(name):
             sample = sample._replace(name=f"{shard}/{member.name}", data=read())
         elif name.endswith(".json"):
-            sample = sample._replace(labels=sample.labels | parse_labels(read(), f"{shard}/{member.name}"))
+            sample = sample._replace(labels=sample.labels | read_labels(read(), f"{shard}/{member.name}"))
         elif name.endswith(".cls"):
-            sample = sample._replace(labels={"identity": read().decode().strip(), **sample.labels})
-    if sample.data:
+            sample = sample._replace(
+                labels={"identity": read().decode(errors="replace").strip(), **sample.labels}
+            )
+    if sample.name:
         yield sample
 
 
@@ -140,7 +144,7 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources):
             try:
-                image = decode(sample.data)
+                image = decode(Item(*sample[:2], sample.error).read())
             except ImageError as error:
                 skipped.append((sample.name, str(error)))
                 continue

@@ -13,9 +13,10 @@ from facepcl._files import atomic
 from facepcl._lock import LOCK, locked
 from facepcl.errors import TableError
 from facepcl.remote import is_url
+from facepcl.rows import ROWS_A_GROUP, Embeddings, describe_space
 from facepcl.shards import stamp, unchanged
 from facepcl.sources import Entry, is_shard_name
-from facepcl.tables import ROWS_A_GROUP, Embeddings, describe_space, read_embeddings, write_table
+from facepcl.tables import read_embeddings, write_table
 
 _logger = logging.getLogger("facepcl")
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 import facepcl
-from facepcl import alignment, tables
+from facepcl import alignment, parquet_table, tables
 from facepcl.cli import main
 from facepcl.embedding import FaceEmbedder
 from facepcl.errors import ImageError, OptionError, TableError
 from facepcl.faces import Face, face_columns
-from facepcl.tables import Embeddings
+from facepcl.rows import Embeddings
 from facepcl.unfinished import Unfinished
 
 PART = 8
@@ -42,7 +42,7 @@ def _small_parts(monkeypatch):
     """Parts of 8 photographs instead of 1,024."""
     from facepcl import embedding, embedding_job, unfinished
 
-    for module in (tables, embedding, embedding_job, unfinished):
+    for module in (parquet_table, embedding, embedding_job, unfinished):
         monkeypatch.setattr(module, "ROWS_A_GROUP", PART)
 
 

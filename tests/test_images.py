@@ -219,3 +219,22 @@ def test_a_bomb_is_refused_where_pillows_own_limit_was_taken_away(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ImageError, match="too many pixels: 20000 x 20000"):
         decode(bomb)
+
+
+def test_exif_data_that_is_damaged_anywhere_turns_the_picture_whole_or_not_at_all():
+    """Found by tools/fuzz: Pillow's own way of turning fails on some, and then size and pixels differed."""
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "maker"
+    whole = encoded(Image.new("RGB", (96, 64)), "JPEG", exif=exif)
+    start, end = whole.index(b"Exif"), whole.index(b"Exif") + len(exif.tobytes())
+    turned = 0
+    for place in range(start, end):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            with quiet_pillow():
+                found = decode_reduced(bytes(damaged), 48)
+            assert found.box == (0, 0, *found.image.size)
+            assert found.size == found.image.size
+            turned += found.size == (64, 96)
+    assert 0 < turned < 8 * (end - start)

@@ -20,8 +20,9 @@ FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 # A file imports from lines above its own, never from its own or below. `facepcl` itself is the names, on top.
 LAYERS = (
     {"errors"},
-    {"_files", "_lock", "_ahead", "share", "remote"},
+    {"_files", "_ahead", "share", "remote"},
     {
+        "_lock",
         "_progress",
         "_interrupt",
         "index",
@@ -34,7 +35,7 @@ LAYERS = (
     },
     {"faces", "templates", "detector_file", "face_sheet"},
     {"detection", "sources", "backends"},
-    {"face_cutter", "crop_names", "face_table", "shards"},
+    {"face_cutter", "crop_names", "face_table", "shards", "training_labels"},
     {"reader_process"},
     {"readers"},
     {"models.branches", "models.original", "models.decoder"},
@@ -48,7 +49,9 @@ LAYERS = (
     {"hub.conversion", "hub.upload"},
     {"hub.bundled"},
     {"hub"},
-    {"tables", "int8"},
+    {"rows", "int8"},
+    {"parquet_table"},
+    {"tables"},
     {"encoder"},
     {"unfinished", "data_set", "summary", "embedding", "alignment", "export"},
     {"swap"},
@@ -136,13 +139,20 @@ def test_every_error_is_a_facepcl_error_and_a_builtin_one():
     assert len(found) >= 7
     for error in found:
         assert issubclass(error, facepcl.FacepclError)
-        assert issubclass(error, (ValueError, FileNotFoundError, ImportError, RuntimeError))
+        assert issubclass(error, (ValueError, OSError, ImportError, RuntimeError))
         assert str(error("one sentence")) == "one sentence"
 
 
 def test_a_missing_extra_names_the_pip_line():
     with pytest.raises(errors.MissingExtra, match=r"pip install 'facepcl\[parquet\]'"):
         errors.require("no_such_package", "parquet")
+
+
+def test_an_extra_that_does_not_load_says_why(tmp_path, monkeypatch):
+    (tmp_path / "too_old.py").write_text("raise ImportError('it requires NumPy 2.0 or newer')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(errors.MissingExtra, match=r"too_old is installed but does not load \(it requires"):
+        errors.require("too_old", "parquet")
 
 
 def test_import_facepcl_loads_nothing_heavy_beyond_timm():

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl import embedding_job, tables
+from facepcl import embedding_job, parquet_table
 from facepcl.embedding import FaceEmbedder
 from facepcl.errors import OptionError, TableError
 from facepcl.unfinished import Unfinished, unfinished
@@ -29,7 +29,7 @@ def _small_parts(monkeypatch):
     """Parts of 16 rows instead of 1,024, so that small folders have many."""
     from facepcl import embedding, unfinished
 
-    for module in (tables, embedding, embedding_job, unfinished):
+    for module in (parquet_table, embedding, embedding_job, unfinished):
         monkeypatch.setattr(module, "ROWS_A_GROUP", PART)
 
 
@@ -64,7 +64,7 @@ def whole(model, folder, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     from facepcl import embedding, unfinished
 
-    for module in (tables, embedding, embedding_job, unfinished):
+    for module in (parquet_table, embedding, embedding_job, unfinished):
         patch.setattr(module, "ROWS_A_GROUP", PART)
     facepcl.embed(folder, out, model=model, sheet=out.with_suffix(".png"), **OPTIONS)
     patch.undo()
@@ -246,8 +246,8 @@ def test_a_job_that_is_killed_ten_times_loses_nothing(tmp_path):
     (photos / "200.png").write_bytes(b"no picture")
     script = f"""
 import sys, facepcl
-from facepcl import embedding, embedding_job, tables, unfinished
-for module in (tables, embedding, embedding_job, unfinished):
+from facepcl import embedding, embedding_job, parquet_table, unfinished
+for module in (parquet_table, embedding, embedding_job, unfinished):
     module.ROWS_A_GROUP = {PART}
 embed = embedding.FaceEmbedder._embed
 def slowly(self, *args):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl import _files, embedding, embedding_job, sharded_job, shards, tables, unfinished
+from facepcl import _files, embedding, embedding_job, parquet_table, sharded_job, shards, unfinished
 from facepcl.cli import main
 from facepcl.data_set import DataSet
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError
@@ -29,7 +29,7 @@ SIZES = {"a.tar": 24, "b.tar": 16, "c.tar.gz": 16}  # whole batches: cut at a sh
 def _small_parts():
     """Groups of 16 rows and shards of 16 files, so that small folders have many."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (tables, embedding, embedding_job, sharded_job, unfinished):
+        for module in (parquet_table, embedding, embedding_job, sharded_job, unfinished):
             patch.setattr(module, "ROWS_A_GROUP", PART)
         patch.setattr(shards, "FILES_A_SHARD", PART)
         yield
@@ -147,8 +147,8 @@ JOBS = f"""
 import os, sys, time, traceback, torch
 torch.set_num_threads(1)
 import facepcl
-from facepcl import embedding, embedding_job, sharded_job, shards, tables, unfinished
-for module in (tables, embedding, embedding_job, sharded_job, unfinished):
+from facepcl import embedding, embedding_job, parquet_table, sharded_job, shards, unfinished
+for module in (parquet_table, embedding, embedding_job, sharded_job, unfinished):
     module.ROWS_A_GROUP = {PART}
 shards.FILES_A_SHARD = {PART}
 embed = embedding.FaceEmbedder._embed

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from facepcl.errors import MissingPath, OptionError, TableError
-from facepcl.tables import Embeddings, read_embeddings, similarity, write_table
+from facepcl.rows import Embeddings, similarity
+from facepcl.tables import read_embeddings, write_table
 
 META = {"dimension": 3, "model": "m", "branch": "face", "pool": "code", "space": "abc"}
 FORMATS = ("parquet", "npz", "csv")
@@ -165,7 +166,8 @@ def test_a_killed_process_leaves_no_table(tmp_path, kind):
     code = f"""
 import os, signal
 import numpy as np
-from facepcl.tables import Embeddings, write_table
+from facepcl.rows import Embeddings
+from facepcl.tables import write_table
 def blocks():
     yield Embeddings(np.ones((99, 3)), ["a"] * 99, [None] * 99, np.ones((99, 2), np.int32), {{}})
     os.kill(os.getpid(), signal.SIGKILL)

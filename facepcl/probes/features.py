@@ -67,7 +67,9 @@ def extract(
         _extract(manifest, embedder, cache, keys, workers, progress)
     else:
         _logger.info("features of %d images are at hand in %s", len(manifest.images), cache)
-    found = {name: np.load(cache / f"{key}.npy", mmap_mode="r") for name, key in keys.items()}
+    found = {
+        name: np.load(cache / f"{key}.npy", mmap_mode="r", allow_pickle=False) for name, key in keys.items()
+    }
     errors = json.loads((cache / f"{keys[names[0]]}.json").read_text("utf-8"))["errors"]
     good = np.array([error is None for error in errors], bool)
     failed = [(image.name, e) for image, e in zip(manifest.images, errors, strict=True) if e]

@@ -1,0 +1,296 @@
+"""Faults that are brought about, not imitated: memory that runs out, disks that are full or read-only, labels
+that cannot be.
+
+Others are where their subject is: kills (test_resume, test_pretrain_stops, test_readers, and twenty of each
+in test_soak), shards that are cut off (test_sources), bombs and hostile names (test_images,
+test_strange_files), files that vanish (test_resume, test_sources), two jobs on one output (test_resume,
+test_pretrain).
+"""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FACES, no_room_beyond
+from torch import nn
+
+import facepcl
+from facepcl.cli import main
+from facepcl.embedding import FaceEmbedder
+from facepcl.errors import DataError, OptionError, WriteError
+from facepcl.sources import list_entries, read_items
+from facepcl.training_data import read_faces
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = "--batch 2 --pose-batch 2 --pose-negatives 1 --size 32 --source-size 64 --steps 2 --log-steps 1"
+
+
+class Narrow(nn.Module):
+    """A model whose device has memory for `room` images."""
+
+    def __init__(self, room):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.room, self.sizes = facepcl.create_model("pcl_facecycle").eval(), room, []
+        self.pretrained_cfg = self.inner.pretrained_cfg
+
+    def forward_features(self, x):
+        if torch.jit.is_tracing():
+            raise RuntimeError("a trace would not ask for memory")
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has less.")
+        self.sizes.append(len(x))
+        return self.inner.forward_features(x)
+
+    def shared_code(self, maps):
+        return self.inner.shared_code(maps)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Forty files."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(40):
+        shutil.copy(FACES[i % len(FACES)], folder / f"{i:02d}.jpg")
+    return folder
+
+
+def test_a_batch_that_does_not_fit_is_halved_once_and_said_once(photos, tmp_path, caplog):
+    narrow = Narrow(8)
+    options = {"dtype": "float32", "workers": 1}
+    facepcl.embed(photos, tmp_path / "a.npz", model=narrow, batch_size=16, **options)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == ("CUDA out of memory; going on with batches of 8: add --batch-size 8 to begin with them")
+    facepcl.embed(photos, tmp_path / "b.npz", model=narrow.inner, batch_size=8, **options)
+    a, b = (facepcl.read_embeddings(tmp_path / name) for name in ("a.npz", "b.npz"))
+    assert a.paths == b.paths
+    assert np.array_equal(a.vectors, b.vectors)  # the same batches, so the same sums
+
+
+def test_a_list_that_does_not_fit_is_halved_too(photos, caplog):
+    embedder = FaceEmbedder(Narrow(8), batch_size=16, backend="eager", dtype="float32")
+    embedder.model.sizes.clear()
+    assert embedder(sorted(photos.iterdir())).shape == (40, 2048)
+    assert embedder.model.sizes == [8] * 5
+    assert len(caplog.records) == 1
+
+
+def test_memory_that_is_not_enough_for_half_a_batch_is_an_error(photos):
+    embedder = FaceEmbedder(Narrow(2), batch_size=16, backend="eager", dtype="float32")
+    with pytest.raises(OptionError, match="a batch of 8 does not fit into the memory of cpu; give a smaller"):
+        embedder(sorted(photos.iterdir()))
+    with pytest.raises(OptionError, match="a batch of 8 does not fit"):  # and is not halved again
+        list(embedder.stream(photos))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """disk(kilobytes) -> a small disk of its own, which can be mounted anew with other options."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("only root may mount a disk")
+        return place
+
+    yield mount
+    while subprocess.run(["umount", place], capture_output=True, check=False).returncode == 0:
+        pass
+
+
+def one_sentence(capsys, out, reason):
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"facepcl: {re.escape(str(out))}\S* could not be written.*{reason}.*", said[-1])
+    assert not any("Traceback" in line for line in said)
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv", "parquet"])
+def test_a_full_disk_costs_no_work_and_leaves_nothing_half_written(photos, disk, capsys, kind):
+    """The parts fit (330 kB), the table beside them does not; with more room the same command goes on."""
+    place = disk("size=500k")
+    command = ["embed", str(photos), "-o", str(place / f"e.{kind}"), "--dtype", "float32", "--workers", "1"]
+    assert main(command) == 2
+    one_sentence(capsys, place / "e.", "there is no room left on the disk")
+    assert {p.name for p in place.iterdir()} == {f"e.{kind}.parts"}
+    disk("remount,size=8m")
+    assert main([*command, "--resume"]) == 0
+    assert len(facepcl.read_embeddings(place / f"e.{kind}")) == 40
+    names = {f"e.{kind}"} | ({"e.csv.meta.json"} if kind == "csv" else set())
+    assert {p.name for p in place.iterdir()} == names
+
+
+def test_a_disk_that_is_full_at_once_says_so(photos, disk, capsys):
+    place = disk("size=64k")
+    assert main(["embed", str(photos), "-o", str(place / "e.npz"), "--workers", "1"]) == 2
+    one_sentence(capsys, place / "e.npz", "there is no room left on the disk")
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_a_run_its_last_checkpoint(disk, capsys):
+    place = disk("size=300m")  # a checkpoint of 200 MB fits, a second does not
+    command = ["pretrain", str(FACES[0].parent), "--out", str(place / "run"), *TRAIN.split()]
+    command += ["--dtype", "float32"]
+    assert main([*command, "--checkpoint-minutes", "0"]) == 2
+    one_sentence(capsys, place / "run", "No space left")
+    assert not list(place.rglob("*.partial"))
+    (kept,) = place.glob("run/checkpoint-*")
+    assert kept.name == "checkpoint-00000001.safetensors"
+    disk("remount,size=700m")
+    assert main(command) == 0
+    facepcl.create_model(f"local-dir:{place / 'run/encoder'}")
+
+
+@pytest.mark.parametrize("command", ["embed", "pretrain"])
+def test_a_read_only_disk_is_said_before_the_work(photos, disk, capsys, command):
+    place = disk("ro,size=1m")
+    option = {"embed": "-o", "pretrain": "--out"}[command]
+    assert main([command, str(photos), option, str(place / "e.npz")]) == 2
+    said = capsys.readouterr().err
+    assert str(place) in said
+    assert re.search("the disk is read-only|cannot be written to", said)
+    assert said.count("\n") == 1  # nothing was begun
+
+
+def test_a_limit_on_the_size_of_files_is_said(photos, tmp_path):
+    """What a quota does, where nobody may mount."""
+    with no_room_beyond(100_000), pytest.raises(WriteError, match="there is no room left on the disk"):
+        facepcl.embed(photos, tmp_path / "e.npz", workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- data of pretraining
+
+
+@contextmanager
+def no_waiting(seconds):
+    """A read that waits for ever becomes an error."""
+    import signal
+
+    def give_up(*about):
+        raise TimeoutError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_training_file_that_cannot_be_read_is_skipped_and_named(tmp_path):
+    """Gone since the folder was listed, a link to nowhere, a pipe that nobody fills, an empty file."""
+    shutil.copy(FACES[0], tmp_path / "good.jpg")
+    shutil.copy(FACES[1], tmp_path / "z-gone.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    from facepcl import training_data
+
+    decode = training_data.decode
+
+    def decode_and_delete(data):
+        (tmp_path / "z-gone.jpg").unlink(missing_ok=True)
+        return decode(data)
+
+    with pytest.MonkeyPatch.context() as patch, no_waiting(30):
+        patch.setattr(training_data, "decode", decode_and_delete)
+        faces = read_faces([tmp_path], 32)
+    assert faces.names == [str(tmp_path / "good.jpg")]
+    assert {Path(name).name: reason for name, reason in faces.skipped} == {
+        "empty.jpg": "the file is empty",
+        "link.jpg": "there is no such file",
+        "pipe.jpg": "cannot be read: it is a pipe or device, not a file",
+        "z-gone.jpg": "there is no such file",
+    }
+
+
+def test_an_empty_member_of_a_shard_is_skipped_and_named(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(FACES[0], "a.jpg")
+        tar.addfile(tarfile.TarInfo("b.jpg"))
+    assert read_faces([tmp_path / "s.tar"], 32).skipped == [(f"{tmp_path}/s.tar/b.jpg", "the file is empty")]
+
+
+def test_a_huge_member_of_a_small_packed_shard_is_not_unpacked(tmp_path):
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 5 << 30
+    with gzip.open(tmp_path / "s.tar.gz", "wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
+    with pytest.raises(DataError, match=r"s\.tar\.gz/a\.jpg: 5,368,709,120 bytes are more than an image has"):
+        read_faces([tmp_path / "s.tar.gz"], 32)
+    (item, *_) = read_items(list_entries([tmp_path / "s.tar.gz"]))
+    assert item.error == "cannot be read: 5,368,709,120 bytes are more than an image has"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ('{"yaw": NaN}', "yaw is nan, not a number"),
+        ('{"roll": -Infinity}', "roll is -inf, not a number"),
+        ('{"pitch": "level"}', "pitch is 'level', not a number"),
+        ('{"yaw": 1e30}', r"yaw is 1e\+30, not a number"),
+        ('{"au": {"AU12": NaN}}', "AU12 is nan, not a number"),
+        ('{"au": [1, 2]}', r"au is \[1, 2\], not an object"),
+        ('{"expression": 3}', "expression is 3, not a word"),
+        ('{"identity": [1]}', r"identity is \[1\], not a word or a whole number"),
+        ('{"landmarks": [[1, 2]]}', r"landmarks is \[\[1, 2\]\], not an object"),
+        ('{"landmarks": {"nose": [1]}}', r"nose is \[1\], not \[x, y\] in pixels"),
+        ('{"landmarks": {"nose": [1, NaN]}}', "nose is nan, not a number"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("\udcff", "is not valid JSON"),
+    ],
+)
+def test_a_label_that_cannot_be_is_said_with_its_file_before_the_first_step(tmp_path, labels, said):
+    shutil.copy(FACES[0], tmp_path / "a.jpg")
+    (tmp_path / "a.json").write_text(labels, "utf-8", "surrogateescape")
+    with pytest.raises(DataError, match=rf"a\.json.*{said}"):
+        read_faces([tmp_path], 32)
+
+
+def test_labels_that_are_null_are_unknown(tmp_path):
+    names = ("yaw", "au", "expression", "identity", "landmarks")
+    for i, labels in enumerate((dict.fromkeys(names), {"identity": 7, "au": {"AU1": 1}})):
+        shutil.copy(FACES[i], tmp_path / f"{i}.jpg")
+        (tmp_path / f"{i}.json").write_text(json.dumps(labels))
+    faces = read_faces([tmp_path], 32)
+    assert faces.identity.tolist() == [-1, 0]
+    assert faces.au[0].isnan().all()
+    assert faces.pose.isnan().all()
+
+
+# -- processes
+
+
+def test_a_script_without_a_main_guard_embeds_whatever_starts_its_processes(photos, tmp_path):
+    """Readers are no processes of multiprocessing, which would run the script again in each of them."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import multiprocessing
+multiprocessing.set_start_method("spawn")  # as on Windows and macOS
+print("started", flush=True)
+import facepcl
+summary = facepcl.embed({str(photos)!r}, "e.npz", workers=2, dtype="float32")
+assert (summary.total, summary.failed) == (40, 0), summary
+print("done", flush=True)
+""")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["started", "done"]

@@ -1,0 +1,286 @@
+"""What SECURITY.md promises: no pickle, no code of strangers, nothing that only one system has."""
+
+import ast
+import json
+import pickle
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import facepcl
+from facepcl.errors import FacepclError, WeightsError
+from facepcl.hub.foreign import read_checkpoint
+from facepcl.probes.layouts.verification import read_bin
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [*sorted((ROOT / "facepcl").rglob("*.py")), ROOT / "hubconf.py"]
+
+# What runs or could run code of a file, and where it is allowed, with the reason.
+DANGEROUS = {
+    "os.system", "os.popen", "marshal.loads", "marshal.load",
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "shelve.open",
+    "torch.load", "torch.jit.load", "torch.package.PackageImporter", "torch.hub.load",
+    "torch.hub.load_state_dict_from_url", "pandas.read_pickle", "yaml.load", "yaml.unsafe_load",
+    "runpy.run_path", "importlib.util.spec_from_file_location", "importlib.machinery.SourceFileLoader",
+}  # fmt: skip
+BUILTINS = {"eval", "exec", "compile", "__import__"}  # where they are called: `compile` is also an option
+ALLOWED = {
+    ("facepcl/hub/foreign.py", "torch.load"): "weights_only, torch 2.6 and later",
+    ("facepcl/probes/layouts/verification.py", "pickle.Unpickler"): "an unpickler that knows no global",
+}
+# What Windows or macOS does not have; allowed where a fallback is beside it.
+POSIX_ONLY = {
+    "os.fork", "os.forkpty", "os.killpg", "os.setsid", "os.getpgid", "os.mkfifo", "os.getuid", "os.geteuid",
+    "os.sched_getaffinity", "os.sched_setaffinity", "os.getloadavg", "os.nice", "os.wait", "os.pipe2",
+    "signal.SIGKILL", "signal.SIGALRM", "signal.alarm", "signal.SIGUSR1", "signal.SIGHUP", "signal.SIGXFSZ",
+    "signal.pthread_sigmask", "signal.setitimer", "select.poll", "select.epoll", "os.O_DIRECT", "os.fchmod",
+}  # fmt: skip
+POSIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog"}
+FALLBACKS = {
+    ("facepcl/machine.py", "os.sched_getaffinity"): "os.cpu_count()",
+    ("facepcl/readers.py", "fcntl"): "pipes stay as narrow as they are",
+}
+
+
+def dotted(node):
+    """`a.b.c` of an expression, or None."""
+    if isinstance(node, ast.Attribute):
+        inner = dotted(node.value)
+        return inner and f"{inner}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def names_used(path):
+    """Every dotted name in a file, with names that were imported written out."""
+    tree = ast.parse(path.read_text("utf-8"))
+    full = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                full[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            full |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Attribute, ast.Name)) and (name := dotted(node)):
+            first, _, rest = name.partition(".")
+            yield f"{full.get(first, first)}.{rest}".rstrip("."), node
+    yield from ((name, tree) for name in full.values())
+
+
+def short(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_nothing_that_runs_code_of_a_file_is_called_but_in_two_places():
+    found = {(short(p), name) for p in SOURCES for name, _ in names_used(p) if name in DANGEROUS}
+    assert found == set(ALLOWED)
+
+
+def test_arguments_that_would_run_code_are_not_given():
+    """`allow_pickle=True`, `weights_only=False`, `shell=True`, `trust_remote_code`; a `np.load` says that it
+    takes no pickle, the one `torch.load` that it takes weights only."""
+    wanted = {
+        "np.load": ("allow_pickle", False),
+        "numpy.load": ("allow_pickle", False),
+        "torch.load": ("weights_only", True),
+    }
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            assert dotted(node.func) not in BUILTINS, f"{path}:{node.lineno}"
+            given = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+            assert not given.get("shell"), f"{path}:{node.lineno}"
+            assert not given.get("allow_pickle"), f"{path}:{node.lineno}"
+            assert "trust_remote_code" not in {k.arg for k in node.keywords}, f"{path}:{node.lineno}"
+            if (name := dotted(node.func)) in wanted:
+                argument, value = wanted[name]
+                assert given.get(argument) is value, f"{path}:{node.lineno}: {name} without {argument}"
+
+
+def test_the_walk_finds_what_it_looks_for(tmp_path):
+    """Under another name, too."""
+    (tmp_path / "a.py").write_text(
+        "import pickle as p, os\nfrom torch import load as l\nl('x')\np.loads(b'')\nos.killpg(1, 2)\n"
+    )
+    found = {name for name, _ in names_used(tmp_path / "a.py")}
+    assert found >= {"torch.load", "pickle.loads", "os.killpg"}
+
+
+def test_nothing_is_used_that_windows_or_macos_lack_without_a_fallback():
+    found = set()
+    for path in SOURCES:
+        for name, _ in names_used(path):
+            if name in POSIX_ONLY or name.split(".")[0] in POSIX_MODULES:
+                found.add((short(path), name if name in POSIX_ONLY else name.split(".")[0]))
+            assert not name.startswith(("multiprocessing.", "torch.multiprocessing.")), path
+        assert '"/proc' not in path.read_text("utf-8"), path
+        assert '"/tmp' not in path.read_text("utf-8"), path
+    assert found == set(FALLBACKS)
+
+
+def test_without_what_only_linux_has_the_readers_and_cores_work(monkeypatch, tmp_path):
+    from facepcl import machine, readers
+    from facepcl.fit import Fit
+    from facepcl.sources import Item
+
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert machine.cores() >= 1
+    with readers.Readers(Fit.square(8), 1) as pool:
+        (found,) = pool.submit([Item("a", b"no picture")]).result()
+    assert found.error == "not an image in a format that Pillow reads"
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, OSError])  # Windows, macOS, musl
+def test_without_glibc_its_memory_is_left_alone(monkeypatch, error):
+    from facepcl import machine
+
+    def library(name):
+        raise error(name)
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", library)
+    machine.keep_freed_memory()
+    machine.give_back_freed_memory()
+
+
+def test_mps_is_a_device_like_any_other():
+    """Where there is none, the sentence says so; it is no typing error."""
+    if torch.backends.mps.is_available():
+        assert facepcl.FaceEmbedder("pcl_facecycle", device="mps").device.type == "mps"
+        return
+    with pytest.raises(FacepclError, match="device 'mps' cannot be used"):
+        facepcl.FaceEmbedder("pcl_facecycle", device="mps")
+
+
+# -- files of strangers
+
+
+class Bomb:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / "code-was-run"
+
+
+def lay_traps(folder, trace):
+    """Code and pickles under all the names that some loader somewhere would take."""
+    code = f"open({str(trace)!r}, 'w')\n"
+    for name in ("model.py", "modeling.py", "hubconf.py", "__init__.py", "sitecustomize.py", "timm.py"):
+        (folder / name).write_text(code)
+    for name in ("pytorch_model.bin", "model.pth", "branches.bin", "open_clip_pytorch_model.bin"):
+        torch.save(Bomb(trace), folder / name)
+    (folder / "decoder.pkl").write_bytes(pickle.dumps(Bomb(trace)))
+
+
+def test_a_folder_with_code_and_pickles_in_it_runs_nothing(encoders, tmp_path, trace, monkeypatch):
+    _, good = encoders("pcl_facecycle")
+    folder = Path(shutil.copytree(good, tmp_path / "encoder"))
+    lay_traps(folder, trace)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": {"AutoModel": "modeling.Model"}, "custom_pipeline": "model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(folder)
+    facepcl.create_model(f"local-dir:{folder}")
+    facepcl.FaceEmbedder(f"local-dir:{folder}", dtype="float32")
+    (folder / "model.safetensors").unlink()  # now the pickles are all there is
+    with pytest.raises(FacepclError):
+        facepcl.create_model(f"local-dir:{folder}")
+    assert not trace.exists()
+
+
+def test_a_repository_with_code_and_pickles_in_it_runs_and_fetches_none(hub, encoders, tmp_path, trace):
+    _, good = encoders("pcl_facecycle")
+    traps = tmp_path / "traps"
+    traps.mkdir()
+    lay_traps(traps, trace)
+    files = {path.name: path.read_bytes() for folder in (good, traps) for path in folder.iterdir()}
+    hub.put("org/encoder", files)
+    facepcl.create_model("hf-hub:org/encoder")
+    fetched = {path.suffix for path in (tmp_path / "home/hub").rglob("snapshots/*/*")}
+    assert fetched == {".json", ".safetensors"}
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, trace, protocol):
+    (tmp_path / "c.pth").write_bytes(pickle.dumps({"state_dict": Bomb(trace)}, protocol))
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps(([Bomb(trace)], [True]), protocol))
+    torch.save({"a": torch.ones(2), "b": Bomb(trace)}, tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "new.pth") as archive:
+        assert any(name.endswith("data.pkl") for name in archive.namelist())
+    for name in ("c.pth", "new.pth"):
+        with pytest.raises(WeightsError):
+            read_checkpoint(tmp_path / name)
+    with pytest.raises(FacepclError, match="open"):
+        read_bin(tmp_path / "lfw.bin")
+    assert not trace.exists()
+
+
+def test_the_demo_is_for_this_machine_alone():
+    from facepcl import demo
+
+    assert demo.HOST in demo.LOOPBACK
+    for path in SOURCES:
+        assert "0.0.0.0" not in path.read_text("utf-8"), path
+
+
+# -- the public forge
+
+
+@pytest.fixture(scope="module")
+def workflow():
+    return yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+
+
+def test_the_workflow_has_least_rights_no_secrets_and_pinned_actions(workflow):
+    text = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets." not in text
+    assert "pull_request_target" not in text
+    triggers = workflow[True]  # YAML 1.1 takes `on` for yes
+    assert set(triggers) == {"push", "pull_request", "schedule", "workflow_dispatch"}
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] <= 90, name
+        assert "permissions" not in job, name
+        for step in job["steps"]:
+            if "uses" in step:
+                action, _, version = step["uses"].partition("@")
+                assert action in ("actions/checkout", "actions/setup-python"), action
+                assert re.fullmatch("[0-9a-f]{40}", version), step  # a tag can be moved, a commit cannot
+                if action == "actions/checkout":
+                    assert step["with"]["persist-credentials"] is False
+            else:
+                assert step["run"].strip(), name
+
+
+def test_the_workflow_runs_the_oldest_and_the_newest_that_pyproject_states(workflow):
+    try:
+        import tomllib
+    except ImportError:
+        pytest.skip("tomllib is of Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    runs = workflow["jobs"]["tests"]["strategy"]["matrix"]["include"]
+    oldest = next(run for run in runs if run["deps"] == "oldest")
+    assert project["requires-python"] == f">={oldest['python']}"
+    floors = {line.partition(">=")[0]: line.partition(">=")[2] for line in project["dependencies"]}
+    pins = dict(line.split("==") for line in (ROOT / "tests/oldest.txt").read_text().split())
+    assert set(pins) == set(floors)
+    for name, floor in floors.items():
+        assert pins[name].startswith(floor), name
