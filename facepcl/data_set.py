@@ -51,7 +51,7 @@ class DataSet:
             raise OptionError(f"{self.out} is a file; name a folder, or a table that ends in .parquet")
         if self.read_job():
             return
-        if others := sorted(path.name for path in self.out.iterdir() if path.name != STATE):
+        if others := sorted(path.name for path in self.out.iterdir() if not path.name.startswith(".")):
             raise OptionError(
                 f"{self.out} holds {others[0]} and no data set of embeddings; name a new folder"
             )

@@ -301,6 +301,7 @@ def test_a_tar_that_was_changed_meanwhile_is_refused(model, folder, tmp_path):
         tar.add(photos / "00.png", "new.png")
     with pytest.raises(TableError, match=r"a\.tar has changed"):
         embed(model, photos, tmp_path / "e", 1)
+    assert (tmp_path / "e/00000001-files.parquet").exists()  # which came before it
 
 
 @pytest.mark.parametrize(
