@@ -137,6 +137,8 @@ def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
     Raises MissingPath, TableError if it is none or not whole, MissingExtra.
     """
     path = Path(path)
+    if not path.suffix and not path.exists():
+        raise MissingPath(f"{path}: there is no such folder of tables")
     return _read_folder(path, vectors) if path.is_dir() else read_table(path, vectors)
 
 
