@@ -36,4 +36,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info embeddings.parquet sheet.png probes report.html
+	rm -rf $(VENV) .hypothesis fuzz-findings build dist *.egg-info embeddings.parquet sheet.png probes report.html

@@ -107,7 +107,8 @@ def save_checkpoint(
     for old in checkpoints(run)[:-KEPT]:
         old.unlink()
         (run / f"optimizer-{_step_of(old):08d}.safetensors").unlink(missing_ok=True)
-    for unfinished in run.glob(".*.partial"):
+    # the second are safetensors' own: a kill leaves a file as large as a checkpoint each time
+    for unfinished in (*run.glob(".*.partial"), *run.glob(".tmp??????")):
         unfinished.unlink()
 
 

@@ -51,7 +51,7 @@ class DataSet:
             raise OptionError(f"{self.out} is a file; name a folder, or a table that ends in .parquet")
         if self.read_job():
             return
-        if others := sorted(path.name for path in self.out.iterdir() if path.name != STATE):
+        if others := sorted(path.name for path in self.out.iterdir() if not path.name.startswith(".")):
             raise OptionError(
                 f"{self.out} holds {others[0]} and no data set of embeddings; name a new folder"
             )
@@ -137,6 +137,8 @@ def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
     Raises MissingPath, TableError if it is none or not whole, MissingExtra.
     """
     path = Path(path)
+    if not path.suffix and not path.exists():
+        raise MissingPath(f"{path}: there is no such folder of tables")
     return _read_folder(path, vectors) if path.is_dir() else read_table(path, vectors)
 
 

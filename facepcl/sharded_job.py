@@ -53,12 +53,19 @@ def embed_share(
         if not begun:
             data_set.begin({**job, "world_size": share.world_size}, entries)
             begun = data_set.read_job() or {}  # another process's, if that was first
+            if not how.resume:
+                _check_unasked(data_set, begun, share)
             if how.dtype == "auto" and begun["dtype"] != embedder.meta["dtype"]:
                 embedder = make(begun["dtype"])
                 job = describe_job(embedder.meta, sources, False)
         check_resumable(out, out, begun, job)
         work = _Work(data_set, share, embedder, scratch, how)
-        work.run()
+        try:
+            work.run()
+        except BaseException:
+            told = "%s shards are done and kept in %s; the same command with --resume goes on from there"
+            _logger.warning(told, f"{len(data_set.done()):,}", out)
+            raise
     if not work.summary.missing:
         data_set.clear()
     work.summary.warn_of_photographs()
@@ -88,6 +95,7 @@ class _Work:
         self.scratch, self.how = scratch, how
         self.summary = Summary(data_set.out, embedder.meta["space"], embedder.meta["device"], share=share)
         self.begun: deque[Shard] = deque()  # read from, and not yet written
+        self.failed: tuple[Shard, Exception] | None = None  # the last one that was begun, and why
 
     def run(self) -> None:
         """Write the tables that are missing, in order; the images of the next shard are decoded meanwhile."""
@@ -110,12 +118,20 @@ class _Work:
         summary.missing = self.data_set.missing()
 
     def _chunks(self) -> Iterator[list[Item]]:
-        """The images of all shards that are missing, an empty batch at the end of each."""
+        """The images of all shards that are missing, an empty batch at the end of each.
+
+        They are read ahead: what fails then is raised in its turn, after the shards before it are written.
+        """
         for shard in self.data_set.shards(self.share):
             if not self._is_there(shard):
                 self.begun.append(shard)
-                yield from chunks(self.data_set.items(shard), self.embedder.chunk_size)
+                try:
+                    yield from chunks(self.data_set.items(shard), self.embedder.chunk_size)
+                except Exception as error:
+                    self.failed = shard, error
                 yield []
+                if self.failed:
+                    return
 
     def _is_there(self, shard: Shard) -> bool:
         """Whether the table of `shard` is there and whole; its rows are counted."""
@@ -146,6 +162,8 @@ class _Work:
                 yield _joined(waiting)
                 waiting = []
             batch = next(batches)
+        if self.failed and self.failed[0] is self.begun[0]:
+            raise self.failed[1]
         if waiting:
             yield _joined(waiting)
 

@@ -301,6 +301,7 @@ def test_a_tar_that_was_changed_meanwhile_is_refused(model, folder, tmp_path):
         tar.add(photos / "00.png", "new.png")
     with pytest.raises(TableError, match=r"a\.tar has changed"):
         embed(model, photos, tmp_path / "e", 1)
+    assert (tmp_path / "e/00000001-files.parquet").exists()  # which came before it
 
 
 @pytest.mark.parametrize(
@@ -345,6 +346,8 @@ def test_on_error_raise_keeps_the_shards_that_are_done(model, folder, tmp_path):
 
 
 def test_a_folder_that_is_not_whole_or_of_two_spaces_is_not_read_as_one(model, folder, half, tmp_path):
+    with pytest.raises(MissingPath, match="nowhere: there is no such folder"):
+        facepcl.read_embeddings(tmp_path / "nowhere")
     with pytest.raises(MissingPath, match="no tables"):
         facepcl.read_embeddings(tmp_path)
     with pytest.raises(TableError, match="lacks 3 of its 7 shards"):

@@ -126,7 +126,7 @@ def test_a_run_of_pretrain_that_is_killed_twenty_times_ends_as_if_it_had_not_bee
         assert process.returncode == -signal.SIGKILL  # it was not faster than the kills
     assert len(set(at)) > 5
     assert_same(finished(out), whole)
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob(".*"))
 
 
 def test_a_shard_of_a_million_members_takes_little_memory_and_a_bounded_time(tmp_path):
