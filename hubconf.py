@@ -41,14 +41,14 @@ def pcl_resnet18(pretrained=False, branches=True, **timm_options):
 
 
 def pcl_resnet50(pretrained=False, branches=True, **timm_options):
-    """timm's ResNet-50 with PCL's face and pose branch, for RGB face crops of 128 px in [0, 1]; no mean or
-    deviation is subtracted. No weights are bundled.
+    """timm's ResNet-50 with PCL's face and pose branch, for RGB face crops in [0, 1], 96 px for the bundled
+    weights (model.pretrained_cfg["input_size"] tells); no mean or deviation is subtracted.
 
-    pretrained: the path of a .safetensors file; True is an error that says how to get weights.
+    pretrained: True for the bundled weights (offline), or the path of a .safetensors file.
     branches: with the face and pose branch (forward_codes, forward_branches); False is timm's ResNet itself.
     Other options are timm's: num_classes, features_only, in_chans, drop_rate, ...
 
-    model = torch.hub.load("OWNER/facepcl", "pcl_resnet50", features_only=True, trust_repo=True)
-    stages = model(torch.rand(2, 3, 128, 128))  # 5 maps, the last [2, 2048, 4, 4]
+    model = torch.hub.load("OWNER/facepcl", "pcl_resnet50", features_only=True, pretrained=True, trust_repo=True)
+    stages = model(torch.rand(2, 3, 96, 96))  # 5 maps, the last [2, 2048, 3, 3]
     """
     return _create("pcl_resnet50", pretrained, branches, **timm_options)

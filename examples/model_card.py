@@ -179,14 +179,25 @@ def cell(found: list[Scores], column: Column) -> str:
 
 def scores_table(scores: list[Scores]) -> str:
     """What is read from each code, on real and on rendered faces."""
-    lines = dict.fromkeys((s["title"], s["branch"]) for s in scores if s["branch"] != "all")
+    lines = dict.fromkeys((s["title"], s["branch"]) for s in scores if own(s) and s["branch"] != "all")
     return table(scores, list(lines), COLUMNS)
 
 
 def series_table(scores: list[Scores]) -> str:
     """How the codes move in the series in which one thing changes."""
-    lines = dict.fromkeys((s["title"], s["branch"]) for s in scores if s["branch"] == "all")
+    lines = dict.fromkeys((s["title"], s["branch"]) for s in scores if own(s) and s["branch"] == "all")
     return table(scores, list(lines), SERIES)
+
+
+def compared_table(scores: list[Scores]) -> str:
+    """Both for the encoders of `--also`."""
+    lines = dict.fromkeys((s["title"], s["branch"]) for s in scores if not own(s) and s["branch"] != "all")
+    return table(scores, list(lines), (*COLUMNS, *SERIES[:3]))
+
+
+def own(score: Scores) -> bool:
+    """Whether a score is of bundled weights or of a baseline, not of an encoder of `--also`."""
+    return score["title"] in {encoder.title for encoder in encoders([])}
 
 
 def table(scores: list[Scores], lines: list[tuple[str, str]], columns: tuple[Column, ...]) -> str:
@@ -194,7 +205,7 @@ def table(scores: list[Scores], lines: list[tuple[str, str]], columns: tuple[Col
     head = ["features", "code", *(column.title for column in columns)]
     rows = [head, ["---"] * len(head)]
     for title, branch in lines:
-        found = [s for s in scores if (s["title"], s["branch"]) == (title, branch)]
+        found = [s for s in scores if s["title"] == title and s["branch"] in (branch, "all")]
         rows.append([title, branch, *(cell(found, column) for column in columns)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -233,6 +244,7 @@ def main() -> None:
     put("weights", weights_table())
     put("scores", scores_table(scores))
     put("series", series_table(scores))
+    put("compared", compared_table(scores))
     put("groups", groups_table(args.data, [e.model for e in chosen if e.branches == BRANCHES]))
 
 

@@ -14,8 +14,8 @@ from facepcl._files import sha256_file
 from facepcl.index import read_index, weights_table
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = ["pcl_facecycle.synth_labels", "pcl_resnet18.synth_labels"]
-MOST_BYTES = {"pcl_facecycle": 6_000_000, "pcl_resnet18": 24_000_000}
+BUNDLED = [f"{name}.synth_labels" for name in ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")]
+MOST_BYTES = {"pcl_facecycle": 6_000_000, "pcl_resnet18": 24_000_000, "pcl_resnet50": 49_000_000}
 FACES = sorted((ROOT / "examples/faces").glob("*.jpg"))
 
 

@@ -256,8 +256,6 @@ def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path):
         export.run("pcl_facecycle", tmp_path / "folder.pt2")
     with pytest.raises(OptionError, match="there is no model 'pcl_face'; facepcl has pcl_facecycle"):
         export.run("pcl_face", tmp_path / "a.pt2")
-    with pytest.raises(WeightsError, match="no pretrained weights for pcl_resnet50"):
-        export.run("pcl_resnet50", tmp_path / "a.pt2")
 
 
 def test_without_the_extra_the_pip_line_is_named(monkeypatch, tmp_path):

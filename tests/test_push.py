@@ -217,7 +217,6 @@ def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
         ("push encoder", "say what to push and where to"),
         ("push encoder org/faces --bundled org", "takes neither OUT"),
         ("push nowhere org/faces", "nowhere: there is no such folder"),
-        ("models --download pcl_resnet50", "there are no weights for pcl_resnet50"),
         ("models --download pcl_vgg", "has no model 'pcl_vgg'"),
     ],
 )
@@ -229,13 +228,19 @@ def test_commands_that_cannot_work_say_one_line(hub, capsys, command, said):
     assert err.count("\n") == 1
 
 
+def test_a_model_without_weights_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("facepcl.create.rows_of", lambda architecture: ())
+    assert main(["models", "--download", "pcl_resnet50"]) == 2
+    assert "there are no weights for pcl_resnet50; train some" in capsys.readouterr().err
+
+
 def test_the_list_of_models_has_no_path_of_this_machine(capsys):
     assert main(["models", "--json"]) == 0
     text = capsys.readouterr().out
     assert str(ROOT) not in text
     found = {(model["name"], model["tag"]): model for model in json.loads(text)}
     assert found["pcl_facecycle", "synth_labels"]["weights"] == "bundled"
-    assert found["pcl_resnet50", None]["license"] is None
+    assert found["pcl_resnet50", "synth_labels"]["license"] == "CC0-1.0"
     assert main(["models"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["model", "parameters", "input", "weights", "licence"]
