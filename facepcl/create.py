@@ -116,7 +116,7 @@ def _overlay(path: Path) -> dict[str, Any]:
 def _create_from_folder(
     folder: Path, pretrained: bool, branches: bool | None, options: dict[str, Any]
 ) -> nn.Module:
-    from facepcl.pretrained import WEIGHTS_FILE, load_tensors, read_config
+    from facepcl.pretrained import BRANCHES_FILE, WEIGHTS_FILE, load_tensors, read_config
 
     config = read_config(folder)
     own = config.get("facepcl", {})
@@ -129,8 +129,10 @@ def _create_from_folder(
     if pretrained:
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
         cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
-        if branches and isinstance(own.get("branches"), str):
-            cfg["state_dict"] |= load_tensors(folder / Path(own["branches"]).name)
+        if branches and (named := own.get("branches")):
+            if named != BRANCHES_FILE:
+                raise WeightsError(f"{folder}: its config.json names {named!r:.40}, not {BRANCHES_FILE}")
+            cfg["state_dict"] |= load_tensors(folder / BRANCHES_FILE)
     arguments = {**arguments, **options, "branches": branches}
     try:
         model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)

@@ -112,6 +112,8 @@ def test_the_same_seed_makes_the_same_files():
             "num_classes in its config.json is 1099511627776",
         ),
         ({"model_args": {"num_classes": -1}}, "num_classes in its config.json is -1"),
+        ({"facepcl": {"branches": "x" * 300}, "model_args": {"branches": True}}, "not branches.safetensors"),
+        ({"facepcl": {"branches": "../b.safetensors"}}, "names '../b.safetensors', not branches.safetensors"),
         ({"model_args": [1]}, "does not describe a model"),
         ({"pretrained_cfg": None}, "does not describe a model"),
         ({"architecture": ["pcl_facecycle"]}, "not one of facepcl's"),
