@@ -50,5 +50,5 @@ def pcl_resnet50(pretrained=False, branches=True, **timm_options):
 
     model = torch.hub.load("OWNER/facepcl", "pcl_resnet50", features_only=True, pretrained=True, trust_repo=True)
     stages = model(torch.rand(2, 3, 96, 96))  # 5 maps, the last [2, 2048, 3, 3]
-    """
+    """  # noqa: E501
     return _create("pcl_resnet50", pretrained, branches, **timm_options)

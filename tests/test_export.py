@@ -20,7 +20,7 @@ from torch import nn
 
 import facepcl
 from facepcl import cli, export
-from facepcl.errors import ExportError, MissingExtra, MissingPath, OptionError, WeightsError
+from facepcl.errors import ExportError, MissingExtra, MissingPath, OptionError
 from facepcl.onnx_graph import open_graph, to_onnx
 from facepcl.pretrained import save_encoder
 
