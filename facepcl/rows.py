@@ -73,7 +73,7 @@ class Embeddings:
 
 def columns_of(meta: dict[str, Any]) -> dict[str, slice]:
     """The codes that a table has a column of its own for, each with its place in the rows of `vectors`."""
-    several = meta.get("columns") or {meta["branch"]: {"dimension": meta["dimension"]}}
+    several = meta.get("columns") or {meta.get("branch", ""): {"dimension": meta["dimension"]}}
     ends = accumulate(column["dimension"] for column in several.values())
     return {n: slice(e - c["dimension"], e) for (n, c), e in zip(several.items(), ends, strict=True)}
 

@@ -227,7 +227,7 @@ def test_a_package_that_is_missing_is_one_sentence_with_the_pip_line(copied, exa
     if package == "pyarrow":
         pytest.importorskip("duckdb", reason="the example asks for duckdb first: pip install duckdb")
     Path("without").mkdir()
-    Path("without", f"{package}.py").write_text("raise ImportError")
+    Path("without", f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})")
     found = os.pathsep.join(filter(None, ["without", os.environ.get("PYTHONPATH")]))
     done = run(typed(example), env={**os.environ, "PYTHONPATH": found})
     assert done.returncode == 1

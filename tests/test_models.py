@@ -81,7 +81,7 @@ def test_branches_come_behind_the_same_trunk(name):
         assert torch.equal(trunk(x), full(x))
         maps, codes = full.forward_branches(x), full.forward_codes(x)
     close(maps.shared, trunk.forward_features(x))
-    side = 3 if name == "pcl_resnet18" else 4
+    side = 4 if name == "pcl_facecycle" else 3
     assert maps.face.shape == maps.pose.shape == (2, 128, side, side)
     assert codes.face.shape == codes.pose.shape == (2, 128 * side**2)
     assert torch.equal(codes.face, maps.face.flatten(1))

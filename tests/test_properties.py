@@ -15,7 +15,7 @@ from PIL import Image
 
 import facepcl
 from facepcl import embedding, embedding_job, parquet_table, unfinished
-from facepcl.embedding import FaceEmbedder, _chunks
+from facepcl.embedding import FaceEmbedder, chunks
 from facepcl.errors import OptionError
 from facepcl.sources import Item, files_below, is_image_name, list_entries, read_items
 
@@ -89,9 +89,9 @@ def test_batches_depend_on_numbers_only_so_that_a_resumed_job_makes_the_same(siz
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedding, "ROWS_A_GROUP", part)
         patch.setattr(embedding, "BYTES_A_BATCH", 6000)
-        whole = list(_chunks(items, size))
+        whole = list(chunks(items, size))
         start = part * data.draw(st.integers(0, len(items) // part))
-        rest = list(_chunks(items[start:], size))
+        rest = list(chunks(items[start:], size))
     assert [item for chunk in whole for item in chunk] == items
     assert all(0 < len(chunk) <= size for chunk in whole)
     assert not rest or rest == whole[-len(rest) :]

@@ -90,13 +90,14 @@ def test_readers_that_are_killed_lose_nothing(items, monkeypatch):
         wanted = [pool.submit(items).result() for _ in range(2)][1]
         futures = [pool.submit(items) for _ in range(600)]
         killed, random = 0, np.random.default_rng(0)
-        while not all(future.done() for future in futures):
+        while killed < 6 or not all(future.done() for future in futures):
+            if all(future.done() for future in futures):  # a fast machine
+                futures += [pool.submit(items) for _ in range(100)]
             time.sleep(random.uniform(0, 0.2))
             one = pool._all[killed % 2]
             if one.pid and one._is_ready:
                 os.kill(one.pid, signal.SIGKILL)
                 killed += 1
-        assert killed > 3
         for future in futures:
             for a, b in zip(future.result(), wanted, strict=True):
                 assert (a.path, a.size, a.error) == (b.path, b.size, b.error)

@@ -45,6 +45,8 @@ POSIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "po
 FALLBACKS = {
     ("facepcl/machine.py", "os.sched_getaffinity"): "os.cpu_count()",
     ("facepcl/readers.py", "fcntl"): "pipes stay as narrow as they are",
+    ("facepcl/share.py", "os.sched_getaffinity"): "asked only where cores can be chosen",
+    ("facepcl/share.py", "os.sched_setaffinity"): "the system shares out the cores",
 }
 
 
