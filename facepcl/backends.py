@@ -35,7 +35,10 @@ def first_cause(error: BaseException) -> str:
     """What went wrong at first, in one line: exporters and compilers wrap it in pages."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):  # "backend='inductor' raised:"
+        return lines[1]
+    return lines[0] if lines else type(error).__name__
 
 
 def make_run(network: nn.Module, sample: torch.Tensor, backend: str, batch_size: int) -> tuple[Run, str]:

@@ -41,6 +41,7 @@ def test_a_trace_equals_the_network_for_any_batch(model, dtype, branch):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_network_takes_batches_of_other_sizes(model):
+    torch._dynamo.utils.counters.clear()  # other tests of this process compile too
     eager, compiled = (Encoder(model, dtype="float32", backend=b, batch_size=4) for b in ("eager", "compile"))
     assert compiled.batches_at_once == 1
     for count in (4, 1, 3, 6):
