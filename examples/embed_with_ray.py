@@ -14,7 +14,6 @@ go on after an interruption are simpler by `facepcl embed --resume` (docs/scalin
 """
 
 import argparse
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +30,8 @@ import facepcl
 from facepcl.errors import FacepclError, MissingPath
 from facepcl.fit import Fit
 from facepcl.images import decode_reduced
-from facepcl.parquet_table import META_KEY
+from facepcl.parquet_table import to_arrow
+from facepcl.rows import Embeddings
 from facepcl.sources import Entry, list_entries, read_items
 
 ROWS = 1024  # that are decoded together, a block of Ray's
@@ -70,21 +70,14 @@ class Embed:
         self.embedder = facepcl.FaceEmbedder(**options)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        good = batch["error"] == ""
-        vectors = self.embedder(list(batch["pixels"][good]))
-        ends = np.concatenate([[0], np.cumsum(good * vectors.shape[1])]).astype(np.int32)
-        numbers = pa.array(vectors.reshape(-1))
-        embedding = pa.ListArray.from_arrays(pa.array(ends), numbers, mask=pa.array(~good))
-        columns = {
-            "shard": pa.array(batch["shard"], pa.int64()),
-            "path": pa.array(batch["path"], pa.string()),
-            "index": pa.array(batch["index"], pa.int64()),
-            "error": pa.array(batch["error"], pa.string(), mask=good),
-            "width": pa.array(batch["width"], pa.int32(), mask=~good),
-            "height": pa.array(batch["height"], pa.int32(), mask=~good),
-            "embedding": embedding,
-        }
-        return pa.table(columns).replace_schema_metadata({META_KEY: json.dumps(self.embedder.meta)})
+        good, meta = batch["error"] == "", self.embedder.meta
+        vectors = np.full((len(good), meta["dimension"]), np.nan, np.float32)
+        vectors[good] = self.embedder(list(batch["pixels"][good]))
+        errors = [error or None for error in batch["error"].tolist()]
+        sizes = np.stack([batch["width"], batch["height"]], 1)
+        rows = Embeddings(vectors, batch["path"].tolist(), errors, sizes, meta)
+        table = to_arrow(meta, rows, batch["index"])
+        return table.add_column(0, "shard", pa.array(batch["shard"], pa.int64()))
 
 
 def run(
@@ -125,7 +118,7 @@ def main() -> None:
     parser.add_argument("source", nargs="+", help="tar shards, folders, files, globs, URLs")
     parser.add_argument("-o", "--out", required=True, help="new folder of Parquet files")
     parser.add_argument("--model", default="pcl_facecycle")
-    parser.add_argument("--branch", default="shared")
+    parser.add_argument("--branch", default="shared", help="as of facepcl embed")
     parser.add_argument("--dtype", default="float32", help="the same on all machines")
     parser.add_argument("--actors", type=int, default=2, help="how many processes embed")
     parser.add_argument("--gpus", type=float, default=0, help="of each actor; 0.5 puts two on one")

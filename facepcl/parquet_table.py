@@ -15,32 +15,45 @@ META_KEY = "facepcl"
 
 
 def write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
-    pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
-    # not fixed_size_list: with nulls, several releases of pyarrow fail to write or read it
+    """Write `blocks`, one at a time."""
+    parquet = require("pyarrow.parquet", "parquet")
+    schema, start = _schema(meta), 0
+    codes = named_columns(meta, "embedding", "embedding_")
+    # the numbers of vectors neither repeat nor compress, so trying to would only cost time
+    packing = dict.fromkeys(schema.names, "snappy") | {f"{name}.list.element": "none" for name in codes}
+    with parquet.ParquetWriter(str(path), schema, use_dictionary=["error"], compression=packing) as file:
+        for block in blocks:
+            file.write_table(to_arrow(meta, block, np.arange(start, start + len(block))))
+            start += len(block)
+
+
+def to_arrow(meta: dict[str, Any], block: Embeddings, index: np.ndarray) -> Any:
+    """`block` as a pyarrow table with the columns and metadata of a Parquet file; `index` `[N]`: numbers of
+    its rows."""
+    pa, schema = require("pyarrow", "parquet"), _schema(meta)
+    good = np.array([error is None for error in block.errors], bool)
+    vectors = block.vectors if good.all() else block.vectors[good]
+    codes = named_columns(meta, "embedding", "embedding_")
+    columns = [
+        pa.array(map(clean, block.paths), pa.string()),
+        pa.array(index, pa.int64()),
+        pa.array(map(clean, block.errors), pa.string()),
+        *(pa.array(side, pa.int32(), mask=~good) for side in block.sizes.T),
+        *(_face_array(pa, v, schema.field(n).type) for n, v in _face_columns(block)),
+        *(_list_array(pa, vectors[:, place], good) for place in codes.values()),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _schema(meta: dict[str, Any]) -> Any:
+    pa = require("pyarrow", "parquet")
     fields = [("path", pa.string()), ("index", pa.int64()), ("error", pa.string())]
     fields += [("width", pa.int32()), ("height", pa.int32())]
     if "align" in meta:
         fields += [(name, pa.float32() if place else pa.int32()) for place, name in enumerate(FACE_COLUMNS)]
-    codes = named_columns(meta, "embedding", "embedding_")
-    fields += [(name, pa.list_(pa.float32())) for name in codes]
-    schema = pa.schema(fields, metadata={META_KEY: json.dumps(meta)})
-    start = 0
-    # the numbers of vectors neither repeat nor compress, so trying to would only cost time
-    packing = {name: "snappy" for name, _ in fields} | {f"{name}.list.element": "none" for name in codes}
-    with parquet.ParquetWriter(str(path), schema, use_dictionary=["error"], compression=packing) as file:
-        for block in blocks:
-            good = np.array([error is None for error in block.errors], bool)
-            vectors = block.vectors if good.all() else block.vectors[good]
-            columns = [
-                pa.array(map(clean, block.paths), pa.string()),
-                pa.array(np.arange(start, start + len(block))),
-                pa.array(map(clean, block.errors), pa.string()),
-                *(pa.array(side, pa.int32(), mask=~good) for side in block.sizes.T),
-                *(_face_array(pa, v, schema.field(n).type) for n, v in _face_columns(block)),
-                *(_list_array(pa, vectors[:, place], good) for place in codes.values()),
-            ]
-            file.write_table(pa.Table.from_arrays(columns, schema=schema))
-            start += len(block)
+    # not fixed_size_list: with nulls, several releases of pyarrow fail to write or read it
+    fields += [(name, pa.list_(pa.float32())) for name in named_columns(meta, "embedding", "embedding_")]
+    return pa.schema(fields, metadata={META_KEY: json.dumps(meta)})
 
 
 def _list_array(pa: Any, vectors: np.ndarray, good: np.ndarray) -> Any:

@@ -39,7 +39,7 @@ source, out = sys.argv[1:]
 example.Embed = Dies
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
 cluster.add_node(num_cpus=2)
-options = {"model": "pcl_facecycle", "branch": "shared", "dtype": "float32", "batch_size": 4}
+options = {"model": "pcl_facecycle", "branch": "face,pose", "dtype": "float32", "batch_size": 4}
 print(example.run([source], out, options, 2, 0, cluster.address))
 """
 
@@ -69,7 +69,7 @@ def test_a_cluster_of_two_makes_the_rows_of_the_plain_run_though_a_worker_is_kil
     assert job.stdout.splitlines()[-1] == "25"
 
     monkeypatch.chdir(tmp_path)
-    facepcl.embed("shards", tmp_path / "plain.npz", dtype="float32", batch_size=4)
+    facepcl.embed("shards", tmp_path / "plain.npz", branch="face,pose", dtype="float32", batch_size=4)
     found, wanted = facepcl.read_embeddings("out"), facepcl.read_embeddings("plain.npz")
     assert (found.paths, found.errors, found.meta) == (wanted.paths, wanted.errors, wanted.meta)
     assert found.sizes.tolist() == wanted.sizes.tolist()
