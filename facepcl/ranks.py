@@ -14,22 +14,51 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from facepcl.errors import OptionError
+from facepcl.errors import FacepclError, OptionError
 
 T = TypeVar("T")
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, and leave them at the end."""
+    """Join the processes that torchrun started, if it did, and leave them at the end.
+
+    Raises FacepclError when another process ends before its time, and OptionError where torchrun could not
+    start them again.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store, rank, size = next(dist.rendezvous("env://"))
+    dist.init_process_group(backend, store=_of_this_attempt(store), rank=rank, world_size=size)
     try:
         yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise FacepclError(
+            f"process {rank} of {size} has lost another ({reason}); the same command continues from the last "
+            "checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _of_this_attempt(store: dist.Store) -> dist.Store:
+    """Torchrun's store without what processes said in it before a restart, which those that come first would
+    take for an answer, and wait for the dead (pytorch#135712)."""
+    given = os.environ.get
+    if given("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store  # a new one each time
+    if given("LOCAL_WORLD_SIZE") == given("WORLD_SIZE"):
+        return dist.PrefixStore(f"attempt-{given('TORCHELASTIC_RESTART_COUNT')}", store)
+    if given("TORCHELASTIC_MAX_RESTARTS") != "0":  # machines count their restarts each for itself
+        raise OptionError(
+            "--max-restarts on several machines needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 set for torchrun"
+        )
+    return store
 
 
 def count() -> int:

@@ -258,9 +258,10 @@ def read_shard(shard: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[]
 def _read_tar(
     shard: str | Path, file: RemoteFile | None
 ) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
-    # streamed: shards may be larger than memory, and may be compressed
+    # streamed: shards may be larger than memory, and may be compressed; with tarfile's own small buffer, of
+    # which it copies the rest at every read
     source: Any = {"name": shard} if file is None else {"fileobj": file}
-    with tarfile.open(**source, mode="r|*", bufsize=1 << 20, tarinfo=_Header) as archive:
+    with tarfile.open(**source, mode="r|*", tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # a million of them would stay in memory
             # links, devices and folders are no images, whatever they are called

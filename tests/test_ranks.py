@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch.distributed import HashStore
 
 from facepcl import ranks
 from facepcl.checkpoints import checkpoints
@@ -24,6 +25,7 @@ from facepcl.pretrained import load_tensors, save_tensors
 from facepcl.sub_steps import SubSteps
 from facepcl.training_data import read_faces
 
+FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 SMALL = {
     "batch": 4,
     "pose_batch": 2,
@@ -37,6 +39,12 @@ SMALL = {
     "log_steps": 1,
     "max_yaw": 90.0,
 }
+
+
+# From weights that know something and in small steps: the gradient of another batch would show in the second
+# digit. Where a run starts from chance, or in large steps, rounding alone parts two runs by a hundredth
+# within ten steps, also those of one process with one and with two threads.
+SETTLED = {"init": "pcl_facecycle", "lr": 1e-6, "batch": 8, "pose_batch": 4, "steps": 20, "size": 32}
 
 
 @pytest.fixture
@@ -98,13 +106,13 @@ def test_losses_gradients_and_statistics_are_those_of_one_process(config, tmp_pa
         torch.testing.assert_close(first[name], wanted, rtol=0, atol=atol, msg=name)
 
 
-def torchrun(config, *options, processes=2):
-    numbers = {name: getattr(config, name) for name in SMALL}
+def torchrun(config, *options, processes=2, restarts=0):
+    numbers = {name: getattr(config, name) for name in SMALL | SETTLED}
     given = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
-        *("-m", "facepcl", "pretrain", *config.data, "--out", config.out, "--preset", "paper", "--epochs=0"),
-        *(*given, *options),
+        *(f"--max-restarts={restarts}", "-m", "facepcl", "pretrain", *config.data, "--out", config.out),
+        *("--preset", "paper", "--epochs=0", *given, *options),
     ]
 
 
@@ -116,24 +124,94 @@ def end_of(config):
     return load_tensors(Path(config.out, f"checkpoint-{config.steps:08d}.safetensors"))
 
 
-@pytest.mark.slow
-def test_a_run_of_two_processes_is_that_of_one(config):
-    config = replace(config, batch=6, pose_batch=4)
-    one = replace(config, out=config.out + "-one")
-    run(one)
+NUMBERS = ("reconstruction", "orthogonality", "face", "pose")
+
+
+def workers(agent):
+    return [int(pid) for pid in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
+
+
+def wait_for_step(config, step, agent):
+    deadline = time.monotonic() + 200
+    while agent.poll() is None and time.monotonic() < deadline:
+        if Path(config.out, "log.jsonl").is_file() and len(lines(config)) >= step:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"never came to step {step}")
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The configuration of a settled run of one process, which is done."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    config = Config(data=(str(FACES),), out=str(out), **SMALL | SETTLED)
+    run(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def two_processes(one_process, tmp_path_factory):
+    """The same run by two processes."""
+    config = replace(one_process, out=str(tmp_path_factory.mktemp("two") / "run"))
     subprocess.run(torchrun(config), check=True, capture_output=True, timeout=300)
-    # Adam's first steps have the size of the learning rate whatever the gradient is, also where it is
-    # rounding alone: runs part slowly, from the second sub-step on
-    for found, wanted in zip(lines(config), lines(one), strict=True):
-        assert found["reconstruction"] == pytest.approx(wanted["reconstruction"], rel=1e-2)
-        for name in ("face", "pose"):
-            assert found[name] == pytest.approx(wanted[name], rel=1e-3 if found["step"] == 1 else 0.1), name
-    assert lines(config)[0]["reconstruction"] == lines(one)[0]["reconstruction"]
-    found, wanted = end_of(config), end_of(one)
+    return config
+
+
+def assert_same_curve(found, wanted):
+    for a, b in zip(lines(found), lines(wanted), strict=True):
+        for name in NUMBERS:
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), (a["step"], name)
+
+
+@pytest.mark.slow
+def test_the_losses_of_two_processes_are_those_of_one_over_twenty_steps(one_process, two_processes):
+    assert_same_curve(two_processes, one_process)
+    found, wanted = end_of(two_processes), end_of(one_process)
     assert found.keys() == wanted.keys()
     apart = [(found[k] - w).abs().mean() for k, w in wanted.items() if k.endswith("weight")]
-    assert max(apart) < 0.1 * 3 * config.steps * config.lr  # of what three sub-steps can move them
-    assert Path(config.out, "encoder/model.safetensors").is_file()
+    assert max(apart) < 0.05 * 3 * SETTLED["steps"] * SETTLED["lr"]  # of what Adam's sub-steps can move them
+    assert Path(two_processes.out, "encoder/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_the_losses_of_four_processes_are_those_of_one_over_twenty_steps(one_process, tmp_path):
+    config = replace(one_process, out=str(tmp_path / "run"))
+    subprocess.run(torchrun(config, processes=4), check=True, capture_output=True, timeout=600)
+    assert_same_curve(config, one_process)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_started_again_with_the_others_and_no_bit_differs(
+    two_processes, tmp_path
+):
+    config = replace(two_processes, out=str(tmp_path / "run"))
+    with subprocess.Popen(
+        torchrun(config, "--checkpoint-minutes=0", restarts=2), stderr=subprocess.PIPE, text=True
+    ) as agent:
+        for step, rank in ((3, 1), (9, 0)):
+            wait_for_step(config, step, agent)
+            os.kill(workers(agent)[rank], signal.SIGKILL)
+            wait_for_step(config, step + 3, agent)
+        said = agent.communicate(timeout=200)[1]
+    assert agent.returncode == 0
+    assert said.count("has lost another") == 2
+    assert "the same command continues from the last checkpoint" in said
+    assert "Traceback" not in said
+    assert [line["step"] for line in lines(config)] == list(range(1, 21))
+    found, wanted = end_of(config), end_of(two_processes)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_restarts_on_several_machines_need_a_store_of_their_own(monkeypatch):
+    torchruns = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    for name, value in (torchruns | {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        ranks._of_this_attempt(HashStore())
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    store = HashStore()
+    assert ranks._of_this_attempt(store) is store
 
 
 @pytest.mark.slow
@@ -142,11 +220,8 @@ def test_two_processes_stop_at_the_same_step_and_one_may_go_on(config):
     with subprocess.Popen(
         torchrun(config), stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as agent:
-        deadline = time.monotonic() + 200
-        while not Path(config.out, "log.jsonl").is_file() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        workers = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-        os.kill(int(workers[-1]), signal.SIGTERM)  # one of the two; the other is told by it
+        wait_for_step(config, 1, agent)
+        os.kill(workers(agent)[-1], signal.SIGTERM)  # one of the two; the other is told by it
         said = agent.communicate(timeout=100)[1]
     (saved,) = checkpoints(Path(config.out))
     step = int(saved.stem.rpartition("-")[2])

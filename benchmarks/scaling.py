@@ -1,0 +1,181 @@
+"""What a step of PCL costs each of W processes that train together: on paper, and measured where they fit.
+
+python benchmarks/scaling.py                    # on paper: calls, bytes, operations, memory
+python benchmarks/scaling.py --measure 1 2 4    # real processes on this machine
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from losses import peak_bytes
+from machine import describe
+from PIL import Image
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.flop_counter import FlopCounterMode
+
+from facepcl import losses, ranks
+from facepcl.objectives import Networks
+from facepcl.recipe import CONTRASTS, Config
+from facepcl.sub_steps import SubSteps
+from facepcl.training_data import Faces
+
+SIZE, D, CODE = 64, 512, 2048  # side of the views; numbers of a projection and of a code
+# What the paper's columns assume of a GPU: A100, half of its bfloat16 peak; 25 GB/s to the other machines.
+OPERATIONS_A_SECOND, BYTES_A_SECOND, MEMORY = 156e12, 25e9, 40e9
+ON_PAPER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def noise_faces(count: int) -> Faces:
+    """Images of noise, without labels: a step costs the same."""
+    images = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
+    unknown = torch.full((count,), -1)
+    return Faces(
+        images=images,
+        names=[""] * count,
+        landmarks=torch.full((count, 5, 2), torch.nan),
+        pose=torch.full((count, 3), torch.nan),
+        au=torch.zeros(count, 0),
+        expression=unknown,
+        identity=unknown,
+    )
+
+
+@contextmanager
+def pretended(processes: int) -> Iterator[Counter[str]]:
+    """As the first of so many processes, whom nobody answers; counts its calls and the bytes of each kind."""
+    counted: Counter[str] = Counter()
+    all_gather, all_reduce = dist.all_gather, dist.all_reduce
+
+    def gather(parts: list[torch.Tensor], own: torch.Tensor, *args: Any) -> Any:
+        counted["calls"] += 1
+        counted["gathered"] += sum(part.nbytes for part in parts)
+        return all_gather(parts, own, *args)
+
+    def reduce(tensor: torch.Tensor, *args: Any) -> Any:
+        counted["calls"] += 1
+        counted["gradients" if tensor.dim() == 1 and len(tensor) > 1e6 else "norms"] += tensor.nbytes
+        return all_reduce(tensor, *args)
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    dist.all_gather, dist.all_reduce = gather, reduce
+    try:
+        yield counted
+    finally:
+        dist.all_gather, dist.all_reduce = all_gather, all_reduce
+        dist.destroy_process_group()
+
+
+def count_step(model: str, processes: int, batch: int) -> Counter[str]:
+    """What one process counts in an iteration with `batch` images of its own."""
+    whole = batch * processes
+    config = Config(data=(), out="", model=model, batch=whole, pose_batch=whole // 8, pose_negatives=16)
+    torch.manual_seed(0)
+    nets = Networks(model, {}, config.sub_steps).train()
+    with pretended(processes) as counted, ranks.shared_norms(nets), FlopCounterMode(display=False) as flops:
+        sub_steps = SubSteps(config, noise_faces(whole), nets, SIZE, torch.float32)
+        for loss in sub_steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0)):
+            nets.zero_grad()
+            loss.total.backward()
+            ranks.sum_gradients(nets)
+    counted["operations"] = flops.get_total_flops()
+    return counted
+
+
+def face_contrast_bytes(batch: int) -> int:
+    """What the face contrast of a whole batch holds at most, forward and backward."""
+    features = torch.randn(2 * batch, D, requires_grad=True)
+    mixed = losses.mixing(2 * batch, 2 * batch - 2, torch.Generator().manual_seed(0))
+    return peak_bytes(lambda: losses.face_contrast(features, *mixed).backward())
+
+
+def on_paper(model: str, batch: int) -> None:
+    """Count at 2, 4 and 8 processes W; go on to 1,024 by what is constant, grows with W or with W squared."""
+    counts = {w: count_step(model, w, batch) for w in (2, 4, 8)}
+    quadratic = (counts[4]["operations"] - counts[2]["operations"]) / (4**2 - 2**2)
+    constant = counts[2]["operations"] - quadratic * 2**2
+    predicted = constant + quadratic * 8**2
+    if abs(predicted / counts[8]["operations"] - 1) > 0.02:
+        raise SystemExit(f"{counts[8]['operations']:,} operations at 8 processes, not {predicted:,.0f}")
+    held = {b: face_contrast_bytes(b) for b in (256, 512)}
+    a_pair = held[512] / 512**2
+    sent = counts[8]
+    print(
+        f"\n`{model}` at {SIZE} px, {batch} images a process, float32. A step: {sent['calls']} collective "
+        f"calls, gradients {sent['gradients'] / 1e6:.1f} MB,\nstatistics of batch norms "
+        f"{sent['norms'] / 1e6:.1f} MB; face contrast holds {a_pair:.0f} bytes x batch squared (batch 256: "
+        f"{held[256] / 1e6:.1f} MB).\n"
+    )
+    print(
+        "| processes | batch | gathered, MB | computed, GFLOP | of these losses | losses hold, GB "
+        "| GPU computes, ms | sends, ms |\n|---|---|---|---|---|---|---|---|"
+    )
+    for w in ON_PAPER:
+        several = w > 1
+        gathered = sent["gathered"] / 8 * w * several
+        operations, memory = constant + quadratic * w**2, a_pair * (w * batch) ** 2
+        seconds = (gathered + 2 * sent["gradients"] * several) / BYTES_A_SECOND
+        print(
+            f"| {w:,} | {w * batch:,} | {gathered / 1e6:,.0f} | {operations / 1e9:,.0f} "
+            f"| {quadratic * w**2 / operations:.0%} | {memory / 1e9:,.2f}{' (too much)' * (memory > MEMORY)} "
+            f"| {operations / OPERATIONS_A_SECOND * 1e3:,.0f} | {seconds * 1e3:,.0f} |"
+        )
+
+
+def measured(model: str, processes: int, batch: int, steps: int) -> float:
+    """Views a second of a run of so many processes of one thread, start-up and first steps left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder, "faces"), Path(folder, "run")
+        data.mkdir()
+        rng = np.random.default_rng(0)
+        for number in range(max(64, batch)):
+            pixels = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(data / f"{number:03d}.jpg")
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
+            *("-m", "facepcl", "pretrain", str(data), "--out", str(out), "--model", model),
+            *(f"--batch={batch}", f"--pose-batch={batch // 8}", "--pose-negatives=16", f"--size={SIZE}"),
+            *(f"--source-size={SIZE}", f"--steps={steps}", "--log-steps=1", "--dtype=float32"),
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return float(np.median([line["images_per_s"] for line in log[2:]]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default="pcl_facecycle")
+    parser.add_argument(
+        "--batch", type=int, default=32, help="images of a process; measured: of all processes"
+    )
+    parser.add_argument("--measure", type=int, nargs="+", metavar="PROCESSES", help="real runs of so many")
+    parser.add_argument("--steps", type=int, default=8, help="steps of a real run")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(describe())
+    if not args.measure:
+        on_paper(args.model, args.batch)
+        return
+    print(f"\n`{args.model}` at {SIZE} px, {args.batch} images a step in all:\n")
+    print("| processes | views/s | ratio |\n|---|---|---|")
+    first = 0.0
+    for processes in args.measure:
+        speed = measured(args.model, processes, args.batch, args.steps)
+        first = first or speed
+        print(f"| {processes} | {speed:.1f} | {speed / first:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
