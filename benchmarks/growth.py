@@ -1,14 +1,16 @@
 """How the cost of `facepcl embed` grows with images, batch and number of shards; and that of a listing.
 
-    python benchmarks/growth.py images|batch|shards|files|members [--counts 100 1000 10000 100000]
+    python benchmarks/growth.py [images] [batch] [shards] [files] [members] [packed]
 
 Whole commands, `pcl_facecycle` in int8 (facepcl[onnx]), JPEG files of 112 px: 256 of them, each under many
-names. `files` lists a folder of empty files, `members` reads a tar of tiny ones; no image is decoded there.
+names. `files` lists a folder of empty files, `members` reads a tar of tiny ones and `packed` the same as
+.tar.gz, where they take hardly any room; no image is decoded there.
 The start-up is that of the same with one image. The exponent is the slope of the logarithm of CPU seconds
 without it over that of the count (1 is linear), of the rows that have more than half a second.
 """
 
 import argparse
+import gzip
 import os
 import sys
 import tarfile
@@ -27,6 +29,7 @@ COUNTS = {
     "shards": (1, 4, 16, 64, 256),
     "files": (1000, 10_000, 100_000, 1_000_000),
     "members": (1000, 10_000, 100_000, 1_000_000),
+    "packed": (1000, 10_000, 100_000, 1_000_000),
 }
 FILES, SIDE = 256, 112
 LOOK = 1.0  # seconds from one look at the memory to the next, which costs some hundredths of that
@@ -56,9 +59,10 @@ class Jobs:
 
     def _command(self, count: int, images: int) -> Sequence[object]:
         source = self.folder / f"{self.kind}-{count}-{images}"
-        if self.kind == "members":
-            write_members(source.with_suffix(".tar"), images)
-            return [sys.executable, "-c", LIST, source.with_suffix(".tar")]
+        if self.kind in ("members", "packed"):
+            shard = source.with_suffix(".tar" if self.kind == "members" else ".tar.gz")
+            write_members(shard, images)
+            return [sys.executable, "-c", LIST, shard]
         source.mkdir()
         if self.kind == "files":
             for number in range(images):
@@ -82,7 +86,7 @@ class Jobs:
 
 def write_members(path: Path, count: int) -> None:
     """A tar of so many members of one byte."""
-    with path.open("wb") as file:
+    with gzip.open(path, "wb", 1) if path.suffix == ".gz" else path.open("wb") as file:
         for number in range(count):
             info = tarfile.TarInfo(f"{number:07d}.jpg")
             info.size = 1
@@ -96,27 +100,33 @@ def exponent(counts: Sequence[int], seconds: Sequence[float]) -> str:
     return f"{np.polyfit(*zip(*some, strict=True), 1)[0]:.2f}" if len(some) > 1 else "too short to tell"
 
 
+def sweep(jobs: Jobs, counts: Sequence[int]) -> None:
+    """A table, and the exponent below it."""
+    print(f"\n| {jobs.kind} | wall, s | CPU, s | CPU s for 1,000 | memory, MB |\n" + "|---" * 5 + "|")
+    start = run(jobs.start(), look=LOOK)
+    print(f"| start-up | {start.wall:.1f} | {start.cpu:.1f} | | {start.memory:.0f} |", flush=True)
+    seconds = []
+    for count in counts:
+        wall, cpu, memory = run(jobs.command(count), look=LOOK)
+        seconds.append(cpu - start.cpu)
+        each = 1000 * seconds[-1] / jobs.images_of(count)
+        print(f"| {count:,} | {wall:.1f} | {cpu:.1f} | {each:.3f} | {memory:.0f} |", flush=True)
+    print(f"\nExponent of CPU seconds over {jobs.kind}: {exponent(counts, seconds)}", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("kind", choices=COUNTS, help="what grows")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(COUNTS)} (default: all)")
     parser.add_argument("--counts", type=int, nargs="+", help="how it grows")
     parser.add_argument("--images", type=int, default=2048, help="where it is not they that grow")
     parser.add_argument("--dtype", default="int8", help="of the network")
     args = parser.parse_args(arguments)
-    counts = args.counts or COUNTS[args.kind]
-    print(describe(), f"{len(os.sched_getaffinity(0))} cores\n")
-    print(f"| {args.kind} | wall, s | CPU, s | CPU s for 1,000 | memory, MB |\n" + "|---" * 5 + "|")
-    with tempfile.TemporaryDirectory() as temporary:
-        jobs = Jobs(args.kind, Path(temporary), args.images, args.dtype)
-        start = run(jobs.start(), look=LOOK)
-        print(f"| start-up | {start.wall:.1f} | {start.cpu:.1f} | | {start.memory:.0f} |", flush=True)
-        seconds = []
-        for count in counts:
-            wall, cpu, memory = run(jobs.command(count), look=LOOK)
-            seconds.append(cpu - start.cpu)
-            each = 1000 * seconds[-1] / jobs.images_of(count)
-            print(f"| {count:,} | {wall:.1f} | {cpu:.1f} | {each:.3f} | {memory:.0f} |", flush=True)
-    print(f"\nCPU seconds without start-up grow with the power {exponent(counts, seconds)} of {args.kind}.")
+    if unknown := set(args.kinds) - set(COUNTS):
+        parser.error(f"{', '.join(sorted(unknown))}: choose {', '.join(COUNTS)}")
+    print(describe(), f"{len(os.sched_getaffinity(0))} cores")
+    for kind in args.kinds or COUNTS:
+        with tempfile.TemporaryDirectory() as temporary:
+            sweep(Jobs(kind, Path(temporary), args.images, args.dtype), args.counts or COUNTS[kind])
 
 
 if __name__ == "__main__":

@@ -137,12 +137,13 @@ def test_peers_tells_the_speed_from_the_start(monkeypatch, capsys):
     ]
 
 
-@pytest.mark.parametrize("kind", ["images", "batch", "shards", "files", "members"])
-def test_growth_has_a_row_a_count(at_once, capsys, kind):
+def test_growth_has_a_table_for_each_kind_and_a_row_a_count(at_once, capsys):
     import growth
 
-    growth.main([kind, "--counts", "2", "--images", "3", "--dtype", "float32"])
-    assert [row[0] for row in last_table(capsys.readouterr().out)] == ["start-up", "2"]
+    growth.main(["--counts", "2", "--images", "3", "--dtype", "float32"])
+    text = capsys.readouterr().out
+    names = [line.split()[1] for line in text.splitlines() if line.startswith(("| start-up", "| 2 "))]
+    assert names == ["start-up", "2"] * len(growth.COUNTS)
 
 
 def test_growth_finds_the_power():
@@ -163,14 +164,14 @@ def test_decoders_differ_by_rounding_at_full_scale(capsys):
     assert int(rows["torchvision"][2]) <= 1
 
 
-def test_a_job_is_what_its_processes_took_together():
+def test_a_job_is_what_a_command_and_all_it_starts_take():
     import jobs
 
     hold = "import time; b = b'x' * 100_000_000; time.sleep(0.6)"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
-    spent = jobs.run([sys.executable, "-c", child], [sys.executable, "-c", hold], look=0.1)
-    assert 0.6 <= spent.wall < 60
-    assert 200 < spent.memory < 400  # two blocks of 100 MB and three Pythons
+    spent = jobs.run([sys.executable, "-c", child], look=0.1)
+    assert spent.wall >= 0.6
+    assert 100 < spent.memory < 200  # the block of 100 MB and two Pythons
     assert 0 < spent.cpu < spent.wall * 2
 
 
