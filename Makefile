@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: embed test test-fast soak audit lint clean
+.PHONY: embed test test-fast soak bench audit lint clean
 
 embed: $(READY)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
@@ -18,6 +18,9 @@ test: $(READY)  ## all tests, without network and GPU
 soak: $(READY)  ## twenty kills of each job, a million members, a Ray cluster (needs .[ray]), 100,000 damaged files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
 	$(BIN)/python tools/fuzz --cases 100000 --seed $(or $(SEED),0)
+
+bench: $(READY)  ## beside what users have today, and how the cost grows; tables for benchmarks/RESULTS.md
+	for job in embed peers decode growth pretrain; do $(BIN)/python benchmarks/$$job.py || exit 1; done
 
 test-fast: $(READY)  ## the tests that take less than ten seconds each
 	$(PYTEST) -m "not slow and not soak"

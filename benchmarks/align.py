@@ -20,8 +20,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from jobs import FACEPCL, run
 from machine import describe
-from memory import largest_memory
 from PIL import Image
 
 from facepcl import FaceEmbedder, detection
@@ -141,9 +141,8 @@ def peak(paths: list[Path], count: int, folder: Path, detector: str) -> tuple[fl
     """Largest memory in MB, and seconds, of the command on `count` photographs."""
     manifest = folder / f"{count}.csv"
     manifest.write_text("path\n" + "".join(f"{paths[i % len(paths)]}\n" for i in range(count)))
-    start = time.monotonic()
-    largest = largest_memory("align", str(manifest), str(folder / f"out{count}"), "--detector", detector)
-    return largest, time.monotonic() - start
+    spent = run([*FACEPCL, "align", manifest, folder / f"out{count}", "--detector", detector], look=0.2)
+    return spent.memory, spent.wall
 
 
 def read_lfw(data: Path, folder: Path) -> tuple[dict[str, tuple[Image.Image, np.ndarray]], list[tuple]]:

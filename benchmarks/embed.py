@@ -8,9 +8,6 @@ long and a short job. The last part is wall time on all cores.
 
 import argparse
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jobs import FACEPCL, run
 from machine import describe
 from PIL import Image
 
@@ -31,27 +29,27 @@ FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 SHORT, LONG = 1024, 5120
 
 
-def write_files(folder: Path, count: int) -> list[Path]:
-    """The sample faces at 250 px, each a little different, quality 90: about 13 kB each."""
+def write_files(folder: Path, count: int, side: int = 250) -> list[Path]:
+    """The sample faces at `side` px, each a little different, quality 90: about 17 kB each at 250 px."""
     faces = [Image.open(path).convert("RGB") for path in sorted(FACES.glob("*.jpg"))]
     random = np.random.default_rng(0)
     paths = [folder / f"{i:05d}.jpg" for i in range(count)]
     for i, path in enumerate(paths):
         face, (left, top) = faces[i % len(faces)], random.uniform(0, 4, 2)
-        face = face.resize((250, 250), Image.Resampling.BICUBIC, (left, top, left + 108, top + 108))
-        grain = random.normal(0, 4, (250, 250, 1))
+        face = face.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + 108, top + 108))
+        grain = random.normal(0, 4, (side, side, 1))
         Image.fromarray((np.asarray(face) + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
     return paths
 
 
-def milliseconds(work: Callable[[], object], images: int, runs: int = 5) -> float:
+def milliseconds(work: Callable[[], object], images: int, runs: int = 5, seconds: float = 1) -> float:
     """CPU milliseconds an image of the fastest of several runs of a second, after one that warms up.
 
     A second, for the luckiest moment of a noisy machine says nothing about a job of ten.
     """
     start = time.process_time()
     work()
-    again = max(1, round(1 / (time.process_time() - start)))
+    again = max(1, round(seconds / (time.process_time() - start)))
     best = float("inf")
     for _ in range(runs):
         start = time.process_time()
@@ -79,24 +77,30 @@ def naive(paths: Sequence[Path]) -> float:
     return milliseconds(loop, len(paths))
 
 
-def decoding(paths: Sequence[Path]) -> dict[str, float]:
-    """Files to pixels of 64 px, each way at its own."""
+def decoders(fit: Fit) -> dict[str, Callable[[bytes], np.ndarray]]:
+    """Ways from a JPEG file's bytes to the pixels that a network takes, `[H, W, 3]`, as their users go."""
     import torchvision
     from torchvision.transforms.v2 import functional as tv
 
-    fit = Fit.square(64)
-    bicubic = tv.InterpolationMode.BICUBIC
+    bicubic, read_rgb = tv.InterpolationMode.BICUBIC, torchvision.io.ImageReadMode.RGB
 
-    def by_torchvision(path: Path) -> torch.Tensor:
-        return tv.resize(torchvision.io.decode_image(str(path), "RGB"), [64, 64], bicubic, antialias=True)
+    def by_torchvision(data: bytes) -> np.ndarray:
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        image = torchvision.io.decode_jpeg(encoded, read_rgb)
+        return tv.resize(image, [fit.tall, fit.wide], bicubic, antialias=True).permute(1, 2, 0).numpy()
 
-    ways: dict[str, Callable[[Path], object]] = {
-        "Pillow": lambda path: fit(decode(path.read_bytes())),
-        "Pillow, reduced (ours)": lambda path: fit(*decode_reduced(path.read_bytes(), fit.needed)),
+    return {
+        "Pillow": lambda data: fit(decode(data)),
+        "Pillow, reduced (ours)": lambda data: fit(*decode_reduced(data, fit.needed)),
         "torchvision": by_torchvision,
     }
+
+
+def decoding(paths: Sequence[Path]) -> dict[str, float]:
+    """CPU milliseconds from a file to pixels of 64 px, each way at its own."""
     return {
-        name: milliseconds(lambda way=way: [way(p) for p in paths], len(paths)) for name, way in ways.items()
+        name: milliseconds(lambda way=way: [way(p.read_bytes()) for p in paths], len(paths))
+        for name, way in decoders(Fit.square(64)).items()
     }
 
 
@@ -117,12 +121,8 @@ def whole_job(folder: Path, count: int, options: Sequence[str]) -> tuple[float, 
     """CPU and wall seconds of `facepcl embed` on the first `count` files, reader processes included."""
     manifest = folder / f"{count}.csv"
     manifest.write_text("path\n" + "".join(f"{i:05d}.jpg\n" for i in range(count)))
-    command = [sys.executable, "-m", "facepcl", "embed", str(manifest), "-o", str(folder / "e.parquet")]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([*command, *options], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, time.perf_counter() - start
+    spent = run([*FACEPCL, "embed", manifest, "-o", folder / "e.parquet", *options])
+    return spent.cpu, spent.wall
 
 
 def fastest(folder: Path, options: Sequence[str], runs: int) -> list[list[float]]:

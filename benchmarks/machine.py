@@ -7,6 +7,7 @@ import timm
 import torch
 
 import facepcl
+from facepcl.machine import DTYPES, matmul_peak
 
 
 def describe() -> str:
@@ -22,3 +23,9 @@ def describe() -> str:
         f"{name} ({', '.join(units)}), {torch.get_num_threads()} thread(s); facepcl {facepcl.__version__}, "
         f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}"
     )
+
+
+def peaks() -> dict[str, float]:
+    """GFLOP/s of matrix products on the CPU with the threads that torch has, by dtype."""
+    cpu = torch.device("cpu")
+    return {name: matmul_peak(cpu, dtype, 1) / 1e9 for name, dtype in DTYPES.items()}

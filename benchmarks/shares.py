@@ -7,14 +7,13 @@ Wall time, so it wants a quiet machine; the difference of a long and a short job
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 from embed import write_files
+from jobs import run
 from machine import describe
 
 IMAGES_A_SHARD = 512
@@ -34,13 +33,10 @@ def write_shards(folder: Path, count: int) -> list[Path]:
 
 def seconds(shards: list[Path], out: Path, processes: int, dtype: str) -> float:
     """Wall time of a whole job."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    job = ["-m", "facepcl", "embed", *map(str, shards), "-o", str(out), "--dtype", dtype]
-    start = time.perf_counter()
-    subprocess.run([*torchrun, *job], check=True, capture_output=True)
-    taken = time.perf_counter() - start
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes]
+    spent = run([*torchrun, "-m", "facepcl", "embed", *shards, "-o", out, "--dtype", dtype])
     shutil.rmtree(out)
-    return taken
+    return spent.wall
 
 
 def main() -> None:
