@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from facepcl.ranks import is_first
@@ -50,6 +51,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _skipped(run: Path) -> int:
+    """How many broken images a run has met: before its first step, or with --stream until its last."""
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    if not config["stream"]:
+        return len(config["skipped"])
+    last = (run / "log.jsonl").read_text("utf-8").splitlines()[-1]
+    return int(json.loads(last)["skipped"])
+
+
 def run(args: argparse.Namespace) -> int:
     from facepcl import pretrain
 
@@ -60,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         numbers["epochs"] = 0.0
     encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
     if is_first():
-        skipped = len(json.loads((encoder.parent / "config.json").read_text("utf-8"))["skipped"])
+        skipped = _skipped(encoder.parent)
         broken = f"{skipped} broken images were skipped; " if skipped else ""
         print(f'{broken}wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
     return 0
