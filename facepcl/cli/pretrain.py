@@ -10,8 +10,8 @@ from facepcl.ranks import is_first
 
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
 continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
-(NAME.jpg with NAME.json or NAME.cls). On two processes:
-torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
+(NAME.jpg with NAME.json or NAME.cls); with --stream tars alone, here or behind URLs such as s3://. On two
+processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -24,7 +24,12 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", nargs="+", metavar="DATA", help="folder or .tar shard of face images")
+    parser.add_argument(
+        "data",
+        nargs="+",
+        metavar="DATA",
+        help="folder or .tar shard of face images; with --stream also a URL",
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument(
         "--preset", choices=PRESETS, default="paper", help="start from these numbers (default: paper)"
