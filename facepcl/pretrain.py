@@ -33,7 +33,7 @@ from facepcl.checkpoints import (
     save_checkpoint,
     write_json,
 )
-from facepcl.errors import FacepclError, require
+from facepcl.errors import DataError, FacepclError, ReaderError, RemoteError, require
 from facepcl.machine import find_device, matmul_peak, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
@@ -231,7 +231,12 @@ def _train(training: Training, progress: bool) -> None:
         while training.step < training.total and not (asked := ranks.largest(interrupted())):
             size = config.size_at(training.step / training.total)
             with flops.counted(size) as is_first, training.nets.compiled(config.compile and not is_first):
-                made, lr = training.iterate()
+                try:
+                    made, lr = training.iterate()
+                except (DataError, ReaderError, RemoteError) as error:  # of the images, before anything moved
+                    if ranks.is_first() and training.step:
+                        training.save()
+                    raise type(error)(f"{error}; {last_checkpoint(out)}") from error
             step = training.step
             losses = _finite_losses(made, step, out)
             training.epochs.add(losses)

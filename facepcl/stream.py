@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ import torch
 from facepcl import ranks
 from facepcl._ahead import in_order
 from facepcl.batches import permutation
-from facepcl.checkpoints import last_checkpoint
 from facepcl.errors import DataError, FacepclError
 from facepcl.fit import Fit
 from facepcl.listing import Listing, read_whole, survey
@@ -147,11 +146,17 @@ class Stream:
 
     @classmethod
     def of(cls, config: Config, begun: Mapping[str, Any], device: torch.device) -> "Stream":
-        """Of the shards that the first process lists."""
-        listing: Any = None
+        """Of the shards that the first process lists, for all."""
+        found: Any = None
         if ranks.is_first():
-            listing = survey(config.data, config.stream, begun.get("images"))
-        return cls(config, ranks.from_first(listing), begun, device)
+            try:
+                found = survey(config.data, config.stream, begun.get("images"))
+            except FacepclError as error:
+                found = error
+        found = ranks.from_first(found)
+        if isinstance(found, FacepclError):
+            raise found
+        return cls(config, found, begun, device)
 
     def _check(self, begun: Mapping[str, Any]) -> None:
         paths, out = self.listing.paths, Path(self.config.out)
@@ -199,16 +204,23 @@ class Stream:
         return self._images[rows]
 
     def _next(self) -> torch.Tensor:
-        """This process's part of the batch that comes; all have come here."""
+        """This process's part of the batch that comes; all have come here, and all end where one cannot go
+        on: with the same step done, and none of them waiting for another."""
         if not self._lanes:
             self._start()
+        images, failed = [], None
         try:
-            images = np.stack([image for lane in self._lanes for image in lane.take()])
+            images = [image for lane in self._lanes for image in lane.take()]
         except FacepclError as error:
-            raise type(error)(f"{error}; {last_checkpoint(Path(self.config.out))}") from error
-        places = [[lane.place.shard, lane.place.image, lane.place.skipped] for lane in self._lanes]
-        self.place = ranks.gather(torch.tensor(places)).tolist()
-        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+            failed = error
+        rows = [[*astuple(lane.place), failed is not None] for lane in self._lanes]
+        places = ranks.gather(torch.tensor(rows, dtype=torch.long)).tolist()
+        if failed:
+            raise failed
+        if any(is_lost for *_, is_lost in places):
+            raise DataError("another process cannot go on, and says why")
+        self.place = [place for *place, _ in places]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     def _start(self) -> None:
         own = range(self.config.stream)[ranks.part(self.config.stream)]

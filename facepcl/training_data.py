@@ -75,7 +75,7 @@ def read_samples(sources: Sequence[str | Path]) -> Iterator[Sample]:
     """
     for given in sources:
         if is_url(str(given)):
-            raise OptionError(f"{given}: behind a URL are .tar shards alone, for --stream")
+            raise OptionError(f"{given}: .tar shards behind URLs are read with --stream")
         source = Path(given)
         if source.is_dir():
             yield from _folder_samples(source)

@@ -168,34 +168,68 @@ def test_a_worker_that_is_killed_is_replaced_and_changes_no_batch(config):
             assert numbers(source.batch(step, 0, 8)) == wanted[step]
 
 
-def test_a_server_gives_the_batches_of_local_files(config, shards, monkeypatch):
+@pytest.fixture
+def behind_url(config, shards, monkeypatch):
+    """The same shards on a server."""
     fs = fsspec.filesystem("memory")
     fs.store.clear()
     for shard in shards.iterdir():
         fs.pipe(f"/faces/{shard.name}", shard.read_bytes())
-    remote_config = replace(config, data=("memory://faces",))
-    wanted = batches_of(config, 8)[0].tolist()
-    assert batches_of(remote_config, 8)[0].tolist() == wanted
-    with opened(config) as source, opened(remote_config, begun=source.facts):
-        pass  # the same shards, wherever they lie
-
     monkeypatch.setattr(listing, "WAITS", (0.0, 0.0))
-    real, left = remote.RemoteFile.read, [2]
+    return replace(config, data=("memory://faces",))
 
-    def fail(self, size=-1):
-        left[0] -= 1
-        if left[0] >= 0:
+
+def failing(monkeypatch, first, last):
+    """Shards cannot be read from the `first` to the `last` time that one is opened."""
+    real, opened = remote.RemoteFile.read, []
+
+    def read(self, size=-1):
+        if self not in opened:
+            opened.append(self)
+        if first <= opened.index(self) + 1 <= last:
             raise RemoteError(f"{self.url} cannot be read: connection reset")
         return real(self, size)
 
-    monkeypatch.setattr(remote.RemoteFile, "read", fail)
-    with opened(remote_config) as source:  # whose first shard is counted: tried again
-        left[0] = 2
-        assert numbers(source.batch(0, 0, 8)) == wanted[0]
-        left[0] = 10_000
-        said = "cannot be read: connection reset; the last good checkpoint is none"
-        with pytest.raises(RemoteError, match=said):
-            [source.batch(step, 0, 8) for step in range(1, 30)]
+    monkeypatch.setattr(remote.RemoteFile, "read", read)
+
+
+def test_a_server_gives_the_batches_of_local_files_also_where_it_is_asked_again(
+    config, behind_url, monkeypatch
+):
+    wanted = batches_of(config, 8)[0]
+    failing(monkeypatch, 2, 3)
+    assert torch.equal(batches_of(behind_url, 8)[0], wanted)
+    with opened(config) as source, opened(behind_url, begun=source.facts):
+        pass  # the same shards, wherever they lie
+
+
+def test_a_server_that_is_gone_ends_the_run_where_it_is_and_the_same_command_goes_on(
+    behind_url, tmp_path, monkeypatch
+):
+    config = replace(behind_url, steps=12, method="simclr")
+    whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
+    with monkeypatch.context() as patch:
+        failing(patch, 10, 10_000)  # behind the one that is counted, and two of each lane
+        said = r"faces/\d.tar cannot be read: connection reset; the last good checkpoint is .*-000000(\d\d)\."
+        with pytest.raises(RemoteError, match=said) as error:
+            run(config)
+    last = checkpoints(tmp_path / "run")[-1]
+    assert str(last) in str(error.value)
+    log = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    assert last.name == f"checkpoint-{len(log):08d}.safetensors"  # no step is lost
+    assert 4 < len(log) < 12
+    found = load_tensors(run(config) / "model.safetensors")
+    assert all(torch.equal(whole[name], found[name]) for name in whole)
+
+
+def test_a_process_ends_where_another_cannot_go_on(config, monkeypatch):
+    with opened(config) as source:
+        source.batch(0, 0, 8)
+        place = source.place
+        monkeypatch.setattr(ranks, "gather", lambda rows: torch.cat([rows, torch.tensor([[0, 0, 0, 1]])]))
+        with pytest.raises(DataError, match="another process cannot go on"):
+            source.batch(1, 0, 8)
+        assert source.place == place
 
 
 def test_what_is_broken_is_skipped_named_and_counted(config, shards, caplog, capsys):
@@ -221,7 +255,7 @@ def test_shards_that_are_all_broken_end_the_run_and_do_not_hang(config, shards):
     with opened(config) as source:
         for shard in shards.iterdir():
             shard.write_bytes(b"no tar")
-        with pytest.raises(DataError, match=r"6 shards in a row held fewer than 2 good .*; the last good"):
+        with pytest.raises(DataError, match="6 shards in a row held fewer than 2 good images"):
             source.batch(0, 0, 8)
 
 
@@ -263,7 +297,11 @@ def test_a_resnet_gets_the_statistics_of_the_first_shard(config):
         ({"batch": 64}, DataError, "shards of about 11 images are too small: each step takes 16"),
         ({"data": ("nowhere",)}, MissingPath, "nowhere: there is no such file or folder"),
         ({"data": ("nowhere.tar",)}, MissingPath, "nowhere.tar: there is no such file or folder"),
-        ({"data": ("memory://shards",), "stream": 0}, OptionError, "behind a URL are .tar shards alone"),
+        (
+            {"data": ("memory://shards",), "stream": 0},
+            OptionError,
+            "behind URLs are read with --stream",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, changes, error, said):
