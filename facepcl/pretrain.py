@@ -147,8 +147,9 @@ def run(config: Config, progress: bool = False) -> Path:
 
     Under torchrun every process calls this with the same `config` and makes its part; the first one writes.
 
-    Raises OptionError, MissingPath or DataError before the first step, and FacepclError when a loss is no
-    longer finite. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
+    Raises OptionError, MissingPath or DataError before the first step, FacepclError when a loss is no longer
+    finite, and with `stream` RemoteError, ReaderError or DataError, behind a checkpoint, when no more images
+    can be read. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
     says which.
     """
     config.check()
