@@ -29,7 +29,6 @@ from facepcl import losses, ranks
 from facepcl.objectives import Networks
 from facepcl.recipe import CONTRASTS, Config
 from facepcl.sub_steps import SubSteps
-from facepcl.training_data import Faces
 
 SIZE, D, CODE = 64, 512, 2048  # side of the views; numbers of a projection and of a code
 # What the paper's columns assume of a GPU: A100, half of its bfloat16 peak; 25 GB/s to the other machines.
@@ -37,19 +36,13 @@ OPERATIONS_A_SECOND, BYTES_A_SECOND, MEMORY = 156e12, 25e9, 40e9
 ON_PAPER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def noise_faces(count: int) -> Faces:
-    """Images of noise, without labels: a step costs the same."""
-    images = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
-    unknown = torch.full((count,), -1)
-    return Faces(
-        images=images,
-        names=[""] * count,
-        landmarks=torch.full((count, 5, 2), torch.nan),
-        pose=torch.full((count, 3), torch.nan),
-        au=torch.zeros(count, 0),
-        expression=unknown,
-        identity=unknown,
-    )
+class Noise:
+    """Images of noise for every batch: a step costs the same."""
+
+    def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
+        """This process's part of a batch of `count`, as `facepcl.batches.Source` says."""
+        own = len(range(count)[ranks.part(count)])
+        return torch.randint(0, 256, (own, 3, SIZE, SIZE), dtype=torch.uint8)
 
 
 @contextmanager
@@ -84,7 +77,7 @@ def count_step(model: str, processes: int, batch: int) -> Counter[str]:
     torch.manual_seed(0)
     nets = Networks(model, {}, config.sub_steps).train()
     with pretended(processes) as counted, ranks.shared_norms(nets), FlopCounterMode(display=False) as flops:
-        sub_steps = SubSteps(config, noise_faces(whole), nets, SIZE, torch.float32)
+        sub_steps = SubSteps(config, Noise(), nets, SIZE, torch.float32)
         for loss in sub_steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0)):
             nets.zero_grad()
             loss.total.backward()

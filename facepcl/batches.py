@@ -1,16 +1,20 @@
-"""Which images a step sees, and with which labels: pure functions of seed and step."""
+"""Which images a step sees, and with which labels, where all are in memory: functions of seed and step."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from facepcl import ranks
 from facepcl.errors import DataError
+from facepcl.label_heads import IDENTITY_WIDTH
 from facepcl.label_views import LabelViews
 from facepcl.recipe import Config
-from facepcl.training_data import Faces
+from facepcl.training_data import Faces, read_faces
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -23,7 +27,8 @@ def _mixed(*numbers: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _permutation(count: int, *seeds: int) -> torch.Tensor:
+def permutation(count: int, *seeds: int) -> torch.Tensor:
+    """The numbers 0 .. count - 1 in the order of these seeds."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(_mixed(*seeds)))
 
 
@@ -34,7 +39,87 @@ def shuffled_rows(count: int, batch: int, position: int, seed: int, stream: int)
     """
     per_epoch = max(count // batch, 1)
     epoch, place = divmod(position, per_epoch)
-    return _permutation(count, seed, stream, epoch)[place * batch : (place + 1) * batch]
+    return permutation(count, seed, stream, epoch)[place * batch : (place + 1) * batch]
+
+
+class Source(Protocol):
+    """Where a run takes its images from."""
+
+    @property
+    def count(self) -> int:
+        """How many images there are, or about."""
+
+    @property
+    def label_outputs(self) -> Mapping[str, int]:
+        """How many values a head predicts for each label that the method reads."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What RUN/config.json says about the images."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What a line of the log says about them."""
+
+    @property
+    def place(self) -> list[list[int]]:
+        """What a checkpoint has to know to go on with the batch that comes."""
+
+    def go_on(self, place: list[list[int]]) -> None:
+        """Go on where a checkpoint was written."""
+
+    def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
+        """This process's part of a batch of `count` for a sub-step of iteration `step`, which has a `stream`
+        of its own: uint8 `[count / processes, 3, S, S]`."""
+
+    def sample(self, limit: int) -> torch.Tensor:
+        """About `limit` of all images, uint8 `[N, 3, S, S]`."""
+
+    def close(self) -> None:
+        """End what reads images."""
+
+
+class InMemory:
+    """Images that are all read before the first step. Raises DataError for fewer than a batch, or for others
+    than those that a run was `begun` with."""
+
+    def __init__(self, config: Config, begun: Mapping[str, Any], progress: bool = False):
+        self.faces, self.seed = read_faces(config.data, config.source_size, progress), config.seed
+        self.place: list[list[int]] = []  # the step says it all
+        self.figures: dict[str, float] = {}
+        self.count = len(self.faces)
+        largest = max(config.batches["--batch"], config.batches.get("--pose-batch", 0))
+        if largest > self.count:
+            raise DataError(f"{self.count} images are fewer than a batch of {largest}; lower --batch")
+        if self.count != begun.get("images", self.count):
+            raise DataError(
+                f"{Path(config.out)} was begun with {begun['images']} images, and DATA now holds {self.count}"
+            )
+        labels = "labels" in config.sub_steps
+        self.label_outputs = self.faces.label_outputs(IDENTITY_WIDTH) if labels else {}
+        self.facts = {
+            "images": self.count,
+            "skipped": [name for name, _ in self.faces.skipped],
+            "label_outputs": self.label_outputs,
+            "au_names": self.faces.au_names,
+            "expression_names": self.faces.expression_names,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.count} faces, {len(self.faces.skipped)} broken images skipped"
+
+    def go_on(self, place: list[list[int]]) -> None:
+        pass
+
+    def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
+        rows = shuffled_rows(self.count, count, step, self.seed, stream)
+        return self.faces.images[rows[ranks.part(count)]]
+
+    def sample(self, limit: int) -> torch.Tensor:
+        return self.faces.images[:: max(1, self.count // limit)]
+
+    def close(self) -> None:
+        pass
 
 
 class LabelRows:
@@ -43,6 +128,7 @@ class LabelRows:
     STREAM = 3
 
     def __init__(self, faces: Faces, config: Config):
+        self.faces = faces
         self.batch, self.turns, self.seed = config.label_batch, config.label_steps, config.seed
         angles = faces.pose.nan_to_num().abs()
         self.pool = ((angles[:, 0] <= config.max_yaw) & (angles[:, 1] <= config.max_pitch)).nonzero()[:, 0]

@@ -107,13 +107,13 @@ def label_views(
     generator: torch.Generator,
     part: slice = WHOLE,
 ) -> LabelViews:
-    """One jittered crop of each face in uint8 images `[B, 3, H, W]` with landmarks `[B, 5, 2]` (pixels,
-    NaN); of a `part` of them the images that the whole batch would have."""
-    count = len(images)
+    """One jittered crop of each face in uint8 images `[b, 3, H, W]`, which are a `part` of a batch whose
+    landmarks `[B, 5, 2]` (pixels, NaN) are all here: the crop that it has in the whole batch."""
+    count = len(landmarks)
     centre, distance, angle = face_frames(landmarks, images.shape[-1])
     half = distance * _between(count, *HALF_SIDE, generator)
     centre = centre + torch.randn(count, 2, generator=generator) * CENTRE_JITTER * half[:, None]
     angle = angle + torch.randn(count, generator=generator) * math.radians(ROTATION_JITTER)
     mirrored = torch.rand(count, generator=generator) < P_MIRROR
-    crops = crop_squares(images[part], centre[part], half[part], angle[part], mirrored[part], size)
+    crops = crop_squares(images, centre[part], half[part], angle[part], mirrored[part], size)
     return LabelViews(mild_colour(crops, generator, count, part), mirrored, -angle.rad2deg())

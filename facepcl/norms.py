@@ -1,5 +1,6 @@
 """Running statistics of batch norms, estimated anew before an encoder is released (METHOD 8)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from facepcl import views
 
 
 @torch.no_grad()
-def refresh_norms(encoder: Any, images: torch.Tensor, size: int, limit: int = 2048, batch: int = 64) -> None:
-    """Set every BatchNorm2d's running statistics to their mean over clean whole images `[N, 3, S, S]` uint8.
+def refresh_norms(
+    encoder: Any, sample: Callable[[int], torch.Tensor], size: int, limit: int = 2048, batch: int = 64
+) -> None:
+    """Set every BatchNorm2d's running statistics to their mean over clean whole images, of which
+    `sample` gives about `limit`, as uint8 `[N, 3, S, S]`.
 
     While training they are an average over noisy images, crops and views. Does nothing to an encoder
     without any.
@@ -24,7 +28,7 @@ def refresh_norms(encoder: Any, images: torch.Tensor, size: int, limit: int = 20
         norm.momentum = None  # a plain mean over the batches
     encoder.train()
     device = next(encoder.parameters()).device
-    for block in images[:: max(1, len(images) // limit)].split(batch):
+    for block in sample(limit).split(batch):
         if len(block) > 1:
             encoder.forward_features(views.to_float(views.resize(block.to(device), size)))
     for norm, momentum in zip(norms, momenta, strict=True):

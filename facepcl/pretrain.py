@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from facepcl import ranks
 from facepcl._interrupt import Stopped, until_interrupted
 from facepcl._progress import Progress
 from facepcl.averages import Average
-from facepcl.batches import schedule
+from facepcl.batches import InMemory, Source, schedule
 from facepcl.checkpoints import (
     alone_in,
     check_same_run,
@@ -33,16 +33,15 @@ from facepcl.checkpoints import (
     save_checkpoint,
     write_json,
 )
-from facepcl.errors import DataError, FacepclError, require
-from facepcl.label_heads import IDENTITY_WIDTH
+from facepcl.errors import DataError, FacepclError, ReaderError, RemoteError, require
 from facepcl.machine import find_device, matmul_peak, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
 from facepcl.pretrained import save_encoder, size_cfg
 from facepcl.recipe import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
 from facepcl.run_log import Flops, Log, tensorboard_writer
+from facepcl.stream import Stream
 from facepcl.sub_steps import Loss, SubSteps
-from facepcl.training_data import Faces, read_faces
 
 __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 
@@ -91,7 +90,7 @@ class Training:
     """A run in memory: what is trained, on what, and how far it has come."""
 
     config: Config
-    faces: Faces
+    source: Source
     nets: Networks
     average: Average | None
     optimizer: torch.optim.Optimizer
@@ -107,11 +106,14 @@ class Training:
 
     def restore(self, checkpoint: Path) -> None:
         """Go back to where a checkpoint was written."""
-        self.step, self.epochs.state = load_checkpoint(checkpoint, self.nets, self.optimizer, self.average)
+        self.step, progress = load_checkpoint(checkpoint, self.nets, self.optimizer, self.average)
+        self.source.go_on(progress.pop("place", []))  # not there in older checkpoints
+        self.epochs.state = progress
 
     def save(self) -> None:
         """Write a checkpoint."""
-        save_checkpoint(self.out, self.step, self.nets, self.optimizer, self.epochs.state, self.average)
+        progress = {**self.epochs.state, "place": self.source.place}
+        save_checkpoint(self.out, self.step, self.nets, self.optimizer, progress, self.average)
 
     def iterate(self) -> tuple[list[Loss], float]:
         """One iteration: the losses of its sub-steps, and the learning rate they were followed with."""
@@ -135,7 +137,7 @@ class Training:
     def release(self) -> Path:
         """Write the encoder, and its decoder where there is one, as a folder that timm loads."""
         released = self.average or self.nets
-        refresh_norms(released.encoder, self.faces.images, self.size)
+        refresh_norms(released.encoder, self.source.sample, self.size)
         return save_encoder(released.encoder.eval(), self.out / "encoder", getattr(released, "decoder", None))
 
 
@@ -145,8 +147,9 @@ def run(config: Config, progress: bool = False) -> Path:
 
     Under torchrun every process calls this with the same `config` and makes its part; the first one writes.
 
-    Raises OptionError, MissingPath or DataError before the first step, and FacepclError when a loss is no
-    longer finite. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
+    Raises OptionError, MissingPath or DataError before the first step, FacepclError when a loss is no longer
+    finite, and with `stream` RemoteError, ReaderError or DataError, behind a checkpoint, when no more images
+    can be read. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
     says which.
     """
     config.check()
@@ -156,9 +159,10 @@ def run(config: Config, progress: bool = False) -> Path:
         require("tensorboard", "tensorboard")
     with alone_in(Path(config.out)) if ranks.is_first() else nullcontext():
         training = _begin(config, progress and ranks.is_first())
-        _train(training, progress and ranks.is_first())
-        if ranks.is_first():
-            training.release()
+        with closing(training.source):
+            _train(training, progress and ranks.is_first())
+            if ranks.is_first():
+                training.release()
         return ranks.from_first(training.out / "encoder")
 
 
@@ -166,16 +170,11 @@ def _begin(config: Config, progress: bool) -> Training:
     """Data, networks and optimiser of a run, where its last checkpoint left them."""
     out = Path(config.out)
     begun = check_same_run(out / "config.json", asdict(config), DEFAULTS, MAY_CHANGE)
-    faces = read_faces(config.data, config.source_size, progress)
-    if (largest := max(config.batches["--batch"], config.batches.get("--pose-batch", 0))) > len(faces):
-        raise DataError(f"{len(faces)} images are fewer than a batch of {largest}; lower --batch")
-    if len(faces) != begun.get("images", len(faces)):
-        raise DataError(f"{out} was begun with {begun['images']} images, and DATA now holds {len(faces)}")
-    label_outputs = faces.label_outputs(IDENTITY_WIDTH) if "labels" in config.sub_steps else {}
     device = ranks.own_device(find_device(config.device))
+    source: Source = Stream.of(config, begun, device) if config.stream else InMemory(config, begun, progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        nets = Networks(config.model, label_outputs, config.sub_steps)
+        nets = Networks(config.model, source.label_outputs, config.sub_steps)
     saved = checkpoints(out)
     if config.init and not saved:
         nets.start_from(config.init)
@@ -184,14 +183,14 @@ def _begin(config: Config, progress: bool) -> Training:
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(8, 3, size, size, device=device)
     dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample))
-    per_epoch = len(faces) // config.batch
+    per_epoch = source.count // config.batch
     training = Training(
         config,
-        faces,
+        source,
         nets,
         Average(nets, config.ema) if config.ema else None,
         torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        SubSteps(config, faces, nets, size, dtype),
+        SubSteps(config, source, nets, size, dtype),
         size,
         config.steps or max(1, round(config.epochs * per_epoch)),
         EpochLosses(per_epoch, [name for name in config.sub_steps if name in CONTRASTS]),
@@ -199,21 +198,16 @@ def _begin(config: Config, progress: bool) -> Training:
     if ranks.is_first():
         facts = {
             "autocast": str(dtype).removeprefix("torch."),
-            "images": len(faces),
-            "skipped": [name for name, _ in faces.skipped],
             "total_steps": training.total,
             "views_per_step": config.views_per_step,
-            "label_outputs": label_outputs,
-            "au_names": faces.au_names,
-            "expression_names": faces.expression_names,
+            **source.facts,
         }
         write_json({**asdict(config), **facts}, out / "config.json")
     if saved:
         training.restore(saved[-1])
     _logger.info(
-        "%d faces, %d broken images skipped; steps %d to %d on %s in %s",
-        len(faces),
-        len(faces.skipped),
+        "%s; steps %d to %d on %s in %s",
+        source,
         training.step,
         training.total,
         device,
@@ -238,7 +232,12 @@ def _train(training: Training, progress: bool) -> None:
         while training.step < training.total and not (asked := ranks.largest(interrupted())):
             size = config.size_at(training.step / training.total)
             with flops.counted(size) as is_first, training.nets.compiled(config.compile and not is_first):
-                made, lr = training.iterate()
+                try:
+                    made, lr = training.iterate()
+                except (DataError, ReaderError, RemoteError) as error:  # of the images, before anything moved
+                    if ranks.is_first() and training.step:
+                        training.save()
+                    raise type(error)(f"{error}; {last_checkpoint(out)}") from error
             step = training.step
             losses = _finite_losses(made, step, out)
             training.epochs.add(losses)
@@ -246,7 +245,8 @@ def _train(training: Training, progress: bool) -> None:
                 continue
             bar.update(1)
             if step % config.log_steps == 0 or step == training.total:
-                values = log.write(step, step // training.epochs.length, lr, losses, flops.total)
+                figures = {**losses, **training.source.figures}
+                values = log.write(step, step // training.epochs.length, lr, figures, flops.total)
                 bar.update(0, **{name: round(value, 3) for name, value in values.items()})
             if step % config.sample_steps == 0 or step == training.total:
                 sub_steps.draw(out / f"samples/step-{step:08d}.png")

@@ -60,6 +60,13 @@ class Config:
     pose_batch: int = option(10, "images of the pose sub-step")
     pose_negatives: int = option(100, "mirrored negatives for each image of the pose sub-step")
     negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
+    # data
+    stream: int = option(
+        0,
+        "read .tar shards while training, so many at a time over all processes (0: all images into memory, "
+        "before the first step)",
+    )
+    workers: int = option(0, "with --stream, processes that decode images for each one (0: by its cores)")
     # optimiser (METHOD 4.6)
     lr: float = option(1e-4, "Adam's learning rate")
     weight_decay: float = option(1e-3, "L2 term in the gradient")
@@ -123,6 +130,7 @@ class Config:
             "--pose-batch": self.pose_batch * ("pose" in self.sub_steps),
             "--label-batch": self.label_batch * ("labels" in self.sub_steps),
         }
+        batches["--stream"] = self.stream
         return {option_name: batch for option_name, batch in batches.items() if batch}
 
     @property
@@ -162,6 +170,24 @@ class Config:
             )
         if not (self.epochs or self.steps):
             raise OptionError("say how long to train: --steps or --epochs")
+        if self.stream:
+            self._check_stream()
+
+    def _check_stream(self) -> None:
+        if "labels" in self.sub_steps:
+            raise OptionError(
+                f"--method {self.method} needs the labels of all images in memory; leave out "
+                f"--stream {self.stream}"
+            )
+        if self.batch % self.stream:
+            raise OptionError(
+                f"--batch {self.batch}: a multiple of --stream {self.stream}, since each shard that is open "
+                "gives as many images"
+            )
+        if self.batches.get("--pose-batch", 0) > self.batch:
+            raise OptionError(
+                f"--pose-batch {self.pose_batch}: with --stream a part of --batch {self.batch}, at most that"
+            )
 
 
 def read_schedule(text: str) -> list[tuple[int, float]]:
@@ -209,7 +235,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What may differ when a run is continued: it changes no number of the result.
 MAY_CHANGE = frozenset(
-    {"data", "out", "device", "tensorboard", "log_steps", "sample_steps", "checkpoint_minutes"}
+    {"data", "out", "workers", "device", "tensorboard", "log_steps", "sample_steps", "checkpoint_minutes"}
 )
 
 # What a run was begun with whose config.json knows an option not yet.

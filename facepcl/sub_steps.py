@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from facepcl import losses, ranks, views
-from facepcl.batches import LabelRows, label_targets, shuffled_rows, step_generator
+from facepcl.batches import InMemory, LabelRows, Source, label_targets, step_generator
 from facepcl.label_views import label_views
 from facepcl.objectives import (
     TARGET_SIZE,
@@ -20,7 +20,6 @@ from facepcl.objectives import (
 )
 from facepcl.recipe import Config
 from facepcl.samples import draw_reconstructions
-from facepcl.training_data import Faces
 
 
 class Iteration(NamedTuple):
@@ -41,15 +40,15 @@ class Loss(NamedTuple):
 
 
 class SubSteps:
-    """The sub-steps of a method on these faces and networks, `size` the side of the views in pixels.
+    """The sub-steps of a method on these images and networks, `size` the side of the views in pixels.
 
     Raises DataError where the method reads labels and too few faces carry them.
     """
 
-    def __init__(self, config: Config, faces: Faces, nets: Networks, size: int, dtype: torch.dtype):
-        self.config, self.faces, self.nets, self.size, self.dtype = config, faces, nets, size, dtype
-        if "labels" in config.sub_steps:
-            self.label_rows = LabelRows(faces, config)
+    def __init__(self, config: Config, source: Source, nets: Networks, size: int, dtype: torch.dtype):
+        self.config, self.source, self.nets, self.size, self.dtype = config, source, nets, size, dtype
+        if "labels" in config.sub_steps and isinstance(source, InMemory):
+            self.label_rows = LabelRows(source.faces, config)
         self.device = next(nets.parameters()).device
         self._pictures: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
 
@@ -74,13 +73,13 @@ class SubSteps:
 
     def _disentangle(self, now: Iteration) -> Iterator[Loss]:
         """Draw each image from the face code of its mirror and from its own pose code."""
-        images = self._batch(now, 0, self.config.batch)
-        part = ranks.part(len(images))
-        image = views.to_float(views.resize(images[part], self.size))
-        target = views.to_float(views.resize(images[part], TARGET_SIZE))
+        count = self.config.batch
+        images = self._batch(now, 0, count)
+        image = views.to_float(views.resize(images, self.size))
+        target = views.to_float(views.resize(images, TARGET_SIZE))
         clean = torch.cat([image, image.flip(3)])
-        noise = torch.randn(2 * len(images), *clean.shape[1:], generator=now.generator)
-        noise = views.of_part(noise, part, 2).to(self.device)
+        noise = torch.randn(2 * count, *clean.shape[1:], generator=now.generator)
+        noise = views.of_part(noise, ranks.part(count), 2).to(self.device)
         with self._autocast():
             parts = disentangle(self.nets, clean + self.config.noise * noise, target, target.flip(3))
         self._pictures = target, parts.decoded
@@ -101,8 +100,9 @@ class SubSteps:
     def _contrast_poses(self, now: Iteration) -> Iterator[Loss]:
         """A face against its mirror."""
         count, draws = self.config.pose_batch, self.config.pose_negatives
+        images = self._batch(now, 2, count)
         positives, negatives = views.pose_views(
-            self._batch(now, 2, count), self.size, draws, now.generator, part=ranks.part(count)
+            images, self.size, draws, now.generator, part=ranks.part(count), count=count
         )
         mixed = losses.mixing(count, draws, now.generator, self.device)
         with self._autocast():
@@ -118,9 +118,10 @@ class SubSteps:
     def _read_labels(self, now: Iteration) -> Iterator[Loss]:
         """Action units, expression and identity from the face map, angles from the pose map."""
         for rows in self.label_rows.of_step(now.step, now.generator):
-            images, landmarks = self.faces.images[rows].to(self.device), self.faces.landmarks[rows]
-            seen = label_views(images, landmarks, self.size, now.generator, ranks.part(len(rows)))
-            targets = {k: t.to(self.device) for k, t in label_targets(self.faces, rows, seen).items()}
+            faces, part = self.label_rows.faces, ranks.part(len(rows))
+            images = faces.images[rows[part]].to(self.device)
+            seen = label_views(images, faces.landmarks[rows], self.size, now.generator, part)
+            targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, seen).items()}
             with self._autocast():
                 by_label = predict_labels(self.nets, seen.images, targets)
             weights = _label_weights(self.config, now.done)
@@ -133,13 +134,13 @@ class SubSteps:
         return Loss(self.config.contrast * now.weights[name] * loss, {name: loss})
 
     def _face_views(self, now: Iteration) -> torch.Tensor:
-        images = self._batch(now, 1, self.config.batch)
-        return views.face_views(images, self.size, now.generator, part=ranks.part(len(images)))
+        count = self.config.batch
+        images = self._batch(now, 1, count)
+        return views.face_views(images, self.size, now.generator, part=ranks.part(count), count=count)
 
     def _batch(self, now: Iteration, stream: int, count: int) -> torch.Tensor:
-        """A stream's images of this step, uint8 `[count, 3, S, S]` on the device."""
-        rows = shuffled_rows(len(self.faces), count, now.step, self.config.seed, stream)
-        return self.faces.images[rows].to(self.device)
+        """This process's part of a stream's `count` images of this step, uint8 on the device."""
+        return self.source.batch(now.step, stream, count).to(self.device)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from facepcl._progress import Progress
-from facepcl.errors import DataError, ImageError, MissingPath
+from facepcl.errors import DataError, ImageError, MissingPath, OptionError
 from facepcl.fit import Fit
 from facepcl.images import MAX_BYTES, decode, quiet_pillow, read_file
+from facepcl.remote import is_url
 from facepcl.sources import SHARD_ERRORS, Item, files_below, is_image_name, is_shard_name, read_shard
 from facepcl.training_labels import ANGLES, LANDMARKS, read_labels
 
@@ -72,7 +73,10 @@ def read_samples(sources: Sequence[str | Path]) -> Iterator[Sample]:
 
     In a folder whose images all lie in subfolders, the subfolder is the identity.
     """
-    for source in map(Path, sources):
+    for given in sources:
+        if is_url(str(given)):
+            raise OptionError(f"{given}: .tar shards behind URLs are read with --stream")
+        source = Path(given)
         if source.is_dir():
             yield from _folder_samples(source)
         elif is_shard_name(source.name) and source.is_file():

@@ -246,16 +246,17 @@ def face_views(
     generator: torch.Generator,
     interpolation: str = "bicubic",
     part: slice = WHOLE,
+    count: int | None = None,
 ) -> torch.Tensor:
     """Two crops of different quadrants of each uint8 image `[B, 3, H, W]` -> float `[2B, 3, size, size]`.
 
-    The B first views, then the B second ones; of a `part` of the images those that the whole batch would
-    have.
+    The B first views, then the B second ones; of images that are a `part` of a batch of `count`, those that
+    they have there.
     """
-    count, _, height, width = images.shape
-    centres = quadrant_centres(count, height, width, generator)
+    count = len(images) if count is None else count
+    centres = quadrant_centres(count, images.shape[-2], images.shape[-1], generator)
     chain = draw_chain(2 * count, generator).of(part, 2)
-    crops = torch.cat([crop_around(images[part], c[part]) for c in centres])
+    crops = torch.cat([crop_around(images, c[part]) for c in centres])
     return to_float(apply_chain(resize(crops, size, interpolation), chain))
 
 
@@ -266,12 +267,13 @@ def pose_views(
     generator: torch.Generator,
     interpolation: str = "bicubic",
     part: slice = WHOLE,
+    count: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives`
     of each mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i
-    (METHOD Q1); of a `part` of the images those that the whole batch would have."""
-    count = len(images)
-    whole = resize(images[part], size, interpolation)
+    (METHOD Q1); of images that are a `part` of a batch of `count`, those that they have there."""
+    count = len(images) if count is None else count
+    whole = resize(images, size, interpolation)
     chain = draw_chain(2 * count, generator).of(part, 2)
     positives = apply_chain(whole.repeat(2, 1, 1, 1), chain)
     chain = draw_chain(negatives * count, generator).of(part, negatives)

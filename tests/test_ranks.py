@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from torch.distributed import HashStore
 
 from facepcl import ranks
+from facepcl.batches import InMemory
 from facepcl.checkpoints import checkpoints
 from facepcl.errors import OptionError
 from facepcl.label_heads import IDENTITY_WIDTH
@@ -23,7 +24,6 @@ from facepcl.objectives import Networks
 from facepcl.pretrain import Config, run
 from facepcl.pretrained import load_tensors, save_tensors
 from facepcl.sub_steps import SubSteps
-from facepcl.training_data import read_faces
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 SMALL = {
@@ -65,14 +65,15 @@ def each_sub_step(rank, processes, port, config, folder):
     if processes > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    faces = read_faces(config.data, config.source_size)
+    source = InMemory(config, {})
+    faces = source.faces
     faces.au[::3], faces.pose[1::3], faces.expression[::2] = torch.nan, torch.nan, -1
     torch.manual_seed(0)
     labels = faces.label_outputs(IDENTITY_WIDTH) if "labels" in config.sub_steps else {}
     nets = Networks(config.model, labels, config.sub_steps).train()
     found = {}
     with ranks.joined(), ranks.shared_norms(nets):
-        sub_steps = SubSteps(config, faces, nets, 64, torch.float32)
+        sub_steps = SubSteps(config, source, nets, 64, torch.float32)
         weights = dict.fromkeys(("face", "pose", "shared"), 1.0)
         for number, loss in enumerate(sub_steps.of_step(1, 0.5, weights)):
             nets.zero_grad()

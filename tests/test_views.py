@@ -51,11 +51,14 @@ def test_the_views_of_the_parts_are_those_of_the_whole(images):
         assert (found - whole).abs().max() < 1.01 / 255
         assert (found == whole).float().mean() > 0.999
 
-    assert_whole(lambda part: views.face_views(images, 48, generator(), part=part), 2)
+    assert_whole(lambda part: views.face_views(images[part], 48, generator(), part=part, count=6), 2)
     for i, copies in enumerate((2, 5)):
-        assert_whole(lambda part, i=i: views.pose_views(images, 48, 5, generator(), part=part)[i], copies)
+        assert_whole(
+            lambda part, i=i: views.pose_views(images[part], 48, 5, generator(), part=part, count=6)[i],
+            copies,
+        )
     landmarks = torch.full((6, 5, 2), torch.nan)
-    assert_whole(lambda part: label_views(images, landmarks, 48, generator(), part).images, 1)
+    assert_whole(lambda part: label_views(images[part], landmarks, 48, generator(), part).images, 1)
 
 
 def test_the_generator_is_the_only_source_of_chance(images):

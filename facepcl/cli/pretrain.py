@@ -3,14 +3,15 @@
 import argparse
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from facepcl.ranks import is_first
 
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
 continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
-(NAME.jpg with NAME.json or NAME.cls). On two processes:
-torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
+(NAME.jpg with NAME.json or NAME.cls); with --stream tars alone, here or behind URLs such as s3://. On two
+processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -23,7 +24,12 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", nargs="+", metavar="DATA", help="folder or .tar shard of face images")
+    parser.add_argument(
+        "data",
+        nargs="+",
+        metavar="DATA",
+        help="folder or .tar shard of face images; with --stream also a URL",
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument(
         "--preset", choices=PRESETS, default="paper", help="start from these numbers (default: paper)"
@@ -50,6 +56,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _skipped(run: Path) -> int:
+    """How many broken images a run has met: before its first step, or with --stream until its last."""
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    if not config["stream"]:
+        return len(config["skipped"])
+    last = (run / "log.jsonl").read_text("utf-8").splitlines()[-1]
+    return int(json.loads(last)["skipped"])
+
+
 def run(args: argparse.Namespace) -> int:
     from facepcl import pretrain
 
@@ -60,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         numbers["epochs"] = 0.0
     encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
     if is_first():
-        skipped = len(json.loads((encoder.parent / "config.json").read_text("utf-8"))["skipped"])
+        skipped = _skipped(encoder.parent)
         broken = f"{skipped} broken images were skipped; " if skipped else ""
         print(f'{broken}wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
     return 0

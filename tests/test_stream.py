@@ -1,0 +1,379 @@
+"""Shards that are read while a run trains: the same batches for any number of processes, each image once an
+epoch, on from where a run was stopped, and past what is broken."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facepcl import listing, ranks, remote, sub_steps
+from facepcl.batches import permutation
+from facepcl.checkpoints import checkpoints
+from facepcl.cli import main
+from facepcl.errors import DataError, MissingPath, OptionError, RemoteError
+from facepcl.listing import survey
+from facepcl.pretrain import run
+from facepcl.pretrained import load_tensors
+from facepcl.recipe import Config
+from facepcl.stream import SHARDS, Stream
+
+CPU = torch.device("cpu")
+SHARD_COUNT, EACH_SHARD = 6, 11
+SMALL = {
+    "batch": 8,
+    "pose_batch": 4,
+    "pose_negatives": 1,
+    "source_size": 32,
+    "size": 32,
+    "dtype": "float32",  # so that two runs are equal to the bit on any machine
+    "steps": 4,
+    "log_steps": 1,
+    "stream": 4,
+    "device": "cpu",
+}
+
+
+def picture(number):
+    """An image that says which it is by its colour, without loss."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), (number // 256, number % 256, 100)).save(file, "PNG")
+    return file.getvalue()
+
+
+def numbers(images):
+    """Which images of `picture` these are."""
+    levels = images[:, :, 16, 16].int()
+    return (256 * levels[:, 0] + levels[:, 1]).tolist()
+
+
+def pack(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Six shards of eleven images: of each a lane takes two a step, and leaves out the last."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard in range(SHARD_COUNT):
+        names = range(shard * EACH_SHARD, (shard + 1) * EACH_SHARD)
+        pack(folder / f"{shard}.tar", {f"{i:03d}.png": picture(i) for i in names})
+    return folder
+
+
+@pytest.fixture
+def config(shards, tmp_path):
+    return Config(data=(str(shards),), out=str(tmp_path / "run"), **SMALL)
+
+
+def opened(config, place=None, begun=None):
+    stream = Stream(config, survey(config.data, config.stream, None), begun or {}, CPU)
+    if place:
+        stream.go_on(place)
+    return closing(stream)
+
+
+def batches_of(config, steps, place=None):
+    """Which images each step and its pose sub-step see, `[steps, batch]`; where the lanes are after it."""
+    seen, posed, places = [], [], []
+    with opened(config, place) as source:
+        for step in range(steps):
+            seen.append(numbers(source.batch(step, 0, config.batch)))
+            posed.append(numbers(source.batch(step, 2, config.pose_batch)))
+            places.append(source.place)
+    return torch.tensor(seen), torch.tensor(posed), places
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_batches_of_several_processes_are_those_of_one_where_it_stopped(config, monkeypatch, processes):
+    seen, posed, places = batches_of(config, 30)  # three epochs
+    monkeypatch.setattr(ranks, "gather", lambda rows: rows)  # what this one knows
+    monkeypatch.setattr(ranks, "count", lambda: processes)
+    parts = []
+    for rank in range(processes):
+        monkeypatch.setattr(ranks.dist, "get_rank", lambda rank=rank: rank)
+        parts.append(batches_of(config, 17, places[12]))
+    assert torch.equal(torch.cat([part[0] for part in parts], 1), seen[13:])
+    assert torch.equal(torch.cat([part[1] for part in parts], 1), posed[13:])
+    assert [lane for part in parts for lane in part[2][-1]] == places[-1]
+
+
+def test_an_epoch_holds_each_image_once_and_the_next_one_in_another_order(config):
+    config = replace(config, stream=2, batch=4)  # six shards are three for each of two lanes
+    steps = SHARD_COUNT // 2 * (EACH_SHARD // 2)
+    seen = batches_of(config, 2 * steps)[0].flatten().tolist()
+    first, second = seen[: 4 * steps], seen[4 * steps :]
+    for epoch in (first, second):
+        assert len(set(epoch)) == len(epoch) == SHARD_COUNT * (EACH_SHARD // 2 * 2)
+    assert first != second
+    order_of_shards = [[image // EACH_SHARD for image in epoch[::20]] for epoch in (first, second)]
+    assert order_of_shards[0] != order_of_shards[1]
+    assert batches_of(replace(config, seed=1), steps)[0].flatten().tolist() != first
+
+
+def test_the_pose_sub_step_sees_images_of_all_lanes(config):
+    seen, posed, _ = batches_of(config, 1)
+    assert torch.equal(posed, seen[:, ::2])
+
+
+def test_a_run_stopped_within_shards_ends_as_if_it_had_not_been(config, tmp_path, monkeypatch):
+    config = replace(config, steps=6, method="simclr")
+    whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
+    calls, real = [], sub_steps.contrast_shared
+
+    def press(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(sub_steps, "contrast_shared", press)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert (tmp_path / "run/checkpoint-00000003.safetensors").is_file()
+    assert children() == []
+    stopped = load_tensors(run(replace(config, workers=2)) / "model.safetensors")
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def children():
+    """Processes that this one started and that still run (Linux)."""
+    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+
+
+def test_a_worker_that_is_killed_is_replaced_and_changes_no_batch(config):
+    wanted = batches_of(config, 12)[0].tolist()
+    with opened(replace(config, workers=2)) as source:
+        for step in range(12):
+            if step in (3, 7):
+                for child in children():
+                    os.kill(int(child), signal.SIGKILL)
+            assert numbers(source.batch(step, 0, 8)) == wanted[step]
+
+
+@pytest.fixture
+def behind_url(config, shards, monkeypatch):
+    """The same shards on a server."""
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    for shard in shards.iterdir():
+        fs.pipe(f"/faces/{shard.name}", shard.read_bytes())
+    monkeypatch.setattr(listing, "WAITS", (0.0, 0.0))
+    return replace(config, data=("memory://faces",))
+
+
+def failing(monkeypatch, first, last):
+    """Shards cannot be read from the `first` to the `last` time that one is opened."""
+    real, opened = remote.RemoteFile.read, []
+
+    def read(self, size=-1):
+        if self not in opened:
+            opened.append(self)
+        if first <= opened.index(self) + 1 <= last:
+            raise RemoteError(f"{self.url} cannot be read: connection reset")
+        return real(self, size)
+
+    monkeypatch.setattr(remote.RemoteFile, "read", read)
+
+
+def test_a_server_gives_the_batches_of_local_files_also_where_it_is_asked_again(
+    config, behind_url, monkeypatch
+):
+    wanted = batches_of(config, 8)[0]
+    failing(monkeypatch, 2, 3)
+    assert torch.equal(batches_of(behind_url, 8)[0], wanted)
+    with opened(config) as source, opened(behind_url, begun=source.facts):
+        pass  # the same shards, wherever they lie
+
+
+def test_a_server_that_is_gone_ends_the_run_where_it_is_and_the_same_command_goes_on(
+    behind_url, tmp_path, monkeypatch
+):
+    config = replace(behind_url, steps=12, method="simclr")
+    whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
+    with monkeypatch.context() as patch:
+        failing(patch, 10, 10_000)  # behind the one that is counted, and two of each lane
+        said = r"faces/\d.tar cannot be read: connection reset; the last good checkpoint is .*-000000(\d\d)\."
+        with pytest.raises(RemoteError, match=said) as error:
+            run(config)
+    last = checkpoints(tmp_path / "run")[-1]
+    assert str(last) in str(error.value)
+    log = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    assert last.name == f"checkpoint-{len(log):08d}.safetensors"  # no step is lost
+    assert 4 < len(log) < 12
+    found = load_tensors(run(config) / "model.safetensors")
+    assert all(torch.equal(whole[name], found[name]) for name in whole)
+
+
+def test_a_process_ends_where_another_cannot_go_on(config, monkeypatch):
+    with opened(config) as source:
+        source.batch(0, 0, 8)
+        place = source.place
+        monkeypatch.setattr(ranks, "gather", lambda rows: torch.cat([rows, torch.tensor([[0, 0, 0, 1]])]))
+        with pytest.raises(DataError, match="another process cannot go on"):
+            source.batch(1, 0, 8)
+        assert source.place == place
+
+
+def test_what_is_broken_is_skipped_named_and_counted(config, shards, caplog, capsys):
+    whole = (shards / "1.tar").read_bytes()
+    (shards / "1.tar").write_bytes(whole[:4000])  # two images, and half of one
+    (shards / "2.tar").write_bytes(b"no tar")
+    names = {f"{i}.png": picture(i) for i in range(10)}
+    pack(shards / "3.tar", {**names, "4.png": b"no image"})
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items() if k != "steps"]
+    command = ["pretrain", str(shards), "--out", config.out, *options, "--method", "simclr"]
+    assert main([*command, "--steps", "12"]) == 0
+    for said in ("1.tar: the shard breaks off", "2.tar: the shard breaks off or is no tar", "3.tar/4.png: "):
+        assert f"skipped {shards}/{said}" in caplog.text
+    lines = [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+    counts = [line["skipped"] for line in lines]
+    assert counts == sorted(counts)
+    assert counts[-1] >= 3
+    out = capsys.readouterr().out
+    assert out.startswith(f"{counts[-1]} broken images were skipped; wrote ")
+
+
+def test_shards_that_are_all_broken_end_the_run_and_do_not_hang(config, shards):
+    with opened(config) as source:
+        for shard in shards.iterdir():
+            shard.write_bytes(b"no tar")
+        with pytest.raises(DataError, match="6 shards in a row held fewer than 2 good images"):
+            source.batch(0, 0, 8)
+
+
+def test_the_shards_of_webdataset_are_read(config, shards):
+    webdataset = pytest.importorskip("webdataset", reason="needs webdataset (extra dev)")
+    levels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    folder = shards / "written"
+    pattern = str(folder / "%04d.tar")
+    folder.mkdir()
+    with webdataset.ShardWriter(pattern, maxcount=6, verbose=0) as writer:
+        for i, pixels in enumerate(levels):
+            writer.write({"__key__": f"face{i:03d}", "png": pixels, "json": {"yaw": 3}, "cls": i})
+    with opened(replace(config, data=(str(folder),))) as source:
+        assert source.count == 24
+        seen = torch.cat([source.batch(step, 0, 8) for step in range(3)])
+    assert sorted(image.sum().item() for image in seen.int()) == sorted(levels.sum((1, 2, 3)).tolist())
+    assert {image.numpy().tobytes() for image in seen.permute(0, 2, 3, 1)} == {i.tobytes() for i in levels}
+
+
+def test_a_resnet_gets_the_statistics_of_the_first_shard(config):
+    encoder = run(replace(config, model="pcl_resnet18", method="simclr", steps=1))
+    with opened(config) as source:
+        assert sorted(numbers(source.sample(2048))) == list(range(EACH_SHARD))
+        assert numbers(source.sample(4)) == [0, 2, 4, 6, 8, 10]
+    assert load_tensors(encoder / "model.safetensors")["bn1.running_mean"].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        (
+            {"method": "pcl-labels"},
+            OptionError,
+            "--method pcl-labels needs .* leave out --stream 4",
+        ),
+        ({"batch": 10}, OptionError, "--batch 10: a multiple of --stream 4"),
+        ({"pose_batch": 12}, OptionError, "--pose-batch 12: .* a part of --batch 8"),
+        ({"stream": 8}, DataError, "6 shards are fewer than --stream 8; lower it"),
+        ({"batch": 64}, DataError, "shards of about 11 images are too small: each step takes 16"),
+        ({"data": ("nowhere",)}, MissingPath, "nowhere: there is no such file or folder"),
+        ({"data": ("nowhere.tar",)}, MissingPath, "nowhere.tar: there is no such file or folder"),
+        (
+            {"data": ("memory://shards",), "stream": 0},
+            OptionError,
+            "behind URLs are read with --stream",
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, changes, error, said):
+    with pytest.raises(error, match=said):
+        run(replace(config, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_loose_images_and_empty_shards_are_refused(config, shards, tmp_path):
+    (shards / "x.png").write_bytes(picture(0))
+    with pytest.raises(OptionError, match=r"x\.png: --stream reads \.tar shards alone; pack the images"):
+        run(config)
+    pack(tmp_path / "empty.tar", {"readme.txt": b"x"})
+    with pytest.raises(DataError, match="no images to train on"):
+        run(replace(config, data=(str(tmp_path / "empty.tar"),), stream=1))
+
+
+def test_processes_that_cannot_share_the_lanes_are_refused(config, monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: 8)
+    with pytest.raises(OptionError, match="--stream 4: 8 processes share it, so a multiple of 8"):
+        ranks.check_batches(replace(config, pose_batch=8).batches)
+
+
+def test_a_run_goes_on_with_the_shards_it_was_begun_with(config, shards):
+    run(replace(config, steps=1, method="simclr"))
+    said = r"was begun with 6 shards of [0-9,]+ bytes, and DATA .* 6 shards of .* with other names or sizes"
+    (shards / "5.tar").rename(shards / "6.tar")
+    with pytest.raises(DataError, match=said):
+        run(replace(config, steps=1, method="simclr"))
+    (shards / "6.tar").unlink()
+    with pytest.raises(DataError, match=r"6 shards of .* bytes, and DATA now holds 5 shards of"):
+        run(replace(config, steps=1, method="simclr"))
+
+
+WATCH = """
+import os, sys
+
+def note(event, arguments):
+    if event == "open" and str(arguments[0]).endswith(".tar"):
+        with open(os.environ["WATCHED"] + os.environ.get("RANK", ""), "a") as file:
+            file.write(os.path.basename(arguments[0]) + "\\n")
+
+if "RANK" in os.environ:
+    sys.addaudithook(note)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_own_shards_and_one_goes_on(config, shards, tmp_path):
+    config = replace(config, stream=2, batch=4, pose_batch=2, steps=2)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(WATCH)
+    path = os.pathsep.join([str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    given = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in SMALL]
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "facepcl", "pretrain", str(shards), "--out", config.out, "--epochs=0", *given),
+        ],
+        env={**os.environ, "PYTHONPATH": path, "WATCHED": str(tmp_path / "read-by-"), "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        timeout=200,
+    )
+    order = permutation(SHARD_COUNT, config.seed, SHARDS, 0).tolist()
+    first, second = ((tmp_path / f"read-by-{rank}").read_text().split() for rank in range(2))
+    # a lane's shard and its next; the first process counts those of the first shard of all
+    assert sorted(first) == sorted(f"{i}.tar" for i in (0, order[0], order[2]))
+    assert sorted(second) == sorted(f"{i}.tar" for i in (order[1], order[3]))
+    steps = [json.loads(line)["step"] for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+    saved = checkpoints(Path(config.out))[-1]
+    with open(saved, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
+    assert json.loads(header["progress"])["place"] == [[0, 4, 0], [0, 4, 0]]
