@@ -183,20 +183,21 @@ def test_the_losses_of_four_processes_are_those_of_one_over_twenty_steps(one_pro
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kills", [((3, 0),), pytest.param(((3, 1), (9, 0)), marks=pytest.mark.soak)])
 def test_a_process_that_is_killed_is_started_again_with_the_others_and_no_bit_differs(
-    two_processes, tmp_path
+    two_processes, tmp_path, kills
 ):
     config = replace(two_processes, out=str(tmp_path / "run"))
     with subprocess.Popen(
         torchrun(config, "--checkpoint-minutes=0", restarts=2), stderr=subprocess.PIPE, text=True
     ) as agent:
-        for step, rank in ((3, 1), (9, 0)):
+        for step, rank in kills:
             wait_for_step(config, step, agent)
             os.kill(workers(agent)[rank], signal.SIGKILL)
             wait_for_step(config, step + 3, agent)
         said = agent.communicate(timeout=200)[1]
     assert agent.returncode == 0
-    assert said.count("has lost another") == 2
+    assert said.count("has lost another") == len(kills)
     assert "the same command continues from the last checkpoint" in said
     assert "Traceback" not in said
     assert [line["step"] for line in lines(config)] == list(range(1, 21))
