@@ -29,7 +29,7 @@ COUNTS = {
     "shards": (1, 4, 16, 64, 256),
     "files": (1000, 10_000, 100_000, 1_000_000),
     "members": (1000, 10_000, 100_000, 1_000_000),
-    "packed": (1000, 4000, 16_000),
+    "packed": (1000, 10_000, 100_000, 1_000_000),
 }
 FILES, SIDE = 256, 112
 LOOK = 1.0  # seconds from one look at the memory to the next, which costs some hundredths of that
