@@ -185,11 +185,16 @@ def test_the_losses_of_four_processes_are_those_of_one_over_twenty_steps(one_pro
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [((3, 0),), pytest.param(((3, 1), (9, 0)), marks=pytest.mark.soak)])
 def test_a_process_that_is_killed_is_started_again_with_the_others_and_no_bit_differs(
-    two_processes, tmp_path, kills
+    one_process, tmp_path, kills
 ):
-    config = replace(two_processes, out=str(tmp_path / "run"))
+    # SimCLR, since it has the least to compute and to save
+    whole = replace(one_process, method="simclr", steps=16, out=str(tmp_path / "whole"))
+    subprocess.run(torchrun(whole, "--method=simclr"), check=True, capture_output=True, timeout=300)
+    config = replace(whole, out=str(tmp_path / "run"))
     with subprocess.Popen(
-        torchrun(config, "--checkpoint-minutes=0", restarts=2), stderr=subprocess.PIPE, text=True
+        torchrun(config, "--method=simclr", "--checkpoint-minutes=0", restarts=2),
+        stderr=subprocess.PIPE,
+        text=True,
     ) as agent:
         for step, rank in kills:
             wait_for_step(config, step, agent)
@@ -200,8 +205,8 @@ def test_a_process_that_is_killed_is_started_again_with_the_others_and_no_bit_di
     assert said.count("has lost another") == len(kills)
     assert "the same command continues from the last checkpoint" in said
     assert "Traceback" not in said
-    assert [line["step"] for line in lines(config)] == list(range(1, 21))
-    found, wanted = end_of(config), end_of(two_processes)
+    assert [line["step"] for line in lines(config)] == list(range(1, 17))
+    found, wanted = end_of(config), end_of(whole)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
