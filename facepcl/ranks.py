@@ -54,7 +54,7 @@ def _of_this_attempt(store: dist.Store) -> dist.Store:
         return store  # a new one each time
     if given("LOCAL_WORLD_SIZE") == given("WORLD_SIZE"):
         return dist.PrefixStore(f"attempt-{given('TORCHELASTIC_RESTART_COUNT')}", store)
-    if given("TORCHELASTIC_MAX_RESTARTS") != "0":  # machines count their restarts each for itself
+    if given("TORCHELASTIC_MAX_RESTARTS", "0") != "0":  # machines count their restarts each for itself
         raise OptionError(
             "--max-restarts on several machines needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 set for torchrun"
         )
