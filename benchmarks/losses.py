@@ -109,11 +109,11 @@ def main() -> None:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).requires_grad_()
 
-    mixing = losses.mixing(512, 510, generator)
+    mixing = losses.mixing(256, 510, generator)
     compare(
         "face contrast, B 256, D 512", losses.face_contrast, naive_face_contrast, [normal(512, 512)], *mixing
     )
-    mixing = losses.mixing(10, 100, generator)
+    mixing = losses.mixing(10, 100, generator, views=1)
     inputs = [normal(20, 512), normal(10, 100, 512)]
     compare("pose contrast, B 10, K 100, D 512", losses.pose_contrast, naive_pose_contrast, inputs, *mixing)
     inputs = [normal(256, 2048), normal(256, 2048)]

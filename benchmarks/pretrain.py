@@ -164,7 +164,7 @@ class Ours(Step):
             with self.autocast():
                 return [self.nets.face_head(self.nets.code("face", crops))]
 
-        mixed = losses.mixing(len(crops), len(crops) - 2, self.generator)
+        mixed = losses.mixing(len(crops) // 2, len(crops) - 2, self.generator)
         self.move(forward, lambda features: losses.face_contrast(features, *mixed))
 
     def contrast_poses(self) -> None:
@@ -177,7 +177,7 @@ class Ours(Step):
                 codes = self.nets.code("pose", torch.cat([positives, negatives]))
                 return [self.nets.pose_head(part) for part in codes.split([len(positives), len(negatives)])]
 
-        mixed = losses.mixing(len(images), self.negatives, self.generator)
+        mixed = losses.mixing(len(images), self.negatives, self.generator, views=1)
         self.move(forward, lambda a, b: losses.pose_contrast(a, b.view(len(images), -1, 512), *mixed))
 
 
@@ -224,7 +224,7 @@ class Original(Step):
         with self.clock("views"):
             pairs = [[self.chain(crop) for crop in original_crops(image)] for image in self.images]
             crops = torch.stack([pair[number] for number in range(2) for pair in pairs])
-        mixed = losses.mixing(len(crops), len(crops) - 2, self.generator)
+        mixed = losses.mixing(len(crops) // 2, len(crops) - 2, self.generator)
         self.move(
             lambda: [self.nets.face_head(self.codes(crops)[0])],
             lambda features: naive_face_contrast(features, *mixed),
@@ -236,7 +236,7 @@ class Original(Step):
             positives = torch.stack([self.chain(image) for _ in range(2) for image in images])
             mirrors = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
             negatives = torch.stack([self.chain(image) for _ in range(self.negatives) for image in mirrors])
-        mixed = losses.mixing(len(images), self.negatives, self.generator)
+        mixed = losses.mixing(len(images), self.negatives, self.generator, views=1)
         self.move(
             lambda: [self.nets.pose_head(self.codes(part)[1]) for part in (positives, negatives)],
             lambda a, b: naive_pose_contrast(a, b.view(len(images), -1, 512), *mixed),

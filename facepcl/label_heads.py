@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from facepcl.chance import WHOLE
 from facepcl.losses import full_precision, supervised_contrast
 
 IDENTITY_WIDTH = 128
@@ -45,33 +46,37 @@ class LabelHeads(nn.Module):
 
 
 def label_losses(
-    predictions: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]
+    predictions: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], part: slice = WHOLE
 ) -> dict[str, torch.Tensor]:
-    """Unweighted loss of each label, over the images that carry it (METHOD 10).
+    """Unweighted loss of each label, over the images that carry it (METHOD 10): the share of a `part` of
+    the batch.
 
-    Targets: `au` `[B, A]` in 0..1 (NaN rows unknown), `expression` and `identity` `[B]` (-1 unknown), `pose`
-    `[B, 3]` yaw, pitch, roll in degrees (NaN unknown).
+    Targets are those of the whole batch: `au` `[B, A]` in 0..1 (NaN rows unknown), `expression` and
+    `identity` `[B]` (-1 unknown), `pose` `[B, 3]` yaw, pitch, roll in degrees (NaN unknown). So are the
+    predictions of `identity`, which compares images; the others are those of the part.
     """
     found = {}
     if "au" in predictions:
-        found["au"] = _known_mean(F.mse_loss, predictions["au"], targets["au"])
+        found["au"] = _known_mean(F.mse_loss, predictions["au"], targets["au"], part)
     if "expression" in predictions:
         count = (targets["expression"] >= 0).sum().clamp_min(1)
         total = F.cross_entropy(
-            predictions["expression"], targets["expression"], ignore_index=-1, reduction="sum"
+            predictions["expression"], targets["expression"][part], ignore_index=-1, reduction="sum"
         )
         found["expression"] = total / count
     if "identity" in predictions:
-        found["identity"] = supervised_contrast(predictions["identity"], targets["identity"])
+        found["identity"] = supervised_contrast(predictions["identity"], targets["identity"], part=part)
     if "pose" in predictions:
         smooth_l1 = partial(F.smooth_l1_loss, beta=0.1)
-        found["pose"] = _known_mean(smooth_l1, predictions["pose"], targets["pose"] / POSE_SCALE)
+        found["pose"] = _known_mean(smooth_l1, predictions["pose"], targets["pose"] / POSE_SCALE, part)
     return found
 
 
 def _known_mean(
-    loss: Callable[..., torch.Tensor], prediction: torch.Tensor, target: torch.Tensor
+    loss: Callable[..., torch.Tensor], prediction: torch.Tensor, target: torch.Tensor, part: slice
 ) -> torch.Tensor:
-    """The mean `loss` over the entries of `target` that are not NaN; 0 if there are none."""
+    """The share of a part in the mean `loss` over the entries of `target` that are not NaN; 0 if there are
+    none."""
     known = ~target.isnan()
-    return loss(prediction[known], target[known], reduction="sum") / known.sum().clamp_min(1)
+    own = loss(prediction[known[part]], target[part][known[part]], reduction="sum")
+    return own / known.sum().clamp_min(1)

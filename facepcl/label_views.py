@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from facepcl.views import WHOLE, luma
+from facepcl.chance import WHOLE, noise
+from facepcl.views import luma
 
 HALF_SIDE = (1.3, 1.7)  # half the crop's side, in eyes-to-mouth distances
 CENTRE_JITTER = 0.06  # of the side, standard deviation
@@ -96,8 +97,8 @@ def mild_colour(
         F.avg_pool2d(images, 2), size=images.shape[-2:], mode="bilinear", align_corners=False
     )
     images = torch.where(is_blurred, small, images)
-    noise = torch.randn(count, *images.shape[1:], generator=generator)[part].to(images.device) * 0.03
-    return torch.where(is_noisy, images + noise, images).clamp(0, 1)
+    noisy = images + 0.03 * noise(count, (1, *images.shape[1:]), generator, part, images.device)
+    return torch.where(is_noisy, noisy, images).clamp(0, 1)
 
 
 def label_views(

@@ -1,4 +1,7 @@
-"""The networks that a method trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3, 10 and 12)."""
+"""The networks that a method trains and the loss of each of its sub-steps (METHOD 4.1 to 4.3, 10 and 12).
+
+Where several processes train, each gives its share in the loss of the whole batch, that of its own samples.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -135,10 +138,12 @@ def disentangle(
     # Four calls, in this order: each has batch statistics of its own, and the last ones stay.
     pairs = ((face, pose_mirror), (face_mirror, pose), (face, pose), (face_mirror, pose_mirror))
     decoded = tuple(nets.decoder(F.normalize(a + b)) for a, b in pairs)
-    face, pose, face_mirror, pose_mirror = map(ranks.gather, (face, pose, face_mirror, pose_mirror))
+    codes = ranks.gather(torch.cat([face, pose, face_mirror, pose_mirror], 1))
+    face, pose, face_mirror, pose_mirror = codes.chunk(4, 1)
+    part = ranks.part(len(codes))
     return Disentangled(
-        ranks.mean(losses.reconstruction(decoded, (mirror, image, image, mirror))),
-        losses.orthogonality(face, pose) + losses.orthogonality(face_mirror, pose_mirror),
+        losses.reconstruction(decoded, (mirror, image, image, mirror)) / ranks.count(),
+        losses.orthogonality(face, pose, part) + losses.orthogonality(face_mirror, pose_mirror, part),
         decoded,
     )
 
@@ -148,7 +153,7 @@ def contrast_faces(
 ) -> torch.Tensor:
     """Sub-step 2 (METHOD 4.2) for `views` `[2B, 3, S, S]`: two quadrant crops of each face."""
     features = ranks.gather(nets.face_head(nets.code("face", views)), copies=2)
-    return losses.face_contrast(features, mask, permutation)
+    return losses.face_contrast(features, mask, permutation, ranks.part(len(features) // 2))
 
 
 def contrast_poses(
@@ -168,17 +173,21 @@ def contrast_poses(
     batch = len(positives) // 2
     # one pass through the encoder, so that a batch norm cannot tell anchors from negatives
     codes = nets.code("pose", torch.cat([positives, negatives]))
-    anchors = ranks.gather(nets.pose_head(codes[: 2 * batch]), copies=2)
+    anchors = nets.pose_head(codes[: 2 * batch])
     mirrored = nets.pose_head(codes[2 * batch :])  # a call of its own: its own batch statistics (Q2)
-    mirrored, batch = ranks.gather(mirrored, copies=len(mirrored) // batch), len(anchors) // 2
+    draws = len(mirrored) // batch
     if layout == "own":
-        mirrored = mirrored.view(-1, batch, mirrored.shape[1]).transpose(0, 1)
-    return losses.pose_contrast(anchors, mirrored.reshape(batch, -1, mirrored.shape[-1]), mask, permutation)
+        blocks = mirrored.unflatten(0, (draws, batch)).transpose(0, 1)
+    else:
+        rows = ranks.gather(mirrored, copies=draws)
+        blocks = rows.unflatten(0, (-1, draws))[ranks.part(len(rows) // draws)]
+    return losses.pose_contrast(anchors, blocks, mask, permutation) / ranks.count()
 
 
 def contrast_shared(nets: Networks, views: torch.Tensor) -> torch.Tensor:
     """SimCLR's only sub-step (METHOD 12) for `views` `[2B, 3, S, S]`: two quadrant crops of each face."""
-    return losses.nt_xent(ranks.gather(nets.shared_head(nets.shared_code(views)), copies=2))
+    features = ranks.gather(nets.shared_head(nets.shared_code(views)), copies=2)
+    return losses.nt_xent(features, ranks.part(len(features) // 2))
 
 
 def predict_labels(
@@ -188,4 +197,6 @@ def predict_labels(
     those of all processes' views."""
     maps = nets.encoder.forward_branches(views)
     predictions = nets.label_heads(maps.face, maps.pose)
-    return label_losses({label: ranks.gather(rows) for label, rows in predictions.items()}, targets)
+    if "identity" in predictions:
+        predictions["identity"] = ranks.gather(predictions["identity"])
+    return label_losses(predictions, targets, ranks.part(len(views) * ranks.count()))

@@ -271,7 +271,8 @@ def _finite_losses(made: Sequence[Loss], step: int, out: Path) -> dict[str, floa
     """
     parts = {name: part for loss in made for name, part in loss.parts.items()}
     totals = [loss.total for loss in made]
-    values = torch.stack([loss.detach().float() for loss in (*parts.values(), *totals)]).tolist()
+    shares = torch.stack([loss.detach().float() for loss in (*parts.values(), *totals)])
+    values = ranks.total(shares).tolist()
     losses = dict(zip(parts, values, strict=False))
     if not all(map(math.isfinite, values)):
         # the first: those behind it come from weights that it broke

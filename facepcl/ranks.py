@@ -1,8 +1,8 @@
 """Several processes train as one would: `torchrun --nproc-per-node 2 -m facepcl pretrain ...`.
 
-Each process makes its part of every batch. What a loss compares is gathered, so that each computes the loss
-of the whole batch and the gradient of its own part; the sum of these is the gradient of one process. In one
-process nothing here does anything.
+Each process makes its part of every batch. What a loss compares is gathered; each process computes the share
+of its own samples in the loss of the whole batch. The shares add up to the loss of one process, and so do
+their gradients. In one process nothing here does anything.
 """
 
 import os
@@ -117,14 +117,15 @@ def largest(number: int) -> int:
 def gather(rows: torch.Tensor, copies: int = 1) -> torch.Tensor:
     """Rows `[copies b, ...]` of each process, `copies` rows a sample, as the `[copies B, ...]` of one.
 
-    A gradient goes back to a process's own rows alone: each computes the loss of all.
+    To a process's own rows come the gradients of all shares that they are in.
     """
     return rows if count() == 1 else _Gather.apply(_exact(rows), copies)
 
 
-def mean(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a scalar over the processes, which each knows and sends its own part of the gradient."""
-    return value if count() == 1 else gather(value[None]).mean()
+@torch.no_grad()
+def total(shares: torch.Tensor) -> torch.Tensor:
+    """The sum over the processes of what each has a share of, without a gradient."""
+    return shares if count() == 1 else _Sum.apply(shares)
 
 
 def sum_gradients(network: nn.Module) -> None:
@@ -167,7 +168,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        whole = gradient.unflatten(0, (ctx.copies, -1))
+        shares = gradient.clone()
+        dist.all_reduce(shares)
+        whole = shares.unflatten(0, (ctx.copies, -1))
         return whole[:, part(whole.shape[1])].flatten(0, 1), None
 
 

@@ -8,6 +8,7 @@ import torch
 
 from facepcl import losses, ranks, views
 from facepcl.batches import InMemory, LabelRows, Source, label_targets, step_generator
+from facepcl.chance import noise
 from facepcl.label_views import label_views
 from facepcl.objectives import (
     TARGET_SIZE,
@@ -33,7 +34,8 @@ class Iteration(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise, and the unweighted losses in it by the names they have in the log."""
+    """A scalar to minimise, and the unweighted losses in it by the names they have in the log: this process's
+    shares of them."""
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
@@ -78,10 +80,9 @@ class SubSteps:
         image = views.to_float(views.resize(images, self.size))
         target = views.to_float(views.resize(images, TARGET_SIZE))
         clean = torch.cat([image, image.flip(3)])
-        noise = torch.randn(2 * count, *clean.shape[1:], generator=now.generator)
-        noise = views.of_part(noise, ranks.part(count), 2).to(self.device)
+        added = noise(count, (2, *clean.shape[1:]), now.generator, ranks.part(count), self.device)
         with self._autocast():
-            parts = disentangle(self.nets, clean + self.config.noise * noise, target, target.flip(3))
+            parts = disentangle(self.nets, clean + self.config.noise * added, target, target.flip(3))
         self._pictures = target, parts.decoded
         yield Loss(
             parts.reconstruction + self.config.orthogonality_weight * parts.orthogonality,
@@ -90,9 +91,8 @@ class SubSteps:
 
     def _contrast_faces(self, now: Iteration) -> Iterator[Loss]:
         """Two quadrants of a face against those of the others."""
-        rows = 2 * self.config.batch
-        crops = self._face_views(now)
-        mixed = losses.mixing(rows, rows - 2, now.generator, self.device)
+        crops, count = self._face_views(now), self.config.batch
+        mixed = self._mixing(now, count, 2 * count - 2)
         with self._autocast():
             loss = contrast_faces(self.nets, crops, *mixed)
         yield self._weighted(now, "face", loss)
@@ -104,7 +104,7 @@ class SubSteps:
         positives, negatives = views.pose_views(
             images, self.size, draws, now.generator, part=ranks.part(count), count=count
         )
-        mixed = losses.mixing(count, draws, now.generator, self.device)
+        mixed = self._mixing(now, count, draws, views=1)
         with self._autocast():
             loss = contrast_poses(self.nets, positives, negatives, *mixed, layout=self.config.negatives)
         yield self._weighted(now, "pose", loss)
@@ -132,6 +132,11 @@ class SubSteps:
 
     def _weighted(self, now: Iteration, name: str, loss: torch.Tensor) -> Loss:
         return Loss(self.config.contrast * now.weights[name] * loss, {name: loss})
+
+    def _mixing(
+        self, now: Iteration, count: int, slots: int, views: int = 2
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return losses.mixing(count, slots, now.generator, ranks.part(count), views, self.device)
 
     def _face_views(self, now: Iteration) -> torch.Tensor:
         count = self.config.batch

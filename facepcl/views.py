@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
+from facepcl.chance import WHOLE, of_part
+
 JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 P_JITTER, P_GREY, P_BLUR, P_SOBEL = 0.8, 0.2, 0.8, 0.6
 BLUR_TAPS, BLUR_SIGMA = 7, (0.1, 2.0)
 CROP = 0.2  # half the side of a quadrant crop, in sides of the image
-WHOLE = slice(None)
 
 
 def resize(images: torch.Tensor, size: int, interpolation: str = "bicubic") -> torch.Tensor:
@@ -140,11 +141,6 @@ class Chain(NamedTuple):
     def of(self, part: slice, copies: int) -> "Chain":
         """The rows of a part of the samples; N rows are `copies` of all samples, one behind the other."""
         return Chain(*(of_part(draws, part, copies) for draws in self))
-
-
-def of_part(rows: torch.Tensor, part: slice, copies: int = 1) -> torch.Tensor:
-    """`[copies B, ...]` -> `[copies b, ...]`: the rows of a part of the B samples."""
-    return rows.unflatten(0, (copies, -1))[:, part].flatten(0, 1)
 
 
 def draw_chain(count: int, generator: torch.Generator) -> Chain:

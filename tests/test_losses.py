@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from facepcl import losses
 
@@ -84,15 +85,15 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def mixing(rows, slots):
-    mask, permutation = losses.mixing(rows, slots, torch.Generator().manual_seed(1))
+def mixing(batch, slots, views=2):
+    mask, permutation = losses.mixing(batch, slots, torch.Generator().manual_seed(1), views=views)
     return mask.double(), permutation
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8])
 @pytest.mark.parametrize("width", [4, 33])
 def test_face_contrast_is_its_definition(batch, width):
-    mask, permutation = mixing(2 * batch, 2 * batch - 2)
+    mask, permutation = mixing(batch, 2 * batch - 2)
     same_value_and_gradient(
         lambda f: losses.face_contrast(f, mask, permutation),
         lambda f: naive_face_contrast(f, mask, permutation),
@@ -104,7 +105,7 @@ def test_face_contrast_is_its_definition(batch, width):
 @pytest.mark.parametrize("slots", [1, 7])
 @pytest.mark.parametrize("width", [4, 33])
 def test_pose_contrast_is_its_definition(batch, slots, width):
-    mask, permutation = mixing(batch, slots)
+    mask, permutation = mixing(batch, slots, views=1)
     same_value_and_gradient(
         lambda f, n: losses.pose_contrast(f, n, mask, permutation),
         lambda f, n: naive_pose_contrast(f, n, mask, permutation),
@@ -157,9 +158,36 @@ def test_supervised_contrast_without_a_pair_is_zero_with_a_gradient(labels):
     assert features.grad.eq(0).all()
 
 
+PARTS = (slice(0, 2), slice(2, 3), slice(3, 6))
+LABELS = torch.tensor([0, 1, -1, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("loss", "rows"),
+    [
+        (lambda f, part: losses.nt_xent(f, part), 12),
+        (lambda f, part: losses.face_contrast(f, *mixing_of(part), part), 12),
+        (lambda f, part: losses.orthogonality(f, f.flip(1), part), 6),
+        (lambda f, part: losses.supervised_contrast(f, LABELS, part=part), 6),
+    ],
+    ids=["nt_xent", "face_contrast", "orthogonality", "supervised_contrast"],
+)
+def test_the_shares_of_all_parts_add_up_to_the_loss(loss, rows):
+    same_value_and_gradient(
+        lambda f: sum(loss(f, part) for part in PARTS),
+        lambda f: loss(f, slice(None)),
+        normal(rows, 33),
+    )
+
+
+def mixing_of(part):
+    mask, permutation = losses.mixing(6, 10, torch.Generator().manual_seed(1), part)
+    return mask.double(), permutation
+
+
 def test_losses_leave_autocast_and_stay_float32():
     features = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    mask, permutation = losses.mixing(8, 6, torch.Generator().manual_seed(1))
+    mask, permutation = losses.mixing(4, 6, torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16):
         found = losses.face_contrast(features.bfloat16(), mask, permutation)
     assert found.dtype == torch.float32
@@ -175,33 +203,47 @@ def test_nearly_opposite_negatives_stay_finite():
     assert features.grad.isfinite().all()
 
 
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor of any operation within."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
 def test_no_large_tensor_is_made():
-    """No [2B, 2B - 2, D] and no D x D tensor, forward or backward: watched over every operation."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor):
-                largest = max(largest, result.numel())
-            return result
-
+    """No [2B, 2B - 2, D] and no D x D tensor, forward and backward."""
     batch, width = 16, 512
     features = torch.randn(2 * batch, width, requires_grad=True)
     codes = torch.randn(2, 8, width, requires_grad=True)
-    mask, permutation = losses.mixing(2 * batch, 2 * batch - 2, torch.Generator())
-    with Watch():
+    mask, permutation = losses.mixing(batch, 2 * batch - 2, torch.Generator())
+    with Largest() as largest:
         losses.face_contrast(features, mask, permutation).backward()
         losses.orthogonality(codes[0], codes[1]).backward()
-    assert largest <= 2 * batch * width  # the features themselves are the largest
+    assert largest.numbers <= 2 * batch * width  # the features themselves are the largest
+
+
+def test_a_part_makes_no_tensor_of_all_pairs():
+    """A process of many pays for its own samples, not for the square of all."""
+    batch, width, part = 64, 16, slice(3, 5)
+    features = torch.randn(2 * batch, width, requires_grad=True)
+    labels = torch.arange(batch).repeat(2)
+    with Largest() as largest:
+        mixed = losses.mixing(batch, 2 * batch - 2, torch.Generator(), part)
+        losses.face_contrast(features, *mixed, part).backward()
+        losses.nt_xent(features, part).backward()
+        losses.orthogonality(features, features.flip(1), part).backward()
+        losses.supervised_contrast(features, labels, part=part).backward()
+    assert largest.numbers <= 2 * batch * width
 
 
 def test_mixing_follows_the_distribution_and_the_generator():
-    mask, permutation = losses.mixing(200, 200, torch.Generator().manual_seed(0))
-    again, _ = losses.mixing(200, 200, torch.Generator().manual_seed(0))
+    mask, permutation = losses.mixing(100, 200, torch.Generator().manual_seed(0))
+    again, _ = losses.mixing(100, 200, torch.Generator().manual_seed(0))
     assert torch.equal(mask, again)
     assert sorted(permutation.tolist()) == list(range(200))
     # Beta(1.6, 1.6): mean 1/2, variance 1 / (4 (2 * 1.6 + 1)); 40,000 draws lie within 1 %

@@ -79,7 +79,9 @@ def each_sub_step(rank, processes, port, config, folder):
             nets.zero_grad()
             loss.total.backward()
             ranks.sum_gradients(nets)
-            found |= {f"{number} loss {name}": part.detach() for name, part in loss.parts.items()}
+            found |= {
+                f"{number} loss {name}": ranks.total(part.detach()) for name, part in loss.parts.items()
+            }
             named = [(name, p.grad) for name, p in nets.named_parameters() if p.grad is not None]
             found |= {f"{number} gradient {name}": gradient.clone() for name, gradient in named}
     found |= {f"buffer {name}": buffer for name, buffer in nets.named_buffers()}
