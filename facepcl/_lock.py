@@ -1,6 +1,5 @@
 """A folder to work in, for one process at a time."""
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,15 +11,16 @@ from filelock import FileLock, Timeout
 from facepcl._files import writing
 from facepcl.errors import OptionError
 
-_logger = logging.getLogger("facepcl")
-
-LOCK = "lock"
+LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path, refusal: str, is_needed: Callable[[], bool]) -> Iterator[None]:
-    """Work in `folder`, which goes at the end unless it `is_needed`. Raises OptionError with the `refusal` if
-    another process works there, WriteError if nothing can be written there."""
+def alone(folder: Path, refusal: str) -> Iterator[None]:
+    """Make `folder` and keep other processes out of it; an empty one goes at the end.
+
+    Raises OptionError with the `refusal` if another process is in it, WriteError if nothing can be written
+    there.
+    """
     lock = FileLock(folder / LOCK)
     try:
         with writing(folder):
@@ -28,17 +28,27 @@ def locked(folder: Path, refusal: str, is_needed: Callable[[], bool]) -> Iterato
             lock.acquire(timeout=0)
     except (Timeout, FileNotFoundError):  # the other one has just finished and cleared its folder away
         raise OptionError(refusal) from None
-    except NotImplementedError:
-        _logger.warning("%s: this file system has no locks; see to it that no job runs twice", folder)
     try:
         yield
     finally:
-        needed = is_needed()
-        if not needed:
-            # while it is locked: a newcomer finds either this lock or no folder
-            shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)  # while it is locked: a newcomer finds either this lock or none
         lock.release()
-        if os.name == "nt" and not needed:  # there an open file cannot be deleted
-            with suppress(OSError):
-                (folder / LOCK).unlink()
-                folder.rmdir()
+        if os.name == "nt":  # there an open file cannot be deleted
+            _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    with suppress(OSError):  # of a folder that is not empty
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+@contextmanager
+def locked(folder: Path, refusal: str, is_needed: Callable[[], bool]) -> Iterator[None]:
+    """`alone` in a `folder` that goes at the end with all that is in it, unless it `is_needed`."""
+    with alone(folder, refusal):
+        try:
+            yield
+        finally:
+            if not is_needed():
+                shutil.rmtree(folder, ignore_errors=True)

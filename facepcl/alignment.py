@@ -5,18 +5,17 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 
 import facepcl
 from facepcl._ahead import in_order
+from facepcl._lock import LOCK, alone
 from facepcl._progress import Progress
 from facepcl.crop_names import CropNames
 from facepcl.detection import SCORE, Detector
@@ -37,7 +36,6 @@ SIZE = 112  # pixels: what most face recognisers take, and enough for each of ou
 FORMATS = ("jpg", "png")
 NO_LANDMARKS = "no landmarks given"
 PHOTOGRAPHS_AT_ONCE = 4  # that a reader is asked for: each may take a tenth of a second
-LOCK = ".align.lock"
 REASONS = 5
 
 
@@ -106,7 +104,7 @@ def align(
     if file:
         Detector(file)  # raises before anything is written
     job = _describe(alignment, sources, size, format, landmarks)
-    with _alone(folder):
+    with alone(folder, f"{folder}: another process is writing to it; wait for it, or choose another folder"):
         table = FaceTable(folder)
         summary = AlignSummary(table.path)
         if not _is_whole(table, job):
@@ -170,25 +168,6 @@ def _describe(
         "folder": folder,
         "facepcl": facepcl.__version__,
     }
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """The folder, there, for one process at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OptionError(
-            f"{folder}: another process is writing to it; wait for it, or choose another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-        with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)
 
 
 def _is_whole(table: FaceTable, job: dict[str, Any]) -> bool:

@@ -2,21 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
-from facepcl._files import atomic, writing
+from facepcl._files import atomic
 from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.pretrained import load_tensors, read_metadata, save_tensors
 
 AVERAGED = "averaged."  # names of the average in a checkpoint
-LOCK = ".lock"
 KEPT = 2  # newest checkpoints that stay on disk
 
 
@@ -33,28 +30,6 @@ def check_writable(run: Path) -> None:
         raise OptionError(f"--out {run}: {there} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise OptionError(f"--out {run}: {there} cannot be written to")
-
-
-@contextmanager
-def alone_in(run: Path) -> Iterator[None]:
-    """Make the folder of a run and keep other runs out of it; leave no folder if nothing was begun.
-
-    Raises OptionError if another process is in it.
-    """
-    lock = FileLock(run / LOCK)
-    try:
-        with writing(run):
-            run.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise OptionError(f"--out {run}: another process is training there; give another --out") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # of a folder that is not empty; Windows keeps a file that is open
-            (run / LOCK).unlink()  # while it is locked: a newcomer finds either this lock or none
-            run.rmdir()
-        lock.release()
 
 
 def _step_of(path: Path) -> int:

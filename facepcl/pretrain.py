@@ -19,11 +19,11 @@ import torch
 
 from facepcl import ranks
 from facepcl._interrupt import Stopped, until_interrupted
+from facepcl._lock import alone
 from facepcl._progress import Progress
 from facepcl.averages import Average
 from facepcl.batches import InMemory, Source, schedule
 from facepcl.checkpoints import (
-    alone_in,
     check_same_run,
     check_writable,
     checkpoint_path,
@@ -157,7 +157,8 @@ def run(config: Config, progress: bool = False) -> Path:
     check_writable(Path(config.out))
     if config.tensorboard:
         require("tensorboard", "tensorboard")
-    with alone_in(Path(config.out)) if ranks.is_first() else nullcontext():
+    refusal = f"--out {config.out}: another process is training there; give another --out"
+    with alone(Path(config.out), refusal) if ranks.is_first() else nullcontext():
         training = _begin(config, progress and ranks.is_first())
         with closing(training.source):
             _train(training, progress and ranks.is_first())

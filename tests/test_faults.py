@@ -7,6 +7,7 @@ test_strange_files), files that vanish (test_resume, test_sources), two jobs on 
 test_pretrain).
 """
 
+import errno
 import gzip
 import json
 import os
@@ -25,6 +26,7 @@ from conftest import FACES, no_room_beyond
 from torch import nn
 
 import facepcl
+from facepcl._lock import alone
 from facepcl.cli import main
 from facepcl.embedding import FaceEmbedder
 from facepcl.errors import DataError, OptionError, WriteError
@@ -162,6 +164,21 @@ def test_a_read_only_disk_is_said_before_the_work(photos, disk, capsys, command)
     assert str(place) in said
     assert re.search("the disk is read-only|cannot be written to", said)
     assert said.count("\n") == 1  # nothing was begun
+
+
+def test_a_file_system_without_locks_is_worked_on_by_one_job_at_a_time(tmp_path, monkeypatch):
+    def without(fd, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", without)
+    with (
+        pytest.warns(UserWarning, match="falling back to SoftFileLock"),
+        alone(tmp_path / "run", ""),
+        pytest.raises(OptionError, match="at work"),
+        alone(tmp_path / "run", "another is at work"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_limit_on_the_size_of_files_is_said(photos, tmp_path):

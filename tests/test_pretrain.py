@@ -15,8 +15,9 @@ from PIL import Image
 
 import facepcl
 from facepcl import sub_steps
+from facepcl._lock import alone
 from facepcl.batches import schedule, shuffled_rows
-from facepcl.checkpoints import alone_in, checkpoints
+from facepcl.checkpoints import checkpoints
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
 from facepcl.pretrain import PRESETS, Config, run
@@ -75,7 +76,7 @@ def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(config, tmp_path):
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_an_error_leaves_no_folder(config, tmp_path):
-    with alone_in(tmp_path / "run"), pytest.raises(OptionError, match="another process is training there"):
+    with alone(tmp_path / "run", ""), pytest.raises(OptionError, match="another process is training there"):
         run(config)
     with pytest.raises(DataError, match="fewer than a batch"):
         run(replace(config, batch=1000))
