@@ -73,7 +73,7 @@ class Source(Protocol):
         of its own: uint8 `[count / processes, 3, S, S]`."""
 
     def sample(self, limit: int) -> torch.Tensor:
-        """About `limit` of all images, uint8 `[N, 3, S, S]`."""
+        """At most `limit` of all images, uint8 `[N, 3, S, S]`."""
 
     def close(self) -> None:
         """End what reads images."""
@@ -84,21 +84,28 @@ class InMemory:
     than those that a run was `begun` with."""
 
     def __init__(self, config: Config, begun: Mapping[str, Any], progress: bool = False):
-        self.faces, self.seed = read_faces(config.data, config.source_size, progress), config.seed
+        labels = "labels" in config.sub_steps
+        self.faces, self.seed = read_faces(config.data, config.source_size, progress, labels), config.seed
         self.place: list[list[int]] = []  # the step says it all
         self.figures: dict[str, float] = {}
         self.count = len(self.faces)
-        largest = max(config.batches["--batch"], config.batches.get("--pose-batch", 0))
-        if largest > self.count:
-            raise DataError(f"{self.count} images are fewer than a batch of {largest}; lower --batch")
+        for name in ("--batch", "--pose-batch"):
+            if (batch := config.batches.get(name, 0)) > self.count:
+                raise DataError(f"{self.count} images are fewer than a batch of {batch}; lower {name}")
+        digest = self.faces.digest()
         if self.count != begun.get("images", self.count):
             raise DataError(
                 f"{Path(config.out)} was begun with {begun['images']} images, and DATA now holds {self.count}"
             )
-        labels = "labels" in config.sub_steps
+        if digest != begun.get("images_digest", digest):
+            raise DataError(
+                f"{Path(config.out)} was begun with other images or labels than DATA now holds; give the "
+                "same, or another --out"
+            )
         self.label_outputs = self.faces.label_outputs(IDENTITY_WIDTH) if labels else {}
         self.facts = {
             "images": self.count,
+            "images_digest": digest,
             "skipped": [name for name, _ in self.faces.skipped],
             "label_outputs": self.label_outputs,
             "au_names": self.faces.au_names,
@@ -116,14 +123,15 @@ class InMemory:
         return self.faces.images[rows[ranks.part(count)]]
 
     def sample(self, limit: int) -> torch.Tensor:
-        return self.faces.images[:: max(1, self.count // limit)]
+        return self.faces.images[:: math.ceil(self.count / limit)]
 
     def close(self) -> None:
         pass
 
 
 class LabelRows:
-    """Batches for the label sub-step: faces turned by no more than so much, two images of each person."""
+    """Batches for the label sub-step: faces turned by no more than so much, two images of each person, and,
+    of people with one image or no name, any two."""
 
     STREAM = 3
 
@@ -132,34 +140,29 @@ class LabelRows:
         self.batch, self.turns, self.seed = config.label_batch, config.label_steps, config.seed
         angles = faces.pose.nan_to_num().abs()
         self.pool = ((angles[:, 0] <= config.max_yaw) & (angles[:, 1] <= config.max_pitch)).nonzero()[:, 0]
-        self.people = self._people(faces.identity[self.pool])
-        if (len(self.people) or len(self.pool)) < self._groups:
+        people, rest = self._people(faces.identity)
+        self.groups = [*people, *(pair for pair in rest.split(2) if len(pair) == 2)]
+        if len(self.groups) < self.batch // 2:
             raise DataError(
-                f"{len(self.pool)} images, of {len(self.people)} people with two or more, are within "
+                f"{len(self.pool)} images, of {len(people)} people with two or more, are within "
                 f"--max-yaw {config.max_yaw:g} and --max-pitch {config.max_pitch:g}: too few for "
                 f"--label-batch {self.batch}"
             )
 
-    def _people(self, identity: torch.Tensor) -> list[torch.Tensor]:
-        """The rows of each person of whom there are at least two."""
-        order = identity.argsort(stable=True)
-        values, counts = identity[order].unique_consecutive(return_counts=True)
-        rows = self.pool[order].split(counts.tolist())
-        return [r for value, r in zip(values, rows, strict=True) if value >= 0 and len(r) > 1]
-
-    @property
-    def _groups(self) -> int:
-        return self.batch // 2 if self.people else self.batch
+    def _people(self, identity: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The rows of each person of whom there are at least two, and the other rows, mixed."""
+        named = self.pool[identity[self.pool].argsort(stable=True)]
+        values, counts = identity[named].unique_consecutive(return_counts=True)
+        groups = list(zip(values.tolist(), named.split(counts.tolist()), strict=True))
+        people = [rows for value, rows in groups if value >= 0 and len(rows) > 1]
+        rest = torch.cat([self.pool[:0], *(rows for value, rows in groups if value < 0 or len(rows) == 1)])
+        return people, rest[permutation(len(rest), self.seed, self.STREAM)]
 
     def of_step(self, step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
         """Rows `[batch]` of each label sub-step of iteration `step`."""
-        count = len(self.people) or len(self.pool)
         for position in range(step * self.turns, (step + 1) * self.turns):
-            chosen = shuffled_rows(count, self._groups, position, self.seed, self.STREAM)
-            if self.people:
-                yield torch.cat([self._pair(self.people[i], generator) for i in chosen.tolist()])
-            else:
-                yield self.pool[chosen]
+            chosen = shuffled_rows(len(self.groups), self.batch // 2, position, self.seed, self.STREAM)
+            yield torch.cat([self._pair(self.groups[i], generator) for i in chosen.tolist()])
 
     @staticmethod
     def _pair(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

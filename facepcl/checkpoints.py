@@ -38,7 +38,12 @@ def _step_of(path: Path) -> int:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first; each has its optimiser state beside it."""
-    return sorted(run.glob("checkpoint-*.safetensors"), key=_step_of)
+    return _numbered(run, "checkpoint")
+
+
+def _numbered(run: Path, kind: str) -> list[Path]:
+    found = run.glob(f"{kind}-*.safetensors")
+    return sorted((path for path in found if path.stem.rpartition("-")[2].isdigit()), key=_step_of)
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -81,7 +86,10 @@ def save_checkpoint(
     save_tensors(weights, checkpoint_path(run, step), {"step": str(step), "progress": json.dumps(progress)})
     for old in checkpoints(run)[:-KEPT]:
         old.unlink()
-        (run / f"optimizer-{_step_of(old):08d}.safetensors").unlink(missing_ok=True)
+    kept = {_step_of(path) for path in checkpoints(run)}
+    for without in _numbered(run, "optimizer"):
+        if _step_of(without) not in kept:
+            without.unlink()
     # the second are safetensors' own: a kill leaves a file as large as a checkpoint each time
     for unfinished in (*run.glob(".*.partial"), *run.glob(".tmp??????")):
         unfinished.unlink()

@@ -159,31 +159,45 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
     """The decoder that belongs to the weights `name`: code `[B, 2048]` of unit length -> image `[B, 3, 64,
     64]`.
 
-    Raises WeightsError if these weights were released without one; `pretrained=False` gives a random one.
+    Raises WeightsError if these weights were released without one, or with one that is damaged;
+    `pretrained=False` gives a random one.
     """
     from facepcl.models.decoder import Decoder
-    from facepcl.pretrained import DECODER_FILE, load_tensors
+    from facepcl.pretrained import load_tensors
 
     decoder = Decoder()
+    path = find_decoder(name, pretrained)
+    if not pretrained:
+        return decoder
+    if path is None:
+        raise WeightsError(
+            f"{name} comes without a decoder; a run of facepcl pretrain writes one into encoder/"
+        )
+    tensors = load_tensors(path)
+    try:
+        decoder.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} is not the decoder of a run of facepcl pretrain") from error
+    return decoder.eval()
+
+
+def find_decoder(name: str, fetch: bool = True) -> Path | None:
+    """The file of the decoder that belongs to the weights `name`, if there is one; `fetch`ed from the Hub if
+    the weights are there."""
+    from facepcl.pretrained import DECODER_FILE
+
     folder = find_folder(name)
     if folder is None:
         _check_name(name)
-        if pretrained and (row := _row_on_the_hub(name)):
+        if fetch and (row := _row_on_the_hub(name)):
             folder = fetch_row(row)
-    if not pretrained:
-        return decoder
     if folder is not None:
         path = folder / DECODER_FILE
     else:
         architecture, _, tag = name.partition(".")
         rows = [row for row in rows_of(architecture) if tag in ("", row.tag)]
         path = WEIGHTS / rows[0].decoder if rows and rows[0].decoder else Path()
-    if not path.is_file():
-        raise WeightsError(
-            f"{name} comes without a decoder; a run of facepcl pretrain writes one into encoder/"
-        )
-    decoder.load_state_dict(load_tensors(path))
-    return decoder.eval()
+    return path if path.is_file() else None
 
 
 @dataclass(frozen=True)

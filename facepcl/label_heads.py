@@ -12,7 +12,6 @@ from facepcl.losses import full_precision, supervised_contrast
 
 IDENTITY_WIDTH = 128
 POSE_SCALE = 45.0  # degrees that count as 1
-LABELS = ("au", "expression", "identity", "pose")
 
 
 class LabelHead(nn.Module):

@@ -10,7 +10,7 @@ from facepcl.chance import WHOLE, noise
 from facepcl.views import luma
 
 HALF_SIDE = (1.3, 1.7)  # half the crop's side, in eyes-to-mouth distances
-CENTRE_JITTER = 0.06  # of the side, standard deviation
+CENTRE_JITTER = 0.06  # of half the side, standard deviation
 ROTATION_JITTER = 6.0  # degrees about the eye line, standard deviation
 COLOUR = 0.3  # gain, contrast and gamma within 1 / (1 + COLOUR) .. 1 + COLOUR
 P_MIRROR, P_GREY, P_BLUR, P_NOISE = 0.5, 0.5, 0.3, 0.3

@@ -4,7 +4,7 @@ Where several processes train, each gives its share in the loss of the whole bat
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,11 +14,12 @@ from torch import nn
 
 from facepcl import losses, ranks
 from facepcl.backends import first_cause
-from facepcl.create import create_decoder, create_model
+from facepcl.create import create_decoder, create_model, find_decoder
 from facepcl.errors import OptionError, WeightsError
 from facepcl.label_heads import LabelHeads, label_losses
 from facepcl.models.branches import is_branch
 from facepcl.models.decoder import CODE_SIDE, Decoder, ProjectionHead, resize_maps
+from facepcl.pretrained import read_shapes
 from facepcl.recipe import METHODS
 
 TARGET_SIZE = 64  # pixels of what the decoder draws
@@ -62,8 +63,10 @@ class Networks(nn.Module):
         what `create_model` raises.
         """
         model = self.encoder.pretrained_cfg["architecture"]
-        if init.endswith(".safetensors"):
-            source: Any = create_model(model, init, num_classes=0)
+        is_file = init.endswith(".safetensors")
+        if is_file:
+            branches = any(map(is_branch, read_shapes(init)))
+            source: Any = create_model(model, init, branches=branches, num_classes=0)
         else:
             source = create_model(init, True, num_classes=0)
         if (found := source.pretrained_cfg["architecture"]) != model:
@@ -71,9 +74,8 @@ class Networks(nn.Module):
         missing, _ = self.encoder.load_state_dict(source.state_dict(), strict=False)
         if unexplained := [key for key in missing if not is_branch(key)]:
             raise WeightsError(f"--init {init} has no {unexplained[0]}")
-        if hasattr(self, "decoder") and not init.endswith(".safetensors"):
-            with suppress(WeightsError):  # weights may come without one
-                self.decoder.load_state_dict(create_decoder(init).state_dict())
+        if hasattr(self, "decoder") and not is_file and find_decoder(init):
+            self.decoder.load_state_dict(create_decoder(init).state_dict())
 
     @contextmanager
     def compiled(self, wanted: bool = True) -> Iterator[None]:

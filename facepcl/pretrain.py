@@ -55,9 +55,9 @@ def dynamic_weights(
     (METHOD 4.5)."""
     if len(history) < 2:
         return (1.0,) * count
-    rates = [
-        math.exp(now / before / temperature) for now, before in zip(history[-1], history[-2], strict=True)
-    ]
+    # an easy epoch may end at a loss of 0; what has grown a million times has all the weight anyway
+    ratios = [now / max(before, 1e-12) for now, before in zip(history[-1], history[-2], strict=True)]
+    rates = [math.exp((ratio - max(ratios)) / temperature) for ratio in ratios]
     return tuple(count * rate / sum(rates) for rate in rates)
 
 
@@ -176,7 +176,7 @@ def _begin(config: Config, progress: bool) -> Training:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         nets = Networks(config.model, source.label_outputs, config.sub_steps)
-    saved = checkpoints(out)
+    saved = ranks.from_first(checkpoints(out))  # a shared file system may show the others less
     if config.init and not saved:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
@@ -254,8 +254,12 @@ def _train(training: Training, progress: bool) -> None:
             if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
                 training.save()
                 saved_at = time.monotonic()
-        if ranks.is_first():
+        if ranks.is_first() and training.step:
             training.save()
+    if not training.step:
+        raise Stopped(
+            f"stopped before the first step of {training.total}; the same command begins anew", asked
+        )
     if training.step < training.total:
         path = checkpoint_path(out, training.step)
         raise Stopped(
@@ -266,15 +270,19 @@ def _train(training: Training, progress: bool) -> None:
 
 
 def _finite_losses(made: Sequence[Loss], step: int, out: Path) -> dict[str, float]:
-    """The losses of a step as numbers, all in one look: a GPU waits for each.
+    """The losses of a step as numbers, all in one look: a GPU waits for each. Those of sub-steps that a step
+    has several of are means.
 
     Raises FacepclError if one of them, or a weighted sum of a sub-step, is not finite.
     """
-    parts = {name: part for loss in made for name, part in loss.parts.items()}
+    parts = [named for loss in made for named in loss.parts.items()]
     totals = [loss.total for loss in made]
-    shares = torch.stack([loss.detach().float() for loss in (*parts.values(), *totals)])
+    shares = torch.stack([loss.detach().float() for loss in (*(part for _, part in parts), *totals)])
     values = ranks.total(shares).tolist()
-    losses = dict(zip(parts, values, strict=False))
+    found: dict[str, list[float]] = {}
+    for (name, _), value in zip(parts, values, strict=False):
+        found.setdefault(name, []).append(value)
+    losses = {name: sum(several) / len(several) for name, several in found.items()}
     if not all(map(math.isfinite, values)):
         # the first: those behind it come from weights that it broke
         broken = next((name for name, value in losses.items() if not math.isfinite(value)), "a weighted loss")

@@ -38,7 +38,10 @@ def save_tensors(
     # safetensors refuses channels_last tensors and ones that share memory; a contiguous copy is neither
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary, _room_for(path):
+        temporary.touch()
+        rights = temporary.stat().st_mode
         save_file(plain, str(temporary), dict(metadata or {}))
+        temporary.chmod(rights)  # safetensors leaves a file that nobody else may read
 
 
 @contextmanager
@@ -115,6 +118,7 @@ def save_encoder(
         trunk, options = plain, {"model_args": {"branches": bool(branches)}}
     with _room_for(folder):
         save_for_hf(trunk, str(partial), safe_serialization=True, **options)
+    shutil.copymode(partial / CONFIG_FILE, partial / WEIGHTS_FILE)  # as in save_tensors
     if decoder is not None:
         save_tensors(decoder.state_dict(), partial / DECODER_FILE)
     shutil.rmtree(folder, ignore_errors=True)

@@ -68,7 +68,8 @@ def count() -> int:
 
 def is_first() -> bool:
     """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
+    rank = dist.get_rank() if count() > 1 else int(os.environ.get("RANK", "0"))
+    return rank == 0
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -1,6 +1,5 @@
 """The numbers of a training run: every one an option of the command line and a line of RUN/config.json."""
 
-import math
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
@@ -153,8 +152,8 @@ class Config:
             if choices and value not in choices:
                 raise OptionError(f"{option_name} {value}: choose {', '.join(choices)}")
             least = LEAST.get(field_.name, 0)
-            if isinstance(value, (int, float)) and not least <= value < math.inf:
-                raise OptionError(f"{option_name} {value}: at least {least}")
+            if isinstance(value, (int, float)) and not least <= value <= MOST:
+                raise OptionError(f"{option_name} {value}: at least {least}, at most {MOST:g}")
         if 0 < self.size < 32:
             raise OptionError(f"--size {self.size}: at least 32, or 0 for the model's own")
         if read_schedule(self.resolution_schedule) and self.size:
@@ -170,6 +169,8 @@ class Config:
             )
         if not (self.epochs or self.steps):
             raise OptionError("say how long to train: --steps or --epochs")
+        if self.label_batch % 2 and "labels" in self.sub_steps:
+            raise OptionError(f"--label-batch {self.label_batch}: an even number, two images of each person")
         if self.stream:
             self._check_stream()
 
@@ -209,6 +210,7 @@ def read_schedule(text: str) -> list[tuple[int, float]]:
     return found
 
 
+MOST = 1e18  # of any number; a seed or a count still fits into 64 bits
 # Batch norm and contrast need two of a kind; images below 32 px leave the trunk nothing.
 LEAST = {
     "batch": 2,

@@ -50,7 +50,10 @@ class Log:
     ) -> dict[str, float]:
         """Append a line, `flops` counted from the start; return its figures by the names that a progress line
         shows."""
-        rounded = {name: round(loss, 6) for name, loss in losses.items()}
+        # as many digits for a small loss as for a large one; a count stays whole
+        rounded = {
+            name: loss if isinstance(loss, int) else float(f"{loss:.6g}") for name, loss in losses.items()
+        }
         now = time.monotonic()
         seconds = now - self.last_time
         rate = round((step - self.last_step) * self.images_per_step / seconds, 1)

@@ -1,5 +1,7 @@
 """Faces to train on: folders, identity folders and `.tar` shards, as one uint8 tensor with labels beside."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +59,7 @@ class Faces:
         counts = {
             "au": len(self.au_names),
             "expression": len(self.expression_names),
-            "identity": identity_width if (self.identity >= 0).any() else 0,
+            "identity": identity_width if self._has_pairs() else 0,
             "pose": 3 if not self.pose.isnan().all() else 0,
         }
         if not any(counts.values()):
@@ -67,9 +69,24 @@ class Faces:
             )
         return {label: count for label, count in counts.items() if count}
 
+    def _has_pairs(self) -> bool:
+        """Whether there are two images of anybody."""
+        return bool((self.identity[self.identity >= 0].unique(return_counts=True)[1] > 1).any())
 
-def read_samples(sources: Sequence[str | Path]) -> Iterator[Sample]:
-    """The images of folders, files and `.tar` shards in a fixed order, with their labels.
+    def digest(self) -> str:
+        """What tells other images or labels from these: their names, without folders, and what is known."""
+        known = (self.landmarks, self.pose, self.au, self.expression, self.identity)
+        found = hashlib.sha256(json.dumps([self.au_names, self.expression_names]).encode())
+        for name in self.names:
+            found.update(name.rpartition("/")[2].encode(errors="surrogateescape") + b"/")
+        for tensor in known:
+            found.update(tensor.numpy().tobytes())
+        return found.hexdigest()[:16]
+
+
+def read_samples(sources: Sequence[str | Path], labels: bool = True) -> Iterator[Sample]:
+    """The images of folders and `.tar` shards in a fixed order, with the `labels` that are there if they are
+    wanted.
 
     In a folder whose images all lie in subfolders, the subfolder is the identity.
     """
@@ -78,25 +95,26 @@ def read_samples(sources: Sequence[str | Path]) -> Iterator[Sample]:
             raise OptionError(f"{given}: .tar shards behind URLs are read with --stream")
         source = Path(given)
         if source.is_dir():
-            yield from _folder_samples(source)
+            yield from _folder_samples(source, labels)
         elif is_shard_name(source.name) and source.is_file():
-            yield from _shard_samples(source)
+            yield from _shard_samples(source, labels)
         else:
             raise MissingPath(f"{source}: there is no such folder or .tar shard")
 
 
-def _folder_samples(folder: Path) -> Iterator[Sample]:
+def _folder_samples(folder: Path, wanted: bool) -> Iterator[Sample]:
     files = list(files_below(folder))
     by_identity = all(file.parent != folder for file in files)
     for file in files:
         if is_shard_name(file.name):
-            yield from _shard_samples(file)
+            yield from _shard_samples(file, wanted)
             continue
-        labels = {"identity": str(file.parent.relative_to(folder))} if by_identity else {}
+        # with the path to it: two folders may both have a person 0001
+        labels = {"identity": str(file.parent)} if by_identity else {}
         sidecar = file.with_suffix(".json")
         try:
             data = read_file(file)
-            if sidecar.is_file():
+            if wanted and sidecar.is_file():
                 labels |= read_labels(read_file(sidecar), str(sidecar))
         except MissingPath:  # gone since the folder was listed
             yield Sample(str(file), b"", {}, "there is no such file")
@@ -106,31 +124,31 @@ def _folder_samples(folder: Path) -> Iterator[Sample]:
             yield Sample(str(file), data, labels)
 
 
-def _shard_samples(shard: Path) -> Iterator[Sample]:
+def _shard_samples(shard: Path, wanted: bool) -> Iterator[Sample]:
     """The samples of a shard. Raises DataError if it is no tar or is cut off."""
     try:
-        yield from _grouped(shard)
+        yield from _grouped(shard, wanted)
     except SHARD_ERRORS as error:
         raise DataError(f"{shard} breaks off or is no tar ({error})") from error
 
 
-def _grouped(shard: Path) -> Iterator[Sample]:
-    """WebDataset order: the members of one sample lie together and share their name up to the first dot."""
+def _grouped(shard: Path, wanted: bool) -> Iterator[Sample]:
+    """WebDataset order: an image and its labels lie together and share their name up to the last dot."""
     stem, sample = "", Sample("", b"", {})
     for member, read in read_shard(shard):
-        folder, _, name = member.name.rpartition("/")
-        key = f"{folder}/{name.partition('.')[0]}"
+        key, _, kind = member.name.rpartition(".")
         if member.size > MAX_BYTES:  # a packed shard of a megabyte may hold a file of a thousand
             raise DataError(f"{shard}/{member.name}: {member.size:,} bytes are more than an image has")
-        if key != stem:
+        is_image = is_image_name(member.name)
+        if key != stem or (is_image and sample.name):
             if sample.name:
                 yield sample
-            stem, sample = key, Sample("", b"", {})
-        if is_image_name(name):
+            stem, sample = key, Sample("", b"", sample.labels if key == stem else {})
+        if is_image:
             sample = sample._replace(name=f"{shard}/{member.name}", data=read())
-        elif name.endswith(".json"):
+        elif wanted and kind == "json":
             sample = sample._replace(labels=sample.labels | read_labels(read(), f"{shard}/{member.name}"))
-        elif name.endswith(".cls"):
+        elif wanted and kind == "cls":
             sample = sample._replace(
                 labels={"identity": read().decode(errors="replace").strip(), **sample.labels}
             )
@@ -138,15 +156,18 @@ def _grouped(shard: Path) -> Iterator[Sample]:
         yield sample
 
 
-def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False) -> Faces:
-    """All images of `sources`, each brought to `size` x `size` pixels, with the labels that are there.
+def read_faces(
+    sources: Sequence[str | Path], size: int, progress: bool = False, labels: bool = True
+) -> Faces:
+    """All images of `sources`, each brought to `size` x `size` pixels, with the `labels` that are there if
+    they are wanted.
 
     A broken image is skipped and named in `skipped`. Raises MissingPath, or DataError if nothing is left.
     """
-    names, labels, marks, skipped = [], [], [], []
+    names, known, marks, skipped = [], [], [], []
     fit, images = Fit.square(size), _Images(size)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
-        for sample in read_samples(sources):
+        for sample in read_samples(sources, labels):
             try:
                 image = decode(Item(*sample[:2], sample.error).read())
             except ImageError as error:
@@ -155,7 +176,7 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
             images.append(fit(image))
             marks.append(_landmarks(sample.labels, image.size, size))
             names.append(sample.name)
-            labels.append(sample.labels)
+            known.append(sample.labels)
             bar.update(1)
     for name, reason in skipped[:5]:
         _logger.warning("skipped %s: %s", name, reason)
@@ -164,7 +185,7 @@ def read_faces(sources: Sequence[str | Path], size: int, progress: bool = False)
     if not names:
         broken = f" ({len(skipped)} are broken)" if skipped else ""
         raise DataError(f"no images to train on in {', '.join(map(str, sources))}{broken}")
-    return _collate(images.tensor(), names, labels, marks, skipped)
+    return _collate(images.tensor(), names, known, marks, skipped)
 
 
 class _Images:

@@ -189,3 +189,9 @@ def test_a_stopped_run_of_simclr_goes_on_as_if_it_had_not_been(config, monkeypat
 def test_a_contrast_loss_that_is_alone_has_weight_1():
     assert dynamic_weights([], count=1) == (1.0,)
     assert dynamic_weights([[2.0], [1.0], [3.0]], count=1) == (1.0,)
+
+
+def test_a_contrast_loss_that_was_0_is_no_end_of_a_run():
+    softmax = torch.tensor([0.5, 0.0]).softmax(0)
+    assert dynamic_weights([[1.0, 0.0], [1.0, 0.0]]) == pytest.approx((2 * softmax).tolist())
+    assert dynamic_weights([[1.0, 1e-7], [1.0, 0.5]]) == (0.0, 2.0)

@@ -2,8 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from PIL import Image
 import facepcl
 from facepcl import sub_steps
 from facepcl._lock import alone
-from facepcl.batches import schedule, shuffled_rows
 from facepcl.checkpoints import checkpoints
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
@@ -141,27 +140,6 @@ def test_a_resnet_trains_and_its_folder_is_stock_timm(config):
     assert loaded.forward_codes(torch.rand(1, 3, 128, 128)).face.shape == (1, 2048)
 
 
-def test_a_run_starts_from_the_weights_it_is_given(config, tmp_path):
-    first = run(replace(config, out=str(tmp_path / "first")))
-    for init in (f"local-dir:{first}", f"{first}/model.safetensors"):
-        run(replace(config, out=str(tmp_path / "second"), init=init, lr=0.0, seed=1))
-        trained = load_tensors(tmp_path / "second/checkpoint-00000003.safetensors")
-        weights = load_tensors(first / "model.safetensors")
-        assert all(torch.equal(trained[f"encoder.{name}"], weights[name]) for name in weights)
-        decoder = load_tensors(first / "decoder.safetensors")["fc.weight"]
-        assert torch.equal(trained["decoder.fc.weight"], decoder) == init.startswith("local-dir:")
-        shutil.rmtree(tmp_path / "second")
-
-
-def test_a_run_started_from_weights_goes_on_without_them(config, tmp_path):
-    first = run(replace(config, out=str(tmp_path / "first")))
-    config = replace(config, init=f"local-dir:{first}")
-    encoder = run(config)
-    shutil.rmtree(tmp_path / "first")
-    shutil.rmtree(encoder)
-    assert run(config) == encoder
-
-
 @pytest.mark.parametrize(("size", "side"), [(48, 3), (100, 7)])
 def test_other_sizes_reach_the_decoder_by_resized_maps_and_are_recorded(config, size, side):
     encoder = run(replace(config, size=size, steps=1))
@@ -184,6 +162,35 @@ def test_only_the_newest_checkpoints_stay(config, tmp_path):
     ]
 
 
+def test_what_is_no_whole_checkpoint_is_left_alone_or_cleared_away(config, tmp_path):
+    run(replace(config, steps=1))
+    best, orphan = (
+        tmp_path / "run" / f"{name}.safetensors" for name in ("checkpoint-best", "optimizer-00000002")
+    )
+    best.write_bytes(b"a copy of somebody's")
+    orphan.write_bytes(b"killed before its checkpoint was there")
+    (tmp_path / "run/checkpoint-00000001.safetensors").unlink()
+    run(replace(config, steps=1))
+    assert best.exists()
+    assert not orphan.exists()
+
+
+def test_a_run_that_is_stopped_before_its_first_step_begins_anew(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("facepcl.pretrain.until_interrupted", lambda: nullcontext(lambda: signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt, match="stopped before the first step of 3; the same command"):
+            run(config)
+    run(config)
+    assert [line["step"] for line in lines(config)] == [1, 2, 3]
+
+
+def test_others_may_read_what_a_run_writes(config, tmp_path):
+    run(replace(config, model="pcl_resnet18", steps=1))
+    rights = {path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    (tmp_path / "new").touch()
+    assert rights == {(tmp_path / "new").stat().st_mode & 0o777}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
@@ -193,6 +200,9 @@ def test_only_the_newest_checkpoints_stay(config, tmp_path):
         ({"steps": -1}, OptionError, "--steps -1: at least 0"),
         ({"size": 7}, OptionError, "--size 7: at least 32"),
         ({"lr": float("nan")}, OptionError, "--lr nan"),
+        ({"seed": 10**25}, OptionError, f"--seed {10**25}: at least 0, at most 1e"),
+        ({"pose_batch": 13}, DataError, "12 images are fewer than a batch of 13; lower --pose-batch"),
+        ({"method": "pcl-labels", "label_batch": 5}, OptionError, "--label-batch 5: an even number"),
         ({"method": "magic"}, OptionError, "--method magic: choose pcl, pcl-labels"),
         ({"method": "pcl-labels", "max_yaw": 1.0}, DataError, "--label-batch"),
         ({"device": "abacus"}, OptionError, "device 'abacus'"),
@@ -315,29 +325,6 @@ def test_every_number_is_an_option_with_help(capsys):
     text = capsys.readouterr().out
     for field in fields(Config):
         assert f"--{field.name.replace('_', '-')}" in text or field.name == "data"
-
-
-def test_epochs_walk_over_all_images_in_new_orders():
-    rows = [shuffled_rows(10, 3, position, 0, 0).tolist() for position in range(6)]
-    first, second = [*rows[0], *rows[1], *rows[2]], [*rows[3], *rows[4], *rows[5]]
-    assert len(set(first)) == len(set(second)) == 9
-    assert first != second
-    assert rows != [shuffled_rows(10, 3, position, 0, 1).tolist() for position in range(6)]
-
-
-def test_the_learning_rate_rises_then_falls_as_a_cosine():
-    assert schedule(0.05, 0.1) == pytest.approx(0.5)
-    assert schedule(0.1, 0.1) == 1
-    assert schedule(0.55, 0.1) == pytest.approx(0.5)
-    assert schedule(1.0, 0.1) == pytest.approx(0)
-    assert schedule(0.0, 0.0) == 1  # the paper's: no rise
-
-
-def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
-    run(replace(config, steps=1))
-    next(faces_folder.rglob("*.jpg")).unlink()
-    with pytest.raises(DataError, match="begun with 12 images, and DATA now holds 11"):
-        run(replace(config, steps=1))
 
 
 def test_a_compiled_run_learns_the_same_and_leaves_the_same_names(config, monkeypatch):

@@ -235,7 +235,7 @@ def test_a_damaged_part_is_named(monkeypatch, model, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_ten_times_loses_nothing(tmp_path):
+def test_a_job_that_is_killed_six_times_loses_nothing(tmp_path):
     """SIGKILL at random moments, start-up and the last steps included; then rows equal to the bit."""
     rng = np.random.default_rng(0)
     photos = tmp_path / "photos"
@@ -267,10 +267,10 @@ facepcl.embed("photos", sys.argv[1], resume=True, dtype="float32", batch_size=8)
     work = Unfinished(tmp_path / "e.npz")
     kills = parts = 0
     grown = set()
-    while kills < 10 or not (tmp_path / "e.npz").exists():
+    while kills < 6 or not (tmp_path / "e.npz").exists():
         job = start("e.npz")
         job.stdout.readline()
-        if kills < 10:
+        if kills < 6:
             if kills % 2:  # whatever the machine does, every second job gets past its start-up
                 while job.poll() is None and len(work.parts) <= parts:
                     time.sleep(0.01)
@@ -282,7 +282,7 @@ facepcl.embed("photos", sys.argv[1], resume=True, dtype="float32", batch_size=8)
         assert now >= parts or (tmp_path / "e.npz").exists()
         parts = now
         grown.add(parts)
-    assert len(grown) > 3  # it was killed in its midst
+    assert len(grown) > 2  # it was killed in its midst
     assert start("e.npz").wait() == 0  # the last kill may have come while it cleared up
     assert same(tmp_path / "e.npz", tmp_path / "whole.npz")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npz", "job.py", "photos", "whole.npz"]

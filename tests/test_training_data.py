@@ -79,6 +79,31 @@ def test_a_shards_members_belong_together_by_name(tmp_path):
     assert faces.identity.tolist() == [-1, 0, -1]
 
 
+def test_names_may_hold_dots(tmp_path):
+    frames = [f"clip{clip}.{frame:04d}" for clip in range(2) for frame in range(3)]
+    files = [
+        (f"{name}.{kind}", data)
+        for name in frames
+        for kind, data in (("jpg", jpeg()), ("cls", name[:5].encode()))
+    ]
+    faces = read_faces([shard(tmp_path / "s.tar", dict(files))], 16)
+    assert [name.rpartition("/")[2] for name in faces.names] == [f"{name}.jpg" for name in frames]
+    assert faces.identity.tolist() == [0] * 3 + [1] * 3
+
+
+def test_two_images_of_one_name_are_two_images(tmp_path):
+    files = {"a.json": b'{"yaw": 5}', "a.jpg": jpeg(), "a.jpeg": jpeg()}
+    assert read_faces([shard(tmp_path / "s.tar", files)], 16).pose[:, 0].tolist() == [5, 5]
+
+
+def test_folders_that_number_their_people_alike_have_different_people(tmp_path):
+    for folder in ("first", "second"):
+        (tmp_path / folder / "0001").mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / folder / "0001" / f"{i}.jpg").write_bytes(jpeg())
+    assert read_faces([tmp_path / "first", tmp_path / "second"], 16).identity.tolist() == [0, 0, 1, 1]
+
+
 def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):
     path = shard(
         tmp_path / "s.tar",

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from facepcl.errors import OptionError
 from facepcl.ranks import is_first
 
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
@@ -71,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     given = {f.name: getattr(args, f.name) for f in fields(pretrain.Config) if f.metadata}
     given = {name: value for name, value in given.items() if value is not None}
     numbers = {**pretrain.PRESETS[args.preset], **given}
-    if "steps" in given:
+    if given.get("steps"):
+        if given.get("epochs"):
+            raise OptionError(f"--steps {args.steps} and --epochs {args.epochs:g}: give one of them")
         numbers["epochs"] = 0.0
     encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
     if is_first():

@@ -1,0 +1,95 @@
+"""Which images a step sees, and with which labels."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from facepcl.batches import LabelRows, schedule, shuffled_rows, step_generator
+from facepcl.errors import DataError
+from facepcl.pretrain import Config, run
+from facepcl.training_data import read_faces
+
+SMALL = {
+    "batch": 2,
+    "pose_batch": 2,
+    "pose_negatives": 1,
+    "source_size": 64,
+    "size": 32,
+    "dtype": "float32",
+    "label_batch": 4,
+    "max_yaw": 90.0,
+    "steps": 1,
+    "log_steps": 1,
+}
+
+
+@pytest.fixture
+def config(faces_folder, tmp_path):
+    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
+
+
+def test_epochs_walk_over_all_images_in_new_orders():
+    rows = [shuffled_rows(10, 3, position, 0, 0).tolist() for position in range(6)]
+    first, second = [*rows[0], *rows[1], *rows[2]], [*rows[3], *rows[4], *rows[5]]
+    assert len(set(first)) == len(set(second)) == 9
+    assert first != second
+    assert rows != [shuffled_rows(10, 3, position, 0, 1).tolist() for position in range(6)]
+
+
+def test_the_learning_rate_rises_then_falls_as_a_cosine():
+    assert schedule(0.05, 0.1) == pytest.approx(0.5)
+    assert schedule(0.1, 0.1) == 1
+    assert schedule(0.55, 0.1) == pytest.approx(0.5)
+    assert schedule(1.0, 0.1) == pytest.approx(0)
+    assert schedule(0.0, 0.0) == 1  # the paper's: no rise
+
+
+def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
+    run(config)
+    next(faces_folder.rglob("*.jpg")).unlink()
+    with pytest.raises(DataError, match="begun with 12 images, and DATA now holds 11"):
+        run(config)
+
+
+def test_a_run_does_not_go_on_with_other_labels_or_names(config, faces_folder):
+    run(replace(config, method="pcl-labels"))
+    path = next(faces_folder.rglob("*.json"))
+    was = path.read_text()
+    path.write_text(json.dumps(json.loads(was) | {"expression": "anger"}))
+    with pytest.raises(DataError, match="begun with other images or labels than DATA now holds"):
+        run(replace(config, method="pcl-labels"))
+    path.write_text(was)
+    run(replace(config, method="pcl-labels"))
+    image = next(faces_folder.rglob("*.jpg"))
+    image.rename(image.with_stem("another"))
+    with pytest.raises(DataError, match="other images or labels"):
+        run(replace(config, method="pcl-labels"))
+
+
+def test_a_method_without_labels_reads_none(config, faces_folder):
+    for path in faces_folder.rglob("*.json"):
+        path.write_text("[1]")
+    run(config)
+
+
+def test_a_label_batch_has_two_images_of_each_person_and_the_others_two_by_two(config, faces_folder):
+    faces = read_faces([faces_folder], 64)
+    faces.identity = torch.tensor([0, 0, 0, 1, 1, 2, 3, 4, -1, -1, -1, 5])
+    rows = LabelRows(faces, replace(config, label_batch=6, label_steps=20))
+    seen = []
+    for batch in rows.of_step(0, step_generator(0, 0)):
+        for pair in batch.view(3, 2).tolist():
+            assert len(set(pair)) == 2
+            named = faces.identity[pair].tolist()
+            assert named in ([0, 0], [1, 1]) or not {0, 1} & set(named)
+            seen += pair
+    assert len(set(seen)) == 11  # of seven images without a second one, three pairs
+
+
+def test_identity_is_a_label_where_anybody_has_two_images(faces_folder):
+    faces = read_faces([faces_folder], 64)
+    assert "identity" in faces.label_outputs(128)
+    faces.identity = torch.arange(12)
+    assert "identity" not in faces.label_outputs(128)
