@@ -91,7 +91,7 @@ def run(
     # one core more than the actors hold: whoever writes needs it
     local = {"include_dashboard": False, "num_cpus": max(actors + 1, os.cpu_count() or 1)}
     joins = address or os.environ.get("RAY_ADDRESS")
-    with ray.init(address, logging_level="warning", **({} if joins else local)):
+    with ray.init(joins or "local", logging_level="warning", **({} if joins else local)):
         if not gpus and actors >= (there := ray.cluster_resources().get("CPU", 0)):
             raise SystemExit(f"--actors {actors}: of {there:g} cores one must be left to whoever writes")
         context = ray.data.DataContext.get_current()

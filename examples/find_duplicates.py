@@ -13,6 +13,7 @@ are. Pictures of one person in the same pose and light can be as near as copies:
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
@@ -63,4 +64,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except facepcl.FacepclError as error:
+        sys.exit(str(error))

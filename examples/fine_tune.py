@@ -6,6 +6,7 @@ FACES/happy/1.jpg, FACES/sad/2.jpg, ... Plain timm and torchvision; facepcl only
 """
 
 import argparse
+import sys
 
 import timm
 import torch
@@ -58,4 +59,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (facepcl.FacepclError, FileNotFoundError) as error:
+        sys.exit(str(error))

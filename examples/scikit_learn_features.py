@@ -62,4 +62,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except facepcl.FacepclError as error:
+        sys.exit(str(error))

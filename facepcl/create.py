@@ -12,6 +12,7 @@ from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.folders import FAMILY, architecture_of, find_folder
 from facepcl.index import WEIGHTS, Row, read_index, rows_of
 from facepcl.models._weights import THREE_WAYS, check_sha256
+from facepcl.models.branches import is_branch
 
 WIDEST = 1 << 16  # classes or channels of a model in a folder
 
@@ -27,8 +28,8 @@ def create_model(
 
     `name`: `pcl_x`, `pcl_x.tag`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`. `pretrained`: True,
     False or the path of a `.safetensors` file; None is False for a plain name and True for a folder or
-    repository. `branches`: None leaves them off only for a folder or repository that was trained without
-    (`--method simclr`). All other options are timm's. Raises OptionError for a name that does not exist,
+    repository. `branches`: None leaves them off only for a folder or repository that has none, such as a
+    model fine-tuned by timm. All other options are timm's. Raises OptionError for a name that does not exist,
     MissingPath for a file or folder that is not there, WeightsError for weights that are missing, damaged or
     of another model.
     """
@@ -123,17 +124,19 @@ def _create_from_folder(
     architecture = architecture_of(config, folder)
     arguments = config.get("model_args", {})
     if branches is None:
-        branches = bool(own.get("branches", arguments.get("branches", True)))
+        branches = own.get("branches", arguments.get("branches"))
     cfg = {**config.get("pretrained_cfg", {}), "architecture": architecture}
     _check_widths(folder, {**cfg, **arguments})
     if pretrained:
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
         cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
+        if branches is None:  # a folder that timm's own save_for_hf wrote does not say
+            branches = any(map(is_branch, cfg["state_dict"]))
         if branches and (named := own.get("branches")):
             if named != BRANCHES_FILE:
                 raise WeightsError(f"{folder}: its config.json names {named!r:.40}, not {BRANCHES_FILE}")
             cfg["state_dict"] |= load_tensors(folder / BRANCHES_FILE)
-    arguments = {**arguments, **options, "branches": branches}
+    arguments = {**arguments, **options, "branches": branches is None or bool(branches)}
     try:
         model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
     except FacepclError:

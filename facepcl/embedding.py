@@ -180,6 +180,8 @@ class FaceEmbedder(Encoder):
         # finding faces takes longer than the network does
         default = cores() if self.alignment else default_workers(self.device.type)
         count = default if workers is None else workers
+        if count < 1:
+            raise OptionError(f"workers {workers}: at least 1")
         at_once = self.batches_at_once
         self.make_ready(all_branches)
         with Readers(self.fit, count, self.alignment) as readers, ThreadPoolExecutor(at_once) as networks:

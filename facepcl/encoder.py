@@ -60,8 +60,9 @@ class Encoder:
             raise OptionError(f"backend {ONNX!r} runs on the CPU, in float32 or int8")
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
         self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
-        if not hasattr(self.model, "forward_features"):
-            raise OptionError(f"a {self.name} has no forward_features; give a timm model or its name")
+        for needed in ("forward_features", "pretrained_cfg"):
+            if not getattr(self.model, needed, None):
+                raise OptionError(f"a {self.name} has no {needed}; give a timm model or its name")
         branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
         self.has_branches = branches and hasattr(self.model, "forward_branches")
         if branch != "shared" and not self.has_branches:
@@ -77,11 +78,24 @@ class Encoder:
         self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.fit.shape), np.uint8)
         self._int8 = dtype == INT8
         blank = self._images(self._sample, torch.float32)
+        self._check_input(blank[:1])
         self.dtype = inference_dtype("float32" if runtime else dtype, Trunk(self.model), blank)
         self.model.to(self.dtype)
         self._backend = backend
         self._runs: dict[bool, Run] = {}
         self.meta = self._describe(config, weights, isinstance(model, str))
+
+    @torch.inference_mode()
+    def _check_input(self, image: torch.Tensor) -> None:
+        try:
+            Trunk(self.model)(image)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise OptionError(
+                f"{self.name} takes no RGB images of {image.shape[2]} x {image.shape[3]} pixels ({reason})"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -203,10 +217,12 @@ def normalised(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> t
 
 
 def code(model: Any, branch: str, maps: torch.Tensor) -> torch.Tensor:
-    """The model's own code `[B, D]` of the maps of one branch."""
-    if not hasattr(model, "shared_code"):
-        return model.forward_head(maps, pre_logits=True)
-    return model.shared_code(maps.float()) if branch == "shared" else maps.flatten(1)
+    """The model's own code `[B, D]` of the maps of one branch; the whole map where it does not pool."""
+    if branch != "shared":
+        return maps.flatten(1)
+    if hasattr(model, "shared_code"):
+        return model.shared_code(maps.float()).flatten(1)
+    return model.forward_head(maps, pre_logits=True).flatten(1)
 
 
 class Trunk(nn.Module):
@@ -230,6 +246,7 @@ class AllBranches(Trunk):
 
 def _load(model: str | nn.Module) -> nn.Module:
     if isinstance(model, nn.Module):
+        model = getattr(model, "_orig_mod", model)  # of torch.compile, which wraps forward alone
         # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
         return copy.deepcopy(model)
     plain = model.partition(".")[0]

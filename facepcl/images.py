@@ -173,6 +173,7 @@ def read_file(path: str | Path) -> bytes:
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
+            os.listdir(path)  # of a folder that may not be listed that is the reason
             raise ImageError("cannot be read: it is a folder")
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer for ever
             raise ImageError("cannot be read: it is a pipe or device, not a file")

@@ -115,7 +115,10 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except (MissingExtra, OptionError, ImageError):
         raise
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):  # nobody answered
+            raise RemoteError(f"{url} cannot be read: {_words(cause)}") from error
         raise MissingPath(f"{url}: there is no such file or folder") from None
     except PermissionError as error:
         raise RemoteError(f"{url}: it may not be read with these credentials ({_words(error)})") from error
@@ -123,7 +126,7 @@ def _explained(url: str) -> Iterator[None]:
         raise RemoteError(f"{url} cannot be read: {_words(error)}") from error
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -4,11 +4,13 @@ images."""
 import csv
 import glob
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from fnmatch import fnmatch
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -20,6 +22,8 @@ from facepcl.faces import Face
 from facepcl.images import MAX_BYTES, read_file
 from facepcl.remote import RemoteFile, is_url, list_url, read_url
 from facepcl.squares import Square
+
+_logger = logging.getLogger("facepcl")
 
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
@@ -106,6 +110,8 @@ def list_entries(sources: Sequence[str | Path]) -> Iterator[Entry]:
 
 
 def _spelled(source: str | Path) -> str:
+    if source == "":
+        raise OptionError("a source is an empty text; name a file or a folder, or . for this one")
     return source if isinstance(source, str) and is_url(source) else str(Path(source))
 
 
@@ -120,8 +126,35 @@ def _entries_of(source: str) -> Iterable[Entry]:
         return (Entry(source),)
     if not glob.has_magic(source):
         raise MissingPath(f"{source}: there is no such file or folder")
-    found = (p for p in sorted(glob.glob(source, recursive=True)) if is_image_name(p) or is_shard_name(p))
-    return [Entry(path) for path in found if not os.path.isdir(path)]
+    return _glob_entries(source)
+
+
+def _glob_entries(pattern: str) -> list[Entry]:
+    """The images and shards that match. ** goes into folders as `files_below` does: glob's own would follow a
+    link to a folder around it for ever."""
+    parts = Path(pattern).parts
+    if "**" in parts:
+        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        base, rule = Path(*parts[:fixed]), parts[fixed:]
+        return [Entry(str(p)) for p in sorted(files_below(base)) if _matches(p.relative_to(base).parts, rule)]
+    found = sorted(glob.glob(pattern))
+    folders = sum(map(os.path.isdir, found))
+    if folders:
+        _logger.warning("%s: %d folders match and are left out; ** goes into them", pattern, folders)
+    return [
+        Entry(path)
+        for path in found
+        if (is_image_name(path) or is_shard_name(path)) and not os.path.isdir(path)
+    ]
+
+
+def _matches(parts: tuple[str, ...], rule: tuple[str, ...]) -> bool:
+    """Whether a path fits a pattern, part by part, ** for any number of folders."""
+    if not rule:
+        return not parts
+    if rule[0] == "**":
+        return any(_matches(parts[i:], rule[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatch(parts[0], rule[0]) and _matches(parts[1:], rule[1:])
 
 
 def _url_entries(url: str) -> list[Entry]:

@@ -94,8 +94,8 @@ def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
 
 def _csv_line(cells: Sequence[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    csv.writer(line).writerow(cells)  # with its own line end: without one a newline in a name is not quoted
+    return line.getvalue().removesuffix("\r\n")
 
 
 _COLUMNS = ("path", "index", "error", "width", "height")

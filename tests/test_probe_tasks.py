@@ -201,7 +201,7 @@ def test_head_pose_finds_angles_that_the_features_hold():
     assert numbers["geodesic"] < 0.3
     assert numbers["constant_mae_yaw"] > 20
     assert (
-        sum(numbers[f"n_yaw_{band}"] for band in ("0_15", "15_30", "30_45", "45_60", "60_99"))
+        sum(numbers[f"n_at_yaw_{band}"] for band in ("0_15", "15_30", "30_45", "45_60", "60_99"))
         == numbers["n_test"]
     )
 

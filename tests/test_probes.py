@@ -145,6 +145,22 @@ def test_results_of_two_data_sets_of_one_name_lie_side_by_side(tmp_path, shard):
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
 
 
+def test_results_of_another_precision_or_number_of_draws_lie_side_by_side(tmp_path, shard):
+    probe(tmp_path, "expression", shard)
+    for options in (("--dtype", "bfloat16"), *(("--shots", "4", "--repeats", n) for n in "23")):
+        probe(tmp_path, "expression", shard, *options)
+    assert len(list((tmp_path / "out").glob("*.json"))) == 4
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path, shard):
+    files = sorted(shard.parent.glob("*.png"))
+    for n, file in enumerate(files):
+        (tmp_path / "data" / f"{n % 3}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / f"{n % 3}" / file.name).symlink_to(file)
+    (tmp_path / "data/0/lost.png").symlink_to(tmp_path / "nowhere.png")
+    assert probes.run("expression", tmp_path / "data").numbers["n_failed"] == 1
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, shard, capsys, monkeypatch):
     monkeypatch.setattr(FaceEmbedder, "batches", None)
     (tmp_path / "file").write_text("")
@@ -167,6 +183,8 @@ def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):
         (["head-pose", "{shard}", "--model", "pixels", "--branch", "face"], "has no branches"),
         (["expression", "{shard}", "--model", "no_such_model"], "no model 'no_such_model'"),
         (["expression", "{shard}", "--shots", "2"], "at least 4"),
+        (["expression", "{shard}", "--seed", "-1"], "--seed -1: at least 0"),
+        (["expression", "{shard}", "--workers", "0"], "workers 0: at least 1"),
         (["expression", "{shard}", "--report", "page.pdf"], "a report is a .html"),
         (["expression", "nowhere"], "there is no such file or folder"),
         (["expression", "{shard}", "--layout", "cfp"], "unknown layout 'cfp'"),

@@ -3,6 +3,7 @@ fault."""
 
 import re
 import shutil
+import socket
 import sys
 import tarfile
 
@@ -215,6 +216,15 @@ def test_what_cannot_be_listed_is_said_in_one_sentence(memory, source, error, sa
     memory.pipe("/p/notes.txt", b"x")
     with pytest.raises(error, match=said):
         list_entries([source])
+
+
+def test_a_server_that_does_not_answer_is_no_missing_file():
+    pytest.importorskip("aiohttp")
+    with socket.socket() as held:  # a port that nobody listens at
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/x.jpg"
+        with pytest.raises(RemoteError, match=r"x\.jpg cannot be read: Cannot connect to host"):
+            list_entries([url])
 
 
 def test_a_missing_package_names_the_pip_line(monkeypatch):

@@ -181,6 +181,21 @@ def test_resume_refuses_other_sources(monkeypatch, model, folder, tmp_path):
         facepcl.embed(folder / "shard.tar", tmp_path / "e.npz", model=model, resume=True, **OPTIONS)
 
 
+def test_a_whole_table_of_other_images_is_refused(model, folder, whole, tmp_path, caplog):
+    out = shutil.copy(whole, tmp_path / "e.npz")
+    caplog.set_level("INFO", "facepcl")
+    again = {"model": model, "resume": True, **OPTIONS}
+    assert facepcl.embed(folder, out, **again).total == 70
+    assert "e.npz is whole already" in caplog.text
+    two = [folder / "shard.tar", folder / "shard.tar"]
+    for others in (folder / "shard.tar", folder / "00.png", [folder, folder / "00.png"], two):
+        with pytest.raises(OptionError, match="is whole, and of other images"):
+            facepcl.embed(others, out, **again)
+    with pytest.raises(OptionError, match=r"s\.png is drawn while it is made"):
+        facepcl.embed(folder, out, sheet=tmp_path / "s.png", **again)
+    assert same(out, whole)
+
+
 def test_auto_goes_on_in_the_dtype_it_was_begun_in(monkeypatch, model, folder, whole, tmp_path):
     """The timing that chooses it may turn out otherwise another day."""
     interrupted(monkeypatch, model, folder, tmp_path / "e.npz", 4)

@@ -88,6 +88,22 @@ def test_a_glob_gives_images_and_shards_in_order(tmp_path):
     assert found == ["a/1.jpg", "a/s.tar/m.jpg", "b/2.jpg", "c.jpg/3.png"]
 
 
+def test_a_glob_follows_no_loop_and_tells_of_folders_it_leaves_out(tmp_path, caplog):
+    write_files(tmp_path, "p/1.jpg", "p/in/2.jpg")
+    (tmp_path / "p/in/loop").symlink_to(tmp_path / "p", target_is_directory=True)
+    (tmp_path / "p/other").symlink_to(tmp_path / "p/in", target_is_directory=True)
+    found = [p.removeprefix(f"{tmp_path}/p/") for p in paths(f"{tmp_path}/p/**/*.jpg")]
+    assert found == ["1.jpg", "in/2.jpg", "other/2.jpg"]
+    assert not caplog.text
+    assert paths(f"{tmp_path}/p/*") == [f"{tmp_path}/p/1.jpg"]
+    assert "2 folders match and are left out; ** goes into them" in caplog.text
+
+
+def test_an_empty_text_is_not_this_folder():
+    with pytest.raises(OptionError, match="a source is an empty text"):
+        list_entries([""])
+
+
 def test_a_name_with_brackets_that_exists_is_no_glob(tmp_path):
     write_files(tmp_path, "a[1].jpg")
     assert paths(tmp_path / "a[1].jpg") == [str(tmp_path / "a[1].jpg")]

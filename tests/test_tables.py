@@ -102,6 +102,13 @@ def test_csv_is_read_by_any_reader(tmp_path):
     assert lines[1]["e0"] == "nan"
 
 
+def test_a_name_with_a_newline_comes_back_from_a_csv(tmp_path):
+    table = rows(2)
+    table.paths[:] = ["a\nb.jpg", 'c",d.jpg']
+    write_table(tmp_path / "t.csv", META, blocks(table), 2)
+    assert read_embeddings(tmp_path / "t.csv").paths == table.paths
+
+
 def test_an_unknown_format_names_the_known_ones(tmp_path):
     with pytest.raises(OptionError, match=r"\.parquet, \.npz, \.csv"):
         write(tmp_path / "t.xlsx")

@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
 
 import facepcl
 from facepcl.errors import MissingPath, OptionError, WeightsError
@@ -192,6 +194,19 @@ def test_a_folder_brings_back_the_encoder(name, tmp_path):
     random = facepcl.create_model(f"local-dir:{folder}", pretrained=False)
     assert not torch.equal(random.face[0].weight, model.face[0].weight)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["encoder"]
+
+
+@each_model
+def test_a_model_fine_tuned_by_timm_comes_back_as_its_trunk(name, tmp_path):
+    trunk = timm.create_model(name, num_classes=7)
+    save_for_hf(trunk, str(tmp_path), safe_serialization=True)
+    loaded = facepcl.create_model(f"local-dir:{tmp_path}")
+    assert getattr(loaded, "face", None) is None
+    assert loaded.num_classes == 7
+    image = np.zeros((70, 70, 3), np.uint8)
+    wanted = facepcl.FaceEmbedder(trunk, dtype="float32")([image])
+    found = facepcl.FaceEmbedder(f"local-dir:{tmp_path}", dtype="float32")([image])
+    assert np.array_equal(found, wanted)
 
 
 def test_a_resnets_folder_loads_without_facepcl(tmp_path):

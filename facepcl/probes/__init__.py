@@ -73,7 +73,7 @@ def run(
     `cache`. `out`: folder for the JSON; `report`: path of an HTML page. Raises OptionError, MissingPath,
     MissingExtra, DataError with file and line, WeightsError.
     """
-    _check(task, protocol, branch, shots, repeats)
+    _check(task, protocol, branch, seed, shots, repeats)
     if report is not None:
         check_report(Path(report))
     if out is not None:
@@ -114,7 +114,7 @@ def run(
     return result
 
 
-def _check(task: str, protocol: str, branch: str, shots: int, repeats: int) -> None:
+def _check(task: str, protocol: str, branch: str, seed: int, shots: int, repeats: int) -> None:
     if task not in TASKS:
         raise OptionError(f"there is no probe {task!r}; choose {', '.join(TASKS)}")
     if protocol not in PROTOCOLS:
@@ -123,6 +123,8 @@ def _check(task: str, protocol: str, branch: str, shots: int, repeats: int) -> N
         raise OptionError(f"nothing is published of how PCL was probed for {task}; use --protocol clean")
     if branch not in BRANCH_NAMES:
         raise OptionError(f"branch {branch!r}: choose {', '.join(BRANCH_NAMES)}")
+    if seed < 0:
+        raise OptionError(f"--seed {seed}: at least 0")
     if shots and (task != "expression" or protocol == "paper"):
         raise OptionError("--shots is for expression under the clean protocol")
     if (shots and shots < expression.SHOT_FOLDS) or shots < 0 or repeats < 1:
@@ -223,5 +225,8 @@ def result_name(numbers: dict[str, Any]) -> str:
     parts = [numbers[key] for key in ("task", "data", "test", "labels_sha256", "model")]
     parts += [numbers["weights_sha256"][:12], numbers["branch"], numbers["pool"], f"{numbers['input']}-px"]
     parts += ["aligned"] * numbers["aligned"] + [numbers["protocol"]] * (numbers["protocol"] != "clean")
-    parts += [f"{numbers.get('shots')}-shots"] * ("shots" in numbers) + [f"seed-{numbers['seed']}"]
+    parts += [numbers["dtype"]] * (numbers["dtype"] != "float32")
+    if "shots" in numbers:
+        parts.append(f"{numbers['shots']}-shots-{numbers['repeats']}-times")
+    parts.append(f"seed-{numbers['seed']}")
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in parts if part) + ".json"

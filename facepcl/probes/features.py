@@ -84,8 +84,12 @@ def _stamp(manifest: Manifest) -> str:
     """A hash that changes with any file of the data, and with what of its images is wanted."""
     digest = hashlib.sha256()
     for path in manifest.files:
-        status = path.stat()
-        digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace"))
+        try:
+            status = path.stat()
+            state = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:  # a link to nothing: whoever reads it says so
+            state = "gone"
+        digest.update(f"{path.absolute()}\0{state}\n".encode(errors="replace"))
     for image in manifest.images:
         digest.update(f"{os.path.abspath(image.name)}\0{image.square}\n".encode(errors="replace"))
     return digest.hexdigest()

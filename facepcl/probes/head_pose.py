@@ -70,7 +70,8 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         numbers |= metrics.with_bounds(name, values[i], low[i], high[i])
     names = [f"{a}_{b}" for a, b in pairwise(BANDS)]
     for i, name in enumerate(names):
-        numbers |= {f"mae_yaw_{name}": metrics.tidy(values[5 + i]), f"n_yaw_{name}": int((band == i).sum())}
+        numbers[f"mae_at_yaw_{name}"] = metrics.tidy(values[5 + i])
+        numbers[f"n_at_yaw_{name}"] = int((band == i).sum())
     numbers |= {f"constant_mae_{a}": metrics.tidy(c) for a, c in zip(ANGLES, constant, strict=True)}
     bars = Bars(
         "Mean error by the yaw of the head",
