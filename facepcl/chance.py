@@ -12,6 +12,11 @@ def of_part(rows: torch.Tensor, part: slice, copies: int = 1) -> torch.Tensor:
     return rows.unflatten(0, (copies, -1))[:, part].flatten(0, 1)
 
 
+def uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    """Numbers `[count]` between `low` and `high`: few enough for every process to draw those of all."""
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
 def by_sample(
     count: int,
     draw: Callable[[torch.Generator], torch.Tensor],

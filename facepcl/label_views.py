@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from facepcl.chance import WHOLE, noise
+from facepcl.chance import WHOLE, noise, uniform
 from facepcl.views import luma
 
 HALF_SIDE = (1.3, 1.7)  # half the crop's side, in eyes-to-mouth distances
@@ -24,10 +24,6 @@ class LabelViews(NamedTuple):
     images: torch.Tensor
     mirrored: torch.Tensor
     turned: torch.Tensor
-
-
-def _between(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator)
 
 
 def face_frames(landmarks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -84,7 +80,7 @@ def mild_colour(
         return draws[part].view(len(images), -1, 1, 1).to(images.device)
 
     spread = math.log1p(COLOUR)
-    gain, contrast, gamma = (own(_between(count, -spread, spread, generator).exp()) for _ in range(3))
+    gain, contrast, gamma = (own(uniform(count, -spread, spread, generator).exp()) for _ in range(3))
     mean = images.mean((1, 2, 3), keepdim=True)
     images = ((images - mean) * contrast + mean * gain).clamp(0, 1) ** gamma
     is_grey, is_blurred, is_noisy = (
@@ -112,7 +108,7 @@ def label_views(
     landmarks `[B, 5, 2]` (pixels, NaN) are all here: the crop that it has in the whole batch."""
     count = len(landmarks)
     centre, distance, angle = face_frames(landmarks, images.shape[-1])
-    half = distance * _between(count, *HALF_SIDE, generator)
+    half = distance * uniform(count, *HALF_SIDE, generator)
     centre = centre + torch.randn(count, 2, generator=generator) * CENTRE_JITTER * half[:, None]
     angle = angle + torch.randn(count, generator=generator) * math.radians(ROTATION_JITTER)
     mirrored = torch.rand(count, generator=generator) < P_MIRROR

@@ -134,13 +134,14 @@ def _glob_entries(pattern: str) -> list[Entry]:
     link to a folder around it for ever."""
     parts = Path(pattern).parts
     if "**" in parts:
-        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        base, rule = Path(*parts[:fixed]), parts[fixed:]
-        return [Entry(str(p)) for p in sorted(files_below(base)) if _matches(p.relative_to(base).parts, rule)]
+        before, rule = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
+        folders = filter(os.path.isdir, glob.glob(str(before)))
+        files = ((path, base) for base in folders for path in files_below(base))
+        found = sorted(str(path) for path, base in files if _matches(path.relative_to(base).parts, rule))
+        return [Entry(path) for path in found]
     found = sorted(glob.glob(pattern))
-    folders = sum(map(os.path.isdir, found))
-    if folders:
-        _logger.warning("%s: %d folders match and are left out; ** goes into them", pattern, folders)
+    if left_out := sum(map(os.path.isdir, found)):
+        _logger.warning("%s: %d folders match and are left out; ** goes into them", pattern, left_out)
     return [
         Entry(path)
         for path in found

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from facepcl.chance import WHOLE, of_part
+from facepcl.chance import WHOLE, of_part, uniform
 
 JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 P_JITTER, P_GREY, P_BLUR, P_SOBEL = 0.8, 0.2, 0.8, 0.6
@@ -119,10 +119,6 @@ def sobel(images: torch.Tensor) -> torch.Tensor:
     return (edge * 255).int().remainder(256).to(torch.uint8)[:, None].expand_as(images)
 
 
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator)
-
-
 def _chosen(count: int, probability: float, generator: torch.Generator) -> torch.Tensor:
     return torch.rand(count, generator=generator) < probability
 
@@ -148,14 +144,14 @@ def draw_chain(count: int, generator: torch.Generator) -> Chain:
     jittered = _chosen(count, P_JITTER, generator)
     some = int(jittered.sum())
     factors = [
-        _uniform(some, 1 - JITTER[k], 1 + JITTER[k], generator)
+        uniform(some, 1 - JITTER[k], 1 + JITTER[k], generator)
         for k in ("brightness", "contrast", "saturation")
     ]
-    factors.append(_uniform(some, -JITTER["hue"], JITTER["hue"], generator))
+    factors.append(uniform(some, -JITTER["hue"], JITTER["hue"], generator))
     order = torch.rand(some, 4, generator=generator).argsort(1)
     grey = _chosen(count, P_GREY, generator)
     blurred = _chosen(count, P_BLUR, generator)
-    sigma = _uniform(int(blurred.sum()), *BLUR_SIGMA, generator)
+    sigma = uniform(int(blurred.sum()), *BLUR_SIGMA, generator)
     return Chain(
         jittered,
         _spread(jittered, torch.stack(factors, 1)),

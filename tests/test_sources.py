@@ -94,6 +94,7 @@ def test_a_glob_follows_no_loop_and_tells_of_folders_it_leaves_out(tmp_path, cap
     (tmp_path / "p/other").symlink_to(tmp_path / "p/in", target_is_directory=True)
     found = [p.removeprefix(f"{tmp_path}/p/") for p in paths(f"{tmp_path}/p/**/*.jpg")]
     assert found == ["1.jpg", "in/2.jpg", "other/2.jpg"]
+    assert paths(f"{tmp_path}/?/**/2.jpg") == [f"{tmp_path}/p/{name}/2.jpg" for name in ("in", "other")]
     assert not caplog.text
     assert paths(f"{tmp_path}/p/*") == [f"{tmp_path}/p/1.jpg"]
     assert "2 folders match and are left out; ** goes into them" in caplog.text
