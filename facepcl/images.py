@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from facepcl.errors import ImageError, MissingPath
+from facepcl.errors import ImageError, MissingExtra, MissingPath, require
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_HEIC = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"])  # brands of HEVC
 _PLACES_OF_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
 
 
@@ -66,10 +67,7 @@ def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
     """
     if not data:
         raise ImageError("the file is empty")
-    with _explained(), Image.open(io.BytesIO(data)) as image:
-        # by the header, before a pixel is decoded, and even where Pillow's own limit was taken away
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(f"too many pixels: {image.width} x {image.height}")
+    with _explained(), _open(data) as image:
         if image.format == "EPS":  # Pillow would have Ghostscript run it
             raise ImageError("EPS files are programs, and are not run")
         whole = image.size
@@ -80,6 +78,28 @@ def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
         orientation = _orientation(image)
         box = _upright_box(orientation, right, bottom, *image.size)
         return Picture(_load(image), size[::-1] if orientation >= 5 else size, box)
+
+
+def _open(data: bytes) -> Image.Image:
+    """An image of which the header alone has been read; a HEIC, which Pillow does not know, is decoded."""
+    found: Any = _open_heic(data) if _is_heic(data) else Image.open(io.BytesIO(data))
+    width, height = found.size
+    if width * height > MAX_PIXELS:  # where Pillow's own limit was taken away, too
+        raise ImageError(f"too many pixels: {width} x {height}")
+    return found if isinstance(found, Image.Image) else found.to_pillow()
+
+
+def _open_heic(data: bytes) -> Any:
+    try:
+        return require("pi_heif", "heic").open_heif(data)
+    except MissingExtra as error:
+        raise ImageError(f"a HEIC, and {error}") from None
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether a file says in its first box that it, or what it can be read as, is coded by HEVC."""
+    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    return data[4:8] == b"ftyp" and any(brands[i : i + 4] in _HEIC for i in range(0, len(brands), 4))
 
 
 def _upright_box(

@@ -26,9 +26,9 @@ from facepcl.squares import Square
 _logger = logging.getLogger("facepcl")
 
 IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"]
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".heif"]
 )
-IMAGE_SUFFIXES |= frozenset([".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"])
+IMAGE_SUFFIXES |= frozenset([".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"])
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SHARD_ERRORS = (tarfile.TarError, OSError, EOFError)  # of a file that is no tar, or is cut off
 MANIFEST_COLUMN = "path"

@@ -2,6 +2,8 @@
 
 import io
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,11 @@ from PIL import Image
 
 from facepcl.errors import ImageError, MissingPath
 from facepcl.images import decode, decode_reduced, open_image, quiet_pillow
+
+# examples/faces/person1_yaw+22_anger.jpg as a telephone stores it: on its side, with HEIC's box that says how
+# to turn it and, besides, EXIF data that say the same
+HEIC = Path(__file__).with_name("turned_face.heic")
+UPRIGHT = Path(__file__).parents[1] / "examples/faces/person1_yaw+22_anger.jpg"
 
 # What undoes each EXIF orientation 1..8, so that the stored picture is the upright one turned or mirrored.
 STORED_AS = {
@@ -238,3 +245,30 @@ def test_exif_data_that_is_damaged_anywhere_turns_the_picture_whole_or_not_at_al
             assert found.size == found.image.size
             turned += found.size == (64, 96)
     assert 0 < turned < 8 * (end - start)
+
+
+def test_a_heic_of_a_telephone_is_upright():
+    pytest.importorskip("pi_heif", reason="extra heic")
+    found = open_image(HEIC)
+    # two lossy codes between them: 2.6 levels; turned wrongly 34 to 53
+    assert np.abs(levels(found) - levels(open_image(UPRIGHT))).mean() < 5
+
+
+def test_a_heic_without_its_extra_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(ImageError, match=r"a HEIC.*facepcl\[heic\]"):
+        open_image(HEIC)
+
+
+def test_a_heic_that_is_damaged_is_an_error():
+    pytest.importorskip("pi_heif", reason="extra heic")
+    with pytest.raises(ImageError, match="damaged"):
+        decode(HEIC.read_bytes()[:-200])
+
+
+def test_a_heic_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    pi_heif = pytest.importorskip("pi_heif", reason="extra heic")
+    monkeypatch.setattr("facepcl.images.MAX_PIXELS", 112 * 112 - 1)
+    monkeypatch.setattr(pi_heif.HeifFile, "to_pillow", lambda file: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="too many pixels: 112 x 112"):
+        open_image(HEIC)

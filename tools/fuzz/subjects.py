@@ -103,6 +103,10 @@ def _other_images() -> list[bytes]:
     return [*packed, *kinds, _encoded("WEBP", "RGBA", lossless=True), _encoded("TGA", compression="tga_rle")]
 
 
+def _heics() -> list[bytes]:
+    return [(Path(__file__).parents[2] / "tests/turned_face.heic").read_bytes()]
+
+
 class _Embed:
     """Decodes, and embeds what could be decoded, a batch at a time."""
 
@@ -296,9 +300,10 @@ def _read_checkpoint(data: bytes, folder: Path) -> None:
 
 
 SUBJECTS = (
-    Subject("jpeg", 24, _jpegs, _Embed()),
-    Subject("png", 20, _pngs, _Embed(), (mutate.png,), (mutate.png_inside, mutate.png_inside)),
+    Subject("jpeg", 22, _jpegs, _Embed()),
+    Subject("png", 18, _pngs, _Embed(), (mutate.png,), (mutate.png_inside, mutate.png_inside)),
     Subject("other images", 10, _other_images, _Embed()),
+    Subject("heic", 4, _heics, _Embed()),
     Subject("tar", 10, _tars, _read_shard, (mutate.tar, mutate.tar, mutate.packed_tar)),
     Subject("safetensors", 12, _safetensors, _read_safetensors, inside=(mutate.safetensors,)),
     Subject("encoder config", 2, _configs, _create, inside=(mutate.values,)),
