@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
-from facepcl import losses, views
+from facepcl import crops, losses, views
 from facepcl.machine import training_dtype
 from facepcl.objectives import Networks, to_code
 
@@ -80,8 +80,8 @@ def smaller(image: Image.Image) -> Image.Image:
 
 def original_crops(image: Image.Image) -> list[Image.Image]:
     """Two crops of different quadrants."""
-    centres = views.quadrant_centres(1, image.height, image.width, torch.default_generator)[:, 0]
-    half = int(views.CROP * image.width)
+    centres = crops.quadrant_centres(1, image.height, image.width, torch.default_generator)[:, 0]
+    half = int(crops.CROP * image.width)
     return [image.crop((x - half, y - half, x + half, y + half)) for x, y in centres.tolist()]
 
 

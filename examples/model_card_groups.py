@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 import facepcl
-from facepcl.label_views import crop_squares, face_frames
+from facepcl.crops import crop_squares
+from facepcl.label_views import face_frames
 from facepcl.models import Branches
 from facepcl.training_data import Faces, read_faces, read_samples
 

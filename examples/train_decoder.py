@@ -23,8 +23,9 @@ from tqdm import trange
 
 import facepcl
 from facepcl.batches import schedule, shuffled_rows, step_generator
+from facepcl.crops import crop_squares
 from facepcl.errors import DataError, WeightsError
-from facepcl.label_views import crop_squares, face_frames
+from facepcl.label_views import face_frames
 from facepcl.losses import reconstruction
 from facepcl.machine import training_dtype
 from facepcl.models.decoder import CODE, Decoder

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from facepcl.chance import WHOLE, noise, uniform
+from facepcl.crops import crop_squares
 from facepcl.views import luma
 
 HALF_SIDE = (1.3, 1.7)  # half the crop's side, in eyes-to-mouth distances
@@ -38,36 +39,6 @@ def face_frames(landmarks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch
     centre = ((eyes + mouth) / 2).masked_fill(unknown[:, None], size / 2)
     distance = (mouth - eyes).norm(dim=1).masked_fill(unknown, size / 2 / HALF_SIDE[0])
     return centre, distance, torch.atan2(across[:, 1], across[:, 0]).masked_fill(unknown, 0.0)
-
-
-def crop_squares(
-    images: torch.Tensor,
-    centre: torch.Tensor,
-    half: torch.Tensor,
-    angle: torch.Tensor,
-    mirrored: torch.Tensor,
-    size: int,
-) -> torch.Tensor:
-    """Turned squares of uint8 images `[B, 3, H, W]` -> float `[B, 3, size, size]` in [0, 1]; outside, the
-    edge goes on.
-
-    `centre` `[B, 2]` and `half` `[B]` in pixels; `angle` `[B]` in radians: the image's direction,
-    clockwise, that becomes horizontal. Sampled at twice the size and halved, so that shrinking does not
-    alias.
-    """
-    height, width = images.shape[-2:]
-    cos, sin = angle.cos() * half, angle.sin() * half
-    flip = torch.where(mirrored, -1.0, 1.0)
-    rows = torch.stack([cos * flip, -sin, centre[:, 0], sin * flip, cos, centre[:, 1]], 1).view(-1, 2, 3)
-    scale = torch.tensor([2 / width, 2 / height]).view(1, 2, 1)
-    theta = rows * scale - torch.tensor([[0.0, 0.0, 1.0]])
-    grid = F.affine_grid(theta, [len(images), 3, 2 * size, 2 * size], align_corners=False).to(images.device)
-    return F.avg_pool2d(
-        F.grid_sample(
-            images.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False
-        ),
-        2,
-    )
 
 
 def mild_colour(

@@ -59,6 +59,13 @@ class Config:
     pose_batch: int = option(10, "images of the pose sub-step")
     pose_negatives: int = option(100, "mirrored negatives for each image of the pose sub-step")
     negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
+    face_crops: str = option(
+        "quadrants",
+        "what the face sub-step and simclr contrast: crops of two quadrants, as published, or two squares of "
+        "25 to 100 %% of the whole face, mirrored or not",
+        ("quadrants", "whole"),
+    )
+    edges: float = option(0.6, "part of the views of a contrast that show edges in place of the picture")
     # data
     stream: int = option(
         0,
@@ -160,6 +167,8 @@ class Config:
             raise OptionError(f"--resolution-schedule says the sizes; leave out --size {self.size}")
         if self.warmup >= 1:
             raise OptionError(f"--warmup {self.warmup}: a part of the run, below 1")
+        if self.edges > 1:
+            raise OptionError(f"--edges {self.edges}: a part of the views, at most 1")
         if self.ema >= 1:
             raise OptionError(f"--ema {self.ema}: below 1")
         if self.method == "pcl-no-orthogonal" and self.orthogonality not in (0, ORTHOGONALITY):

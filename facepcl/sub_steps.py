@@ -90,7 +90,7 @@ class SubSteps:
         )
 
     def _contrast_faces(self, now: Iteration) -> Iterator[Loss]:
-        """Two quadrants of a face against those of the others."""
+        """Two crops of a face against those of the others."""
         crops, count = self._face_views(now), self.config.batch
         mixed = self._mixing(now, count, 2 * count - 2)
         with self._autocast():
@@ -102,7 +102,13 @@ class SubSteps:
         count, draws = self.config.pose_batch, self.config.pose_negatives
         images = self._batch(now, 2, count)
         positives, negatives = views.pose_views(
-            images, self.size, draws, now.generator, part=ranks.part(count), count=count
+            images,
+            self.size,
+            draws,
+            now.generator,
+            part=ranks.part(count),
+            count=count,
+            edges=self.config.edges,
         )
         mixed = self._mixing(now, count, draws, views=1)
         with self._autocast():
@@ -141,7 +147,15 @@ class SubSteps:
     def _face_views(self, now: Iteration) -> torch.Tensor:
         count = self.config.batch
         images = self._batch(now, 1, count)
-        return views.face_views(images, self.size, now.generator, part=ranks.part(count), count=count)
+        return views.face_views(
+            images,
+            self.size,
+            now.generator,
+            part=ranks.part(count),
+            count=count,
+            crops=self.config.face_crops,
+            edges=self.config.edges,
+        )
 
     def _batch(self, now: Iteration, stream: int, count: int) -> torch.Tensor:
         """This process's part of a stream's `count` images of this step, uint8 on the device."""

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from facepcl.chance import WHOLE, of_part, uniform
+from facepcl.crops import crop_around, crop_squares, quadrant_centres, whole_squares
 
 JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 P_JITTER, P_GREY, P_BLUR, P_SOBEL = 0.8, 0.2, 0.8, 0.6
 BLUR_TAPS, BLUR_SIGMA = 7, (0.1, 2.0)
-CROP = 0.2  # half the side of a quadrant crop, in sides of the image
 
 
 def resize(images: torch.Tensor, size: int, interpolation: str = "bicubic") -> torch.Tensor:
@@ -139,8 +139,8 @@ class Chain(NamedTuple):
         return Chain(*(of_part(draws, part, copies) for draws in self))
 
 
-def draw_chain(count: int, generator: torch.Generator) -> Chain:
-    """The chance of `count` images: jitter, grey, blur and Sobel, each for some of them."""
+def draw_chain(count: int, generator: torch.Generator, edges: float = P_SOBEL) -> Chain:
+    """The chance of `count` images: jitter, grey, blur and Sobel (a part `edges`), each for some of them."""
     jittered = _chosen(count, P_JITTER, generator)
     some = int(jittered.sum())
     factors = [
@@ -158,7 +158,7 @@ def draw_chain(count: int, generator: torch.Generator) -> Chain:
         _spread(jittered, order),
         grey,
         _spread(blurred, sigma),
-        _chosen(count, P_SOBEL, generator),
+        _chosen(count, edges, generator),
     )
 
 
@@ -202,36 +202,6 @@ def apply_chain(images: torch.Tensor, chain: Chain) -> torch.Tensor:
     return images
 
 
-def crop_ranges(size: int) -> tuple[int, int, int, int]:
-    """Inclusive ranges of a crop's centre along a side of `size`: (low, high) of the first and second
-    half."""
-    half = int(CROP * size)
-    return half, size // 2 - half, size // 2 + half, size - half
-
-
-def crop_around(images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """Crops of 0.4 sides around `centres` `[B, 2]` (x, y) of uint8 images `[B, 3, H, W]`."""
-    height, width = images.shape[-2:]
-    half_h, half_w = int(CROP * height), int(CROP * width)
-    rows = centres[:, 1, None] + torch.arange(-half_h, half_h)
-    columns = centres[:, 0, None] + torch.arange(-half_w, half_w)
-    index = torch.arange(len(images))
-    return images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
-
-
-def quadrant_centres(count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    """Centres `[2, count, 2]` (x, y) of two crops in two different quadrants of each image (METHOD 5)."""
-    quadrants = torch.rand(count, 4, generator=generator).argsort(1)[:, :2].T  # an ordered pair of four
-    halves = torch.stack([quadrants % 2, quadrants // 2], -1)  # right?, lower?
-    draws = torch.rand(2, count, 2, generator=generator)
-    bounds = torch.tensor([crop_ranges(width), crop_ranges(height)])  # [x or y, 4]
-    low = torch.where(halves == 0, bounds[:, 0], bounds[:, 2])
-    high = torch.where(halves == 0, bounds[:, 1], bounds[:, 3])
-    return low + (draws * (high - low + 1)).long()
-
-
 def face_views(
     images: torch.Tensor,
     size: int,
@@ -239,17 +209,29 @@ def face_views(
     interpolation: str = "bicubic",
     part: slice = WHOLE,
     count: int | None = None,
+    crops: str = "quadrants",
+    edges: float = P_SOBEL,
 ) -> torch.Tensor:
-    """Two crops of different quadrants of each uint8 image `[B, 3, H, W]` -> float `[2B, 3, size, size]`.
+    """Two crops of each uint8 image `[B, 3, H, W]` -> float `[2B, 3, size, size]`: the B first views, then
+    the B second ones.
 
-    The B first views, then the B second ones; of images that are a `part` of a batch of `count`, those that
-    they have there.
+    `crops` "quadrants": of two different quadrants (METHOD 5), resized by `interpolation`; "whole": two
+    squares of 25 to 100 % of the image, mirrored or not (METHOD 13). A part `edges` of them are edges. Of
+    images that are a `part` of a batch of `count`, the views that they have there.
     """
     count = len(images) if count is None else count
-    centres = quadrant_centres(count, images.shape[-2], images.shape[-1], generator)
-    chain = draw_chain(2 * count, generator).of(part, 2)
-    crops = torch.cat([crop_around(images, c[part]) for c in centres])
-    return to_float(apply_chain(resize(crops, size, interpolation), chain))
+    height, width = images.shape[-2:]
+    if crops == "whole":
+        centres, half, mirrored = (
+            of_part(draws, part, 2) for draws in whole_squares(2 * count, height, width, generator)
+        )
+        upright = torch.zeros_like(half)
+        found = crop_squares(images.repeat(2, 1, 1, 1), centres, half, upright, mirrored, size)
+        resized = (255 * found).round().to(torch.uint8)
+    else:
+        quadrants = quadrant_centres(count, height, width, generator)
+        resized = resize(torch.cat([crop_around(images, c[part]) for c in quadrants]), size, interpolation)
+    return to_float(apply_chain(resized, draw_chain(2 * count, generator, edges).of(part, 2)))
 
 
 def pose_views(
@@ -260,14 +242,15 @@ def pose_views(
     interpolation: str = "bicubic",
     part: slice = WHOLE,
     count: int | None = None,
+    edges: float = P_SOBEL,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives`
     of each mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i
     (METHOD Q1); of images that are a `part` of a batch of `count`, those that they have there."""
     count = len(images) if count is None else count
     whole = resize(images, size, interpolation)
-    chain = draw_chain(2 * count, generator).of(part, 2)
+    chain = draw_chain(2 * count, generator, edges).of(part, 2)
     positives = apply_chain(whole.repeat(2, 1, 1, 1), chain)
-    chain = draw_chain(negatives * count, generator).of(part, negatives)
+    chain = draw_chain(negatives * count, generator, edges).of(part, negatives)
     mirrored = apply_chain(whole.flip(3).repeat(negatives, 1, 1, 1), chain)
     return to_float(positives), to_float(mirrored)

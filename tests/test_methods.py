@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import facepcl
-from facepcl import sub_steps
+from facepcl import sub_steps, views
 from facepcl.errors import DataError, OptionError, WeightsError
 from facepcl.objectives import Networks
 from facepcl.pretrain import Config, dynamic_weights, run
@@ -162,6 +162,14 @@ def test_pcl_without_orthogonality_logs_it_and_trains_as_with_weight_0(config):
 def test_a_weight_for_the_orthogonality_that_a_method_leaves_out_is_refused(config):
     with pytest.raises(OptionError, match=r"pcl-no-orthogonal .* leave out --orthogonality 2"):
         run(replace(config, method="pcl-no-orthogonal", orthogonality=2.0))
+
+
+def test_the_whole_face_may_be_contrasted_and_edges_left_out(config, monkeypatch):
+    edges = []
+    monkeypatch.setattr(views, "quadrant_centres", lambda *_: pytest.fail("quadrants"))
+    monkeypatch.setattr(views, "sobel", lambda images: edges.append(len(images)) or images)
+    run(replace(config, face_crops="whole", edges=0.0))
+    assert edges == [0] * len(edges) != []
 
 
 def test_a_stopped_run_of_simclr_goes_on_as_if_it_had_not_been(config, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from conftest import relative_error
 
 import facepcl
-from facepcl import losses, views
+from facepcl import crops, losses, views
 from facepcl.models.decoder import Decoder, ProjectionHead
 from facepcl.models.original import split_original
 from facepcl.objectives import Networks, contrast_faces, contrast_poses, disentangle
@@ -190,14 +190,14 @@ def test_jitter_in_a_given_order(augment, image):
 @pytest.mark.parametrize("case", [0, 1])
 @pytest.mark.parametrize("view", [0, 1])
 def test_quadrant_crops(augment, image, case, view):
-    crop = views.crop_around(image("a"), augment[f"crop.{case}.centres_xy"][view][None])
+    crop = crops.crop_around(image("a"), augment[f"crop.{case}.centres_xy"][view][None])
     assert levels_apart(crop, augment[f"crop.{case}.view{view}"]) == 0
     assert levels_apart(views.resize(crop, 64, "bilinear"), augment[f"crop.{case}.view{view}_64"]) <= 1
 
 
 @pytest.mark.parametrize("case", [0, 1])
 def test_centres_are_drawn_from_the_original_ranges(augment, case):
-    columns, rows = views.crop_ranges(80), views.crop_ranges(96)
+    columns, rows = crops.crop_ranges(80), crops.crop_ranges(96)
     for quadrant, bounds in zip(
         augment[f"crop.{case}.quadrants"], augment[f"crop.{case}.ranges_xy"], strict=True
     ):

@@ -106,6 +106,11 @@ def test_an_ema_of_1_is_refused(config):
         run(replace(config, ema=1.0))
 
 
+def test_more_edges_than_views_are_refused(config):
+    with pytest.raises(OptionError, match=r"--edges 1.5: a part of the views, at most 1"):
+        run(replace(config, edges=1.5))
+
+
 def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
     run(config)
     path = Path(config.out, "config.json")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from facepcl import views
+from facepcl import crops, views
 from facepcl.batches import label_targets
 from facepcl.label_views import label_views
 from facepcl.training_data import Faces
@@ -51,7 +51,13 @@ def test_the_views_of_the_parts_are_those_of_the_whole(images):
         assert (found - whole).abs().max() < 1.01 / 255
         assert (found == whole).float().mean() > 0.999
 
-    assert_whole(lambda part: views.face_views(images[part], 48, generator(), part=part, count=6), 2)
+    for kind in ("quadrants", "whole"):
+        assert_whole(
+            lambda part, kind=kind: views.face_views(
+                images[part], 48, generator(), part=part, count=6, crops=kind
+            ),
+            2,
+        )
     for i, copies in enumerate((2, 5)):
         assert_whole(
             lambda part, i=i: views.pose_views(images[part], 48, 5, generator(), part=part, count=6)[i],
@@ -90,7 +96,7 @@ def test_the_callers_images_are_not_written_to(images):
 
 
 def test_crops_of_two_quadrants_never_overlap():
-    first, second = views.quadrant_centres(2000, 112, 112, generator())
+    first, second = crops.quadrant_centres(2000, 112, 112, generator())
     half = int(0.2 * 112)
     assert ((first - second).abs() >= 2 * half).any(1).all()
     assert (torch.cat([first, second]) >= half).all()
@@ -98,11 +104,31 @@ def test_crops_of_two_quadrants_never_overlap():
 
 
 def test_every_ordered_pair_of_quadrants_occurs_alike():
-    first, second = views.quadrant_centres(12000, 112, 112, generator())
+    first, second = crops.quadrant_centres(12000, 112, 112, generator())
     code = ((first > 56) * torch.tensor([1, 2])).sum(1) * 4 + ((second > 56) * torch.tensor([1, 2])).sum(1)
     counts = code.bincount(minlength=16)
     assert (counts > 0).sum() == 12
     assert counts[counts > 0].min() > 850  # 1000 expected, standard deviation 30
+
+
+def test_whole_face_crops_are_squares_of_a_quarter_of_the_image_or_more():
+    centres, half, mirrored = crops.whole_squares(2000, 100, 120, generator())
+    assert (centres >= half[:, None]).all()
+    assert (centres + half[:, None] <= torch.tensor([120, 100]) + 1e-4).all()
+    assert ((half >= 25) & (half <= 50)).all()
+    assert (half**2).std() > 500  # evenly by area: 541
+    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.04)
+
+
+def test_whole_face_views_show_the_square_and_mirror_it(images, monkeypatch):
+    monkeypatch.setattr(views, "apply_chain", lambda x, chain: x)
+    whole = torch.tensor([[56.0, 56.0]]).repeat(12, 1), torch.full((12,), 56.0), torch.arange(12) < 6
+    monkeypatch.setattr(views, "whole_squares", lambda *_: whole)
+    found = views.face_views(images, 56, generator(), crops="whole")
+    assert (found[:6].flip(3) - found[6:]).abs().max() < 1.01 / 255  # a level, where rounding parts them
+    assert (
+        found[6:] - images.float()[..., 0::2, 0::2] / 255
+    ).abs().mean() < 0.05  # the picture itself, halved
 
 
 def test_jitter_happens_for_four_of_five(images):
