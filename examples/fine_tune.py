@@ -24,7 +24,10 @@ def main() -> None:
     parser.add_argument("--out", default="fine_tuned.safetensors")
     args = parser.parse_args()
 
-    classes = ImageFolder(args.faces).classes
+    folder = ImageFolder(args.faces)
+    classes = folder.classes
+    if min(len(folder), len(classes)) < 2:
+        sys.exit(f"{args.faces}: {len(folder)} faces of {len(classes)} classes; two of each are the least")
     model = facepcl.create_model(
         "pcl_facecycle", pretrained=True, branches=False, num_classes=len(classes), drop_rate=0.1
     )

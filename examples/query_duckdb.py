@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--embed", metavar="FOLDER", help="write the table first, from these face crops")
     parser.add_argument("--like", metavar="PATH", help="a path of the table; prints the nearest to it")
     args = parser.parse_args()
+    if not args.table.endswith(".parquet"):
+        sys.exit(f"{args.table}: DuckDB reads the .parquet tables of `facepcl embed`")
     if args.embed:
         facepcl.embed(args.embed, args.table, progress=True)
     elif not Path(args.table).is_file():

@@ -39,6 +39,8 @@ def main() -> None:
     rows = list(facepcl.FaceEmbedder("pcl_facecycle", branch="concat").stream(args.faces))
     good = [row for row in rows if row.error is None]
     print(f"{len(good)} faces; {len(rows) - len(good)} skipped for an error")
+    if len(good) < 2:
+        sys.exit(f"{args.faces}: {len(good)} faces are too few to learn from")
     shared, face, pose = np.split(np.stack([row.vector for row in good]), 3, axis=1)  # each [N, 2048]
     paths = [Path(row.path) for row in good]
     if args.labels == "folder":

@@ -1,5 +1,6 @@
 """Photographs to aligned crops of their faces, and a table of where they were: `align`."""
 
+import hashlib
 import io
 import logging
 import os
@@ -28,6 +29,7 @@ from facepcl.faces import NO_FACE, Face
 from facepcl.fit import Fit
 from facepcl.machine import cores
 from facepcl.readers import Prepared, Readers
+from facepcl.rows import clean, is_of
 from facepcl.sources import Item, is_shard_name, list_entries, read_items
 
 _logger = logging.getLogger("facepcl")
@@ -114,8 +116,17 @@ def align(
                 _logger.warning("what is done is kept in %s; the same command goes on from there", folder)
                 raise
             table.finish()
+        elif not is_of([str(clean(row["source"])) for row in table.rows()], list_entries(sources)):
+            raise OptionError(
+                f"{folder} is whole, and of other photographs than there are now; choose another folder, or "
+                "delete it"
+            )
         for row in table.rows():
             summary.count(row)
+        if given and summary.faceless == summary.photographs:
+            _logger.warning(
+                "%s names none of these photographs: it says %s", landmarks, next(iter(given), "nothing")
+            )
         if sheet is not None:
             draw_faces(folder, (row for row in table.rows() if row["path"]), summary.faces, sheet)
     return summary
@@ -162,12 +173,16 @@ def _describe(
     return {
         **alignment.describe(),
         "size": size,
-        "landmarks": None if landmarks is None else str(landmarks),
+        "landmarks": None if landmarks is None else f"{landmarks} (sha256 {_digest(landmarks)})",
         "format": format,
         "sources": sources,
         "folder": folder,
         "facepcl": facepcl.__version__,
     }
+
+
+def _digest(landmarks: str | Path) -> str:
+    return hashlib.sha256(Path(landmarks).read_bytes()).hexdigest()[:12]
 
 
 def _is_whole(table: FaceTable, job: dict[str, Any]) -> bool:

@@ -16,11 +16,11 @@ from facepcl.errors import OptionError, TableError
 from facepcl.faces import NO_FACE
 from facepcl.machine import give_back_freed_memory
 from facepcl.remote import is_url
-from facepcl.rows import ROWS_A_GROUP, Embeddings, clean, describe_space
+from facepcl.rows import ROWS_A_GROUP, Embeddings, describe_space, is_of
 from facepcl.sharded_job import Manner, embed_share
 from facepcl.share import find_share, own_device
 from facepcl.sheet import Sheet, check_path
-from facepcl.sources import Entry, is_shard_name, list_entries, read_items
+from facepcl.sources import Entry, list_entries, read_items
 from facepcl.summary import Summary, raise_first
 from facepcl.tables import check_table_path, read_embeddings, write_table
 from facepcl.unfinished import Unfinished, check_resumable, describe_job, unfinished
@@ -170,28 +170,11 @@ def _already_there(summary: Summary, meta: dict[str, Any], entries: Iterator[Ent
             f"{summary.path} holds {'faces' if 'align' in there.meta else 'images'} that were found "
             "in another way than what is asked for; choose another name"
         )
-    if not _is_of(there.paths, entries):
+    if not is_of(there.paths, entries):
         raise OptionError(f"{summary.path} is whole, and of other images than these; choose another name")
     _logger.info("%s is whole already; nothing was left to do", summary.path)
     summary.count(there)
     return summary
-
-
-def _is_of(paths: Sequence[str], entries: Iterator[Entry]) -> bool:
-    """Whether a table of these paths, one or more an image, is what embedding `entries` makes."""
-    place, last = 0, None
-    for entry in entries:
-        path, begin = str(clean(entry.path)), place
-        if path == last:
-            continue
-        last = path
-        while place < len(paths) and paths[place] == path:
-            place += 1
-        if place == begin and not is_shard_name(path):
-            return False
-        while is_shard_name(path) and place < len(paths) and paths[place].startswith(f"{path}/"):
-            place += 1
-    return place == len(paths)
 
 
 def _embed_rest(

@@ -1,6 +1,6 @@
 """Rows of embeddings in memory, the space they live in, and how two of one space compare."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from facepcl.errors import OptionError, TableError
 from facepcl.faces import Face
+from facepcl.sources import Entry, is_shard_name
 
 ROWS_A_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
 
@@ -113,3 +114,20 @@ def describe_space(meta: dict[str, Any]) -> str:
 def clean(text: str | None) -> str | None:
     r"""A name that is not UTF-8 reaches Python with surrogates, which no table can hold: as \xff here."""
     return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_of(paths: Sequence[str], entries: Iterable[Entry]) -> bool:
+    """Whether a table with these paths, one row or more an image, is what `entries` become."""
+    place, last = 0, None
+    for entry in entries:
+        path, begin = str(clean(entry.path)), place
+        if path == last:
+            continue
+        last = path
+        while place < len(paths) and paths[place] == path:
+            place += 1
+        if place == begin and not is_shard_name(path):
+            return False
+        while is_shard_name(path) and place < len(paths) and paths[place].startswith(f"{path}/"):
+            place += 1
+    return place == len(paths)

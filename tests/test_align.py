@@ -6,6 +6,7 @@ import csv
 import http.server
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -205,6 +206,35 @@ def test_the_table_of_faces_is_a_file_of_landmarks(given, tmp_path):
     alignment.align(folder, tmp_path / "one", landmarks=landmarks)
     alignment.align(folder, tmp_path / "two", landmarks=tmp_path / "one/faces.csv")
     assert crops_below(tmp_path / "one") == crops_below(tmp_path / "two")
+
+
+def test_landmarks_that_were_corrected_are_not_taken_for_those_before(given, tmp_path):
+    folder, landmarks = given
+    own = tmp_path / "own.csv"
+    own.write_text(landmarks.read_text().replace("photos/", f"{folder}/"))
+    alignment.align(folder, tmp_path / "out", landmarks=own)
+    own.write_text(own.read_text().replace(".", "1.", 1))
+    with pytest.raises(OptionError, match=r"crops made with landmarks .*own\.csv \(sha256"):
+        alignment.align(folder, tmp_path / "out", landmarks=own)
+
+
+def test_photographs_that_came_later_are_not_passed_over_in_silence(given, tmp_path):
+    folder, landmarks = given
+    options = {"landmarks": landmarks, "workers": 1}
+    alignment.align([folder / "a"], tmp_path / "out", **options)
+    assert alignment.align([folder / "a"], tmp_path / "out", **options).aligned == 0
+    more = shutil.copytree(folder, tmp_path / "photos")
+    alignment.align([more / "a"], tmp_path / "two", **options)
+    shutil.copy(more / "b/1.png", more / "a/new.png")
+    with pytest.raises(OptionError, match="whole, and of other photographs"):
+        alignment.align([more / "a"], tmp_path / "two", **options)
+
+
+def test_landmarks_of_other_photographs_are_told(given, tmp_path, caplog):
+    folder, landmarks = given
+    other = shutil.copytree(folder, tmp_path / "elsewhere")
+    alignment.align(other, tmp_path / "out", landmarks=landmarks, workers=1)
+    assert any("names none of these photographs" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("stop", [1, 5])

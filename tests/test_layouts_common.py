@@ -218,6 +218,13 @@ def test_a_wrong_line_of_a_csv_manifest_is_named(tmp_path, line, message):
         read("head-pose", path)
 
 
+def test_steps_of_intensity_are_told_and_a_unit_has_one_column(tmp_path):
+    manifest = read("action-units", write_csv(tmp_path / "x.csv", "path,AU12", "0.jpg,2", "1.jpg,0"))
+    assert manifest.notes == ("x.csv: intensities taken for steps of 0 to 5",)
+    with pytest.raises(DataError, match=r"x\.csv has several columns of AU12"):
+        read("action-units", write_csv(tmp_path / "x.csv", "path,AU12,AU012", "0.jpg,1,0"))
+
+
 def test_a_csv_manifest_without_the_column_of_a_task_says_what_it_has(tmp_path):
     path = write_csv(tmp_path / "x.csv", "path,label", "0.jpg,1")
     for task, column in (

@@ -78,6 +78,15 @@ def test_an_angle_beyond_99_degrees_and_an_image_without_mat_are_left_out_and_co
     )
 
 
+def test_a_csv_manifest_leaves_out_what_is_turned_beyond_99_degrees(tmp_path):
+    rows = [f"{put_face(tmp_path / f'{n}.jpg').name},{yaw},0,0" for n, yaw in enumerate((10, 179, -179, 99))]
+    (tmp_path / "x.csv").write_text("\n".join(["path,yaw,pitch,roll", *rows]))
+    manifest = read(tmp_path / "x.csv")
+    assert [image.pose[0] for image in manifest.images] == [10, 99]
+    assert [Path(item.path).name for item in manifest.items()] == ["0.jpg", "3.jpg"]
+    assert (manifest.dropped, len(manifest.notes)) == (2, 1)
+
+
 def test_a_mat_without_angles_and_one_that_is_cut_off_are_named(tmp_path):
     image = put_face(tmp_path / "image00002.jpg")
     scipy_io.savemat(image.with_suffix(".mat"), {"pt2d": np.zeros((2, 68))})

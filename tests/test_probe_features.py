@@ -172,3 +172,12 @@ def test_an_input_of_another_size_gives_codes_of_that_size():
 def test_a_model_of_one_size_refuses_another():
     with pytest.raises(OptionError, match="takes 224 pixels only"):
         FaceEmbedder(load_encoder("random:vit_tiny_patch16_224", 0), size=96)
+
+
+def test_an_encoder_whose_codes_are_not_finite_is_an_error_that_names_it(manifest, tmp_path):
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    with torch.no_grad():
+        model.get_parameter("layer3_1.0.weight").fill_(torch.nan)
+    broken = FaceEmbedder(model, dtype="float32", backend="eager")
+    with pytest.raises(DataError, match=r"pcl_facecycle gives numbers that are not finite.*12 images"):
+        extract(manifest, broken, ("shared",), cache=tmp_path / "cache")

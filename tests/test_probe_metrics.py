@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from facepcl.probes import metrics
+from facepcl.probes import action_units, metrics
 
 
 @pytest.fixture
@@ -78,3 +78,26 @@ def test_true_acceptance_is_read_where_false_acceptance_is_at_most_the_rate():
     assert metrics.true_at_false(false, true, 1e-3) == 0.5
     assert metrics.true_at_false(false, true, 1 / 196) == 0.75
     assert metrics.true_at_false(false, true, 1.0) == 1
+
+
+def test_true_acceptance_is_that_of_the_best_threshold_within_the_rate_where_scores_are_equal():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores, truth = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.4
+        if truth.all() or not truth.any():
+            continue
+        rates = [((scores >= t)[~truth].mean(), (scores >= t)[truth].mean()) for t in (*scores, 2)]
+        for rate in (0.05, 0.1, 0.3):
+            wanted = max(true for false, true in rates if false <= rate)
+            assert metrics.true_at_false(*metrics.roc(scores, truth), rate) == pytest.approx(wanted)
+
+
+def test_the_threshold_of_a_unit_is_the_best_where_probabilities_are_equal():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        probability, truth = rng.integers(1, 6, 30) / 6, rng.random(30) < 0.4
+        if not truth.any():
+            continue
+        best = max(f1_score(truth, probability >= t) for t in probability)
+        found = f1_score(truth, probability >= action_units._best_threshold(probability, truth))
+        assert found == pytest.approx(best)

@@ -73,3 +73,14 @@ def test_two_data_sets_train_on_the_first_and_score_the_second():
 def test_a_second_data_set_without_splits_is_all_test():
     joined = join(data_set(["", ""]), data_set(["", "", ""]))
     assert [image.split for image in joined.images] == ["train", "train", "test", "test", "test"]
+
+
+@pytest.mark.parametrize("people", [3, 4, 5, 6])
+def test_few_people_still_get_a_test_and_a_val_split(people):
+    found = complete_splits(data_set([""] * 2 * people, [f"p{i // 2}" for i in range(2 * people)]), 0)
+    assert set(found) == {"train", "val", "test"}
+
+
+def test_two_people_are_too_few_for_three_splits():
+    with pytest.raises(DataError, match="test and val by person take 3 people"):
+        complete_splits(data_set([""] * 4, ["a", "a", "b", "b"]), 0)

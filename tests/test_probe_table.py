@@ -201,12 +201,14 @@ def test_files_that_are_no_results_are_named_and_left_out(tmp_path, caplog):
     save(tmp_path, "good")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "null.json").write_text('{"task": null}')
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("nothing")
     with caplog.at_level(logging.WARNING, "facepcl"):
         assert len(cells(tmp_path)) == 1
-    assert len(caplog.messages) == 4
+    assert len(caplog.messages) == 6
     for name in ("list.json", "broken.json", "bytes.json", "link.json"):
         assert any(name in message for message in caplog.messages)
 

@@ -152,6 +152,33 @@ def test_results_of_another_precision_or_number_of_draws_lie_side_by_side(tmp_pa
     assert len(list((tmp_path / "out").glob("*.json"))) == 4
 
 
+def test_results_of_other_pictures_with_the_same_names_and_labels_lie_side_by_side(tmp_path, shard):
+    for folder, quality in (("a", 90), ("b", 20)):
+        for n, file in enumerate(sorted(shard.parent.glob("*.png"))):
+            (tmp_path / folder / "faces" / "xyz"[n % 3]).mkdir(parents=True, exist_ok=True)
+            target = tmp_path / folder / "faces" / "xyz"[n % 3] / f"{file.stem}.jpg"
+            Image.open(file).convert("RGB").save(target, quality=quality)
+        probe(tmp_path, "expression", tmp_path / folder / "faces")
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def test_a_result_has_a_name_that_a_file_can_have():
+    head = dict.fromkeys(("labels_sha256", "files_sha256", "weights_sha256"), "0" * 12)
+    head |= {
+        "task": "action-units",
+        "data": "d" * 300,
+        "test": "t" * 300,
+        "branch": "concat",
+        "pool": "flatten",
+    }
+    head |= {"input": 1000, "aligned": True, "protocol": "paper", "dtype": "bfloat16", "seed": 10**9}
+    name = probes.result_name(
+        {**head, "shots": 100, "repeats": 100, "model": "local-dir:/" + "m" * 250 + "/encoder"}
+    )
+    assert len(name) < 245  # with what is put around it while it is written
+    assert "m-encoder" in name
+
+
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path, shard):
     files = sorted(shard.parent.glob("*.png"))
     for n, file in enumerate(files):

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, constants
 import facepcl
 from facepcl.cli import main
 from facepcl.errors import HubError, MissingPath, OptionError, WeightsError
+from facepcl.hub.card import card_of
 from facepcl.pretrained import load_tensors, save_tensors
 
 
@@ -98,6 +99,26 @@ def test_the_card_can_be_read_back_and_names_the_call_that_loads_it(hub, encoder
     assert 'timm.create_model("hf-hub:org/faces", pretrained=True, num_classes=0)' in text
     for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
         exec(compile(snippet, "card", "exec"), {})
+
+
+def test_a_card_that_was_written_where_paths_have_blanks_names_the_repository(hub, encoders, tmp_path):
+    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "my own encoder")
+    (folder / "README.md").write_text(card_of(folder, f"local-dir:{folder}", license="mit"))
+    assert f"--model 'local-dir:{folder}'" in (folder / "README.md").read_text()
+    facepcl.hub.push(folder, "org/faces")
+    (files,) = list(hub.repositories["org/faces"].commits.values())[1:]
+    text = files["README.md"].decode()
+    assert str(tmp_path) not in text
+    assert 'facepcl.create_model("hf-hub:org/faces")' in text
+
+
+def test_weights_that_are_not_finite_are_not_pushed(hub, encoders, tmp_path):
+    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    tensors = load_tensors(folder / "model.safetensors")
+    tensors["layer3_1.0.weight"].fill_(float("nan"))
+    save_tensors(tensors, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"not finite: layer3_1\.0\.weight"):
+        facepcl.hub.push(folder, "org/faces", dry_run=True)
 
 
 def test_a_card_of_ones_own_is_pushed_but_must_have_metadata(hub, encoders, tmp_path):

@@ -1,6 +1,7 @@
 """The page of `facepcl demo`, in gradio."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from facepcl.errors import FacepclError, require
 
 FACES = 10  # on the page
 SWAPPED = 6  # of them: each is drawn with the pose of each
+LEFT_SECONDS = 60  # after which an empty upload is nobody's
 KEPT_SECONDS = 3600  # the faces of a visitor, in memory
 TITLE = "facepcl: a face gives two codes"
 ABOUT = (
@@ -94,7 +96,9 @@ def _delete(upload: Path) -> None:
         upload.unlink(missing_ok=True)
         upload.parent.rmdir()
         for left in upload.parents[1].iterdir():
-            if left.is_file() and not left.stat().st_size:
+            there = left.stat()
+            # one that is young may be somebody's upload that has just begun
+            if left.is_file() and not there.st_size and time.time() - there.st_mtime > LEFT_SECONDS:
                 left.unlink(missing_ok=True)
 
 

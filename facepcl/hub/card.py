@@ -1,5 +1,6 @@
 """The model card of a folder of weights: metadata that the Hub reads, and calls that load them."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,11 @@ def _usage(name: str, architecture: str, image: str, branches: bool) -> list[str
         lines += ["With facepcl, all codes of a face:", "", "```python", "import facepcl, torch", ""]
         lines += [f'model = facepcl.create_model("{name}").eval()']
         lines += [f"shared, face, pose = model.forward_codes({image}", "```", ""]
-    lines += ["A folder of faces:", "", f"    facepcl embed photos/ -o embeddings.parquet --model {name}"]
+    lines += [
+        "A folder of faces:",
+        "",
+        f"    facepcl embed photos/ -o embeddings.parquet --model {shlex.quote(name)}",
+    ]
     return lines
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.create import create_model
-from facepcl.errors import FacepclError, HubError, MissingPath, OptionError
+from facepcl.errors import FacepclError, HubError, MissingPath, OptionError, WeightsError
 from facepcl.folders import architecture_of, reason
 from facepcl.hub.card import CARD_FILE, Facts, card_of, check_card
 from facepcl.pretrained import (
@@ -85,7 +85,9 @@ def _contents(
     folder: Path, repository: str, license: str | None, datasets: Sequence[str]
 ) -> dict[str, Path | bytes]:
     """What the repository is to hold: files as they are, card and config as they are to be."""
-    create_model(f"local-dir:{folder}")  # what does not load here is not published
+    tensors = create_model(f"local-dir:{folder}").state_dict()  # what does not load here is not published
+    if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise WeightsError(f"{folder} holds numbers that are not finite: {bad[0]}")
     contents: dict[str, Path | bytes] = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
     contents[CONFIG_FILE] = folder / CONFIG_FILE
     name = f"hf-hub:{repository}"
@@ -95,7 +97,10 @@ def _contents(
                 f"{folder} has a {CARD_FILE}, which is pushed as it stands: say licence and data sets there, "
                 "or delete it to have it written anew"
             )
-        card = re.sub(r"local-dir:[^\s\"']+", name, (folder / CARD_FILE).read_text("utf-8"))
+        card = (folder / CARD_FILE).read_text("utf-8")
+        for local in set(re.findall(r"\"(local-dir:[^\"\n]+)\"", card)):  # a path may hold blanks
+            card = card.replace(local, name)
+        card = re.sub(r"local-dir:[^\s\"']+", name, card)
         check_card(card, str(folder))
     else:
         card = card_of(folder, name, Facts(datasets=tuple(datasets)), license)

@@ -37,6 +37,7 @@ OF_A_BRANCH: dict[str, Callable[[Manifest, Features, str, Options], Result]] = {
 DISENTANGLE = "disentangle"
 TASKS = (*OF_A_BRANCH, DISENTANGLE)
 PROTOCOLS = ("clean", "paper")
+LONGEST = 32  # letters of a part of a name: file systems take 255 in all
 PAPER_SIZE = {"expression": 100, "head-pose": 256}  # pixels (METHOD 6)
 
 
@@ -202,6 +203,7 @@ def _head(
         "seed": options.seed,
         "weights_sha256": meta["weights_sha256"],
         "labels_sha256": _labels_sha256(manifest),
+        "files_sha256": _files_sha256(manifest),
         "dtype": meta["dtype"],
         "facepcl": facepcl.__version__,
         "n_images": len(manifest.images),
@@ -219,14 +221,22 @@ def _labels_sha256(manifest: Manifest) -> str:
     return digest.hexdigest()[:12]
 
 
+def _files_sha256(manifest: Manifest) -> str:
+    """A hash of the sizes of a data set's files: the same names and labels may belong to other pictures."""
+    sizes = [path.stat().st_size if path.exists() else 0 for path in manifest.files]
+    return hashlib.sha256(f"{sizes}".encode()).hexdigest()[:6]
+
+
 def result_name(numbers: dict[str, Any]) -> str:
     """The name of the JSON file of a result: the same run writes the same file again, another one does
     not."""
-    parts = [numbers[key] for key in ("task", "data", "test", "labels_sha256", "model")]
+    parts = [numbers[key] for key in ("task", "data", "test", "labels_sha256", "files_sha256")]
+    where, colon, path = numbers["model"].rpartition(":")
+    parts.append(f"{where}{colon}{'/'.join(Path(path).parts[-2:])}"[-LONGEST:])
     parts += [numbers["weights_sha256"][:12], numbers["branch"], numbers["pool"], f"{numbers['input']}-px"]
     parts += ["aligned"] * numbers["aligned"] + [numbers["protocol"]] * (numbers["protocol"] != "clean")
     parts += [numbers["dtype"]] * (numbers["dtype"] != "float32")
     if "shots" in numbers:
         parts.append(f"{numbers['shots']}-shots-{numbers['repeats']}-times")
     parts.append(f"seed-{numbers['seed']}")
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in parts if part) + ".json"
+    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part))[:LONGEST] for part in parts if part) + ".json"

@@ -107,7 +107,8 @@ def _best_threshold(probability: np.ndarray, truth: np.ndarray) -> float:
     order = np.argsort(-probability, kind="stable")
     hits = np.cumsum(truth[order])
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + truth.sum())
-    return float(probability[order[f1.argmax()]])
+    last = np.append(np.diff(probability[order]) != 0, True)  # equal ones go together
+    return float(probability[order[np.where(last, f1, -1).argmax()]])
 
 
 def _numbers(

@@ -56,7 +56,7 @@ def extract(
     """The codes of all `images` under each of `branches`, and of their mirror images too if `mirrored`.
 
     They are kept in `cache` by weights, preprocessing, branch, pool, dtype and the data's files, sizes,
-    times and squares. Raises DataError if no image can be read.
+    times and squares. Raises DataError if no image can be read, or a code is not finite.
     """
     cache = cache or default_cache()
     cache.mkdir(parents=True, exist_ok=True)
@@ -75,9 +75,17 @@ def extract(
     failed = [(image.name, e) for image, e in zip(manifest.images, errors, strict=True) if e]
     if not good.any():
         raise DataError(f"no image of the data can be read; the first: {failed[0][0]}: {failed[0][1]}")
+    _check_finite(found, np.flatnonzero(good), embedder.name)
     for name, reason in failed[:5]:
         _logger.warning("left out %s: %s", name, reason)
     return Features(found, good, failed, embedder.meta)
+
+
+def _check_finite(found: dict[str, np.ndarray], rows: np.ndarray, name: str) -> None:
+    for branch, vectors in found.items():
+        for some in np.array_split(rows, len(rows) // 4096 + 1):
+            if bad := int((~np.isfinite(vectors[some]).all(1)).sum()):
+                raise DataError(f"{name} gives numbers that are not finite, under {branch} for {bad} images")
 
 
 def _stamp(manifest: Manifest) -> str:

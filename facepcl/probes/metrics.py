@@ -103,7 +103,8 @@ def auc(scores: np.ndarray, truth: np.ndarray) -> float:
 
 def roc(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates `[T]` as the threshold falls."""
-    false, true, _ = require("sklearn.metrics", "probe").roc_curve(truth, scores)
+    curve = require("sklearn.metrics", "probe").roc_curve
+    false, true, _ = curve(truth, scores, drop_intermediate=False)  # rates in between are asked for, too
     return false, true
 
 

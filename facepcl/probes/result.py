@@ -100,8 +100,8 @@ def read_numbers(path: Path) -> dict[str, Any]:
     """The numbers of one run. Raises DataError for a file that holds none."""
     try:
         numbers = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested a thousand times
         raise DataError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(numbers, dict) or "task" not in numbers:
+    if not isinstance(numbers, dict) or not isinstance(numbers.get("task"), str):
         raise DataError(f"{path} is no result of facepcl probe: it names no task")
     return numbers

@@ -72,7 +72,11 @@ def _held_out(manifest: Manifest, rows: np.ndarray, seed: tuple[int, ...]) -> np
         held[order[:: round(1 / HELD_OUT)]] = True
         return held
     subjects = subject_numbers([manifest.images[i].subject for i in rows])
-    return fold_of(subjects, round(1 / HELD_OUT), seed) == 0
+    if (people := len(np.unique(subjects))) < 2:
+        raise DataError(
+            f"{people} person is left to draw the missing splits from; test and val by person take 3 people"
+        )
+    return fold_of(subjects, min(round(1 / HELD_OUT), people), seed) == 0
 
 
 def fold_of(subjects: np.ndarray, folds: int, seed: int | tuple[int, ...]) -> np.ndarray:

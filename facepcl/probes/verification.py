@@ -16,7 +16,7 @@ RATES = (1e-2, 1e-3)  # false acceptance
 
 
 def probe(manifest: Manifest, features: Features, branch: str, options: Options) -> Result:
-    """Accuracy over ten folds (mean, deviation), area under the ROC, true at false acceptance rates.
+    """Accuracy of all pairs in ten folds, its deviation, area under the ROC, true at false acceptance rates.
 
     `centred_accuracy` takes the mean feature of the other folds off first: plain self-supervised codes all
     point much the same way. Raises DataError without pairs of both kinds in each fold.

@@ -53,8 +53,14 @@ def read_csv(path: Path, needs: Sequence[str]) -> Manifest:
     for number, row in rows:
         images.append(_image(path, at(path, number), row, units))
         lines.append(number)
-    images = list(_scaled(path, images, lines))
+    if double := sorted({unit for unit in units.values() if list(units.values()).count(unit) > 1}):
+        raise DataError(f"{path} has several columns of {double[0]}")
+    highest = max((v for image in images for v in (image.units or {}).values()), default=0.0)
+    scale = _STEPS if highest > 1 else 1.0
+    images = list(_scaled(path, images, lines, scale))
     manifest = keep_labelled(of_files("csv", images, [path]), path, needs)
+    if "units" in needs and scale > 1:
+        manifest.notes += (f"{path.name}: intensities taken for steps of 0 to 5",)
     if "expression" in needs:
         manifest.classes = tuple(sorted({i.expression for i in manifest.images if i.expression}))
     return manifest
@@ -92,10 +98,8 @@ def _image(path: Path, where: str, row: dict[str, str], units: dict[str, str]) -
     )
 
 
-def _scaled(path: Path, images: list[Labelled], lines: list[int]) -> Iterator[Labelled]:
-    """Intensities within 0 and 1: all are divided by 5 if any is above 1."""
-    highest = max((v for image in images for v in (image.units or {}).values()), default=0.0)
-    scale = _STEPS if highest > 1 else 1.0
+def _scaled(path: Path, images: list[Labelled], lines: list[int], scale: float) -> Iterator[Labelled]:
+    """Intensities within 0 and 1."""
     for image, number in zip(images, lines, strict=True):
         for unit, value in (image.units or {}).items():
             if not 0 <= value <= scale:

@@ -1,7 +1,9 @@
 """Head pose: 300W-LP, AFLW2000, FSA-Net's npz, BIWI."""
 
+import dataclasses
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,24 @@ def _triple(row: np.ndarray) -> tuple[float, float, float]:
 
 def _left_out(count: int, kept: int, why: str = "an angle beyond 99 degrees") -> list[str]:
     return [f"{count} of {count + kept} images left out: {why}"] if count else []
+
+
+def _near(layout: Layout) -> Layout:
+    """The layout without the images that are turned too far."""
+
+    def read(path: Path, seed: int) -> Manifest:
+        found = layout.read(path, seed)
+        kept = [all(abs(angle) <= WIDEST for angle in image.pose or ()) for image in found.images]
+        far = len(kept) - sum(kept)
+        return dataclasses.replace(
+            found,
+            images=list(compress(found.images, kept)),
+            items=lambda: compress(found.items(), kept),
+            dropped=found.dropped + far,
+            notes=(*found.notes, *_left_out(far, sum(kept))),
+        )
+
+    return layout._replace(read=read)
 
 
 def _protocol_splits(images: list[Labelled], test: Sequence[bool]) -> list[Labelled]:
@@ -233,8 +253,8 @@ def _has_mat(path: Path) -> bool:
 
 
 LAYOUTS = (
-    csv_layout("pose"),
-    shards_layout("pose"),
+    _near(csv_layout("pose")),
+    _near(shards_layout("pose")),
     Layout("fsa-net", lambda path: bool(_npz_files(path)), read_npz, "a .npz file with image and pose"),
     Layout(
         "biwi",
