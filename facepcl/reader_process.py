@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -37,8 +38,9 @@ def serve(fit: dict[str, Any], alignment: dict[str, Any] | None) -> None:
     answer = (
         partial(_answer_faces, _cutter(alignment, Fit(**fit))) if alignment else partial(_answer, Fit(**fit))
     )
-    write_line(answers, {"ready": os.getpid()})
-    answers.flush()
+    with suppress(BrokenPipeError):  # whoever asks was killed meanwhile; its requests end, too
+        write_line(answers, {"ready": os.getpid()})
+        answers.flush()
     for stream in (1, 2):  # codecs print; their words must be neither among the answers nor on a terminal
         os.dup2(nothing, stream)
     with quiet_pillow():
