@@ -91,7 +91,7 @@ def _open(data: bytes) -> Image.Image:
 
 def _open_heic(data: bytes) -> Any:
     try:
-        return require("pi_heif", "heic").open_heif(data)
+        return require("pillow_heif", "heic").open_heif(data)
     except MissingExtra as error:
         raise ImageError(f"a HEIC, and {error}") from None
 

@@ -248,27 +248,27 @@ def test_exif_data_that_is_damaged_anywhere_turns_the_picture_whole_or_not_at_al
 
 
 def test_a_heic_of_a_telephone_is_upright():
-    pytest.importorskip("pi_heif", reason="extra heic")
+    pytest.importorskip("pillow_heif", reason="extra heic")
     found = open_image(HEIC)
     # two lossy codes between them: 2.6 levels; turned wrongly 34 to 53
     assert np.abs(levels(found) - levels(open_image(UPRIGHT))).mean() < 5
 
 
 def test_a_heic_without_its_extra_says_which(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match=r"a HEIC.*facepcl\[heic\]"):
         open_image(HEIC)
 
 
 def test_a_heic_that_is_damaged_is_an_error():
-    pytest.importorskip("pi_heif", reason="extra heic")
+    pytest.importorskip("pillow_heif", reason="extra heic")
     with pytest.raises(ImageError, match="damaged"):
         decode(HEIC.read_bytes()[:-200])
 
 
 def test_a_heic_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
-    pi_heif = pytest.importorskip("pi_heif", reason="extra heic")
+    pillow_heif = pytest.importorskip("pillow_heif", reason="extra heic")
     monkeypatch.setattr("facepcl.images.MAX_PIXELS", 112 * 112 - 1)
-    monkeypatch.setattr(pi_heif.HeifFile, "to_pillow", lambda file: pytest.fail("decoded"))
+    monkeypatch.setattr(pillow_heif.HeifFile, "to_pillow", lambda file: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="too many pixels: 112 x 112"):
         open_image(HEIC)
