@@ -85,6 +85,9 @@ def test_a_csv_manifest_leaves_out_what_is_turned_beyond_99_degrees(tmp_path):
     assert [image.pose[0] for image in manifest.images] == [10, 99]
     assert [Path(item.path).name for item in manifest.items()] == ["0.jpg", "3.jpg"]
     assert (manifest.dropped, len(manifest.notes)) == (2, 1)
+    (tmp_path / "x.csv").write_text("\n".join(["path,yaw,pitch,roll", *rows[1:3]]))
+    with pytest.raises(DataError, match="every image has an angle beyond 99 degrees"):
+        read(tmp_path / "x.csv")
 
 
 def test_a_mat_without_angles_and_one_that_is_cut_off_are_named(tmp_path):

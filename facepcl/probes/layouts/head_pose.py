@@ -46,6 +46,8 @@ def _near(layout: Layout) -> Layout:
         found = layout.read(path, seed)
         kept = [all(abs(angle) <= WIDEST for angle in image.pose or ()) for image in found.images]
         far = len(kept) - sum(kept)
+        if not any(kept):
+            raise DataError(f"{path}: every image has an angle beyond {WIDEST:g} degrees")
         return dataclasses.replace(
             found,
             images=list(compress(found.images, kept)),
