@@ -123,11 +123,12 @@ def is_of(paths: Sequence[str], entries: Iterable[Entry]) -> bool:
         path, begin = str(clean(entry.path)), place
         if path == last:
             continue
-        last = path
-        while place < len(paths) and paths[place] == path:
+        last, is_shard = path, is_shard_name(path)
+        # of a shard its members, and behind them a row of its own where it breaks off
+        while place < len(paths) and (
+            paths[place] == path or (is_shard and paths[place].startswith(f"{path}/"))
+        ):
             place += 1
-        if place == begin and not is_shard_name(path):
+        if place == begin and not is_shard:
             return False
-        while is_shard_name(path) and place < len(paths) and paths[place].startswith(f"{path}/"):
-            place += 1
     return place == len(paths)

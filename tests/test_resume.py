@@ -196,6 +196,18 @@ def test_a_whole_table_of_other_images_is_refused(model, folder, whole, tmp_path
     assert same(out, whole)
 
 
+def test_a_whole_table_of_a_shard_that_breaks_off_is_of_that_shard(model, folder, tmp_path):
+    data = (folder / "shard.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2])
+    again = {"model": model, "resume": True, **OPTIONS}
+    first = facepcl.embed([tmp_path / "cut.tar", folder / "00.png"], tmp_path / "e.npz", **again)
+    rows = facepcl.read_embeddings(tmp_path / "e.npz")
+    assert rows.paths[-2] == str(tmp_path / "cut.tar")
+    assert "breaks off" in rows.errors[-2]
+    second = facepcl.embed([tmp_path / "cut.tar", folder / "00.png"], tmp_path / "e.npz", **again)
+    assert (second.total, second.embedded) == (first.total, 0)
+
+
 def test_auto_goes_on_in_the_dtype_it_was_begun_in(monkeypatch, model, folder, whole, tmp_path):
     """The timing that chooses it may turn out otherwise another day."""
     interrupted(monkeypatch, model, folder, tmp_path / "e.npz", 4)
