@@ -72,7 +72,7 @@ class Fit:
             image = image.resize(resized, Image.Resampling[self.interpolation.upper()], box)
         left, top = _offset(image.width, self.width), _offset(image.height, self.height)
         if min(left, top) < 0:  # only in mode border is the image smaller than the input
-            framed = Image.new("RGB", (self.width, self.height), self.fill)
+            framed = Image.new("RGB", (self.width, self.height), tuple(self.fill))  # JSON made it a list
             framed.paste(image, (-left, -top))
             return np.array(framed)
         cut = (left, top, left + self.width, top + self.height)

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -28,12 +30,19 @@ HOSTILE = "<script>alert(1)</script>'\".jpg"
 
 @pytest.fixture(scope="module")
 def crops():
-    return Comparer(crops=True)
+    with closing(Comparer(crops=True)) as comparer:
+        yield comparer
+
+
+@pytest.fixture
+def finder(detector):
+    with closing(Comparer(detector=detector)) as comparer:
+        yield comparer
 
 
 @pytest.fixture(scope="module")
 def photographs(crops):
-    return [crops.read(face.read_bytes(), face.name, 10) for face in FACES[:3]]
+    return [crops.read(face, 10) for face in FACES[:3]]
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +71,40 @@ def test_similarities_are_cosines_of_one_branch(faces):
             assert found[i, j] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_the_faces_of_a_photograph_are_found_and_marked(detector, tmp_path):
+def test_the_faces_of_a_photograph_are_found_and_marked(finder, tmp_path):
     wide = Image.new("RGB", (600, 300), "gray")
     for place, face in enumerate(FACES[:2]):
         wide.paste(Image.open(face).resize((200, 200)), (50 + 300 * place, 50))
     wide.save(tmp_path / "two.png")
-    seen = Comparer(detector=detector).read((tmp_path / "two.png").read_bytes(), "two.png", 10)
+    seen = finder.read(tmp_path / "two.png", 10)
     assert len(seen.faces) == 2
-    assert max(seen.picture.size) == 360
+    assert seen.picture.size == (360, 180)
+    assert np.ptp(np.asarray(seen.picture)[-20:]) < 2  # the gray below the faces, and no border
     centres = sorted((left + right) / 2 * 600 / 360 for left, _, right, _ in seen.boxes)
     np.testing.assert_allclose(centres, [150, 450], atol=25)
 
 
-def test_a_photograph_without_a_face_is_told(detector, tmp_path):
+def test_a_photograph_without_a_face_is_told(finder, tmp_path):
     Image.new("RGB", (300, 300), "gray").save(tmp_path / "gray.png")
     with pytest.raises(ImageError, match="no face found"):
-        Comparer(detector=detector).read((tmp_path / "gray.png").read_bytes(), "gray.png", 10)
+        finder.read(tmp_path / "gray.png", 10)
+
+
+def test_a_file_that_kills_its_reader_costs_the_page_nothing(crops, faces):
+    crops._faces._all[0].kill()
+    np.testing.assert_array_equal(crops.read(FACES[0], 10).faces[0].pixels, faces[0].pixels)
+
+
+def test_what_is_being_read_when_the_page_closes_is_given_up(tmp_path):
+    comparer = Comparer(crops=True)
+    for reader in comparer._faces._all:
+        os.kill(reader.pid, signal.SIGSTOP)  # as one that hangs on a file
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(comparer.read, FACES[0], 10)
+        time.sleep(0.2)
+        comparer.close()
+        with pytest.raises(OptionError, match="the page was closed"):
+            waiting.result(10)
 
 
 def test_a_folder_is_embedded_once_and_again_when_its_files_change(crops, tmp_path):

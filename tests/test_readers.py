@@ -181,3 +181,13 @@ def test_a_reader_loads_no_torch(items, tmp_path, monkeypatch, reader):
     loaded = path.read_text().split()
     assert "PIL.Image" in loaded
     assert not {"torch", "torchvision", "timm"} & set(loaded)
+
+
+def test_a_frame_around_the_image_is_filled_alike_in_a_reader(items):
+    """Of models whose config says `crop_mode` border; what is sent to a process is JSON, whose tuples are
+    lists."""
+    framed = Fit(16, 24, 16, 24, "border", fill=(1, 2, 3))
+    with Readers(framed, 1) as readers:
+        (found,) = readers.submit(items[:1]).result()
+    assert (found.pixels == framed(*decode_reduced(items[0].read(), framed.needed))).all()
+    assert (found.pixels[:, 0] == (1, 2, 3)).all()

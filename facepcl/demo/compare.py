@@ -4,6 +4,8 @@ in a folder, and one face drawn with another's pose."""
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,17 +16,19 @@ from facepcl.create import create_decoder
 from facepcl.embedding import FaceEmbedder
 from facepcl.encoder import MODEL
 from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
-from facepcl.face_cutter import FaceCutter
-from facepcl.faces import NO_FACE, Face
-from facepcl.images import decode_reduced
-from facepcl.sources import list_entries, read_items
+from facepcl.faces import NO_FACE
+from facepcl.fit import Fit
+from facepcl.readers import Prepared, Readers
+from facepcl.sources import Item, list_entries, read_items
 from facepcl.swap import draw_swaps, swap_sheet
 
 THUMBNAIL = 360  # pixels of the longer side of a photograph that is shown
 FOLDER_LIMIT = 5000  # faces of a folder that are kept, 30 kB each
 FOLDERS = 2  # that are kept, the last ones
+SHOWN = Fit(THUMBNAIL, THUMBNAIL, THUMBNAIL, THUMBNAIL, "border")  # the whole photograph in a square
 SWAP_SIDE = 96  # pixels of a face in the sheet of swaps: 64 are small on a page
 BRANCHES = ("face", "pose")
+CLOSED = "the page was closed"
 
 
 class SeenFace(NamedTuple):
@@ -54,10 +58,11 @@ class Gallery(NamedTuple):
 
 
 class Comparer:
-    """Reads photographs, or face crops where `crops` is set, with one model.
+    """Reads photographs, or face crops where `crops` is set, with one model; to be closed.
 
-    `model`: as for `FaceEmbedder`, with branches. Raises OptionError for one without, WeightsError without
-    weights or detector, MissingExtra without OpenCV.
+    Files are decoded in processes of their own, which a visitor's bad file may hang or crash. `model`: as for
+    `FaceEmbedder`, with branches. Raises OptionError for one without, WeightsError without weights or
+    detector, MissingExtra without OpenCV.
     """
 
     def __init__(self, model: str = MODEL, *, detector: str | Path | None = None, crops: bool = False):
@@ -66,9 +71,7 @@ class Comparer:
         self._embedder = FaceEmbedder(model, dtype="float32", align=not crops, detector=detector)
         if not self._embedder.has_branches:
             raise OptionError(f"the demo compares face and pose branch, and {model} has none")
-        alignment = self._embedder.alignment
-        self._cutter = FaceCutter(alignment, self._embedder.fit) if alignment else None
-        self._lock = threading.Lock()  # OpenCV's detector serves one at a time
+        self.takes_crops = crops
         self._closed = threading.Event()
         self._galleries: dict[tuple[str, int], Gallery] = {}
         self.no_decoder = ""  # why no face can be drawn with another's pose
@@ -76,40 +79,43 @@ class Comparer:
             self._decoder = create_decoder(model)
         except WeightsError as error:
             self.no_decoder = str(error)
-
-    @property
-    def takes_crops(self) -> bool:
-        return self._cutter is None
+        self._processes = ExitStack()
+        readers = Readers(self._embedder.fit, 1, self._embedder.alignment), Readers(SHOWN, 1)
+        self._faces, self._pictures = map(self._processes.enter_context, readers)
 
     def close(self) -> None:
         """End what is being computed, soon, with an OptionError there."""
         self._closed.set()
+        self._processes.close()
 
     def _go_on(self) -> None:
         if self._closed.is_set():
-            raise OptionError("the page was closed")
+            raise OptionError(CLOSED)
 
-    def read(self, data: bytes, name: str, limit: int) -> SeenPhotograph:
-        """The `limit` most prominent faces of an encoded photograph. Raises ImageError, also where there is
-        no face."""
-        fit = self._embedder.fit
-        with self._lock:
-            self._go_on()
-            if self._cutter is None:
-                found: list[Face] = []
-                size, crops = (0, 0), fit(*decode_reduced(data, fit.needed))[None]
-            else:
-                size, found, crops = self._cutter.of_file(data)
-                if not found:
-                    raise ImageError(NO_FACE)
-                found, crops = found[:limit], crops[:limit]
-            shown = decode_reduced(data, THUMBNAIL)
-            codes = self._codes(crops)
-        picture = shown.image.crop(tuple(map(round, shown.box)))  # type: ignore[arg-type]
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-        boxes = [tuple(edge * picture.width / size[0] for edge in face.box) for face in found]
-        faces = [SeenFace(name, *row) for row in zip(crops, *codes, strict=True)]
-        return SeenPhotograph(name, picture, boxes, faces)
+    def read(self, file: Path, limit: int) -> SeenPhotograph:
+        """The `limit` most prominent faces of a photograph. Raises ImageError, also where there are none."""
+        seen, crops = self._prepared(self._faces, file)
+        if self.takes_crops:
+            picture, boxes, crops = Image.fromarray(crops), [], crops[None]
+        elif not seen.faces:
+            raise ImageError(NO_FACE)
+        else:
+            whole, framed = self._prepared(self._pictures, file)
+            picture, crops = _without_border(framed, whole.size), crops[:limit]
+            scale = picture.width / whole.size[0]
+            boxes = [tuple(scale * edge for edge in face.box) for face in seen.faces[:limit]]
+        faces = [SeenFace(file.name, *row) for row in zip(crops, *self._codes(crops), strict=True)]
+        return SeenPhotograph(file.name, picture, boxes, faces)
+
+    def _prepared(self, readers: Readers, file: Path) -> tuple[Prepared, np.ndarray]:
+        self._go_on()
+        try:
+            [one] = readers.submit([Item(str(file))]).result()
+        except CancelledError:
+            raise OptionError(CLOSED) from None
+        if one.pixels is None:
+            raise ImageError(one.error)
+        return one, one.pixels
 
     def _codes(self, crops: np.ndarray) -> list[np.ndarray]:
         """The face and the pose codes of crops, `[K, D]` each."""
@@ -160,6 +166,13 @@ class Comparer:
             self._go_on()
             rows.append(draw_swaps(self._decoder, code[None], pose))
         return swap_sheet(np.stack([f.pixels for f in faces]), np.concatenate(rows), SWAP_SIDE)
+
+
+def _without_border(framed: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """The photograph of `size` that fills the longer side of a square."""
+    width, height = (round(THUMBNAIL * side / max(size)) for side in size)
+    left, top = (THUMBNAIL - width) // 2, (THUMBNAIL - height) // 2
+    return Image.fromarray(framed[top : top + height, left : left + width])
 
 
 def similarities(faces: list[SeenFace], others: list[SeenFace], branch: str) -> np.ndarray:

@@ -82,7 +82,7 @@ def _add(
             if room < 1:
                 sentences.append(f"{path.name} was left out: the page has its {FACES} faces; start again")
                 continue
-            seen.append(comparer.read(path.read_bytes(), path.name, room))
+            seen.append(comparer.read(path, room))
         except (FacepclError, OSError) as error:
             sentences.append(f"{path.name}: {error}")
         finally:
