@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from facepcl._interrupt import Stopped, until_interrupted
@@ -48,38 +48,38 @@ def run(
         from facepcl.demo.page import build_page
         from facepcl.demo.parts import CSS
 
-        comparer = Comparer(model, detector=detector, crops=crops)
-        private = host in LOOPBACK
-        where = "this machine" if private else "the machine that serves this page"
-        page = build_page(comparer, str(folder) if folder else None, private, where)
-        fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # the visitor's own: no other host is asked
-        theme = gr.themes.Default(primary_hue="teal", font=fonts, font_mono=["ui-monospace", "monospace"])
-        _, url, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            inbrowser=False,
-            prevent_thread_lock=True,
-            max_file_size=f"{max_mb}mb",
-            theme=theme,
-            css=CSS,
-            footer_links=[],
-            ssr_mode=False,
-            mcp_server=False,
-            enable_monitoring=False,
-        )
-        if progress:
-            print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
-        try:
-            while not (signal := asked()):
-                time.sleep(0.2)
-        finally:
-            comparer.close()
-            # uvicorn would wait for the pages that are still open, and report each that it cuts off
-            page.server.config.timeout_graceful_shutdown = 1
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            page.close(verbose=False)
+        with closing(Comparer(model, detector=detector, crops=crops)) as comparer:
+            private = host in LOOPBACK
+            where = "this machine" if private else "the machine that serves this page"
+            page = build_page(comparer, str(folder) if folder else None, private, where)
+            fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # the visitor's own: no other host is asked
+            theme = gr.themes.Default(primary_hue="teal", font=fonts, font_mono=["ui-monospace", "monospace"])
+            _, url, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                quiet=True,
+                inbrowser=False,
+                prevent_thread_lock=True,
+                max_file_size=f"{max_mb}mb",
+                theme=theme,
+                css=CSS,
+                footer_links=[],
+                ssr_mode=False,
+                mcp_server=False,
+                enable_monitoring=False,
+            )
+            if progress:
+                print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+            try:
+                while not (signal := asked()):
+                    time.sleep(0.2)
+            finally:
+                comparer.close()  # first: the page waits for what it computes
+                # uvicorn would wait for the pages that are still open, and report each that it cuts off
+                page.server.config.timeout_graceful_shutdown = 1
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+                page.close(verbose=False)
         raise Stopped("the page is closed; nothing was kept", signal)
 
 

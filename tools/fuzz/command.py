@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             args.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     print(table(found))
-    bad = sum(counts[kind] for counts in found.values() for kind in BAD if kind in counts)
+    bad = bad_cases(found)
     print(
         f"{bad} cases ended as none may; their files are in {args.keep}" if bad else "all ended as they may"
     )
@@ -179,6 +179,11 @@ def _read_lines(stream: Any, to: "queue.SimpleQueue[bytes]") -> None:
     to.put(b"")
 
 
+def bad_cases(found: dict[str, dict[str, Any]]) -> int:
+    """How many cases ended as none may."""
+    return sum(counts[kind] for counts in found.values() for kind in BAD if kind in counts)
+
+
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The counts as Markdown."""
     lines = [
@@ -194,4 +199,4 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             f"| {counts['peak_mb']:,} | {counts['seconds']:g} |"
         )
     total = sum(counts["cases"] for counts in found.values())
-    return "\n".join([*lines, f"| all | {total:,} | | | | | |"])
+    return "\n".join([*lines, f"| all | {total:,} | | | {bad_cases(found):,} | | |"])
