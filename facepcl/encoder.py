@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from facepcl.backends import BACKENDS, ONNX, Run, make_run
 from facepcl.create import FAMILY, create_model
 from facepcl.errors import OptionError, WeightsError
 from facepcl.fit import Fit
+from facepcl.folders import OfTimm
 from facepcl.index import rows_of
 from facepcl.int8 import INT8, make_int8_run
 from facepcl.machine import check_dtype, cores, find_device, inference_dtype
@@ -251,13 +253,15 @@ def _load(model: str | nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     plain = model.partition(".")[0]
     if ":" in model or plain in timm.list_models(FAMILY):
-        return create_model(model, pretrained=True)
-    if not timm.is_model(plain):
+        with suppress(OfTimm):
+            return create_model(model, pretrained=True)
+    elif not timm.is_model(plain):
         raise OptionError(f"there is no model {model!r}; facepcl has {', '.join(timm.list_models(FAMILY))}")
     try:
         return timm.create_model(model, pretrained=True, num_classes=0)
-    except (RuntimeError, OSError) as error:  # timm has no such weights, or the Hub cannot be reached
-        raise WeightsError(f"{model}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise WeightsError(f"{model}: {reason}") from error
 
 
 def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:

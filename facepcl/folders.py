@@ -16,6 +16,10 @@ FAMILY = "pcl_*"
 LOADED = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE)
 
 
+class OfTimm(WeightsError):
+    """A folder or repository that holds another of timm's models."""
+
+
 def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool = False) -> Path | None:
     """The folder of a `local-dir:` or, after a download, of an `hf-hub:` name; None for a plain name.
 
@@ -33,13 +37,15 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
 
 
 def architecture_of(config: dict[str, Any], where: str | Path) -> str:
-    """Which of our models a `config.json` describes; WeightsError if it is another."""
+    """Which of our models a `config.json` describes; WeightsError if it is another, OfTimm if timm has it."""
     architecture = config.get("facepcl", {}).get("architecture", config.get("architecture", ""))
-    if architecture not in timm.list_models(FAMILY):
-        raise WeightsError(
-            f"{where} holds {architecture!r}, which is not one of facepcl's; use timm.create_model"
-        )
-    return architecture
+    if architecture in timm.list_models(FAMILY):
+        return architecture
+    known = isinstance(architecture, str) and timm.is_model(architecture)
+    hint = "; use timm.create_model" if known else ""
+    raise (OfTimm if known else WeightsError)(
+        f"{where} holds {architecture!r}, which is not one of facepcl's{hint}"
+    )
 
 
 def _fetch(name: str, cache_dir: str | Path | None, progress: bool) -> Path:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -167,6 +168,25 @@ assert timm.create_model("hf-hub:org/faces", pretrained=True, num_classes=7).num
 assert not [name for name in sys.modules if name.startswith("facepcl")]
 """
     run_python(script, environment(hub, tmp_path / "fresh"))
+
+
+def test_another_timm_model_of_a_repository_or_folder_embeds(hub, tmp_path):
+    """Such as the face recognisers that others publish, to compare with."""
+    other = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
+    cfg = {"input_size": [3, 96, 96], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
+    other.pretrained_cfg.update(cfg)
+    timm.models.save_for_hf(other, tmp_path / "other", safe_serialization=True)
+    hub.put("ann/other", files_of(tmp_path / "other"))
+    images = [np.random.default_rng(i).integers(0, 256, (96, 96, 3), np.uint8) for i in range(2)]
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        wanted = other.forward_head(other.forward_features(pixels), pre_logits=True).numpy()
+    for name in ("hf-hub:ann/other", f"local-dir:{tmp_path / 'other'}"):
+        embedder = facepcl.FaceEmbedder(name, dtype="float32", backend="eager")
+        np.testing.assert_allclose(embedder(images), wanted, rtol=1e-4, atol=1e-4)  # another memory format
+    (tmp_path / "other/model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(WeightsError, match=r"local-dir:.*other: "):
+        facepcl.FaceEmbedder(name)
 
 
 def test_a_killed_download_does_not_spoil_the_next(hub, encoders, tmp_path):
