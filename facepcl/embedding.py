@@ -49,8 +49,8 @@ class FaceEmbedder(Encoder):
     """Face crops to vectors: `FaceEmbedder("pcl_facecycle", branch="face")([path, pil_image, array])`.
 
     `model`: a name with pretrained weights, as for `facepcl.create_model`, the name, repository or folder of
-    any timm model, or a module as it is. `branch`: shared, face, pose, concat, or several side by side as "face,pose"; a model
-    without branches has `shared` only.
+    any timm model, or a module as it is. `branch`: shared, face, pose, concat, or several side by side as
+    "face,pose"; a model without branches has `shared` only.
     `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
     the processor has units for it and a timing finds it faster; int8 is for `pcl_facecycle` on a CPU, needs
     `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace, compile, or
