@@ -45,7 +45,11 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         metavar="OUT",
         help="table: .parquet, .npz or .csv; or a folder, which gets a table for each shard",
     )
-    parser.add_argument("--model", default=encoder.MODEL, help="name of a model (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default=encoder.MODEL,
+        help="a model with weights: its name, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)",
+    )
     parser.add_argument(
         "--branch",
         default=encoder.BRANCH,
