@@ -16,6 +16,7 @@ from PIL import Image
 
 import facepcl
 from facepcl._ahead import in_order
+from facepcl._files import writing
 from facepcl._lock import LOCK, alone
 from facepcl._progress import Progress
 from facepcl.crop_names import CropNames
@@ -292,5 +293,10 @@ def _write(path: Path, data: bytes) -> None:
     # whole or not there, as `atomic`, but without waiting for the disk at each of thousands of crops: what a
     # power cut takes away is cut again
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        with writing(path):
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -125,10 +125,11 @@ def _load(
     for key, value in load_tensors(path.with_name(f"optimizer-{step:08d}.safetensors")).items():
         name, _, kind = key.rpartition(":")
         parameter = parameters[name]
-        # Adam keeps its step count on the CPU, in float32, whatever the parameter is
+        # Adam keeps its step count on the CPU, in float32, whatever the parameter is; a copy, as Windows
+        # deletes no file that is still mapped
         value = value if kind == "step" else value.to(parameter.device, parameter.dtype)
         optimizer.state[parameter][kind] = (
-            value.view(()) if kind == "step" else _laid_out_as(parameter, value)
+            value.view(()).clone() if kind == "step" else _laid_out_as(parameter, value)
         )
     for trained in optimizer.state:
         # With `--gradients zeros` what once had a gradient is updated in every sub-step, also the first

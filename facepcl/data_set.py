@@ -18,6 +18,7 @@ from facepcl.shards import Shard, cut, unchanged
 from facepcl.share import Share
 from facepcl.sources import Entry, Item, read_items
 from facepcl.tables import read_embeddings as read_table
+from facepcl.tables import row_count
 
 STATE, JOB = ".facepcl", "job.jsonl"  # readers of Parquet folders pass hidden names by
 TABLE = re.compile(r"(\d{8})-.*\.parquet")
@@ -60,10 +61,12 @@ class DataSet:
         """What the job was begun with, or None if it was not begun."""
         try:
             with (self.state / JOB).open(encoding="ascii") as file:
-                job: dict[str, Any] = json.loads(file.readline())
+                job: dict[str, Any] = dict(json.loads(file.readline()))
                 return job
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError) as error:
+            raise TableError(f"{self.state / JOB} is damaged; delete {self.out} and begin anew") from error
 
     def begin(self, job: dict[str, Any], entries: Iterable[Entry]) -> None:
         """Write down what is to be done, unless another process has meanwhile."""
@@ -151,8 +154,7 @@ def _read_folder(folder: Path, with_vectors: bool) -> Embeddings:
             f"{folder} lacks {missing} of its {data_set.count()} shards; embed them with --resume, or read "
             "its tables one by one"
         )
-    read_metadata = require("pyarrow.parquet", "parquet").read_metadata
-    count = sum(read_metadata(table).num_rows for table in tables)
+    count = sum(map(row_count, tables))
     first = read_table(tables[0], vectors=False)
     # filled table by table: joined at the end they would be in memory twice
     vectors = np.empty((count, first.meta["dimension"] if with_vectors else 0), np.float32)

@@ -30,6 +30,7 @@ _logger = logging.getLogger("facepcl")
 
 # that are asked for together: each may take a tenth of a second, and has a face or two for the network
 PHOTOGRAPHS_A_BATCH = 8
+NOT_FINITE = "the model's code of it is not finite: its weights are damaged, or --dtype float32 is needed"
 BYTES_A_BATCH = 32 << 20  # of encoded images out of shards: a batch of large photographs ends earlier
 
 
@@ -119,6 +120,8 @@ class FaceEmbedder(Encoder):
                 batch = enumerate(items[start : start + size], start)
                 pixels = np.stack([self._open(place, item) for place, item in batch])
                 blocks.append(self.vectors(self._maps_that_fit(pixels)))
+                if not (finite := np.isfinite(blocks[-1]).all(1)).all():
+                    raise ImageError(f"item {start + int(finite.argmin())}: {NOT_FINITE}")
         return np.concatenate(blocks)
 
     def _open(self, place: int, item: Any) -> np.ndarray:
@@ -197,12 +200,19 @@ class FaceEmbedder(Encoder):
             faces = face_columns(found, numbers)
         images = [(i, p.pixels) for i, p in enumerate(shown) if p.pixels is not None]
         good, pixels = [i for i, _ in images], np.stack([p for _, p in images]) if images else np.empty(0)
+        errors = [p.error for p in shown]
         vectors = np.full((len(shown), self.meta["dimension"]), np.nan, np.float32)
         maps = self._maps_that_fit(pixels, all_branches) if good else {}
         if good:
-            vectors[good] = self.vectors(maps)
+            codes = self.vectors(maps)
+            if not (finite := np.isfinite(codes).all(1)).all():
+                for i in np.flatnonzero(~finite):
+                    errors[good[i]] = NOT_FINITE
+                good, pixels, codes = [good[i] for i in np.flatnonzero(finite)], pixels[finite], codes[finite]
+                maps = {name: of_branch[torch.from_numpy(finite)] for name, of_branch in maps.items()}
+            vectors[good] = codes
         sizes = np.array([p.size for p in shown], np.int32).reshape(-1, 2)
-        paths, errors = [p.path for p in shown], [p.error for p in shown]
+        paths = [p.path for p in shown]
         rows = Embeddings(vectors, paths, errors, sizes, self.meta, faces)
         return Batch(len(prepared), rows, good, pixels, maps)
 

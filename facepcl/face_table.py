@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facepcl._files import atomic
+from facepcl._files import atomic, writing
 from facepcl.errors import OptionError, TableError
 from facepcl.faces import FACE_COLUMNS, LANDMARK_COLUMNS, Face
 from facepcl.sources import csv_lines
@@ -97,7 +97,7 @@ class FaceTable:
 
     def add(self, photographs: Sequence[Photograph]) -> None:
         """Count these, whose crops are there, as done."""
-        with self._partial.open("a", encoding="ascii") as file:
+        with writing(self._partial), self._partial.open("a", encoding="ascii") as file:
             file.write("".join(photograph.to_line() for photograph in photographs))
 
     def finish(self) -> None:

@@ -21,7 +21,11 @@ def write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings]
     codes = named_columns(meta, "embedding", "embedding_")
     # the numbers of vectors neither repeat nor compress, so trying to would only cost time
     packing = dict.fromkeys(schema.names, "snappy") | {f"{name}.list.element": "none" for name in codes}
-    with parquet.ParquetWriter(str(path), schema, use_dictionary=["error"], compression=packing) as file:
+    # pyarrow takes no path that is not UTF-8
+    with (
+        path.open("wb") as to,
+        parquet.ParquetWriter(to, schema, use_dictionary=["error"], compression=packing) as file,
+    ):
         for block in blocks:
             file.write_table(to_arrow(meta, block, np.arange(start, start + len(block))))
             start += len(block)
@@ -72,8 +76,15 @@ def _face_array(pa: Any, values: np.ndarray, kind: Any) -> Any:
     return pa.array(np.where(unknown, 0, values).astype(kind.to_pandas_dtype()), kind, mask=unknown)
 
 
+def count_rows(path: Path) -> int:
+    with path.open("rb") as source:
+        return int(require("pyarrow.parquet", "parquet").read_metadata(source).num_rows)
+
+
 def read_parquet(path: Path, with_vectors: bool) -> Embeddings:
-    with require("pyarrow.parquet", "parquet").ParquetFile(str(path)) as file:
+    parquet = require("pyarrow.parquet", "parquet")
+    # with its buffer, batch by batch the bytes of the whole file would come to lie in memory
+    with path.open("rb") as source, parquet.ParquetFile(source, pre_buffer=False) as file:
         meta = json.loads((file.schema_arrow.metadata or {})[META_KEY.encode()])
         codes = named_columns(meta, "embedding", "embedding_") if with_vectors else {}
         dimension = meta["dimension"] if with_vectors else 0

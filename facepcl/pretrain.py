@@ -33,7 +33,7 @@ from facepcl.checkpoints import (
     save_checkpoint,
     write_json,
 )
-from facepcl.errors import DataError, FacepclError, ReaderError, RemoteError, require
+from facepcl.errors import DataError, FacepclError, OptionError, ReaderError, RemoteError, require
 from facepcl.machine import find_device, matmul_peak, training_dtype
 from facepcl.norms import refresh_norms
 from facepcl.objectives import Networks
@@ -239,6 +239,12 @@ def _train(training: Training, progress: bool) -> None:
                     if ranks.is_first() and training.step:
                         training.save()
                     raise type(error)(f"{error}; {last_checkpoint(out)}") from error
+                except torch.OutOfMemoryError as error:
+                    raise OptionError(
+                        f"a step of this run does not fit into the memory of {sub_steps.device.type} "
+                        f"({str(error).partition('. ')[0]}); begin anew with a smaller --batch, --pose-batch "
+                        "or --label-batch"
+                    ) from error
             step = training.step
             losses = _finite_losses(made, step, out)
             training.epochs.add(losses)

@@ -38,7 +38,7 @@ def serve(fit: dict[str, Any], alignment: dict[str, Any] | None) -> None:
     answer = (
         partial(_answer_faces, _cutter(alignment, Fit(**fit))) if alignment else partial(_answer, Fit(**fit))
     )
-    with suppress(BrokenPipeError):  # whoever asks was killed meanwhile; its requests end, too
+    with suppress(OSError):  # whoever asks was killed meanwhile; its requests end, too
         write_line(answers, {"ready": os.getpid()})
         answers.flush()
     for stream in (1, 2):  # codecs print; their words must be neither among the answers nor on a terminal

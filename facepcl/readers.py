@@ -81,7 +81,7 @@ class Reader:
         self._answers = cast(BufferedReader, self._process.stdout)
         self._is_ready = False
         _widen(self._answers)
-        with suppress(BrokenPipeError):  # it will not get ready then
+        with suppress(OSError):  # it will not get ready then; on Windows the pipe is not broken, but invalid
             write_line(self._requests, setup)
             self._requests.flush()
 

@@ -55,7 +55,7 @@ class Log:
             name: loss if isinstance(loss, int) else float(f"{loss:.6g}") for name, loss in losses.items()
         }
         now = time.monotonic()
-        seconds = now - self.last_time
+        seconds = max(now - self.last_time, 1e-9)  # a clock may tick 64 times a second
         rate = round((step - self.last_step) * self.images_per_step / seconds, 1)
         of_peak = round((flops - self.last_flops) / seconds / self.peak, 3)
         self.last_step, self.last_flops, self.last_time = step, flops, now

@@ -186,7 +186,8 @@ class Stream:
         """The part of the time since they were last asked for in which this process waited for images, and
         how often any process has skipped one."""
         now = time.monotonic()
-        share, self._waited, self._since = self._waited / (now - self._since), 0.0, now
+        seconds = max(now - self._since, 1e-9)  # a clock may tick 64 times a second
+        share, self._waited, self._since = self._waited / seconds, 0.0, now
         return {"waited": round(share, 3), "skipped": sum(skipped for _, _, skipped in self.place)}
 
     def go_on(self, place: list[list[int]]) -> None:

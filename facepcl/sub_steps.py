@@ -110,6 +110,7 @@ class SubSteps:
             count=count,
             edges=self.config.edges,
         )
+        positives, negatives = positives.to(self.device), negatives.to(self.device)
         mixed = self._mixing(now, count, draws, views=1)
         with self._autocast():
             loss = contrast_poses(self.nets, positives, negatives, *mixed, layout=self.config.negatives)
@@ -147,7 +148,7 @@ class SubSteps:
     def _face_views(self, now: Iteration) -> torch.Tensor:
         count = self.config.batch
         images = self._batch(now, 1, count)
-        return views.face_views(
+        found = views.face_views(
             images,
             self.size,
             now.generator,
@@ -156,13 +157,19 @@ class SubSteps:
             crops=self.config.face_crops,
             edges=self.config.edges,
         )
+        return found.to(self.device)
 
     def _batch(self, now: Iteration, stream: int, count: int) -> torch.Tensor:
-        """This process's part of a stream's `count` images of this step, uint8 on the device."""
-        return self.source.batch(now.step, stream, count).to(self.device)
+        """This process's part of a stream's `count` images of this step, uint8 where views are made."""
+        return self.source.batch(now.step, stream, count).to(where_views_are_made(self.device))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def where_views_are_made(device: torch.device) -> torch.device:
+    """Apple's GPUs know no float64, which Pillow's arithmetic needs."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _label_weights(config: Config, done: float) -> dict[str, float]:

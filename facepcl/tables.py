@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -13,7 +14,7 @@ import numpy as np
 from facepcl._files import atomic
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
 from facepcl.faces import FACE_COLUMNS
-from facepcl.parquet_table import read_parquet, write_parquet
+from facepcl.parquet_table import count_rows, read_parquet, write_parquet
 from facepcl.rows import Embeddings, clean, named_columns
 
 SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
@@ -120,10 +121,22 @@ def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
         raise OptionError(f"{path}: the name of a table ends in {', '.join(_READERS)}")
     if not path.is_file():
         raise MissingPath(f"{path}: there is no such table")
-    try:
+    with _explained(path):
         table = _READERS[path.suffix](path, vectors)
         _check_shapes(table)
         return table
+
+
+def row_count(path: Path) -> int:
+    """How many rows a Parquet table has, by its footer. Raises TableError, MissingExtra."""
+    with _explained(path):
+        return count_rows(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FacepclError:
         raise
     except Exception as error:  # numpy, zipfile, csv and pyarrow raise almost anything on damaged files

@@ -78,7 +78,7 @@ class Faces:
         known = (self.landmarks, self.pose, self.au, self.expression, self.identity)
         found = hashlib.sha256(json.dumps([self.au_names, self.expression_names]).encode())
         for name in self.names:
-            found.update(name.rpartition("/")[2].encode(errors="surrogateescape") + b"/")
+            found.update(Path(name).name.encode(errors="surrogateescape") + b"/")
         for tensor in known:
             found.update(tensor.numpy().tobytes())
         return found.hexdigest()[:16]

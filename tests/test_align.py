@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import no_room_beyond
 from PIL import Image
 
 import facepcl
@@ -22,7 +23,7 @@ from facepcl.cli import main
 from facepcl.crop_names import CropNames
 from facepcl.detection import Detector
 from facepcl.detector_file import FILE, REPOSITORY, SHA256
-from facepcl.errors import ImageError, MissingExtra, OptionError
+from facepcl.errors import ImageError, MissingExtra, OptionError, WriteError
 from facepcl.face_cutter import Alignment, FaceCutter
 from facepcl.faces import LANDMARK_COLUMNS, Face, most_prominent_first
 from facepcl.fit import Fit
@@ -267,6 +268,42 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_crops(given, tmp_path, monke
         "faces.csv",
         "faces.csv.meta.json",
     ]
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_crop_and_the_same_command_goes_on(given, tmp_path):
+    folder, landmarks = given
+    options = {"landmarks": landmarks, "workers": 1}
+    alignment.align(folder, tmp_path / "whole", **options)
+    largest = max(crop.stat().st_size for crop in (tmp_path / "whole").rglob("*.jpg"))
+    with no_room_beyond(largest - 1), pytest.raises(WriteError, match=r"out/.*_\d\.jpg could not be written"):
+        alignment.align(folder, tmp_path / "out", **options)
+    assert not list((tmp_path / "out").rglob(".*.partial"))
+    alignment.align(folder, tmp_path / "out", **options)
+    assert crops_below(tmp_path / "out") == crops_below(tmp_path / "whole")
+
+
+def test_a_second_job_on_the_same_folder_is_refused(given, tmp_path):
+    """A process that is at work, and this one."""
+    folder, landmarks = given
+    script = f"""
+import sys, time
+from facepcl import alignment
+save = alignment._save
+def slowly(*args):
+    print("at work", flush=True)
+    time.sleep(60)
+alignment._save = slowly
+alignment.align({str(folder)!r}, {str(tmp_path / "out")!r}, landmarks={str(landmarks)!r}, workers=1)
+"""
+    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"at work\n"
+        with pytest.raises(OptionError, match="out: another process is writing to it"):
+            alignment.align(folder, tmp_path / "out", landmarks=landmarks, workers=1)
+    finally:
+        other.kill()
+        other.communicate()
+    assert alignment.align(folder, tmp_path / "out", landmarks=landmarks, workers=1).photographs == 10
 
 
 def test_crops_made_otherwise_are_not_mixed(given, tmp_path):

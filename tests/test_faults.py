@@ -2,9 +2,9 @@
 that cannot be.
 
 Others are where their subject is: kills (test_resume, test_pretrain_stops, test_readers, and twenty of each
-in test_soak), shards that are cut off (test_sources), bombs and hostile names (test_images,
+in test_soak), shards that are cut off (test_sources, test_stream), bombs and hostile names (test_images,
 test_strange_files), files that vanish (test_resume, test_sources), two jobs on one output (test_resume,
-test_pretrain).
+test_scale, test_pretrain).
 """
 
 import errno
@@ -29,7 +29,7 @@ import facepcl
 from facepcl._lock import alone
 from facepcl.cli import main
 from facepcl.embedding import FaceEmbedder
-from facepcl.errors import DataError, OptionError, WriteError
+from facepcl.errors import DataError, ImageError, OptionError, WriteError
 from facepcl.sources import list_entries, read_items
 from facepcl.training_data import read_faces
 
@@ -93,6 +93,56 @@ def test_memory_that_is_not_enough_for_half_a_batch_is_an_error(photos):
         embedder(sorted(photos.iterdir()))
     with pytest.raises(OptionError, match="a batch of 8 does not fit"):  # and is not halved again
         list(embedder.stream(photos))
+
+
+def test_a_step_of_pretraining_that_does_not_fit_is_one_sentence(tmp_path, capsys, monkeypatch):
+    def no_room(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has less.")
+
+    monkeypatch.setattr("facepcl.sub_steps.contrast_faces", no_room)
+    assert main(["pretrain", str(FACES[0].parent), "--out", str(tmp_path / "run"), *TRAIN.split()]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "facepcl: a step of this run does not fit into the memory of cpu (CUDA out of memory); begin anew "
+        "with a smaller --batch, --pose-batch or --label-batch"
+    )
+
+
+# -- codes that are not finite
+
+
+def test_an_image_whose_code_is_not_finite_is_a_row_that_says_so(photos, tmp_path, monkeypatch):
+    """Such as one that overflows a half-precision network; the others keep their codes."""
+    facepcl.embed(photos, tmp_path / "good.npz", dtype="float32", batch_size=8)
+    real = FaceEmbedder.vectors
+
+    def overflowing(self, maps, branch=None):
+        found = real(self, maps, branch)
+        found[2::8, 7] = np.inf
+        return found
+
+    monkeypatch.setattr(FaceEmbedder, "vectors", overflowing)
+    summary = facepcl.embed(photos, tmp_path / "bad.npz", dtype="float32", batch_size=8)
+    good, bad = (facepcl.read_embeddings(tmp_path / f"{name}.npz") for name in ("good", "bad"))
+    broken = np.arange(40) % 8 == 2
+    assert summary.failed == 5
+    assert [error is not None and "is not finite" in error for error in bad.errors] == broken.tolist()
+    assert np.isnan(bad.vectors[broken]).all()
+    assert np.array_equal(bad.vectors[~broken], good.vectors[~broken])
+
+
+def test_damaged_weights_are_told_from_good_ones(photos):
+    model = facepcl.create_model("pcl_facecycle")
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    embedder = FaceEmbedder(model, dtype="float32")
+    with pytest.raises(ImageError, match="item 0: the model's code of it is not finite: its weights are dam"):
+        embedder([FACES[0]])
+    assert {row.error.partition(":")[0] for row in embedder.stream(photos)} == {
+        "the model's code of it is not finite"
+    }
+
+
+# -- disks
 
 
 @pytest.fixture
@@ -188,6 +238,24 @@ def test_a_limit_on_the_size_of_files_is_said(photos, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_shards_beyond_the_room_are_said_and_those_before_stay(photos, tmp_path):
+    """Two shards of 3 faces fit, one of 30 does not."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for name, count in (("a", 3), ("b", 3), ("c", 30)):
+        with tarfile.open(shards / f"{name}.tar", "w") as tar:
+            for photo in sorted(photos.iterdir())[:count]:
+                tar.add(photo, photo.name)
+    out = f"{tmp_path}/tables/"
+    with no_room_beyond(100_000), pytest.raises(WriteError, match="there is no room left on the disk"):
+        facepcl.embed(shards, out, workers=1)
+    before = {table.name: table.read_bytes() for table in Path(out).glob("*.parquet")}
+    assert len(before) == 2
+    facepcl.embed(shards, out, workers=1, resume=True)
+    assert len(facepcl.read_embeddings(out)) == 36
+    assert all((Path(out) / name).read_bytes() == table for name, table in before.items())
+
+
 # -- data of pretraining
 
 
@@ -240,6 +308,43 @@ def test_an_empty_member_of_a_shard_is_skipped_and_named(tmp_path):
         tar.add(FACES[0], "a.jpg")
         tar.addfile(tarfile.TarInfo("b.jpg"))
     assert read_faces([tmp_path / "s.tar"], 32).skipped == [(f"{tmp_path}/s.tar/b.jpg", "the file is empty")]
+
+
+def test_a_training_shard_that_breaks_off_is_said_before_the_first_step(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for face in FACES[:3]:
+            tar.add(face, face.name)
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"s\.tar.*(broken|breaks|cut|end|damaged)"):
+        read_faces([tmp_path / "s.tar"], 32)
+
+
+def test_links_folders_and_devices_of_a_training_shard_are_no_faces(tmp_path):
+    """Nothing is read but the members that are files, whatever their names."""
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(FACES[0], "../../a.jpg")
+        for name, kind in (
+            ("link.jpg", tarfile.SYMTYPE),
+            ("hard.jpg", tarfile.LNKTYPE),
+            ("pipe.jpg", tarfile.FIFOTYPE),
+            ("device.jpg", tarfile.CHRTYPE),
+            ("folder.jpg", tarfile.DIRTYPE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, str(FACES[1])
+            tar.addfile(info)
+    with no_waiting(30):
+        assert read_faces([tmp_path / "s.tar"], 32).names == [f"{tmp_path}/s.tar/../../a.jpg"]
+    rows = [item.path for item in read_items(list_entries([tmp_path / "s.tar"])) if item.error is None]
+    assert rows == [f"{tmp_path}/s.tar/../../a.jpg"]
+
+
+def test_a_training_file_whose_name_is_not_utf8_is_read(tmp_path):
+    shutil.copy(FACES[0], os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
+    faces = read_faces([tmp_path], 32)
+    assert (len(faces.names), faces.skipped) == (1, [])
+    assert len(faces.digest()) == 16
 
 
 def test_a_huge_member_of_a_small_packed_shard_is_not_unpacked(tmp_path):

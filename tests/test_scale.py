@@ -359,6 +359,17 @@ def test_a_folder_that_is_not_whole_or_of_two_spaces_is_not_read_as_one(model, f
         facepcl.read_embeddings(tmp_path / "g")
 
 
+def test_a_damaged_table_or_list_of_a_folder_is_named(model, folder, half, tmp_path):
+    embed(model, folder, half, 1)
+    (half / "00000003-a.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(TableError, match=r"00000003-a\.parquet is not a table of embeddings"):
+        facepcl.read_embeddings(half)
+    (half / ".facepcl/job.jsonl").write_text('{"sources"')
+    for call in (facepcl.read_embeddings, lambda out: embed(model, folder, out, 0, resume=True)):
+        with pytest.raises(TableError, match=r"job\.jsonl is damaged; delete .* and begin anew"):
+            call(half)
+
+
 def test_a_tar_without_images_is_a_table_without_rows(model, folder, tmp_path):
     with tarfile.open(tmp_path / "s.tar", "w"):
         pass

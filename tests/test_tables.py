@@ -1,9 +1,11 @@
 """Tables of embeddings: whole or not there, and aware of their space."""
 
+import os
 import signal
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +171,18 @@ def test_a_csv_cut_off_at_the_end_of_a_line_is_an_error(tmp_path):
 
 
 @each_format
+def test_a_table_may_lie_in_a_folder_whose_name_is_not_utf8(tmp_path, kind):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    path = write(folder / f"t.{kind}")
+    assert read_embeddings(path).paths == read_embeddings(write(tmp_path / f"t.{kind}")).paths
+
+
+@each_format
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_killed_process_leaves_no_table(tmp_path, kind):
     code = f"""
 import os, signal

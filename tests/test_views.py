@@ -6,6 +6,7 @@ import torch
 from facepcl import crops, views
 from facepcl.batches import label_targets
 from facepcl.label_views import label_views
+from facepcl.sub_steps import where_views_are_made
 from facepcl.training_data import Faces
 
 
@@ -129,6 +130,12 @@ def test_whole_face_views_show_the_square_and_mirror_it(images, monkeypatch):
     assert (
         found[6:] - images.float()[..., 0::2, 0::2] / 255
     ).abs().mean() < 0.05  # the picture itself, halved
+
+
+@pytest.mark.parametrize(("device", "place"), [("mps", "cpu"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
+def test_views_are_made_where_there_is_float64(device, place):
+    """Pillow's arithmetic needs it, and Apple's GPUs refuse it."""
+    assert where_views_are_made(torch.device(device)) == torch.device(place)
 
 
 def test_jitter_happens_for_four_of_five(images):
