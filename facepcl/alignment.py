@@ -24,14 +24,14 @@ from facepcl.detection import SCORE, Detector
 from facepcl.detector_file import find_detector
 from facepcl.errors import MissingPath, OptionError
 from facepcl.face_cutter import Alignment
-from facepcl.face_sheet import draw_faces
+from facepcl.face_sheet import check_sheet, draw_faces
 from facepcl.face_table import META, PARTIAL, TABLE, FaceTable, Photograph, read_landmarks
 from facepcl.faces import NO_FACE, Face
 from facepcl.fit import Fit
 from facepcl.machine import cores
 from facepcl.readers import Prepared, Readers
 from facepcl.rows import clean, is_of
-from facepcl.sources import Item, is_shard_name, list_entries, read_items
+from facepcl.sources import Item, is_shard_name, list_entries, read_items, where_relative
 
 _logger = logging.getLogger("facepcl")
 
@@ -143,10 +143,8 @@ def _check(
         raise OptionError(f"format {format!r}: choose {' or '.join(FORMATS)}")
     if workers is not None and workers < 1:
         raise OptionError(f"workers {workers}: at least 1")
-    if sheet is not None and Path(sheet).suffix.lower() != ".png":
-        raise OptionError(f"{sheet}: a sheet is a .png")
-    if sheet is not None and not Path(sheet).absolute().parent.is_dir():
-        raise MissingPath(f"{Path(sheet).absolute().parent}: there is no such folder to write to")
+    if sheet is not None:
+        check_sheet(Path(sheet))
     real = Path(os.path.realpath(folder))
     for source in sources:
         if os.path.isdir(source) and real.is_relative_to(os.path.realpath(source)):
@@ -170,14 +168,13 @@ def _describe(
     alignment: Alignment, sources: list[str], size: int, format: str, landmarks: str | Path | None
 ) -> dict[str, Any]:
     """What the crops are; a job goes on only where this is the same."""
-    folder = "" if all(Path(source).is_absolute() for source in sources) else str(Path.cwd())
     return {
         **alignment.describe(),
         "size": size,
         "landmarks": None if landmarks is None else f"{landmarks} (sha256 {_digest(landmarks)})",
         "format": format,
         "sources": sources,
-        "folder": folder,
+        "folder": where_relative(sources),
         "facepcl": facepcl.__version__,
     }
 
@@ -224,10 +221,10 @@ def _align_rest(
         names.take(photograph.stem)
         last, before = photograph.source, before + 1
     items = read_items(list_entries(sources), max(0, before - 1))
-    if before and (item := next(items, None)) and item.path != last:
+    if before and (now := (item.path if (item := next(items, None)) else "gone")) != last:
         raise OptionError(
-            f"{table.folder} was begun with other files: number {before:,} is now {item.path}, not {last}; "
-            "delete it to begin again"
+            f"{table.folder} was begun with other files: number {before:,} is now {now}, not {last}; delete "
+            "it to begin again"
         )
     if given is not None:
         items = (_with_landmarks(item, given) for item in items)

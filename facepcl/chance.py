@@ -7,6 +7,11 @@ import torch
 WHOLE = slice(None)
 
 
+def full_precision(x: torch.Tensor) -> torch.Tensor:
+    """Half precision taken up to float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def of_part(rows: torch.Tensor, part: slice, copies: int = 1) -> torch.Tensor:
     """`[copies B, ...]` -> `[copies b, ...]`: the rows of a part of the B samples."""
     return rows.unflatten(0, (copies, -1))[:, part].flatten(0, 1)

@@ -13,6 +13,14 @@ from facepcl.folders import FAMILY, architecture_of, find_folder
 from facepcl.index import WEIGHTS, Row, read_index, rows_of
 from facepcl.models._weights import THREE_WAYS, check_sha256
 from facepcl.models.branches import is_branch
+from facepcl.pretrained import (
+    BRANCHES_FILE,
+    DECODER_FILE,
+    WEIGHTS_FILE,
+    load_tensors,
+    read_config,
+    read_shapes,
+)
 
 WIDEST = 1 << 16  # classes or channels of a model in a folder
 
@@ -106,8 +114,6 @@ def download(name: str, cache_dir: str | Path | None = None, progress: bool = Fa
 
 def _overlay(path: Path) -> dict[str, Any]:
     """timm's description of a weights file of the user's: where it is and how many classes its head has."""
-    from facepcl.pretrained import read_shapes
-
     if path.suffix != ".safetensors":
         raise OptionError(f"{path}: weights are read from .safetensors files only, never from a pickle")
     rows = read_shapes(path).get("fc.weight", [0])[0]
@@ -117,8 +123,6 @@ def _overlay(path: Path) -> dict[str, Any]:
 def _create_from_folder(
     folder: Path, pretrained: bool, branches: bool | None, options: dict[str, Any]
 ) -> nn.Module:
-    from facepcl.pretrained import BRANCHES_FILE, WEIGHTS_FILE, load_tensors, read_config
-
     config = read_config(folder)
     own = config.get("facepcl", {})
     architecture = architecture_of(config, folder)
@@ -166,7 +170,6 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
     `pretrained=False` gives a random one.
     """
     from facepcl.models.decoder import Decoder
-    from facepcl.pretrained import load_tensors
 
     decoder = Decoder()
     path = find_decoder(name, pretrained)
@@ -187,8 +190,6 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
 def find_decoder(name: str, fetch: bool = True) -> Path | None:
     """The file of the decoder that belongs to the weights `name`, if there is one; `fetch`ed from the Hub if
     the weights are there."""
-    from facepcl.pretrained import DECODER_FILE
-
     folder = find_folder(name)
     if folder is None:
         _check_name(name)
@@ -225,7 +226,8 @@ def list_models() -> list[ModelInfo]:
         rows = [row for row in read_index() if row.model == name]
         for row in rows:
             weights = "bundled" if row.path else f"Hub {row.hf_hub_id}" if row.hf_hub_id else "none"
-            found.append(ModelInfo(name, row.tag, parameters, size, row.license, weights))
+            own = (3, row.input_size, row.input_size) if row.input_size else size
+            found.append(ModelInfo(name, row.tag, parameters, own, row.license, weights))
         if not rows:
             found.append(ModelInfo(name, None, parameters, size, None, "none"))
     return found

@@ -104,6 +104,13 @@ class FaceEmbedder(Encoder):
         self._most: int | None = None  # images that the device's memory takes at once, once it ran out
         self._out_of_memory = Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes, which trace anew."""
+        return {**self.__dict__, "_out_of_memory": None, "_cutter": None, "_runs": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _out_of_memory=Lock())
+
     def __call__(self, items: Iterable[Any]) -> np.ndarray:
         """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
         in order.

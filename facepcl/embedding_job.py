@@ -13,13 +13,14 @@ from facepcl.data_set import is_data_set
 from facepcl.embedding import FaceEmbedder
 from facepcl.encoder import BRANCH, MODEL, POOL
 from facepcl.errors import OptionError, TableError
+from facepcl.face_sheet import check_sheet
 from facepcl.faces import NO_FACE
 from facepcl.machine import give_back_freed_memory
 from facepcl.remote import is_url
 from facepcl.rows import ROWS_A_GROUP, Embeddings, describe_space, is_of
 from facepcl.sharded_job import Manner, embed_share
 from facepcl.share import find_share, own_device
-from facepcl.sheet import Sheet, check_path
+from facepcl.sheet import Sheet
 from facepcl.sources import Entry, list_entries, read_items
 from facepcl.summary import Summary, raise_first
 from facepcl.tables import check_table_path, read_embeddings, write_table
@@ -142,7 +143,7 @@ def _check(on_error: str, workers: int | None, sheet: str | Path | None) -> None
     if workers is not None and workers < 1:
         raise OptionError(f"workers {workers}: at least 1")
     if sheet is not None:
-        check_path(Path(sheet))
+        check_sheet(Path(sheet))
 
 
 def _begun(work: Unfinished, resume: bool) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from facepcl.squares import square_around
 
 # "right" is the person's right, which is on the left of the image
 LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
+ANGLES = ("yaw", "pitch", "roll")
 LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")
 FACE_COLUMNS = ("face", "score", "left", "top", "right", "bottom", *LANDMARK_COLUMNS)
 NO_FACE = "no face found"  # what the row of a photograph says in which none is

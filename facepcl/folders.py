@@ -32,6 +32,11 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
             raise MissingPath(f"{rest}: there is no such folder")
         if not (Path(rest) / WEIGHTS_FILE).is_file() and (Path(rest) / "encoder" / WEIGHTS_FILE).is_file():
             raise OptionError(f"{rest} is the folder of a run; its weights are in {Path(rest) / 'encoder'}")
+        if not (Path(rest) / WEIGHTS_FILE).is_file() and (Path(rest) / "pytorch_model.bin").is_file():
+            raise WeightsError(
+                f"{rest} holds a pickle, which is not read, and no {WEIGHTS_FILE}; save the model by timm's "
+                "save_for_hf(..., safe_serialization=True)"
+            )
         return Path(rest)
     return _fetch(name, cache_dir, progress) if scheme == "hf-hub" else None
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facepcl.chance import WHOLE
-from facepcl.losses import full_precision, supervised_contrast
+from facepcl.chance import WHOLE, full_precision
+from facepcl.losses import supervised_contrast
 
 IDENTITY_WIDTH = 128
 POSE_SCALE = 45.0  # degrees that count as 1

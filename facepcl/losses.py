@@ -12,18 +12,14 @@ from typing import ParamSpec
 import torch
 import torch.nn.functional as F
 
-from facepcl.chance import WHOLE, by_sample, of_part
+from facepcl.chance import WHOLE, by_sample, full_precision, of_part
 
 TEMPERATURE = 0.07
 MIXING = 1.6  # both parameters of the Beta distribution of the mixing masks
 EPSILON = 1e-12  # of F.normalize
+IDENTITY_TEMPERATURE = 0.1  # of the supervised contrast (METHOD 10)
 
 P = ParamSpec("P")
-
-
-def full_precision(x: torch.Tensor) -> torch.Tensor:
-    """Half precision taken up to float32; float32 and float64 as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _exact(loss: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
@@ -183,9 +179,7 @@ def reconstruction(images: Sequence[torch.Tensor], targets: Sequence[torch.Tenso
 
 
 @_exact
-def supervised_contrast(
-    features: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1, part: slice = WHOLE
-) -> torch.Tensor:
+def supervised_contrast(features: torch.Tensor, labels: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
     """Supervised contrast of `[B, D]` features by integer `labels` `[B]`, -1 = unknown (METHOD 10). A scalar.
 
     The mean over the anchors that have positives of -log softmax of their positives (Khosla et al. 2020,
@@ -197,7 +191,7 @@ def supervised_contrast(
     same = (labels[part, None] == labels) & known & ~itself
     positives = same.sum(1)
     own = positives > 0
-    logits = features[part][own] @ features.T / temperature
+    logits = features[part][own] @ features.T / IDENTITY_TEMPERATURE
     log_probability = logits.masked_fill((itself | ~known)[own], -torch.inf).log_softmax(1)
     per_anchor = -log_probability.masked_fill(~same[own], 0.0).sum(1) / positives[own]
     count = labels[known].unique(return_counts=True)[1]

@@ -8,13 +8,13 @@ from torch import nn
 
 from facepcl import views
 
+IMAGES, BATCH = 2048, 64
+
 
 @torch.no_grad()
-def refresh_norms(
-    encoder: Any, sample: Callable[[int], torch.Tensor], size: int, limit: int = 2048, batch: int = 64
-) -> None:
+def refresh_norms(encoder: Any, sample: Callable[[int], torch.Tensor], size: int) -> None:
     """Set every BatchNorm2d's running statistics to their mean over clean whole images, of which
-    `sample` gives about `limit`, as uint8 `[N, 3, S, S]`.
+    `sample` gives about so many, as uint8 `[N, 3, S, S]`.
 
     While training they are an average over noisy images, crops and views. Does nothing to an encoder
     without any.
@@ -28,7 +28,7 @@ def refresh_norms(
         norm.momentum = None  # a plain mean over the batches
     encoder.train()
     device = next(encoder.parameters()).device
-    for block in sample(limit).split(batch):
+    for block in sample(IMAGES).split(BATCH):
         if len(block) > 1:
             encoder.forward_features(views.to_float(views.resize(block.to(device), size)))
     for norm, momentum in zip(norms, momenta, strict=True):

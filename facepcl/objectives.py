@@ -14,6 +14,7 @@ from torch import nn
 
 from facepcl import losses, ranks
 from facepcl.backends import first_cause
+from facepcl.chance import full_precision
 from facepcl.create import create_decoder, create_model, find_decoder
 from facepcl.errors import OptionError, WeightsError
 from facepcl.label_heads import LabelHeads, label_losses
@@ -105,7 +106,7 @@ class Networks(nn.Module):
     def shared_code(self, images: torch.Tensor) -> torch.Tensor:
         """The model's own shared code of `[B, 3, H, W]`, `[B, D]`, at a side of 4 as the other two."""
         maps = resize_maps(self.encoder.forward_features(images))
-        return losses.full_precision(self.encoder.shared_code(maps))
+        return full_precision(self.encoder.shared_code(maps))
 
     def _shared_width(self) -> int:
         maps = torch.zeros(1, self.encoder.num_features, CODE_SIDE, CODE_SIDE)
@@ -114,7 +115,7 @@ class Networks(nn.Module):
 
 def to_code(maps: torch.Tensor) -> torch.Tensor:
     """A branch map `[B, 128, h, w]` as the `[B, 2048]` that decoder and heads take (METHOD 11)."""
-    return losses.full_precision(resize_maps(maps).flatten(1))
+    return full_precision(resize_maps(maps).flatten(1))
 
 
 class Disentangled(NamedTuple):

@@ -48,16 +48,17 @@ __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 _logger = logging.getLogger("facepcl")
 
 
-def dynamic_weights(
-    history: Sequence[Sequence[float]], temperature: float = 2.0, count: int = 2
-) -> tuple[float, ...]:
+TEMPERATURE = 2.0  # of the weights of the contrast losses (METHOD 4.5)
+
+
+def dynamic_weights(history: Sequence[Sequence[float]], count: int = 2) -> tuple[float, ...]:
     """Weights of the `count` contrast losses (PCL: face, pose) from their means in each finished epoch
     (METHOD 4.5)."""
     if len(history) < 2:
         return (1.0,) * count
     # an easy epoch may end at a loss of 0; what has grown a million times has all the weight anyway
     ratios = [now / max(before, 1e-12) for now, before in zip(history[-1], history[-2], strict=True)]
-    rates = [math.exp((ratio - max(ratios)) / temperature) for ratio in ratios]
+    rates = [math.exp((ratio - max(ratios)) / TEMPERATURE) for ratio in ratios]
     return tuple(count * rate / sum(rates) for rate in rates)
 
 
@@ -226,6 +227,7 @@ def _train(training: Training, progress: bool) -> None:
     log = Log(out / "log.jsonl", config.views_per_step, training.step, peak, writer)
     saved_at = time.monotonic()
     with (
+        closing(writer) if writer else nullcontext(),
         ranks.shared_norms(training.nets),
         until_interrupted() as interrupted,
         Progress(training.total, "steps", progress, "training", initial=training.step) as bar,

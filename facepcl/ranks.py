@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from facepcl.chance import full_precision
 from facepcl.errors import FacepclError, OptionError
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def gather(rows: torch.Tensor, copies: int = 1) -> torch.Tensor:
 
     To a process's own rows come the gradients of all shares that they are in.
     """
-    return rows if count() == 1 else _Gather.apply(_exact(rows), copies)
+    return rows if count() == 1 else _Gather.apply(full_precision(rows), copies)
 
 
 @torch.no_grad()
@@ -152,11 +153,6 @@ def shared_norms(network: nn.Module) -> Iterator[None]:
     finally:
         for layer, kind in zip(norms, plain, strict=True):
             layer.__class__ = kind
-
-
-def _exact(x: torch.Tensor) -> torch.Tensor:
-    """Half precision, of which not every backend sends both kinds, taken up to float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class _Gather(torch.autograd.Function):
@@ -206,7 +202,7 @@ class _SharedNorm(nn.modules.batchnorm._BatchNorm):
         shape = (1, -1, *[1] * (x.dim() - 2))
         rows = x.numel() // x.shape[1] * count()
         with torch.autocast(x.device.type, enabled=False):
-            exact = _exact(x)
+            exact = full_precision(x)
             mean = _Sum.apply(exact.sum(over)) / rows
             centred = exact - mean.view(shape)
             variance = _Sum.apply(centred.square().sum(over)) / rows

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
@@ -26,7 +27,7 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> A
 
 @dataclass(frozen=True)
 class Config:
-    """Every number of a run; it is written to RUN/config.json."""
+    """Every number of a run; it is written to RUN/config.json. `data`: a path or several."""
 
     data: tuple[str, ...]
     out: str
@@ -112,6 +113,11 @@ class Config:
     log_steps: int = option(20, "iterations between lines of log.jsonl")
     sample_steps: int = option(500, "iterations between pictures in samples/")
     checkpoint_minutes: float = option(3.0, "minutes between checkpoints")
+
+    def __post_init__(self) -> None:
+        paths = (self.data,) if isinstance(self.data, (str, Path)) else self.data
+        object.__setattr__(self, "data", tuple(map(str, paths)))
+        object.__setattr__(self, "out", str(self.out))
 
     @property
     def sub_steps(self) -> tuple[str, ...]:

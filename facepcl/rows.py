@@ -99,10 +99,11 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
     x, y = (np.atleast_2d(t.vectors if isinstance(t, Embeddings) else np.asarray(t)) for t in (a, b))
     if x.shape[1] != y.shape[1]:
         raise OptionError(f"vectors of {x.shape[1]} and {y.shape[1]} numbers do not compare")
-    return _unit(x) @ _unit(y).T
+    return unit(x) @ unit(y).T
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
+    """Vectors `[N, D]` at length 1; those without a length stay 0."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 

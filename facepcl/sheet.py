@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from facepcl._files import atomic
 from facepcl.embedding import Batch
 from facepcl.encoder import Encoder
-from facepcl.errors import MissingPath, OptionError
+from facepcl.errors import OptionError
+from facepcl.rows import unit
 
 LIMIT = 2000  # images kept for the sheet: a fair sample of the source, 12 kB and two codes each
 QUERIES, NEIGHBOURS = 8, 8
@@ -32,14 +33,6 @@ class Kept(NamedTuple):
     pixels: np.ndarray
     face: np.ndarray
     pose: np.ndarray
-
-
-def check_path(path: Path) -> None:
-    """Raise OptionError or MissingPath if no sheet can be written there: before the work, not at its end."""
-    if path.suffix.lower() != ".png":
-        raise OptionError(f"{path}: a sheet is a .png")
-    if not path.absolute().parent.is_dir():
-        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
 
 
 class Sheet:
@@ -138,8 +131,8 @@ def _key(number: int) -> int:
 def _cosine(codes: np.ndarray) -> np.ndarray:
     # Codes share a large common part; without it every pair looks alike.
     centred = codes - codes.mean(0) if len(codes) >= CENTRE_FROM else codes
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    return unit @ unit.T
+    directions = unit(centred)
+    return directions @ directions.T
 
 
 def _paste(sheet: Image.Image, kept: Kept, at: tuple[int, int], size: int) -> None:

@@ -35,6 +35,12 @@ MANIFEST_COLUMN = "path"
 URLS_AHEAD = 32  # images behind URLs that are asked for at once
 
 
+def where_relative(sources: Sequence[str]) -> str:
+    """The folder from which some of `sources` are named; empty if all are URLs or absolute."""
+    known = all(is_url(source) or Path(source).is_absolute() for source in sources)
+    return "" if known else str(Path.cwd())
+
+
 class Entry(NamedTuple):
     """One line of a listing: an image file or a shard; or the reason why it is neither."""
 

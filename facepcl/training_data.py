@@ -13,11 +13,12 @@ import torch
 
 from facepcl._progress import Progress
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError
+from facepcl.faces import ANGLES, LANDMARKS
 from facepcl.fit import Fit
 from facepcl.images import MAX_BYTES, decode, quiet_pillow, read_file
 from facepcl.remote import is_url
 from facepcl.sources import SHARD_ERRORS, Item, files_below, is_image_name, is_shard_name, read_shard
-from facepcl.training_labels import ANGLES, LANDMARKS, read_labels
+from facepcl.training_labels import read_labels
 
 _logger = logging.getLogger("facepcl")
 

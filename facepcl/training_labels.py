@@ -3,11 +3,10 @@
 from typing import Any
 
 from facepcl.errors import DataError
+from facepcl.faces import ANGLES, LANDMARKS
 from facepcl.sources import parse_labels
 
-LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
-ANGLES = ("yaw", "pitch", "roll")
-LARGEST = 1e6  # degrees, pixels, strengths of a unit: all of them fit, and their squares into float32
+LARGEST = 1e6  # degrees, pixels: all of them fit, and their squares into float32
 
 
 def read_labels(data: bytes, name: str) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def read_labels(data: bytes, name: str) -> dict[str, Any]:
             labels[angle] = _number(labels[angle], angle, name)
     if "au" in labels:
         units = _object(labels["au"], "au", name)
-        labels["au"] = {unit: _number(value, unit, name) for unit, value in units.items()}
+        labels["au"] = {unit: _strength(value, unit, name) for unit, value in units.items()}
     if not isinstance(labels.get("expression", ""), str):
         raise DataError(f"{name}: expression is {labels['expression']!r:.40}, not a word")
     if not isinstance(labels.get("identity", ""), str | int):
@@ -43,6 +42,12 @@ def _object(value: Any, what: str, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{name}: {what} is {value!r:.40}, not an object")
     return value
+
+
+def _strength(value: Any, unit: str, name: str) -> float:
+    if not 0 <= (found := _number(value, unit, name)) <= 1:
+        raise DataError(f"{name}: {unit} is {found:g}, not within 0 and 1")
+    return found
 
 
 def _number(value: Any, what: str, name: str) -> float:

@@ -12,10 +12,9 @@ import numpy as np
 from facepcl._files import atomic
 from facepcl._lock import LOCK, locked
 from facepcl.errors import TableError
-from facepcl.remote import is_url
 from facepcl.rows import ROWS_A_GROUP, Embeddings, describe_space
 from facepcl.shards import stamp, unchanged
-from facepcl.sources import Entry, is_shard_name
+from facepcl.sources import Entry, is_shard_name, where_relative
 from facepcl.tables import read_embeddings, write_table
 
 _logger = logging.getLogger("facepcl")
@@ -134,10 +133,8 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
 
 def describe_job(meta: dict[str, Any], sources: list[str], sheet: bool) -> dict[str, Any]:
     """What a job must have been begun with to go on."""
-    relative = [source for source in sources if not (is_url(source) or Path(source).is_absolute())]
-    folder = str(Path.cwd()) if relative else ""
-    job = {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": folder, "sheet": sheet}
-    return {**job, "align": meta.get("align")}
+    job = {"meta": meta, "dtype": meta["dtype"], "sources": sources, "folder": where_relative(sources)}
+    return {**job, "sheet": sheet, "align": meta.get("align")}
 
 
 def check_resumable(out: Path, work: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:

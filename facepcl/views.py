@@ -206,7 +206,6 @@ def face_views(
     images: torch.Tensor,
     size: int,
     generator: torch.Generator,
-    interpolation: str = "bicubic",
     part: slice = WHOLE,
     count: int | None = None,
     crops: str = "quadrants",
@@ -215,7 +214,7 @@ def face_views(
     """Two crops of each uint8 image `[B, 3, H, W]` -> float `[2B, 3, size, size]`: the B first views, then
     the B second ones.
 
-    `crops` "quadrants": of two different quadrants (METHOD 5), resized by `interpolation`; "whole": two
+    `crops` "quadrants": of two different quadrants (METHOD 5), resized; "whole": two
     squares of 25 to 100 % of the image, mirrored or not (METHOD 13). A part `edges` of them are edges. Of
     images that are a `part` of a batch of `count`, the views that they have there.
     """
@@ -230,7 +229,7 @@ def face_views(
         resized = (255 * found).round().to(torch.uint8)
     else:
         quadrants = quadrant_centres(count, height, width, generator)
-        resized = resize(torch.cat([crop_around(images, c[part]) for c in quadrants]), size, interpolation)
+        resized = resize(torch.cat([crop_around(images, c[part]) for c in quadrants]), size)
     return to_float(apply_chain(resized, draw_chain(2 * count, generator, edges).of(part, 2)))
 
 
@@ -239,7 +238,6 @@ def pose_views(
     size: int,
     negatives: int,
     generator: torch.Generator,
-    interpolation: str = "bicubic",
     part: slice = WHOLE,
     count: int | None = None,
     edges: float = P_SOBEL,
@@ -248,7 +246,7 @@ def pose_views(
     of each mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i
     (METHOD Q1); of images that are a `part` of a batch of `count`, those that they have there."""
     count = len(images) if count is None else count
-    whole = resize(images, size, interpolation)
+    whole = resize(images, size)
     chain = draw_chain(2 * count, generator, edges).of(part, 2)
     positives = apply_chain(whole.repeat(2, 1, 1, 1), chain)
     chain = draw_chain(negatives * count, generator, edges).of(part, negatives)

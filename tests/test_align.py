@@ -28,6 +28,7 @@ from facepcl.face_cutter import Alignment, FaceCutter
 from facepcl.faces import LANDMARK_COLUMNS, Face, most_prominent_first
 from facepcl.fit import Fit
 from facepcl.images import to_rgb
+from facepcl.sources import where_relative
 from facepcl.squares import Square, cut_to_size
 from facepcl.templates import ARCFACE_POINTS, TEMPLATES, similarity
 
@@ -304,6 +305,33 @@ alignment.align({str(folder)!r}, {str(tmp_path / "out")!r}, landmarks={str(landm
         other.kill()
         other.communicate()
     assert alignment.align(folder, tmp_path / "out", landmarks=landmarks, workers=1).photographs == 10
+
+
+def test_photographs_that_are_gone_stop_a_job_that_goes_on(given, tmp_path, monkeypatch):
+    photos = shutil.copytree(given[0], tmp_path / "photos")
+    options = {"landmarks": given[1], "workers": 1}
+    save, saved = alignment._save, []
+
+    def stopping(prepared, *rest):
+        if len(saved) == 9:
+            raise KeyboardInterrupt
+        saved.append(prepared.path)
+        return save(prepared, *rest)
+
+    monkeypatch.setattr(alignment, "_save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        alignment.align(photos, tmp_path / "out", **options)
+    monkeypatch.setattr(alignment, "_save", save)
+    for gone in sorted((photos / "b").iterdir()):
+        gone.unlink()
+    with pytest.raises(OptionError, match="was begun with other files: number 8 is now gone, not "):
+        alignment.align(photos, tmp_path / "out", **options)
+
+
+def test_where_a_job_runs_matters_to_relative_sources_only(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert where_relative(["s3://bucket/photos", str(given[0])]) == ""
+    assert where_relative(["s3://bucket/photos", "photos"]) == str(tmp_path)
 
 
 def test_crops_made_otherwise_are_not_mixed(given, tmp_path):

@@ -1,7 +1,9 @@
 """Images to embeddings: in order, the same whatever the batch, and a reason for every bad file."""
 
+import copy
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -298,6 +300,15 @@ def test_a_bfloat16_module_embeds_in_float32(folder):
     half = facepcl.create_model("pcl_facecycle").bfloat16()
     assert np.isfinite(facepcl.FaceEmbedder(half)([folder / "00.jpg"])).all()
     assert next(half.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("backend", ["eager", "trace"])
+def test_an_embedder_is_copied_and_sent_to_other_processes(model, folder, backend):
+    embedder = facepcl.FaceEmbedder(model, backend=backend, **FLOAT32)
+    wanted = embedder([folder / "00.jpg"])
+    for other in (copy.deepcopy(embedder), pickle.loads(pickle.dumps(embedder))):
+        assert close(other([folder / "00.jpg"]), wanted)
+        assert other.meta == embedder.meta
 
 
 def test_a_module_that_is_no_timm_model_is_an_error():

@@ -61,6 +61,16 @@ def test_a_shard_gives_all_labels_of_an_image(tmp_path):
     assert image.landmarks == ((1.0, 2.0),) * 5
 
 
+def test_names_may_hold_dots(tmp_path):
+    """Frames of a video are samples of their own, as `facepcl pretrain` takes them."""
+    members = {}
+    for frame in range(3):
+        members[f"video.{frame:04}.jpg"] = FACES[frame].read_bytes()
+        members[f"video.{frame:04}.json"] = {**LABELS, "yaw": 10.0 * frame, "identity": frame}
+    images = read("head-pose", write_shard(tmp_path / "s.tar", members)).images
+    assert [(image.pose[0], image.subject) for image in images] == [(0.0, "0"), (10.0, "1"), (20.0, "2")]
+
+
 def test_labels_may_lie_before_their_image(tmp_path):
     jpeg = FACES[0].read_bytes()
     members = {"a.cls": b"1", "a.jpg": jpeg, "b.jpg": jpeg, "b.cls": b"0"}

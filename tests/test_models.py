@@ -131,16 +131,23 @@ def test_a_facecycle_without_branches_says_so():
 
 
 @each_model
-def test_checkpointing_changes_no_output_and_no_gradient(name):
+def test_checkpointing_computes_inner_layers_twice_and_changes_no_output_and_no_gradient(name):
     model = timm.create_model(name).train()
     x = image(name)
-    gradients = []
+    inner = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)][3]
+    calls, outputs, gradients = [], [], []
+    inner.register_forward_hook(lambda *args: calls.append(1))
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
-        model(x).square().mean().backward()
-        gradients.append(next(model.parameters()).grad.clone())
-    close(*gradients, 1e-4)  # a ResNet's statistics in float32
+        outputs.append(model(x))
+        outputs[-1].square().mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(calls) == 1 + 2
+    close(*outputs, 1e-5)
+    assert len(gradients[0]) == len(gradients[1])
+    for without, with_it in zip(*gradients, strict=True):
+        close(without, with_it, 1e-4)  # a ResNet's statistics in float32
 
 
 @each_model

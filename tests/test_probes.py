@@ -122,6 +122,20 @@ def test_a_second_data_set_is_what_is_scored(tmp_path, shard):
     assert numbers["subjects_in_train_and_test"] == 12
 
 
+def test_units_that_only_one_of_two_data_sets_has_are_left_out_and_told(tmp_path, shard, capsys):
+    """As DISFA has others than BP4D."""
+    for name, unit in (("a", "AU2"), ("b", "AU5")):
+        lines = [f"path,subject,AU1,{unit}"]
+        for i in range(24):
+            Image.new("RGB", (64, 64), (8 * i, 99, 60 * (i % 2))).save(tmp_path / f"{name}{i}.png")
+            lines.append(f"{name}{i}.png,{name}{i // 2},{i % 2},{i % 3 == 0:d}")
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    code, numbers = probe(tmp_path, "action-units", tmp_path / "a.csv", "--test", str(tmp_path / "b.csv"))
+    assert code == 0
+    assert (numbers["units"], numbers["n_test"]) == (["AU1"], 24)
+    assert "AU2, AU5 left out: not labelled in all images" in capsys.readouterr().err
+
+
 def test_people_in_train_and_test_are_told(tmp_path, shard, capsys):
     probe(tmp_path, "head-pose", shard, "--test", str(shard))
     assert "12 people are in train and in test" in capsys.readouterr().err

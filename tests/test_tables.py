@@ -170,6 +170,20 @@ def test_a_csv_cut_off_at_the_end_of_a_line_is_an_error(tmp_path):
         read_embeddings(path)
 
 
+def test_a_csv_whose_description_did_not_follow_is_no_table_of_the_former_space(tmp_path, monkeypatch):
+    """Killed between the two files: the new vectors must not be read as of the old space."""
+    path = write(tmp_path / "t.csv")
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("facepcl.tables.json.dumps", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_table(path, {**META, "branch": "pose", "space": "xyz"}, blocks(rows(5)), 5)
+    with pytest.raises(TableError, match=r"t\.csv\.meta\.json .* is not beside it"):
+        read_embeddings(path)
+
+
 @each_format
 def test_a_table_may_lie_in_a_folder_whose_name_is_not_utf8(tmp_path, kind):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))

@@ -42,6 +42,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
+    from facepcl.encoder import BRANCH_NAMES, POOLS
+
     add = parser.add_argument
     add("data", metavar="DATA", help="a data set: folder, .tar, .csv, .npz or .bin")
     if task not in ("verification", "disentangle"):
@@ -49,12 +51,10 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
     add("--layout", default="auto", help="name of DATA's layout (default: what it looks like)")
     add("--model", default="pcl_facecycle", help="a model with weights, random:NAME, pixels or hog")
     if task != "disentangle":
-        add(
-            "--branch", choices=("shared", "face", "pose", "concat"), default="shared", help="default: shared"
-        )
+        add("--branch", choices=BRANCH_NAMES, default="shared", help="default: shared")
     add(
         "--pool",
-        choices=("code", "flatten", "avg", "2x2"),
+        choices=POOLS,
         default="code",
         help="default: code, the model's own",
     )

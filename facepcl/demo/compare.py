@@ -19,6 +19,7 @@ from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
 from facepcl.faces import NO_FACE
 from facepcl.fit import Fit
 from facepcl.readers import Prepared, Readers
+from facepcl.rows import unit
 from facepcl.sources import Item, list_entries, read_items
 from facepcl.swap import draw_swaps, swap_sheet
 
@@ -177,7 +178,7 @@ def _without_border(framed: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def similarities(faces: list[SeenFace], others: list[SeenFace], branch: str) -> np.ndarray:
     """Cosines `[N, M]` of the codes of one branch."""
-    one, other = (_unit(np.stack([getattr(f, branch) for f in some])) for some in (faces, others))
+    one, other = (unit(np.stack([getattr(f, branch) for f in some])) for some in (faces, others))
     return one @ other.T
 
 
@@ -186,10 +187,6 @@ def _changed(file: str) -> int:
         return os.stat(file).st_mtime_ns
     except OSError:  # a link to nowhere is counted when it is read
         return 0
-
-
-def _unit(codes: np.ndarray) -> np.ndarray:
-    return codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-12)
 
 
 def with_boxes(photograph: SeenPhotograph, first: int) -> Image.Image:

@@ -20,6 +20,7 @@ from facepcl.probes import action_units, disentangle, expression, head_pose, ver
 from facepcl.probes.baselines import BASELINES, load_encoder
 from facepcl.probes.features import Features, aligned, extract
 from facepcl.probes.layouts import read_manifest
+from facepcl.probes.layouts.common import common_units
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.report import check_report, write_report
 from facepcl.probes.result import Result
@@ -86,6 +87,9 @@ def run(
         if task in ("verification", DISENTANGLE):
             raise OptionError(f"{task} trains nothing that a second data set could be scored with")
         manifest = join(manifest, read_manifest(task, Path(test), "auto", seed))
+        if task == "action-units":
+            manifest.images, more = common_units(manifest.images)
+            manifest.notes += more
     if align:
         manifest = dataclasses.replace(manifest, images=aligned(manifest, turn=task != "head-pose"))
     if protocol == "paper":

@@ -12,6 +12,7 @@ from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Bars, Chart, Map, Result
 from facepcl.probes.splits import fold_of
 from facepcl.probes.tasks import Options, Rows, fit_angles, fit_classes, spread
+from facepcl.rows import unit
 
 POSE, EXPRESSION = "pose", "expression"
 FOLDS = 5  # of subjects: three train a cross-probe, one chooses its strength, one is scored
@@ -34,16 +35,16 @@ def probe(manifest: Manifest, features: Features, branches: tuple[str, ...], opt
     }
     motions = {}
     for branch in branches:
-        unit = _unit(features.of[branch])
-        apart = _apart(unit, rows, people)
+        codes = unit(np.asarray(features.of[branch], np.float32))
+        apart = _apart(codes, rows, people)
         moved = np.array(
-            [[_motion(unit[rows[s, p]]) if (s, p) in rows else np.nan for s in names] for p in people]
+            [[_motion(codes[rows[s, p]]) if (s, p) in rows else np.nan for s in names] for p in people]
         )
         numbers |= _motions(branch, moved, apart, names, options.seed)
         motions[branch] = np.nanmean(moved, 0) / apart
         good = np.concatenate(list(rows.values()))
-        mirrored = _unit(features.of[MIRRORED + branch][good])
-        turn = np.square(unit[good] - mirrored).sum(1).mean() / apart
+        mirrored = unit(np.asarray(features.of[MIRRORED + branch][good], np.float32))
+        turn = np.square(codes[good] - mirrored).sum(1).mean() / apart
         numbers[f"mirror_{branch}"] = metrics.tidy(turn)
     for branch in branches:
         numbers |= _read_pose(manifest, features, branch, rows, options.seed)
@@ -65,11 +66,6 @@ def _series_rows(manifest: Manifest, features: Features) -> dict[tuple[str, str]
                 "person in which that alone changes (labels `series` and `identity`)"
             )
     return rows
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def _motion(unit: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from facepcl.errors import DataError
+from facepcl.faces import ANGLES
 from facepcl.probes import metrics
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import Manifest
@@ -25,7 +26,6 @@ from facepcl.probes.tasks import (
     spread,
 )
 
-ANGLES = ("yaw", "pitch", "roll")
 YAW_FIRST = [1, 0, 2]  # published angles come as pitch, yaw, roll
 BANDS = (0, 15, 30, 45, 60, 99)  # degrees of yaw to either side
 EPOCHS, BATCH, RATE = 300, 128, 1e-3  # METHOD 6

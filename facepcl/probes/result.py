@@ -67,8 +67,7 @@ class Faces:
 
 @dataclass
 class Map:
-    """Embeddings `[N, D]` to lay out in the plane, coloured by class or by number; of `images` in the data
-    set."""
+    """Embeddings `[N, D]` to lay out in the plane, coloured by class or by number."""
 
     title: str
     vectors: np.ndarray

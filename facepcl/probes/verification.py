@@ -10,6 +10,7 @@ from facepcl.probes.features import Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Bars, Chart, Curve, Faces, Result
 from facepcl.probes.tasks import WORST, Options, groups
+from facepcl.rows import unit
 
 FOLDS = 10
 RATES = (1e-2, 1e-3)  # false acceptance
@@ -91,8 +92,8 @@ def _folds(given: np.ndarray, same: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _cosine(x: np.ndarray, place: np.ndarray) -> np.ndarray:
-    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return np.einsum("nd,nd->n", unit[place[:, 0]], unit[place[:, 1]])
+    codes = unit(x)
+    return np.einsum("nd,nd->n", codes[place[:, 0]], codes[place[:, 1]])
 
 
 def _right(fold: np.ndarray, same: np.ndarray, cosine: dict[int, np.ndarray]) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from facepcl.errors import DataError
+from facepcl.faces import ANGLES
 from facepcl.probes.layouts.common import (
     Layout,
     at,
@@ -17,7 +18,6 @@ from facepcl.probes.layouts.common import (
 )
 from facepcl.probes.manifest import Labelled, Manifest
 
-_ANGLES = ("yaw", "pitch", "roll")
 _STEPS = 5.0  # of FACS intensity, A to E
 
 
@@ -73,16 +73,16 @@ def _lower(header: Sequence[str]) -> list[str]:
 def _columns(needs: Sequence[str]) -> Iterator[str]:
     for name in needs:
         if name != "units":
-            yield from _ANGLES if name == "pose" else (name,)
+            yield from ANGLES if name == "pose" else (name,)
 
 
 def _image(path: Path, where: str, row: dict[str, str], units: dict[str, str]) -> Labelled:
     cell = {name.lower(): text for name, text in row.items()}
     if not cell["path"]:
         raise DataError(f"{where} names no path")
-    angles = [cell.get(angle, "") for angle in _ANGLES]
+    angles = [cell.get(angle, "") for angle in ANGLES]
     pose = (
-        [to_number(text, name, where) for text, name in zip(angles, _ANGLES, strict=True)]
+        [to_number(text, name, where) for text, name in zip(angles, ANGLES, strict=True)]
         if all(angles)
         else []
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from facepcl.errors import DataError
+from facepcl.faces import ANGLES, LANDMARKS
 from facepcl.probes.layouts.common import (
     Layout,
     five_points,
@@ -28,9 +29,6 @@ from facepcl.sources import (
     read_items,
     read_shard,
 )
-
-_LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
-_ANGLES = ("yaw", "pitch", "roll")
 
 
 def shards_layout(*needs: str) -> Layout:
@@ -105,19 +103,19 @@ def _split_in(name: str) -> str:
 
 
 def _labelled(shard: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The image members with their labels: the members of one sample lie together (as WebDataset has it)."""
+    """The image members with their labels: the members of one sample lie together (as WebDataset has it), and
+    share their name up to the last dot, as `facepcl pretrain` reads them."""
     here, names, labels = "", [], {}  # type: tuple[str, list[str], dict[str, Any]]
     for member, read in read_shard(shard):
-        folder, _, base = member.name.rpartition("/")
-        key = f"{folder}/{base.partition('.')[0]}"
+        key, _, kind = member.name.rpartition(".")
         if key != here:
             yield from ((name, dict(labels)) for name in names)
             here, names, labels = key, [], {}
         if is_image_name(member.name):
             names.append(member.name)
-        elif base.endswith(".json"):
+        elif kind == "json":
             labels |= parse_labels(read(), f"{shard}/{member.name}")
-        elif base.endswith(".cls"):
+        elif kind == "cls":
             labels["cls"] = read().decode(errors="replace").strip()
     yield from ((name, dict(labels)) for name in names)
 
@@ -150,10 +148,10 @@ def _image(where: str, labels: dict[str, Any], split: str) -> Labelled:
 
 
 def _pose(labels: dict[str, Any], where: str) -> tuple[float, float, float] | None:
-    found = [labels.get(angle) for angle in _ANGLES]
+    found = [labels.get(angle) for angle in ANGLES]
     if any(angle is None for angle in found):
         return None
-    yaw, pitch, roll = (_real(v, angle, where) for v, angle in zip(found, _ANGLES, strict=True))
+    yaw, pitch, roll = (_real(v, angle, where) for v, angle in zip(found, ANGLES, strict=True))
     return yaw, pitch, roll
 
 
@@ -181,9 +179,9 @@ def _units(found: Any, where: str) -> dict[str, float] | None:
 def _landmarks(found: Any, where: str) -> tuple[tuple[float, float], ...] | None:
     """Five points by name or in their order, or of the 68 of iBUG's scheme."""
     if isinstance(found, dict):
-        if any(found.get(name) is None for name in _LANDMARKS):
+        if any(found.get(name) is None for name in LANDMARKS):
             return None
-        found = [found[name] for name in _LANDMARKS]
+        found = [found[name] for name in LANDMARKS]
     if found is None:
         return None
     if not isinstance(found, list) or len(found) not in (5, 68):
