@@ -79,12 +79,35 @@ def count_step(model: str, processes: int, batch: int) -> Counter[str]:
     nets = Networks(model, {}, config.sub_steps).train()
     with pretended(processes) as counted, ranks.shared_norms(nets), FlopCounterMode(display=False) as flops:
         sub_steps = SubSteps(config, Noise(), nets, SIZE, torch.float32)
-        for loss in sub_steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0)):
+        losses_of_step = sub_steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0))
+        while True:
+            with kept_for_backward(nets) as kept:
+                loss = next(losses_of_step, None)
+            if loss is None:
+                break
+            counted["kept"] = max(counted["kept"], sum(kept.values()))  # of the largest sub-step
             nets.zero_grad()
             loss.total.backward()
             ranks.sum_gradients(nets)
     counted["operations"] = flops.get_total_flops()
+    counted["weights"] = sum(weight.nbytes for weight in nets.parameters())
     return counted
+
+
+@contextmanager
+def kept_for_backward(nets: Networks) -> Iterator[dict[int, int]]:
+    """Bytes by address of what a forward pass leaves for its backward, but the weights."""
+    weights = {weight.untyped_storage().data_ptr() for weight in nets.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
 
 
 def face_contrast_bytes(own: int, batch: int) -> int:
@@ -109,6 +132,10 @@ def on_paper(model: str, batch: int) -> None:
         f"\n`{model}` at {SIZE} px, {batch} images a process, float32. A step: {sent['calls']} collective "
         f"calls, gradients {sent['gradients'] / 1e6:.1f} MB,\nstatistics of batch norms "
         f"{sent['norms'] / 1e6:.1f} MB; the face contrast holds {a_process / 1e6:.1f} MB for each process.\n"
+    )
+    print(
+        f"Held: weights, gradients and Adam's two means {4 * sent['weights'] / 1e6:,.0f} MB; for "
+        f"backward {counts[2]['kept'] / 1e6:,.0f} MB at most.\n"
     )
     print(
         "| processes | batch | gathered, MB | computed, GFLOP | of these losses | face contrast holds, GB "

@@ -13,7 +13,7 @@ import numpy as np
 
 from facepcl._files import atomic
 from facepcl._progress import Progress
-from facepcl.embedding import Batch, FaceEmbedder
+from facepcl.embedding import NOT_FINITE, Batch, FaceEmbedder
 from facepcl.errors import DataError, OptionError
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.sources import Item
@@ -72,6 +72,8 @@ def extract(
     }
     errors = json.loads((cache / f"{keys[names[0]]}.json").read_text("utf-8"))["errors"]
     good = np.array([error is None for error in errors], bool)
+    if bad := errors.count(NOT_FINITE):
+        raise DataError(f"{embedder.name} gives numbers that are not finite for {bad} images")
     failed = [(image.name, e) for image, e in zip(manifest.images, errors, strict=True) if e]
     if not good.any():
         raise DataError(f"no image of the data can be read; the first: {failed[0][0]}: {failed[0][1]}")
