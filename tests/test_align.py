@@ -239,23 +239,28 @@ def test_landmarks_of_other_photographs_are_told(given, tmp_path, caplog):
     assert any("names none of these photographs" in message for message in caplog.messages)
 
 
+def stopped(monkeypatch, after, folder, out, **options):
+    """Align the photographs of `folder`, with Ctrl-C behind so many."""
+    save, saved = alignment._save, []
+
+    def stopping(prepared, *rest):
+        if len(saved) == after:
+            raise KeyboardInterrupt
+        saved.append(prepared.path)
+        return save(prepared, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alignment, "_save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            alignment.align(folder, out, **options)
+
+
 @pytest.mark.parametrize("stop", [1, 5])
 def test_a_job_that_was_stopped_goes_on_to_the_same_crops(given, tmp_path, monkeypatch, stop):
     folder, landmarks = given
     options = {"landmarks": landmarks, "workers": 1}
     alignment.align(folder, tmp_path / "whole", **options)
-    save, saved = alignment._save, []
-
-    def stopping(prepared, *rest):
-        if len(saved) == stop:
-            raise KeyboardInterrupt
-        saved.append(prepared.path)
-        return save(prepared, *rest)
-
-    monkeypatch.setattr(alignment, "_save", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        alignment.align(folder, tmp_path / "out", **options)
-    monkeypatch.setattr(alignment, "_save", save)
+    stopped(monkeypatch, stop, folder, tmp_path / "out", **options)
     assert not (tmp_path / "out/faces.csv").exists()
     with (tmp_path / "out/faces.csv.partial").open("a") as file:
         file.write('["photos/a/4.pn')  # as a kill leaves it
@@ -310,18 +315,7 @@ alignment.align({str(folder)!r}, {str(tmp_path / "out")!r}, landmarks={str(landm
 def test_photographs_that_are_gone_stop_a_job_that_goes_on(given, tmp_path, monkeypatch):
     photos = shutil.copytree(given[0], tmp_path / "photos")
     options = {"landmarks": given[1], "workers": 1}
-    save, saved = alignment._save, []
-
-    def stopping(prepared, *rest):
-        if len(saved) == 9:
-            raise KeyboardInterrupt
-        saved.append(prepared.path)
-        return save(prepared, *rest)
-
-    monkeypatch.setattr(alignment, "_save", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        alignment.align(photos, tmp_path / "out", **options)
-    monkeypatch.setattr(alignment, "_save", save)
+    stopped(monkeypatch, 9, photos, tmp_path / "out", **options)
     for gone in sorted((photos / "b").iterdir()):
         gone.unlink()
     with pytest.raises(OptionError, match="was begun with other files: number 8 is now gone, not "):
