@@ -77,8 +77,8 @@ class SubSteps:
         """Draw each image from the face code of its mirror and from its own pose code."""
         count = self.config.batch
         images = self._batch(now, 0, count)
-        image = views.to_float(views.resize(images, self.size))
-        target = views.to_float(views.resize(images, TARGET_SIZE))
+        sides = self.size, TARGET_SIZE
+        image, target = (views.to_float(views.resize(images, side)).to(self.device) for side in sides)
         clean = torch.cat([image, image.flip(3)])
         added = noise(count, (2, *clean.shape[1:]), now.generator, ranks.part(count), self.device)
         with self._autocast():

@@ -43,7 +43,8 @@ def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddi
     check_table_path(path)
     with atomic(path) as temporary:
         _WRITERS[path.suffix](temporary, meta, blocks, count)
-        _sidecar(path).unlink(missing_ok=True)  # which would say of the new vectors what the old ones were
+        if path.suffix == ".csv":  # what was said of the old vectors must not be read of the new ones
+            _sidecar(path).unlink(missing_ok=True)
     if path.suffix == ".csv":
         with atomic(_sidecar(path)) as temporary:
             temporary.write_text(json.dumps({**meta, "rows": count}, indent=2), "utf-8")

@@ -1,12 +1,15 @@
 """Batched views: random per sample, from the generator that is passed in."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from facepcl import crops, views
+from facepcl import crops, sub_steps, views
 from facepcl.batches import label_targets
 from facepcl.label_views import label_views
-from facepcl.sub_steps import where_views_are_made
+from facepcl.objectives import Networks
+from facepcl.recipe import CONTRASTS, Config
 from facepcl.training_data import Faces
 
 
@@ -135,7 +138,25 @@ def test_whole_face_views_show_the_square_and_mirror_it(images, monkeypatch):
 @pytest.mark.parametrize(("device", "place"), [("mps", "cpu"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
 def test_views_are_made_where_there_is_float64(device, place):
     """Pillow's arithmetic needs it, and Apple's GPUs refuse it."""
-    assert where_views_are_made(torch.device(device)) == torch.device(place)
+    assert sub_steps.where_views_are_made(torch.device(device)) == torch.device(place)
+
+
+@pytest.mark.parametrize("method", ["pcl", "simclr"])
+def test_a_step_takes_views_that_were_made_on_another_device(monkeypatch, method):
+    """The device without values stands for Apple's GPUs: it refuses tensors of another, too."""
+
+    class Noise:
+        def batch(self, step, stream, count):
+            return torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8)
+
+    monkeypatch.setattr(sub_steps, "where_views_are_made", lambda device: torch.device("cpu"))
+    monkeypatch.setattr("torch.autocast", lambda *args, **options: nullcontext())  # which it does not know
+    config = Config((), "", batch=4, pose_batch=2, pose_negatives=2, method=method)
+    nets = Networks("pcl_facecycle", {}, config.sub_steps).to("meta").train()
+    steps = sub_steps.SubSteps(config, Noise(), nets, 64, torch.float32)
+    for loss in steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0)):
+        loss.total.backward()
+        assert loss.total.device.type == "meta"
 
 
 def test_jitter_happens_for_four_of_five(images):
