@@ -18,6 +18,7 @@ from facepcl import _files, embedding, embedding_job, parquet_table, sharded_job
 from facepcl.cli import main
 from facepcl.data_set import DataSet
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError
+from facepcl.pretrained import save_encoder
 from facepcl.share import Share, find_share, own_device, take_own_cores
 
 OPTIONS = {"dtype": "float32", "batch_size": 8}
@@ -116,6 +117,20 @@ def test_two_processes_make_the_rows_of_one_to_the_bit(model, folder, whole, tmp
     assert names(out / ".facepcl") == ["job.jsonl"]
     assert same(facepcl.read_embeddings(out), whole)
     assert facepcl.read_embeddings(out, vectors=False).paths == whole.paths
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_of_one_job(model, folder, whole, tmp_path):
+    """As the README has it; from weights in a folder, since each process loads them itself."""
+    save_encoder(model, tmp_path / "encoder")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["--model", f"local-dir:{tmp_path / 'encoder'}", "--dtype", "float32", "--batch-size", "4"]
+    command = [*torchrun, "-m", "facepcl", "embed", str(folder), "-o", f"{tmp_path}/e/", *options, "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr  # also where rows have errors: torchrun would end the others
+    found = facepcl.read_embeddings(tmp_path / "e")
+    assert (found.paths, found.errors) == (whole.paths, whole.errors)
+    np.testing.assert_allclose(found.vectors, whole.vectors, rtol=1e-4, atol=1e-4)  # other threads
 
 
 def test_other_readers_take_the_folder_as_one_table(model, folder, whole, tmp_path):
