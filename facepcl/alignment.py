@@ -221,11 +221,13 @@ def _align_rest(
         names.take(photograph.stem)
         last, before = photograph.source, before + 1
     items = read_items(list_entries(sources), max(0, before - 1))
-    if before and (now := (item.path if (item := next(items, None)) else "gone")) != last:
-        raise OptionError(
-            f"{table.folder} was begun with other files: number {before:,} is now {now}, not {last}; delete "
-            "it to begin again"
-        )
+    if before:
+        again = next(items, None)  # the last one that is done
+        if (now := again.path if again else "gone") != last:
+            raise OptionError(
+                f"{table.folder} was begun with other files: number {before:,} is now {now}, not {last}; "
+                "delete it to begin again"
+            )
     if given is not None:
         items = (_with_landmarks(item, given) for item in items)
     count = cores() if workers is None else workers

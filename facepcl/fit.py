@@ -28,6 +28,9 @@ class Fit:
     interpolation: str = "bicubic"
     fill: tuple[int, ...] = (0, 0, 0)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fill", tuple(self.fill))  # a list where it came through JSON
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Fit":
         """Of timm's data config (`resolve_model_data_config`)."""
@@ -72,7 +75,7 @@ class Fit:
             image = image.resize(resized, Image.Resampling[self.interpolation.upper()], box)
         left, top = _offset(image.width, self.width), _offset(image.height, self.height)
         if min(left, top) < 0:  # only in mode border is the image smaller than the input
-            framed = Image.new("RGB", (self.width, self.height), tuple(self.fill))  # JSON made it a list
+            framed = Image.new("RGB", (self.width, self.height), self.fill)
             framed.paste(image, (-left, -top))
             return np.array(framed)
         cut = (left, top, left + self.width, top + self.height)
