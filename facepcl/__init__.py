@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from facepcl import models as models  # registers the models
-from facepcl.create import create_decoder, create_model, download, list_models
+from facepcl.create import create_decoder, create_heads, create_model, download, list_models
 from facepcl.errors import FacepclError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ __all__ = [
     "align",
     "alignment",
     "create_decoder",
+    "create_heads",
     "create_model",
     "demo",
     "download",

@@ -9,14 +9,15 @@ from facepcl.objectives import Networks
 
 
 class Average(nn.Module):
-    """A copy of the encoder, and of the decoder where there is one, that follows them."""
+    """A copy of the encoder, and of the decoder and the label heads where there are any, that follows them."""
 
     def __init__(self, nets: Networks, decay: float):
         super().__init__()
         self.decay = decay
         self.encoder = copy.deepcopy(nets.encoder)
-        if hasattr(nets, "decoder"):
-            self.decoder = copy.deepcopy(nets.decoder)
+        for name in ("decoder", "label_heads"):
+            if hasattr(nets, name):
+                setattr(self, name, copy.deepcopy(getattr(nets, name)))
         self.requires_grad_(False)
 
     @torch.no_grad()

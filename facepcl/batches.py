@@ -1,7 +1,7 @@
 """Which images a step sees, and with which labels, where all are in memory: functions of seed and step."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from facepcl import ranks
+from facepcl.crops import crop_squares
 from facepcl.errors import DataError
-from facepcl.label_heads import IDENTITY_WIDTH
-from facepcl.label_views import LabelViews
+from facepcl.label_heads import IDENTITY_WIDTH, Outputs
+from facepcl.label_views import LabelViews, face_frames
 from facepcl.recipe import Config
+from facepcl.squares import HALF_SIDE
 from facepcl.training_data import Faces, read_faces
 
 
@@ -50,8 +52,8 @@ class Source(Protocol):
         """How many images there are, or about."""
 
     @property
-    def label_outputs(self) -> Mapping[str, int]:
-        """How many values a head predicts for each label that the method reads."""
+    def label_outputs(self) -> Outputs:
+        """What a head predicts for each label that the method reads."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -73,7 +75,7 @@ class Source(Protocol):
         of its own: uint8 `[count / processes, 3, S, S]`."""
 
     def sample(self, limit: int) -> torch.Tensor:
-        """At most `limit` of all images, uint8 `[N, 3, S, S]`."""
+        """At most `limit` of all images as the finished encoder will see them, uint8 `[N, 3, S, S]`."""
 
     def close(self) -> None:
         """End what reads images."""
@@ -102,14 +104,12 @@ class InMemory:
                 f"{Path(config.out)} was begun with other images or labels than DATA now holds; give the "
                 "same, or another --out"
             )
-        self.label_outputs = self.faces.label_outputs(IDENTITY_WIDTH) if labels else {}
+        self.label_outputs: Outputs = self.faces.label_outputs(IDENTITY_WIDTH) if labels else {}
         self.facts = {
             "images": self.count,
             "images_digest": digest,
             "skipped": [name for name, _ in self.faces.skipped],
             "label_outputs": self.label_outputs,
-            "au_names": self.faces.au_names,
-            "expression_names": self.faces.expression_names,
         }
 
     def __str__(self) -> str:
@@ -123,21 +123,29 @@ class InMemory:
         return self.faces.images[rows[ranks.part(count)]]
 
     def sample(self, limit: int) -> torch.Tensor:
-        return self.faces.images[:: math.ceil(self.count / limit)]
+        rows = slice(None, None, math.ceil(self.count / limit))
+        images = self.faces.images[rows]
+        if not self.label_outputs:
+            return images
+        size = images.shape[-1]
+        centre, distance, angle = face_frames(self.faces.landmarks[rows], size)
+        upright = torch.zeros(len(images), dtype=torch.bool)
+        crops = crop_squares(images, centre, distance * HALF_SIDE, angle, upright, size)
+        return (crops * 255).round().to(torch.uint8)
 
     def close(self) -> None:
         pass
 
 
 class LabelRows:
-    """Batches for the label sub-step: faces turned by no more than so much, two images of each person, and,
+    """Batches of `--method labels`: faces turned by no more than so much, two images of each person, and,
     of people with one image or no name, any two."""
 
     STREAM = 3
 
     def __init__(self, faces: Faces, config: Config):
         self.faces = faces
-        self.batch, self.turns, self.seed = config.label_batch, config.label_steps, config.seed
+        self.batch, self.seed = config.batch, config.seed
         angles = faces.pose.nan_to_num().abs()
         self.pool = ((angles[:, 0] <= config.max_yaw) & (angles[:, 1] <= config.max_pitch)).nonzero()[:, 0]
         people, rest = self._people(faces.identity)
@@ -146,7 +154,7 @@ class LabelRows:
             raise DataError(
                 f"{len(self.pool)} images, of {len(people)} people with two or more, are within "
                 f"--max-yaw {config.max_yaw:g} and --max-pitch {config.max_pitch:g}: too few for "
-                f"--label-batch {self.batch}"
+                f"--batch {self.batch}"
             )
 
     def _people(self, identity: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -158,11 +166,10 @@ class LabelRows:
         rest = torch.cat([self.pool[:0], *(rows for value, rows in groups if value < 0 or len(rows) == 1)])
         return people, rest[permutation(len(rest), self.seed, self.STREAM)]
 
-    def of_step(self, step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        """Rows `[batch]` of each label sub-step of iteration `step`."""
-        for position in range(step * self.turns, (step + 1) * self.turns):
-            chosen = shuffled_rows(len(self.groups), self.batch // 2, position, self.seed, self.STREAM)
-            yield torch.cat([self._pair(self.groups[i], generator) for i in chosen.tolist()])
+    def of_step(self, step: int, generator: torch.Generator) -> torch.Tensor:
+        """Rows `[batch]` of iteration `step`."""
+        chosen = shuffled_rows(len(self.groups), self.batch // 2, step, self.seed, self.STREAM)
+        return torch.cat([self._pair(self.groups[i], generator) for i in chosen.tolist()])
 
     @staticmethod
     def _pair(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

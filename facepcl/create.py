@@ -13,9 +13,11 @@ from facepcl.folders import FAMILY, architecture_of, find_folder
 from facepcl.index import WEIGHTS, Row, read_index, rows_of
 from facepcl.models._weights import THREE_WAYS, check_sha256
 from facepcl.models.branches import is_branch
+from facepcl.models.heads import Heads, HeadSpec, read_specs
 from facepcl.pretrained import (
     BRANCHES_FILE,
     DECODER_FILE,
+    HEADS_FILE,
     WEIGHTS_FILE,
     load_tensors,
     read_config,
@@ -190,18 +192,67 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
 def find_decoder(name: str, fetch: bool = True) -> Path | None:
     """The file of the decoder that belongs to the weights `name`, if there is one; `fetch`ed from the Hub if
     the weights are there."""
-    folder = find_folder(name)
-    if folder is None:
-        _check_name(name)
-        if fetch and (row := _row_on_the_hub(name)):
-            folder = fetch_row(row)
+    folder, row = _whereabouts(name, fetch)
     if folder is not None:
         path = folder / DECODER_FILE
     else:
-        architecture, _, tag = name.partition(".")
-        rows = [row for row in rows_of(architecture) if tag in ("", row.tag)]
-        path = WEIGHTS / rows[0].decoder if rows and rows[0].decoder else Path()
+        path = WEIGHTS / row.decoder if row and row.decoder else Path()
     return path if path.is_file() else None
+
+
+def _whereabouts(name: str, fetch: bool = True) -> tuple[Path | None, Row | None]:
+    """The folder of the weights `name`, `fetch`ed from the Hub if they are there, or the row of bundled
+    ones."""
+    folder = find_folder(name)
+    if folder is not None:
+        return folder, None
+    _check_name(name)
+    if fetch and (row := _row_on_the_hub(name)):
+        return fetch_row(row), None
+    architecture, _, tag = name.partition(".")
+    return None, next((row for row in rows_of(architecture) if tag in ("", row.tag)), None)
+
+
+def create_heads(name: str) -> Heads:
+    """Create the heads that read identity, head pose, expression and action units from an encoder's maps.
+
+    Args:
+        name: Weights as for `create_model`: `pcl_x[.TAG]`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`.
+
+    Returns:
+        A `torch.nn.Module` in evaluation mode; call it on what `forward_branches` of the same weights gives.
+        `heads.specs[NAME].names` has the names of a head's outputs. The format is in docs/hub.md.
+
+    Raises:
+        OptionError: There is no model of this name.
+        WeightsError: The weights have no heads, or their heads are damaged.
+
+    Example:
+        >>> model = facepcl.create_model("local-dir:runs/first/encoder").eval()
+        >>> heads = facepcl.create_heads("local-dir:runs/first/encoder")
+        >>> yaw, pitch, roll = heads(model.forward_branches(images))["pose"].T
+    """
+    folder, row = _whereabouts(name)
+    described = read_config(folder).get("facepcl", {}).get("heads") if folder else row and row.heads
+    path = folder / HEADS_FILE if folder else WEIGHTS / f"{row.model}.{row.tag}.{HEADS_FILE}" if row else Path()
+    if not described or not path.is_file():
+        raise WeightsError(
+            f"{name} comes without heads; facepcl pretrain --method labels writes them into encoder/"
+        )
+    if not isinstance(described, dict):
+        raise WeightsError(f"{folder}: its heads are {described!r:.40}, not an object")
+    return load_heads(path, read_specs(described, str(folder or path)))
+
+
+def load_heads(path: Path, specs: Mapping[str, HeadSpec]) -> Heads:
+    """The heads of a file. Raises WeightsError if it holds others than `specs`."""
+    tensors = load_tensors(path)
+    try:
+        heads = Heads(specs, {name: tensors[f"{name}.weight"].shape[1] for name in specs})
+        heads.load_state_dict(tensors)
+    except (KeyError, IndexError, RuntimeError) as error:  # also a name that a module cannot have
+        raise WeightsError(f"{path} does not hold the heads {', '.join(specs)} of its config.json") from error
+    return heads.eval()
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,18 @@ import timm
 
 from facepcl._files import FULL, sha256_file
 from facepcl.errors import MissingPath, OptionError, WeightsError
-from facepcl.pretrained import BRANCHES_FILE, CONFIG_FILE, DECODER_FILE, WEIGHTS_FILE, read_config
+from facepcl.pretrained import (
+    BRANCHES_FILE,
+    CONFIG_FILE,
+    DECODER_FILE,
+    HEADS_FILE,
+    WEIGHTS_FILE,
+    read_config,
+)
 
 FAMILY = "pcl_*"
-# What is fetched of a repository; heads.safetensors and whatever else lies there is not needed.
-LOADED = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE)
+# What is fetched of a repository; whatever else lies there is not needed.
+LOADED = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE)
 
 
 class OfTimm(WeightsError):

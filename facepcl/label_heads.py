@@ -1,47 +1,135 @@
-"""Training-only heads that read labels from the two branches (METHOD 10)."""
+"""Training of the heads that read labels and identity (METHOD 10); as linear layers they travel with the
+encoder (`facepcl.models.heads`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facepcl.chance import WHOLE, full_precision
+from facepcl.chance import WHOLE
+from facepcl.faces import ANGLES
 from facepcl.losses import supervised_contrast
+from facepcl.models.branches import Branches
+from facepcl.models.decoder import CODE_SIDE
+from facepcl.models.heads import Heads, HeadSpec, head_input
 
-IDENTITY_WIDTH = 128
+IDENTITY_WIDTH = 256
 POSE_SCALE = 45.0  # degrees that count as 1
+LABEL_SIDE = 2  # of the map that label heads read
+
+Outputs = Mapping[str, tuple[str, ...] | int]  # names of what a head predicts, or their number
 
 
 class LabelHead(nn.Module):
-    """Branch map `[B, C, H, W]` -> `[B, out]`: area pooling to 2 x 2, BatchNorm, times 0.05, Linear.
+    """`[B, D]` -> `[B, out]`: BatchNorm, times 0.05, Linear.
 
     Unscaled, 2,048 inputs of unit variance would move the output by O(1) in one step of Adam at 1e-3.
     """
 
-    def __init__(self, channels: int, out: int):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(4 * channels)
-        self.linear = nn.Linear(4 * channels, out)
+    SCALE = 0.05
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return self.linear(0.05 * self.norm(full_precision(F.adaptive_avg_pool2d(maps, 2).flatten(1))))
+    def __init__(self, inputs: int, out: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(inputs)
+        self.linear = nn.Linear(inputs, out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.SCALE * self.norm(x))
+
+    def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias, in float64, of the linear layer that this is in evaluation mode."""
+        scale, shift = _as_affine(self.norm)
+        weight = self.linear.weight.double() * self.SCALE
+        return weight * scale, self.linear.bias.double() + weight @ shift
+
+
+class IdentityHead(nn.Module):
+    """`[B, D]` -> `[B, out]`, compared by cosine: BatchNorm, Linear, BatchNorm, neither of the norms affine.
+
+    The output does not depend on the scale of the weights; their standard deviation says how far a step of
+    Adam turns them. PyTorch's own would be 4 % a step, and nothing is learned.
+    """
+
+    DEVIATION = 0.1
+
+    def __init__(self, inputs: int, out: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(inputs, affine=False)
+        self.linear = nn.Linear(inputs, out, bias=False)
+        self.out = nn.BatchNorm1d(out, affine=False)
+        nn.init.normal_(self.linear.weight, std=self.DEVIATION)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.linear(self.norm(x)))
+
+    def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias, in float64, of the linear layer that this is in evaluation mode."""
+        (scale, shift), (out_scale, out_shift) = _as_affine(self.norm), _as_affine(self.out)
+        weight = self.linear.weight.double() * out_scale[:, None]
+        return weight * scale, out_shift + weight @ shift
+
+
+def _as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift of a batch norm in evaluation mode, in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift + norm.bias.double() if norm.affine else shift
 
 
 class LabelHeads(nn.Module):
-    """Heads for the labels that the data has: face -> au, expression, identity; pose -> pose.
+    """Heads for the labels that the data has: face -> au, expression; pose -> pose; shared -> identity.
 
-    `outputs` maps each label to the number of its values: action units, classes, 128, 3 angles.
+    Args:
+        outputs: What is predicted, by label: names of the action units and of the classes, the three angles,
+            the width of the identity.
+        channels: Channels of the shared, face and pose map.
+        shared_width: Length of the encoder's shared code at a side of 4. The identity head reads that code,
+            which is what is compared: the map flattened, or averaged.
     """
 
-    def __init__(self, outputs: dict[str, int], channels: int = 128):
+    def __init__(self, outputs: Outputs, channels: Branches, shared_width: int):
         super().__init__()
-        self.heads = nn.ModuleDict({label: LabelHead(channels, count) for label, count in outputs.items()})
+        sides = {"identity": CODE_SIDE if shared_width > channels.shared else 1}
+        self.specs = {
+            label: HeadSpec(*KINDS[label][:1], sides.get(label, LABEL_SIDE), KINDS[label][1], named)
+            for label, named in outputs.items()
+        }
+        self.heads = nn.ModuleDict()
+        for label, spec in self.specs.items():
+            kind = IdentityHead if label == "identity" else LabelHead
+            self.heads[label] = kind(getattr(channels, spec.input) * spec.side**2, spec.width)
 
-    def forward(self, face: torch.Tensor, pose: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Predictions of each label from the branch maps `[B, C, H, W]`."""
-        return {label: head(pose if label == "pose" else face) for label, head in self.heads.items()}
+    def forward(self, maps: Branches) -> dict[str, torch.Tensor]:
+        """Predictions of each label from the maps `[B, C, H, W]`, without activations, angles over 45
+        degrees."""
+        return {label: head(head_input(maps, self.specs[label])) for label, head in self.heads.items()}
+
+    def as_linear(self) -> Heads:
+        """The heads as they travel with the encoder: linear layers in float32, angles in degrees."""
+        layers: dict[str, Any] = {label: head.as_linear() for label, head in self.heads.items()}
+        heads = Heads(self.specs, {label: weight.shape[1] for label, (weight, _) in layers.items()})
+        with torch.no_grad():
+            for label, (weight, bias) in layers.items():
+                scale = POSE_SCALE if label == "pose" else 1.0
+                heads[label].weight.copy_(weight * scale)
+                heads[label].bias.copy_(bias * scale)
+        return heads.eval()
+
+
+# Which map the head of a label reads, and what follows its linear layer.
+KINDS = {
+    "au": ("face", "clamp"),
+    "expression": ("face", "softmax"),
+    "identity": ("shared", "unit"),
+    "pose": ("pose", "none"),
+}
+POSE_OUTPUTS = tuple(ANGLES)
 
 
 def label_losses(

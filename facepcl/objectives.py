@@ -3,7 +3,7 @@
 Where several processes train, each gives its share in the loss of the whole batch, that of its own samples.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,13 +17,14 @@ from facepcl.backends import first_cause
 from facepcl.chance import full_precision
 from facepcl.create import create_decoder, create_model, find_decoder
 from facepcl.errors import OptionError, WeightsError
-from facepcl.label_heads import LabelHeads, label_losses
-from facepcl.models.branches import is_branch
-from facepcl.models.decoder import CODE_SIDE, Decoder, ProjectionHead, resize_maps
+from facepcl.label_heads import LabelHeads, Outputs, label_losses
+from facepcl.models.branches import Branches, is_branch
+from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, resize_maps
 from facepcl.pretrained import read_shapes
 from facepcl.recipe import METHODS
 
 TARGET_SIZE = 64  # pixels of what the decoder draws
+BRANCH_CHANNELS = CODE // CODE_SIDE**2
 
 
 class Networks(nn.Module):
@@ -32,14 +33,12 @@ class Networks(nn.Module):
     The encoder has its branches only where a sub-step trains them.
     """
 
-    def __init__(
-        self, model: str, label_outputs: Mapping[str, int], sub_steps: Sequence[str] = METHODS["pcl"]
-    ):
+    def __init__(self, model: str, label_outputs: Outputs, sub_steps: Sequence[str] = METHODS["pcl"]):
         super().__init__()
         self.encoder: Any = create_model(model, pretrained=False, num_classes=0)
         if "disentangle" in sub_steps:
             self.decoder = Decoder()
-        else:
+        elif "labels" not in sub_steps:
             # Made and dropped: so the trunk of a seed starts the same under every method.
             for branch in ("face", "pose"):
                 setattr(self.encoder, branch, None)
@@ -49,7 +48,9 @@ class Networks(nn.Module):
             self.pose_head = ProjectionHead()
         if "shared" in sub_steps:
             self.shared_head = ProjectionHead(self._shared_width())
-        self.label_heads = LabelHeads(dict(label_outputs))
+        if label_outputs:
+            channels = Branches(self.encoder.num_features, BRANCH_CHANNELS, BRANCH_CHANNELS)
+            self.label_heads = LabelHeads(label_outputs, channels, self._shared_width())
 
     @property
     def own_size(self) -> int:
@@ -94,6 +95,29 @@ class Networks(nn.Module):
             raise OptionError(f"--compile does not work here ({first_cause(error)}); leave it out") from error
         finally:
             del self.encoder.forward_features
+
+    @contextmanager
+    def observed(self, wanted: bool = True) -> Iterator[list[torch.Tensor]]:
+        """Within it the trunk's maps are kept in the list that this gives, if that is `wanted`, the newest
+        last."""
+        maps: list[torch.Tensor] = []
+        if not wanted:
+            yield maps
+            return
+        own = vars(self.encoder).get("forward_features")  # that of `compiled`
+        trunk = self.encoder.forward_features
+
+        def keep(images: torch.Tensor) -> torch.Tensor:
+            maps.append(trunk(images))
+            return maps[-1]
+
+        self.encoder.forward_features = keep
+        try:
+            yield maps
+        finally:
+            del self.encoder.forward_features
+            if own is not None:
+                self.encoder.forward_features = own
 
     @cached_property
     def _compiled_trunk(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -196,10 +220,10 @@ def contrast_shared(nets: Networks, views: torch.Tensor) -> torch.Tensor:
 def predict_labels(
     nets: Networks, views: torch.Tensor, targets: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The label sub-step (METHOD 10): unweighted loss of each label of `views` `[B, 3, S, S]`; `targets` are
+    """The step of `--method labels` (METHOD 10): unweighted loss of each label of `views` `[B, 3, S, S]`; `targets` are
     those of all processes' views."""
     maps = nets.encoder.forward_branches(views)
-    predictions = nets.label_heads(maps.face, maps.pose)
+    predictions = nets.label_heads(maps)
     if "identity" in predictions:
         predictions["identity"] = ranks.gather(predictions["identity"])
     return label_losses(predictions, targets, ranks.part(len(views) * ranks.count()))

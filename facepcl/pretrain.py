@@ -42,6 +42,7 @@ from facepcl.recipe import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
 from facepcl.run_log import Flops, Log, tensorboard_writer
 from facepcl.stream import Stream
 from facepcl.sub_steps import Loss, SubSteps
+from facepcl.unfolded import unfolded_convs, unfolding_pays
 
 __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 
@@ -96,10 +97,12 @@ class Training:
     average: Average | None
     optimizer: torch.optim.Optimizer
     sub_steps: SubSteps
-    size: int  # side of the views in the last step, in pixels
-    total: int
+    size: int  # side of the images that the finished encoder is for, in pixels
+    total: int | None  # steps; None where the clock decides
     epochs: EpochLosses
+    unfold: bool = False  # tiny maps, because it is faster here
     step: int = 0
+    seconds: float = 0.0  # of training, up to the last step
 
     @property
     def out(self) -> Path:
@@ -109,37 +112,57 @@ class Training:
         """Go back to where a checkpoint was written."""
         self.step, progress = load_checkpoint(checkpoint, self.nets, self.optimizer, self.average)
         self.source.go_on(progress.pop("place", []))  # not there in older checkpoints
+        self.seconds = progress.pop("seconds", 0.0)
         self.epochs.state = progress
 
     def save(self) -> None:
         """Write a checkpoint."""
-        progress = {**self.epochs.state, "place": self.source.place}
+        progress = {**self.epochs.state, "place": self.source.place, "seconds": self.seconds}
         save_checkpoint(self.out, self.step, self.nets, self.optimizer, progress, self.average)
 
-    def iterate(self) -> tuple[list[Loss], float]:
+    @property
+    def goal(self) -> str:
+        """How long the run is, in words."""
+        return f"{self.config.minutes:g} minutes" if self.total is None else str(self.total)
+
+    @property
+    def done(self) -> float:
+        """The part of the run that is done."""
+        return self.step / self.total if self.total else min(1.0, self.seconds / (60 * self.config.minutes))
+
+    @property
+    def next_size(self) -> int:
+        """The side of the views of the step that comes."""
+        return self.config.size_at(self.done, self.step) or self.size
+
+    def iterate(self, observe: bool = False) -> tuple[list[Loss], float]:
         """One iteration: the losses of its sub-steps, and the learning rate they were followed with."""
-        config, done = self.config, self.step / self.total
-        self.sub_steps.size = config.size_at(done) or self.size
+        config, done, started = self.config, self.done, time.monotonic()
+        self.sub_steps.size = self.next_size
         lr = config.lr * schedule(done, config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         losses = []
-        for loss in self.sub_steps.of_step(self.step, done, self.epochs.weights()):
+        for loss in self.sub_steps.of_step(self.step, done, self.epochs.weights(), observe):
             self.optimizer.zero_grad(set_to_none=config.gradients == "none")
             loss.total.backward()
             ranks.sum_gradients(self.nets)
             self.optimizer.step()
-            losses.append(Loss(loss.total.detach(), loss.parts))
+            losses.append(loss._replace(total=loss.total.detach()))
         self.step += 1
+        if self.total is None:
+            self.seconds = ranks.from_first(self.seconds + time.monotonic() - started)
         if self.average:
             self.average.follow(self.nets, self.step)
         return losses, lr
 
     def release(self) -> Path:
-        """Write the encoder, and its decoder where there is one, as a folder that timm loads."""
-        released = self.average or self.nets
-        refresh_norms(released.encoder, self.source.sample, self.size)
-        return save_encoder(released.encoder.eval(), self.out / "encoder", getattr(released, "decoder", None))
+        """Write the encoder, with its decoder and heads where there are any, as a folder that timm loads."""
+        released: Any = self.average or self.nets
+        refresh_norms(released, self.source.sample, self.size)
+        heads = released.label_heads.as_linear() if hasattr(released, "label_heads") else None
+        decoder = getattr(released, "decoder", None)
+        return save_encoder(released.encoder.eval(), self.out / "encoder", decoder, heads=heads)
 
 
 @ranks.joined()
@@ -181,11 +204,14 @@ def _begin(config: Config, progress: bool) -> Training:
     if config.init and not saved:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
-    size = config.size_at(1.0) or nets.own_size
+    size = config.final_size or nets.own_size
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
-    sample = torch.rand(8, 3, size, size, device=device)
-    dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample))
+    sample = torch.rand(min(config.batch, 32), 3, size, size, device=device)
+    dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample[:8]))
+    pays = begun.get("unfold") if begun else unfolding_pays(nets.encoder, sample, dtype)
+    unfold = bool(ranks.from_first(pays))  # as when it began: the two differ by rounding
     per_epoch = source.count // config.batch
+    total = None if config.minutes else config.steps or max(1, round(config.epochs * per_epoch))
     training = Training(
         config,
         source,
@@ -194,13 +220,15 @@ def _begin(config: Config, progress: bool) -> Training:
         torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay),
         SubSteps(config, source, nets, size, dtype),
         size,
-        config.steps or max(1, round(config.epochs * per_epoch)),
+        total,
         EpochLosses(per_epoch, [name for name in config.sub_steps if name in CONTRASTS]),
+        unfold,
     )
     if ranks.is_first():
         facts = {
             "autocast": str(dtype).removeprefix("torch."),
-            "total_steps": training.total,
+            "unfold": unfold,
+            "total_steps": total,
             "views_per_step": config.views_per_step,
             **source.facts,
         }
@@ -208,10 +236,10 @@ def _begin(config: Config, progress: bool) -> Training:
     if saved:
         training.restore(saved[-1])
     _logger.info(
-        "%s; steps %d to %d on %s in %s",
+        "%s; from step %d to %s on %s in %s",
         source,
         training.step,
-        training.total,
+        training.goal,
         device,
         str(dtype).removeprefix("torch."),
     )
@@ -229,14 +257,16 @@ def _train(training: Training, progress: bool) -> None:
     with (
         closing(writer) if writer else nullcontext(),
         ranks.shared_norms(training.nets),
+        unfolded_convs(training.nets, training.unfold),
         until_interrupted() as interrupted,
         Progress(training.total, "steps", progress, "training", initial=training.step) as bar,
     ):
-        while training.step < training.total and not (asked := ranks.largest(interrupted())):
-            size = config.size_at(training.step / training.total)
-            with flops.counted(size) as is_first, training.nets.compiled(config.compile and not is_first):
+        while training.done < 1 and not (asked := ranks.largest(interrupted())):
+            observe = (training.step + 1) % config.log_steps == 0 or training.step + 1 == training.total
+            kind = (training.next_size, observe)
+            with flops.counted(kind) as is_first, training.nets.compiled(config.compile and not is_first):
                 try:
-                    made, lr = training.iterate()
+                    losses, lr = training.iterate(observe)
                 except (DataError, ReaderError, RemoteError) as error:  # of the images, before anything moved
                     if ranks.is_first() and training.step:
                         training.save()
@@ -244,20 +274,21 @@ def _train(training: Training, progress: bool) -> None:
                 except torch.OutOfMemoryError as error:
                     raise OptionError(
                         f"a step of this run does not fit into the memory of {sub_steps.device.type} "
-                        f"({str(error).partition('. ')[0]}); begin anew with a smaller --batch, --pose-batch "
-                        "or --label-batch"
+                        f"({str(error).partition('. ')[0]}); start again with a smaller --batch or --pose-batch"
                     ) from error
             step = training.step
-            losses = _finite_losses(made, step, out)
-            training.epochs.add(losses)
+            values = _finite_losses(losses, step, out)
+            training.epochs.add(values)
             if not ranks.is_first():
                 continue
+            is_last = training.done >= 1
             bar.update(1)
-            if step % config.log_steps == 0 or step == training.total:
-                figures = {**losses, **training.source.figures}
-                values = log.write(step, step // training.epochs.length, lr, figures, flops.total)
-                bar.update(0, **{name: round(value, 3) for name, value in values.items()})
-            if step % config.sample_steps == 0 or step == training.total:
+            if observe or is_last:
+                figures = {name: float(value) for loss in losses for name, value in loss.figures.items()}
+                line = {**values, **figures, **training.source.figures}
+                rates = log.write(step, step // training.epochs.length, lr, line, flops.total)
+                bar.update(0, **{name: round(value, 3) for name, value in (rates | values).items()})
+            if step % config.sample_steps == 0 or is_last:
                 sub_steps.draw(out / f"samples/step-{step:08d}.png")
             if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
                 training.save()
@@ -266,31 +297,26 @@ def _train(training: Training, progress: bool) -> None:
             training.save()
     if not training.step:
         raise Stopped(
-            f"stopped before the first step of {training.total}; the same command begins anew", asked
+            f"stopped before the first step of {training.goal}; the same command starts again", asked
         )
-    if training.step < training.total:
+    if training.done < 1:
         path = checkpoint_path(out, training.step)
         raise Stopped(
-            f"stopped after step {training.step} of {training.total}, saved {path}; "
+            f"stopped after step {training.step} of {training.goal}, saved {path}; "
             "the same command continues",
             asked,
         )
 
 
-def _finite_losses(made: Sequence[Loss], step: int, out: Path) -> dict[str, float]:
-    """The losses of a step as numbers, all in one look: a GPU waits for each. Those of sub-steps that a step
-    has several of are means.
+def _finite_losses(found: Sequence[Loss], step: int, out: Path) -> dict[str, float]:
+    """The losses of a step as numbers, all in one look: a GPU waits for each.
 
     Raises FacepclError if one of them, or a weighted sum of a sub-step, is not finite.
     """
-    parts = [named for loss in made for named in loss.parts.items()]
-    totals = [loss.total for loss in made]
-    shares = torch.stack([loss.detach().float() for loss in (*(part for _, part in parts), *totals)])
+    parts = {name: part for loss in found for name, part in loss.parts.items()}
+    shares = torch.stack([loss.detach().float() for loss in (*parts.values(), *(f.total for f in found))])
     values = ranks.total(shares).tolist()
-    found: dict[str, list[float]] = {}
-    for (name, _), value in zip(parts, values, strict=False):
-        found.setdefault(name, []).append(value)
-    losses = {name: sum(several) / len(several) for name, several in found.items()}
+    losses = dict(zip(parts, values, strict=False))
     if not all(map(math.isfinite, values)):
         # the first: those behind it come from weights that it broke
         broken = next((name for name, value in losses.items() if not math.isfinite(value)), "a weighted loss")

@@ -20,12 +20,14 @@ from facepcl._files import atomic
 from facepcl.errors import MissingPath, WeightsError
 from facepcl.models import PclResNet
 from facepcl.models.branches import is_branch
+from facepcl.models.heads import Heads, describe_heads
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 BRANCHES_FILE = "branches.safetensors"
 DECODER_FILE = "decoder.safetensors"
-HEADS_FILE = "heads.safetensors"  # of a converted checkpoint: projection heads, linear probe
+HEADS_FILE = "heads.safetensors"  # those of `facepcl.create_heads`, described in config.json
+ORIGINAL_HEADS_FILE = "original_heads.safetensors"  # of a converted checkpoint: projection heads, probe
 DESCRIPTIVE = ("tag", "license", "description", "origin_url", "notes")  # of weights, not of an architecture
 PARTS = ("pretrained_cfg", "model_args", "facepcl")  # of config.json, each an object
 STOCK_NAMES = {"pcl_resnet18": "resnet18", "pcl_resnet50": "resnet50"}
@@ -88,6 +90,7 @@ def save_encoder(
     folder: str | Path,
     decoder: nn.Module | None = None,
     about: Mapping[str, str] | None = None,
+    heads: Heads | None = None,
 ) -> Path:
     """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER")` loads; return the folder.
 
@@ -108,19 +111,24 @@ def save_encoder(
     plain.pretrained_cfg = cfg | dict(about or {})
     architecture = cfg["architecture"]
     branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
-    options: dict[str, Any]
+    own: dict[str, Any] = {"heads": describe_heads(heads.specs)} if heads else {}
+    options: dict[str, Any] = {}
     if isinstance(plain, PclResNet):
-        own = {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
+        own |= {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
         if branches:
             save_tensors(branches, partial / BRANCHES_FILE)
-        trunk, options = _stock_trunk(plain), {"model_config": {"facepcl": own}}
+        trunk = _stock_trunk(plain)
     else:
         trunk, options = plain, {"model_args": {"branches": bool(branches)}}
+    if own:
+        options["model_config"] = {"facepcl": own}
     with _room_for(folder):
         save_for_hf(trunk, str(partial), safe_serialization=True, **options)
     shutil.copymode(partial / CONFIG_FILE, partial / WEIGHTS_FILE)  # as in save_tensors
     if decoder is not None:
         save_tensors(decoder.state_dict(), partial / DECODER_FILE)
+    if heads:
+        save_tensors(heads.state_dict(), partial / HEADS_FILE)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder

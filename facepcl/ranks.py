@@ -207,8 +207,10 @@ class _SharedNorm(nn.modules.batchnorm._BatchNorm):
             centred = exact - mean.view(shape)
             variance = _Sum.apply(centred.square().sum(over)) / rows
             self._note(mean.detach(), variance.detach() * rows / (rows - 1))
-            scale = (variance + self.eps).rsqrt() * self.weight
-            return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+            normal = centred * (variance + self.eps).rsqrt().view(shape)
+            if self.affine:
+                normal = normal * self.weight.view(shape) + self.bias.view(shape)
+            return normal.to(x.dtype)
 
     @torch.no_grad()
     def _note(self, mean: torch.Tensor, variance: torch.Tensor) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
+from facepcl.label_views import VIEWS
 from facepcl.machine import DTYPES
 
 # The sub-steps of an iteration, in order, each with an Adam step of its own (METHOD 4, 10, 12).
 METHODS = {
     "pcl": ("disentangle", "face", "pose"),
-    "pcl-labels": ("disentangle", "face", "pose", "labels"),
+    "labels": ("labels",),
     "pcl-no-orthogonal": ("disentangle", "face", "pose"),
     "pcl-no-pose": ("disentangle", "face"),
     "simclr": ("shared",),
@@ -35,8 +36,9 @@ class Config:
     model: str = option("pcl_facecycle", "encoder to train")
     method: str = option(
         "pcl",
-        "PCL as published, with label heads, or an ablation: pcl-no-orthogonal is --orthogonality 0, "
-        "pcl-no-pose has no pose sub-step, simclr contrasts the shared code alone and trains no branches",
+        "pcl: PCL as published; labels: supervised by the labels of the data, for example rendered faces; "
+        "ablations: pcl-no-orthogonal is --orthogonality 0, pcl-no-pose has no pose sub-step, simclr "
+        "contrasts the shared code alone and trains no branches",
         tuple(METHODS),
     )
     init: str = option(
@@ -48,15 +50,20 @@ class Config:
     resolution_schedule: str = option(
         "",
         "sides of the views in place of --size, each with the part of the steps until which it is used: "
-        "48:0.6,64",
+        "48:0.6,64; 48+48+64 takes turns, step by step",
     )
     source_size: int = option(112, "side in pixels that every image is brought to once")
     seed: int = option(0, "seed of everything random")
     # how long
     epochs: float = option(0.0, "passes over the images (0: --steps)")
     steps: int = option(0, "iterations (0: --epochs)")
+    minutes: float = option(
+        0.0,
+        "train for this long, in place of --steps and --epochs; the learning rate follows the clock, so two "
+        "runs are not equal to the bit",
+    )
     # batches (METHOD 4.1 to 4.3)
-    batch: int = option(256, "images of the disentangling and of the face sub-step, and of simclr's")
+    batch: int = option(256, "images of a step, and of pcl's disentangling and face sub-steps")
     pose_batch: int = option(10, "images of the pose sub-step")
     pose_negatives: int = option(100, "mirrored negatives for each image of the pose sub-step")
     negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
@@ -87,18 +94,21 @@ class Config:
     # weights and noise of the PCL losses
     noise: float = option(0.4, "standard deviation of the noise on the disentangling sub-step's input")
     orthogonality: float = option(ORTHOGONALITY, "weight of the orthogonality loss")
-    contrast: float = option(1.0, "weight of the contrast losses, whose gradients drown those of labels at 1")
     # labels (METHOD 10)
-    label_batch: int = option(64, "images of a label sub-step")
-    label_steps: int = option(1, "label sub-steps of an iteration")
+    views: str = option(
+        "ramp",
+        "augmentation of the labels' views: mild, strong, or ramp, which is mild at first and ends with 70 %% "
+        "strong views; with --init it has these throughout",
+        VIEWS,
+    )
     weight_au: float = option(30.0, "weight of the action units' loss")
     weight_expression: float = option(0.5, "weight of the expression loss")
     weight_identity: float = option(
-        0.5, "weight of the identity loss, reached after a third of the run, with --init at once"
+        0.1, "weight of the identity loss, reached after a third of the run, with --init at once"
     )
     weight_pose: float = option(3.0, "weight of the head pose loss")
-    max_yaw: float = option(45.0, "degrees: label sub-steps leave out faces turned further")
-    max_pitch: float = option(27.0, "degrees: label sub-steps leave out faces nodding further")
+    max_yaw: float = option(45.0, "degrees: faces turned further are left out")
+    max_pitch: float = option(27.0, "degrees: faces nodding further are left out")
     # machine and record
     device: str = option("auto", "cpu, cuda, mps, or auto")
     dtype: str = option(
@@ -129,10 +139,17 @@ class Config:
         """The weight of the orthogonality loss: 0 for the ablation without it."""
         return 0.0 if self.method == "pcl-no-orthogonal" else self.orthogonality
 
-    def size_at(self, done: float) -> int:
-        """The side of the views after the part `done` of the run; 0: the model's own."""
-        sizes = read_schedule(self.resolution_schedule) or [(self.size, 1.0)]
-        return next((size for size, until in sizes if done < until), sizes[-1][0])
+    def size_at(self, done: float, step: int) -> int:
+        """The side of the views in iteration `step`, after the part `done` of the run; 0: the model's own."""
+        schedule = read_schedule(self.resolution_schedule) or [((self.size,), 1.0)]
+        sizes = next((sizes for sizes, until in schedule if done < until), schedule[-1][0])
+        return sizes[step % len(sizes)]
+
+    @property
+    def final_size(self) -> int:
+        """The side of the images that the finished encoder is for; 0: the model's own."""
+        schedule = read_schedule(self.resolution_schedule)
+        return max(schedule[-1][0]) if schedule else self.size
 
     @property
     def batches(self) -> dict[str, int]:
@@ -140,7 +157,6 @@ class Config:
         batches = {
             "--batch": self.batch,
             "--pose-batch": self.pose_batch * ("pose" in self.sub_steps),
-            "--label-batch": self.label_batch * ("labels" in self.sub_steps),
         }
         batches["--stream"] = self.stream
         return {option_name: batch for option_name, batch in batches.items() if batch}
@@ -153,7 +169,7 @@ class Config:
             "face": 2 * self.batch,
             "pose": self.pose_batch * (2 + self.pose_negatives),
             "shared": 2 * self.batch,
-            "labels": self.label_batch * self.label_steps,
+            "labels": self.batch,
         }
         return sum(views[name] for name in self.sub_steps)
 
@@ -182,10 +198,10 @@ class Config:
                 f"--method pcl-no-orthogonal gives the orthogonality loss no weight; leave out "
                 f"--orthogonality {self.orthogonality:g}"
             )
-        if not (self.epochs or self.steps):
-            raise OptionError("say how long to train: --steps or --epochs")
-        if self.label_batch % 2 and "labels" in self.sub_steps:
-            raise OptionError(f"--label-batch {self.label_batch}: an even number, two images of each person")
+        if not (self.epochs or self.steps or self.minutes):
+            raise OptionError("say how long to train: --steps, --epochs or --minutes")
+        if self.batch % 2 and "labels" in self.sub_steps:
+            raise OptionError(f"--batch {self.batch}: an even number, two images of each person")
         if self.stream:
             self._check_stream()
 
@@ -206,19 +222,19 @@ class Config:
             )
 
 
-def read_schedule(text: str) -> list[tuple[int, float]]:
-    """`48:0.6,64` as sides of the views, each with the part of the run until which it is used. Raises
-    OptionError."""
+def read_schedule(text: str) -> list[tuple[tuple[int, ...], float]]:
+    """`48:0.6,48+64` as sides of the views, which take turns, each with the part of the run until which they
+    are used. Raises OptionError."""
     if not text:
         return []
     *earlier, last = text.split(",")
     try:
-        found = [(int(size), float(until)) for size, until in (word.split(":") for word in earlier)]
-        found.append((int(last), 1.0))
+        parts = [(sizes, float(until)) for sizes, until in (word.split(":") for word in earlier)]
+        found = [(tuple(map(int, sizes.split("+"))), until) for sizes, until in (*parts, (last, 1.0))]
     except ValueError:
-        found = [(0, 1.0)]
-    parts = [0.0, *(until for _, until in found)]
-    if min(size for size, _ in found) < 32 or not all(a < b for a, b in pairwise(parts)):
+        found = [((0,), 1.0)]
+    ends = [0.0, *(until for _, until in found)]
+    if min(min(sizes) for sizes, _ in found) < 32 or not all(a < b for a, b in pairwise(ends)):
         raise OptionError(
             f"--resolution-schedule {text}: sizes of at least 32 and parts that rise below 1, as in 48:0.6,64"
         )
@@ -231,8 +247,6 @@ LEAST = {
     "batch": 2,
     "pose_batch": 2,
     "pose_negatives": 1,
-    "label_batch": 2,
-    "label_steps": 1,
     "source_size": 32,
     "log_steps": 1,
     "sample_steps": 1,

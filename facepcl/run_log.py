@@ -3,7 +3,7 @@ machine could compute."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ class Flops:
     """The floating-point operations of a step, counted when one of its kind is first done."""
 
     def __init__(self) -> None:
-        self._of: dict[int, int] = {}
+        self._of: dict[Hashable, int] = {}
         self.total = 0
 
     @contextmanager
-    def counted(self, kind: int) -> Iterator[bool]:
+    def counted(self, kind: Hashable) -> Iterator[bool]:
         """Add the step that is done inside to `total`; steps of a `kind` do as much as its first. Gives
         whether it is that first one: what is compiled cannot be counted."""
         counter = None if kind in self._of else FlopCounterMode(display=False)
@@ -48,8 +48,7 @@ class Log:
     def write(
         self, step: int, epoch: int, lr: float, losses: Mapping[str, float], flops: int
     ) -> dict[str, float]:
-        """Append a line, `flops` counted from the start; return its figures by the names that a progress line
-        shows."""
+        """Append a line, `flops` counted from the start; return its rates as a progress line names them."""
         # as many digits for a small loss as for a large one; a count stays whole
         rounded = {
             name: loss if isinstance(loss, int) else float(f"{loss:.6g}") for name, loss in losses.items()
@@ -66,7 +65,7 @@ class Log:
             for name, value in line.items():
                 self.writer.add_scalar(name, value, step)
             self.writer.flush()
-        return {"images/s": rate, "of peak": of_peak, **rounded}
+        return {"images/s": rate, "of peak": of_peak}
 
 
 def tensorboard_writer(folder: Path, step: int) -> Any:

@@ -27,6 +27,7 @@ from facepcl._ahead import in_order
 from facepcl.batches import permutation
 from facepcl.errors import DataError, FacepclError
 from facepcl.fit import Fit
+from facepcl.label_heads import Outputs
 from facepcl.listing import Listing, read_whole, survey
 from facepcl.machine import cores
 from facepcl.readers import Prepared, Readers
@@ -137,7 +138,7 @@ class Stream:
         self.each = config.batch // config.stream
         self._check(begun)
         self.place = [[0, 0, 0] for _ in range(config.stream)]
-        self.label_outputs: dict[str, int] = {}
+        self.label_outputs: Outputs = {}
         self._workers = config.workers or default_workers(device)
         self._step, self._images = -1, torch.empty(0)
         self._lanes: list[Lane] = []

@@ -9,7 +9,8 @@ import torch
 from facepcl import losses, ranks, views
 from facepcl.batches import InMemory, LabelRows, Source, label_targets, step_generator
 from facepcl.chance import noise
-from facepcl.label_views import label_views
+from facepcl.diagnostics import codes_of, effective_ranks, gradient_norms
+from facepcl.label_views import label_views, strong_share
 from facepcl.objectives import (
     TARGET_SIZE,
     Networks,
@@ -35,10 +36,11 @@ class Iteration(NamedTuple):
 
 class Loss(NamedTuple):
     """A scalar to minimise, and the unweighted losses in it by the names they have in the log: this process's
-    shares of them."""
+    shares of them. `figures`: what else the log says, of all processes."""
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
+    figures: dict[str, torch.Tensor] = {}
 
 
 class SubSteps:
@@ -54,8 +56,13 @@ class SubSteps:
         self.device = next(nets.parameters()).device
         self._pictures: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
 
-    def of_step(self, step: int, done: float, weights: dict[str, float]) -> Iterator[Loss]:
-        """The loss of each sub-step of iteration `step`; the optimiser moves before the next is asked for."""
+    def of_step(
+        self, step: int, done: float, weights: dict[str, float], observe: bool = False
+    ) -> Iterator[Loss]:
+        """The loss of each sub-step of iteration `step`; the optimiser moves before the next is asked for.
+
+        With `observe` each comes with figures about it for the log (`facepcl.diagnostics`).
+        """
         now = Iteration(step, done, step_generator(self.config.seed, step), weights)
         sub_steps = {
             "disentangle": self._disentangle,
@@ -64,8 +71,19 @@ class SubSteps:
             "shared": self._contrast_shared,
             "labels": self._read_labels,
         }
-        for name in self.config.sub_steps:
-            yield from sub_steps[name](now)
+        for number, name in enumerate(self.config.sub_steps):
+            with self.nets.observed(observe) as maps:
+                loss = sub_steps[name](now)
+            if observe:
+                loss = loss._replace(figures=self._figures(loss, maps[-1], with_ranks=number == 0))
+            yield loss
+
+    def _figures(self, loss: Loss, maps: torch.Tensor, with_ranks: bool) -> dict[str, torch.Tensor]:
+        figures = gradient_norms(loss.parts, maps)
+        if with_ranks:
+            with self._autocast():
+                figures |= effective_ranks(codes_of(self.nets.encoder, maps))
+        return figures
 
     def draw(self, path: Path) -> None:
         """Write what the decoder drew last, for a method that has a decoder."""
@@ -73,7 +91,7 @@ class SubSteps:
             path.parent.mkdir(exist_ok=True)
             draw_reconstructions(path, *self._pictures)
 
-    def _disentangle(self, now: Iteration) -> Iterator[Loss]:
+    def _disentangle(self, now: Iteration) -> Loss:
         """Draw each image from the face code of its mirror and from its own pose code."""
         count = self.config.batch
         images = self._batch(now, 0, count)
@@ -84,20 +102,20 @@ class SubSteps:
         with self._autocast():
             parts = disentangle(self.nets, clean + self.config.noise * added, target, target.flip(3))
         self._pictures = target, parts.decoded
-        yield Loss(
+        return Loss(
             parts.reconstruction + self.config.orthogonality_weight * parts.orthogonality,
             {"reconstruction": parts.reconstruction, "orthogonality": parts.orthogonality},
         )
 
-    def _contrast_faces(self, now: Iteration) -> Iterator[Loss]:
+    def _contrast_faces(self, now: Iteration) -> Loss:
         """Two crops of a face against those of the others."""
         crops, count = self._face_views(now), self.config.batch
         mixed = self._mixing(now, count, 2 * count - 2)
         with self._autocast():
             loss = contrast_faces(self.nets, crops, *mixed)
-        yield self._weighted(now, "face", loss)
+        return self._weighted(now, "face", loss)
 
-    def _contrast_poses(self, now: Iteration) -> Iterator[Loss]:
+    def _contrast_poses(self, now: Iteration) -> Loss:
         """A face against its mirror."""
         count, draws = self.config.pose_batch, self.config.pose_negatives
         images = self._batch(now, 2, count)
@@ -114,31 +132,34 @@ class SubSteps:
         mixed = self._mixing(now, count, draws, views=1)
         with self._autocast():
             loss = contrast_poses(self.nets, positives, negatives, *mixed, layout=self.config.negatives)
-        yield self._weighted(now, "pose", loss)
+        return self._weighted(now, "pose", loss)
 
-    def _contrast_shared(self, now: Iteration) -> Iterator[Loss]:
+    def _contrast_shared(self, now: Iteration) -> Loss:
         """SimCLR: the views of the face sub-step, read from the shared code."""
         with self._autocast():
             loss = contrast_shared(self.nets, self._face_views(now))
-        yield self._weighted(now, "shared", loss)
+        return self._weighted(now, "shared", loss)
 
-    def _read_labels(self, now: Iteration) -> Iterator[Loss]:
-        """Action units, expression and identity from the face map, angles from the pose map."""
-        for rows in self.label_rows.of_step(now.step, now.generator):
-            faces, part = self.label_rows.faces, ranks.part(len(rows))
-            images = faces.images[rows[part]].to(self.device)
-            seen = label_views(images, faces.landmarks[rows], self.size, now.generator, part)
-            targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, seen).items()}
-            with self._autocast():
-                by_label = predict_labels(self.nets, seen.images, targets)
-            weights = _label_weights(self.config, now.done)
-            yield Loss(
-                torch.stack([weights[label] * loss for label, loss in by_label.items()]).sum(),
-                {f"label_{label}": loss for label, loss in by_label.items()},
-            )
+    def _read_labels(self, now: Iteration) -> Loss:
+        """Action units and expression from the face map, angles from the pose map, identity from the shared
+        code."""
+        rows = self.label_rows.of_step(now.step, now.generator)
+        faces, part = self.label_rows.faces, ranks.part(len(rows))
+        images = faces.images[rows[part]].to(self.device)
+        share = strong_share(self.config.views, now.done, bool(self.config.init))
+        seen = label_views(images, faces.landmarks[rows], self.size, now.generator, part, share)
+        targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, seen).items()}
+        with self._autocast():
+            by_label = predict_labels(self.nets, seen.images, targets)
+        weights = _label_weights(self.config, now.done)
+        return Loss(
+            torch.stack([weights[label] * loss for label, loss in by_label.items()]).sum(),
+            {f"label_{label}": loss for label, loss in by_label.items()},
+        )
 
-    def _weighted(self, now: Iteration, name: str, loss: torch.Tensor) -> Loss:
-        return Loss(self.config.contrast * now.weights[name] * loss, {name: loss})
+    @staticmethod
+    def _weighted(now: Iteration, name: str, loss: torch.Tensor) -> Loss:
+        return Loss(now.weights[name] * loss, {name: loss})
 
     def _mixing(
         self, now: Iteration, count: int, slots: int, views: int = 2

@@ -55,20 +55,23 @@ class Faces:
     def __len__(self) -> int:
         return len(self.images)
 
-    def label_outputs(self, identity_width: int) -> dict[str, int]:
-        """How many values a head predicts for each label that occurs. Raises DataError if none does."""
-        counts = {
-            "au": len(self.au_names),
-            "expression": len(self.expression_names),
+    def label_outputs(self, identity_width: int) -> dict[str, tuple[str, ...] | int]:
+        """What a head predicts for each label that occurs: names, or the number of values of the identity.
+
+        Raises DataError if no label occurs.
+        """
+        outputs: dict[str, tuple[str, ...] | int] = {
+            "au": self.au_names,
+            "expression": self.expression_names,
             "identity": identity_width if self._has_pairs() else 0,
-            "pose": 3 if not self.pose.isnan().all() else 0,
+            "pose": ANGLES if not self.pose.isnan().all() else (),
         }
-        if not any(counts.values()):
+        if not any(outputs.values()):
             raise DataError(
-                "--method pcl-labels needs labels and the data has none: put NAME.json (yaw, pitch, roll, "
+                "--method labels needs labels and the data has none: put NAME.json (yaw, pitch, roll, "
                 "au, expression, identity) beside the images, or train with --method pcl"
             )
-        return {label: count for label, count in counts.items() if count}
+        return {label: named for label, named in outputs.items() if named}
 
     def _has_pairs(self) -> bool:
         """Whether there are two images of anybody."""

@@ -58,7 +58,7 @@ def test_a_training_checkpoint_becomes_encoder_decoder_and_heads(original, tmp_p
     assert_same_codes(folder, nets["encoder"])
     code = torch.nn.functional.normalize(torch.rand(2, 2048), dim=1)
     torch.testing.assert_close(facepcl.create_decoder(f"local-dir:{folder}")(code), nets["decoder"](code))
-    heads = load_tensors(folder / "heads.safetensors")
+    heads = load_tensors(folder / "original_heads.safetensors")
     assert torch.equal(heads["face_head.0.weight"], nets["exp_fc"][0].weight)
     assert torch.equal(heads["pose_head.3.running_var"], nets["pose_fc"][3].running_var)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["500.pth", "out"]
@@ -71,7 +71,7 @@ def test_an_encoder_alone_comes_from_pickle_or_safetensors(original, tmp_path):
     for path in (save(encoder, tmp_path / "encoder.pth"), tmp_path / "encoder.safetensors"):
         folder = facepcl.hub.convert(path, tmp_path / f"from{path.suffix}")
         assert_same_codes(folder, nets["encoder"])
-        assert not (folder / "heads.safetensors").exists()
+        assert not (folder / "original_heads.safetensors").exists()
 
 
 @pytest.mark.parametrize("probe", ["expression", "pose"])
@@ -86,7 +86,7 @@ def test_the_linear_layer_of_a_probe_goes_beside_its_encoder(original, tmp_path,
     path = save({"state_dict": encoder_alone(state) | layers}, tmp_path / "probe.pth")
     folder = facepcl.hub.convert(path, tmp_path / "out")
     assert_same_codes(folder, nets["encoder"])
-    assert torch.equal(load_tensors(folder / "heads.safetensors")[name], layers[old])
+    assert torch.equal(load_tensors(folder / "original_heads.safetensors")[name], layers[old])
 
 
 def test_the_files_of_the_original_authors_have_the_layout_that_convert_reads(original_state, tmp_path):

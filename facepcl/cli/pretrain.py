@@ -21,7 +21,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "pretrain",
         help="train an encoder on faces",
-        description="Train an encoder on faces, by PCL, by PCL and labels, or by a method of PCL's ablation.",
+        description="Train an encoder on faces, by PCL, by labels, or by a method of PCL's ablation.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,9 +72,10 @@ def run(args: argparse.Namespace) -> int:
     given = {f.name: getattr(args, f.name) for f in fields(pretrain.Config) if f.metadata}
     given = {name: value for name, value in given.items() if value is not None}
     numbers = {**pretrain.PRESETS[args.preset], **given}
-    if given.get("steps"):
-        if given.get("epochs"):
-            raise OptionError(f"--steps {args.steps} and --epochs {args.epochs:g}: give one of them")
+    lengths = [f"--{name} {given[name]:g}" for name in ("steps", "epochs", "minutes") if given.get(name)]
+    if len(lengths) > 1:
+        raise OptionError(f"{' and '.join(lengths)}: give one of them")
+    if lengths and not given.get("epochs"):
         numbers["epochs"] = 0.0
     encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
     if is_first():

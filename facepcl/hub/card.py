@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
-from facepcl.pretrained import BRANCHES_FILE, DECODER_FILE, HEADS_FILE, STOCK_NAMES, read_config
+from facepcl.pretrained import (
+    BRANCHES_FILE,
+    DECODER_FILE,
+    HEADS_FILE,
+    ORIGINAL_HEADS_FILE,
+    STOCK_NAMES,
+    read_config,
+)
 
 CARD_FILE = "README.md"
 PAPER = "https://arxiv.org/abs/2211.13490"
@@ -147,7 +154,8 @@ def _other_files(folder: Path) -> list[str]:
     told = {
         BRANCHES_FILE: "the face and the pose branch; facepcl reads them beside the trunk",
         DECODER_FILE: 'draws a face from two codes: `facepcl.create_decoder("NAME")`',
-        HEADS_FILE: "projection heads or linear probe of the original training; nothing here reads them",
+        HEADS_FILE: 'reads identity, pose, expression, action units: `facepcl.create_heads("NAME")`',
+        ORIGINAL_HEADS_FILE: "projection heads or linear probe of the original training, for reference",
     }
     return [f"- `{name}`: {words}" for name, words in told.items() if (folder / name).is_file()]
 

@@ -16,7 +16,7 @@ from facepcl.hub.card import CARD_FILE, card_of
 from facepcl.hub.foreign import Parts, read_checkpoint, recognise
 from facepcl.models.decoder import Decoder
 from facepcl.models.original import State
-from facepcl.pretrained import HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
+from facepcl.pretrained import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
 
 ARCHS = tuple(STOCK_NAMES.values())
 RESNET_SIZE = 224  # pixels most ResNets of others were trained at
@@ -37,7 +37,7 @@ def convert(
     """Write the weights of a checkpoint as a folder for `local-dir:`; return the folder.
 
     Without `arch` the checkpoint is one of the original PCL (training, encoder alone, or with a linear
-    probe): projection heads and probe go to `heads.safetensors`, the decoder to `decoder.safetensors`.
+    probe): projection heads and probe go to `original_heads.safetensors`, the decoder to `decoder.safetensors`.
     `arch`: `resnet18` or `resnet50`, under torchvision's or timm's names; `mean` and `std` (three numbers
     each, default ImageNet's) and `size` (pixels, default 224) are what these weights expect. Nothing in the
     file is run. Raises MissingPath, OptionError or WeightsError.
@@ -64,7 +64,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
         folder = save_encoder(model, Path(partial) / out.name, decoder, about)
         if parts.heads:
-            save_tensors(parts.heads, folder / HEADS_FILE)
+            save_tensors(parts.heads, folder / ORIGINAL_HEADS_FILE)
         card = card_of(folder, f"local-dir:{out}")
         (folder / CARD_FILE).write_text(card, "utf-8")
         if out.is_dir():

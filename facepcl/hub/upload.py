@@ -17,11 +17,13 @@ from facepcl.pretrained import (
     CONFIG_FILE,
     DECODER_FILE,
     HEADS_FILE,
+    ORIGINAL_HEADS_FILE,
     WEIGHTS_FILE,
     read_config,
 )
 
-WEIGHTS = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE)  # nothing else of a folder is pushed
+# nothing else of a folder is pushed
+WEIGHTS = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE, ORIGINAL_HEADS_FILE)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ CODE_SIDE = 4
 CODE = 2048  # numbers of a code that decoder and heads take: 128 x 4 x 4
 
 
-def resize_maps(maps: torch.Tensor) -> torch.Tensor:
-    """Maps `[B, C, h, w]` at the side that decoder and heads take, `[B, C, 4, 4]` (METHOD 11)."""
-    side = maps.shape[-2:]
-    if side == (CODE_SIDE, CODE_SIDE):
+def resize_maps(maps: torch.Tensor, side: int = CODE_SIDE) -> torch.Tensor:
+    """Maps `[B, C, h, w]` at another `side`, that of decoder and heads, `[B, C, side, side]` (METHOD 11)."""
+    if maps.shape[-2:] == (side, side):
         return maps
-    up = min(side) < CODE_SIDE
-    return F.interpolate(maps, (CODE_SIDE, CODE_SIDE), mode="bilinear" if up else "area")
+    up = min(maps.shape[-2:]) < side
+    return F.interpolate(maps, (side, side), mode="bilinear" if up else "area")
 
 
 class Decoder(nn.Module):
