@@ -9,7 +9,7 @@ from facepcl.objectives import Networks
 
 
 class Average(nn.Module):
-    """A copy of the encoder, and of the decoder and the label heads where there are any, that follows them."""
+    """A copy of the encoder, and of decoder and label heads where there are any, that follows them."""
 
     def __init__(self, nets: Networks, decay: float):
         super().__init__()

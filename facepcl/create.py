@@ -217,7 +217,8 @@ def create_heads(name: str) -> Heads:
     """Create the heads that read identity, head pose, expression and action units from an encoder's maps.
 
     Args:
-        name: Weights as for `create_model`: `pcl_x[.TAG]`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`.
+        name: Weights as for `create_model`: `pcl_x[.TAG]`, `local-dir:FOLDER` or
+            `hf-hub:ORG/NAME[@REVISION]`.
 
     Returns:
         A `torch.nn.Module` in evaluation mode; call it on what `forward_branches` of the same weights gives.
@@ -233,15 +234,18 @@ def create_heads(name: str) -> Heads:
         >>> yaw, pitch, roll = heads(model.forward_branches(images))["pose"].T
     """
     folder, row = _whereabouts(name)
-    described = read_config(folder).get("facepcl", {}).get("heads") if folder else row and row.heads
-    path = folder / HEADS_FILE if folder else WEIGHTS / f"{row.model}.{row.tag}.{HEADS_FILE}" if row else Path()
+    described: Any = None
+    if folder is not None:
+        described, path = read_config(folder).get("facepcl", {}).get("heads"), folder / HEADS_FILE
+    elif row is not None:
+        described, path = row.heads, WEIGHTS / f"{row.model}.{row.tag}.{HEADS_FILE}"
     if not described or not path.is_file():
         raise WeightsError(
             f"{name} comes without heads; facepcl pretrain --method labels writes them into encoder/"
         )
     if not isinstance(described, dict):
-        raise WeightsError(f"{folder}: its heads are {described!r:.40}, not an object")
-    return load_heads(path, read_specs(described, str(folder or path)))
+        raise WeightsError(f"{name}: its heads are {described!r:.40}, not an object")
+    return load_heads(path, read_specs(described, name))
 
 
 def load_heads(path: Path, specs: Mapping[str, HeadSpec]) -> Heads:

@@ -3,14 +3,12 @@ encoder (`facepcl.models.heads`)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from facepcl.chance import WHOLE
-from facepcl.faces import ANGLES
 from facepcl.losses import supervised_contrast
 from facepcl.models.branches import Branches
 from facepcl.models.decoder import CODE_SIDE
@@ -74,7 +72,8 @@ class IdentityHead(nn.Module):
 
 def _as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and shift of a batch norm in evaluation mode, in float64."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.affine:
         scale = scale * norm.weight.double()
@@ -88,22 +87,22 @@ class LabelHeads(nn.Module):
     Args:
         outputs: What is predicted, by label: names of the action units and of the classes, the three angles,
             the width of the identity.
-        channels: Channels of the shared, face and pose map.
+        channels: Channels of the map of each branch, by its name.
         shared_width: Length of the encoder's shared code at a side of 4. The identity head reads that code,
             which is what is compared: the map flattened, or averaged.
     """
 
-    def __init__(self, outputs: Outputs, channels: Branches, shared_width: int):
+    def __init__(self, outputs: Outputs, channels: Mapping[str, int], shared_width: int):
         super().__init__()
-        sides = {"identity": CODE_SIDE if shared_width > channels.shared else 1}
+        sides = {"identity": CODE_SIDE if shared_width > channels["shared"] else 1}
         self.specs = {
-            label: HeadSpec(*KINDS[label][:1], sides.get(label, LABEL_SIDE), KINDS[label][1], named)
+            label: HeadSpec(KINDS[label][0], sides.get(label, LABEL_SIDE), KINDS[label][1], named)
             for label, named in outputs.items()
         }
         self.heads = nn.ModuleDict()
         for label, spec in self.specs.items():
             kind = IdentityHead if label == "identity" else LabelHead
-            self.heads[label] = kind(getattr(channels, spec.input) * spec.side**2, spec.width)
+            self.heads[label] = kind(channels[spec.input] * spec.side**2, spec.width)
 
     def forward(self, maps: Branches) -> dict[str, torch.Tensor]:
         """Predictions of each label from the maps `[B, C, H, W]`, without activations, angles over 45
@@ -112,13 +111,13 @@ class LabelHeads(nn.Module):
 
     def as_linear(self) -> Heads:
         """The heads as they travel with the encoder: linear layers in float32, angles in degrees."""
-        layers: dict[str, Any] = {label: head.as_linear() for label, head in self.heads.items()}
-        heads = Heads(self.specs, {label: weight.shape[1] for label, (weight, _) in layers.items()})
-        with torch.no_grad():
-            for label, (weight, bias) in layers.items():
-                scale = POSE_SCALE if label == "pose" else 1.0
-                heads[label].weight.copy_(weight * scale)
-                heads[label].bias.copy_(bias * scale)
+        state: dict[str, torch.Tensor] = {}
+        for label, head in self.heads.items():
+            weight, bias = head.as_linear()  # type: ignore[operator]
+            scale = POSE_SCALE if label == "pose" else 1.0
+            state |= {f"{label}.weight": scale * weight, f"{label}.bias": scale * bias}
+        heads = Heads(self.specs, {label: state[f"{label}.weight"].shape[1] for label in self.specs})
+        heads.load_state_dict(state)
         return heads.eval()
 
 
@@ -129,7 +128,6 @@ KINDS = {
     "identity": ("shared", "unit"),
     "pose": ("pose", "none"),
 }
-POSE_OUTPUTS = tuple(ANGLES)
 
 
 def label_losses(

@@ -346,6 +346,6 @@ def _erased(views: torch.Tensor, draws: _Draws, part: slice, texture: torch.Tens
     boxes = torch.cat([corner, corner + sides], 1)[part].int()
     for row in erased.nonzero()[:, 0].tolist():
         top, left, bottom, right = boxes[row].tolist()
-        fill = grey[row] if is_flat[row] else (0.5 + 0.3 * texture[row, :, top:bottom, left:right]).clamp(0, 1)
-        views[row, :, top:bottom, left:right] = fill
+        noisy = (0.5 + 0.3 * texture[row, :, top:bottom, left:right]).clamp(0, 1)
+        views[row, :, top:bottom, left:right] = grey[row] if is_flat[row] else noisy
     return views

@@ -46,7 +46,7 @@ def _collecting(network: nn.Module, kind: type[nn.BatchNorm1d | nn.BatchNorm2d])
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]
+        norm.momentum = None
     network.train()
     try:
         yield norms

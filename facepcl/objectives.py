@@ -18,7 +18,7 @@ from facepcl.chance import full_precision
 from facepcl.create import create_decoder, create_model, find_decoder
 from facepcl.errors import OptionError, WeightsError
 from facepcl.label_heads import LabelHeads, Outputs, label_losses
-from facepcl.models.branches import Branches, is_branch
+from facepcl.models.branches import is_branch
 from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, resize_maps
 from facepcl.pretrained import read_shapes
 from facepcl.recipe import METHODS
@@ -49,7 +49,8 @@ class Networks(nn.Module):
         if "shared" in sub_steps:
             self.shared_head = ProjectionHead(self._shared_width())
         if label_outputs:
-            channels = Branches(self.encoder.num_features, BRANCH_CHANNELS, BRANCH_CHANNELS)
+            trunk: Any = self.encoder.num_features
+            channels = {"face": BRANCH_CHANNELS, "pose": BRANCH_CHANNELS, "shared": trunk}
             self.label_heads = LabelHeads(label_outputs, channels, self._shared_width())
 
     @property
@@ -220,8 +221,8 @@ def contrast_shared(nets: Networks, views: torch.Tensor) -> torch.Tensor:
 def predict_labels(
     nets: Networks, views: torch.Tensor, targets: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The step of `--method labels` (METHOD 10): unweighted loss of each label of `views` `[B, 3, S, S]`; `targets` are
-    those of all processes' views."""
+    """The step of `--method labels` (METHOD 10): unweighted loss of each label of `views` `[B, 3, S, S]`;
+    `targets` are those of all processes' views."""
     maps = nets.encoder.forward_branches(views)
     predictions = nets.label_heads(maps)
     if "identity" in predictions:

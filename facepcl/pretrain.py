@@ -208,8 +208,10 @@ def _begin(config: Config, progress: bool) -> Training:
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(min(config.batch, 32), 3, size, size, device=device)
     dtype = ranks.from_first(training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample[:8]))
-    pays = begun.get("unfold") if begun else unfolding_pays(nets.encoder, sample, dtype)
-    unfold = bool(ranks.from_first(pays))  # as when it began: the two differ by rounding
+    # as when it began, since rounding differs; without "auto" a seed says it all
+    tuned = config.dtype == "auto" and not begun
+    pays = unfolding_pays(nets.encoder, sample, dtype) if tuned else begun.get("unfold", False)
+    unfold = ranks.from_first(pays)
     per_epoch = source.count // config.batch
     total = None if config.minutes else config.steps or max(1, round(config.epochs * per_epoch))
     training = Training(
@@ -274,7 +276,8 @@ def _train(training: Training, progress: bool) -> None:
                 except torch.OutOfMemoryError as error:
                     raise OptionError(
                         f"a step of this run does not fit into the memory of {sub_steps.device.type} "
-                        f"({str(error).partition('. ')[0]}); start again with a smaller --batch or --pose-batch"
+                        f"({str(error).partition('. ')[0]}); start again with a smaller --batch or "
+                        "--pose-batch"
                     ) from error
             step = training.step
             values = _finite_losses(losses, step, out)

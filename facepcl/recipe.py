@@ -97,8 +97,8 @@ class Config:
     # labels (METHOD 10)
     views: str = option(
         "ramp",
-        "augmentation of the labels' views: mild, strong, or ramp, which is mild at first and ends with 70 %% "
-        "strong views; with --init it has these throughout",
+        "augmentation of --method labels: mild, strong, or ramp, which is mild at first and ends with 70 %% "
+        "of the views strong; with --init they are from the start",
         VIEWS,
     )
     weight_au: float = option(30.0, "weight of the action units' loss")
@@ -112,7 +112,10 @@ class Config:
     # machine and record
     device: str = option("auto", "cpu, cuda, mps, or auto")
     dtype: str = option(
-        "auto", "autocast; auto takes bfloat16 where a timing finds it faster", ("auto", *DTYPES)
+        "auto",
+        "autocast; auto takes bfloat16, and matrix products for convolutions on tiny maps, where a timing "
+        "finds them faster",
+        ("auto", *DTYPES),
     )
     compile: bool = option(
         False,

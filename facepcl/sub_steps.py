@@ -1,7 +1,8 @@
 """What `--method` consists of: sub-steps that make their views of a step's images and give their loss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ class Loss(NamedTuple):
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
-    figures: dict[str, torch.Tensor] = {}
+    figures: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 class SubSteps:

@@ -18,7 +18,6 @@ SMALL = {
     "source_size": 64,
     "size": 32,
     "dtype": "float32",
-    "label_batch": 4,
     "max_yaw": 90.0,
     "steps": 1,
     "log_steps": 1,
@@ -54,18 +53,18 @@ def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
 
 
 def test_a_run_does_not_go_on_with_other_labels_or_names(config, faces_folder):
-    run(replace(config, method="pcl-labels"))
+    run(replace(config, method="labels"))
     path = next(faces_folder.rglob("*.json"))
     was = path.read_text()
     path.write_text(json.dumps(json.loads(was) | {"expression": "anger"}))
     with pytest.raises(DataError, match="begun with other images or labels than DATA now holds"):
-        run(replace(config, method="pcl-labels"))
+        run(replace(config, method="labels"))
     path.write_text(was)
-    run(replace(config, method="pcl-labels"))
+    run(replace(config, method="labels"))
     image = next(faces_folder.rglob("*.jpg"))
     image.rename(image.with_stem("another"))
     with pytest.raises(DataError, match="other images or labels"):
-        run(replace(config, method="pcl-labels"))
+        run(replace(config, method="labels"))
 
 
 def test_a_method_without_labels_reads_none(config, faces_folder):
@@ -77,10 +76,10 @@ def test_a_method_without_labels_reads_none(config, faces_folder):
 def test_a_label_batch_has_two_images_of_each_person_and_the_others_two_by_two(config, faces_folder):
     faces = read_faces([faces_folder], 64)
     faces.identity = torch.tensor([0, 0, 0, 1, 1, 2, 3, 4, -1, -1, -1, 5])
-    rows = LabelRows(faces, replace(config, label_batch=6, label_steps=20))
+    rows = LabelRows(faces, replace(config, batch=6))
     seen = []
-    for batch in rows.of_step(0, step_generator(0, 0)):
-        for pair in batch.view(3, 2).tolist():
+    for step in range(20):
+        for pair in rows.of_step(step, step_generator(0, step)).view(3, 2).tolist():
             assert len(set(pair)) == 2
             named = faces.identity[pair].tolist()
             assert named in ([0, 0], [1, 1]) or not {0, 1} & set(named)

@@ -19,7 +19,7 @@ from facepcl.pretrained import load_tensors
 from facepcl.recipe import METHODS
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
-UNLABELLED = [method for method in METHODS if method != "pcl-labels"]
+UNLABELLED = [method for method in METHODS if method != "labels"]
 VIEWS = {"pcl": 26, "pcl-no-orthogonal": 26, "pcl-no-pose": 16, "simclr": 8}  # of a step below
 MODELS = ("pcl_facecycle", "pcl_resnet18")
 
@@ -101,7 +101,8 @@ def test_simclr_trains_the_trunk_and_one_head_and_nothing_else(config):
     assert {name.partition(".")[0] for name in after} == {"encoder", "shared_head"}
     assert not [name for name in after if name.startswith(("encoder.face", "encoder.pose"))]
     assert not [name for name in after if name.endswith("weight") and torch.equal(before[name], after[name])]
-    assert lines(config)[0].keys() == {"step", "epoch", "lr", "images_per_s", "of_peak", "shared"}
+    measured = {"grad_norm_shared", "rank_shared"}
+    assert lines(config)[0].keys() == {"step", "epoch", "lr", "images_per_s", "of_peak", "shared"} | measured
     assert not Path(config.out, "samples").exists()  # there is no decoder to draw any
 
 
@@ -133,6 +134,7 @@ def test_pcl_without_the_pose_contrast_has_no_pose_head_and_no_pose_loss(config)
     run(config)
     assert not [name for name in end_of(config) if name.startswith("pose_head")]
     assert all("pose" not in line and "face" in line for line in lines(config))
+    assert all("grad_norm_pose" not in line for line in lines(config))
 
 
 def test_pcl_without_the_pose_contrast_still_learns_a_pose_branch_by_disentangling(config):

@@ -40,7 +40,7 @@ LAYERS = (
     {"reader_process", "listing"},
     {"readers"},
     {"models.branches", "models.original", "models.decoder"},
-    {"models._weights"},
+    {"models._weights", "models.heads"},
     {"models.pcl_facecycle", "models.pcl_resnet"},
     {"models"},
     {"pretrained"},
@@ -65,7 +65,8 @@ LAYERS = (
     {"views"},
     {"sharded_job"},
     {"embedding_job"},
-    {"label_heads", "label_views", "recipe", "checkpoints", "norms", "samples", "run_log"},
+    {"label_heads", "label_views", "checkpoints", "norms", "samples", "run_log", "diagnostics", "unfolded"},
+    {"recipe"},
     {"batches", "objectives"},
     {"sub_steps", "stream", "averages"},
     {"pretrain"},
@@ -114,8 +115,8 @@ def test_imports_run_one_way(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=own_name)
-def test_a_file_fits_in_a_head(path):
-    assert len(path.read_text("utf-8").splitlines()) <= 350
+def test_no_file_is_longer_than_500_lines(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 500
 
 
 def test_every_submodule_can_be_imported_and_shadows_no_public_name():

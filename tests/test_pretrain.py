@@ -32,7 +32,6 @@ SMALL = {
     "dtype": "float32",  # so that two runs are equal to the bit on any machine
     "steps": 3,
     "log_steps": 1,
-    "label_batch": 4,
     "max_yaw": 90.0,
 }
 
@@ -86,15 +85,10 @@ def test_a_second_run_in_the_same_folder_is_refused_and_an_error_leaves_no_folde
 
 @pytest.mark.slow
 def test_losses_fall(config):
-    run(
-        replace(
-            config, steps=16, lr=1e-3, gradients="none", method="pcl-labels", label_steps=6, contrast=0.01
-        )
-    )
+    run(replace(config, steps=16, lr=1e-3, gradients="none"))
     log = lines(config)
-    for name in ("reconstruction", "label_au"):
-        first, last = (sum(line[name] for line in part) / 4 for part in (log[:4], log[-4:]))
-        assert last < 0.8 * first, name
+    first, last = (sum(line["reconstruction"] for line in part) / 4 for part in (log[:4], log[-4:]))
+    assert last < 0.8 * first
 
 
 def test_the_same_seed_gives_the_same_weights(config, tmp_path):
@@ -107,7 +101,7 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypatch):
     """Ctrl-C in the second step: that step is finished and saved, and the end is the same to the bit."""
-    config = replace(config, method="pcl-labels", steps=4)
+    config = replace(config, steps=4)
     whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
     real = sub_steps.contrast_faces
 
@@ -215,16 +209,16 @@ def test_others_may_read_what_a_run_writes(config, tmp_path):
     ("changes", "error", "said"),
     [
         ({"batch": 400}, DataError, "12 images are fewer than a batch of 400"),
-        ({"steps": 0}, OptionError, "--steps or --epochs"),
+        ({"steps": 0}, OptionError, "--steps, --epochs or --minutes"),
         ({"batch": 1}, OptionError, "--batch 1: at least 2"),
         ({"steps": -1}, OptionError, "--steps -1: at least 0"),
         ({"size": 7}, OptionError, "--size 7: at least 32"),
         ({"lr": float("nan")}, OptionError, "--lr nan"),
         ({"seed": 10**25}, OptionError, f"--seed {10**25}: at least 0, at most 1e"),
         ({"pose_batch": 13}, DataError, "12 images are fewer than a batch of 13; lower --pose-batch"),
-        ({"method": "pcl-labels", "label_batch": 5}, OptionError, "--label-batch 5: an even number"),
-        ({"method": "magic"}, OptionError, "--method magic: choose pcl, pcl-labels"),
-        ({"method": "pcl-labels", "max_yaw": 1.0}, DataError, "--label-batch"),
+        ({"method": "labels", "batch": 5}, OptionError, "--batch 5: an even number"),
+        ({"method": "magic"}, OptionError, "--method magic: choose pcl, labels"),
+        ({"method": "labels", "max_yaw": 1.0, "batch": 4}, DataError, "too few for --batch 4"),
         ({"device": "abacus"}, OptionError, "device 'abacus'"),
         ({"model": "resnet18"}, OptionError, "facepcl has no model 'resnet18'"),
         ({"init": "local-dir:nowhere"}, FileNotFoundError, "nowhere: there is no such folder"),
@@ -280,7 +274,7 @@ def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):
     for i, path in enumerate(faces_folder.rglob("*.jpg")):
         (flat / f"{i}.jpg").write_bytes(path.read_bytes())
     with pytest.raises(DataError, match="needs labels"):
-        run(replace(config, method="pcl-labels", data=(str(flat),)))
+        run(replace(config, method="labels", batch=4, data=(str(flat),)))
 
 
 def breaking(monkeypatch, at_call, what):
@@ -331,7 +325,7 @@ def test_the_paper_preset_is_the_papers():
     paper = Config(data=(), out="", **PRESETS["paper"])
     assert (paper.batch, paper.pose_batch, paper.pose_negatives) == (256, 10, 100)
     assert (paper.lr, paper.weight_decay, paper.epochs) == (1e-4, 1e-3, 6000)
-    assert (paper.noise, paper.orthogonality, paper.contrast) == (0.4, 1.0, 1.0)
+    assert (paper.noise, paper.orthogonality) == (0.4, 1.0)
     assert (paper.gradients, paper.negatives, paper.warmup) == ("zeros", "blocks", 0.0)
 
 

@@ -30,7 +30,6 @@ SMALL = {
     "batch": 4,
     "pose_batch": 2,
     "pose_negatives": 3,
-    "label_batch": 4,
     "source_size": 64,
     "size": 64,
     "dtype": "float32",
@@ -91,7 +90,7 @@ def each_sub_step(rank, processes, port, config, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "model"),
-    [("pcl-labels", "pcl_facecycle"), ("pcl", "pcl_resnet18"), ("simclr", "pcl_resnet18")],
+    [("labels", "pcl_facecycle"), ("pcl", "pcl_resnet18"), ("simclr", "pcl_resnet18")],
 )
 def test_losses_gradients_and_statistics_are_those_of_one_process(config, tmp_path, method, model):
     config = replace(config, method=method, model=model)

@@ -287,9 +287,9 @@ def test_a_resnet_gets_the_statistics_of_the_first_shard(config):
     ("changes", "error", "said"),
     [
         (
-            {"method": "pcl-labels"},
+            {"method": "labels"},
             OptionError,
-            "--method pcl-labels needs .* leave out --stream 4",
+            "--method labels needs .* leave out --stream 4",
         ),
         ({"batch": 10}, OptionError, "--batch 10: a multiple of --stream 4"),
         ({"pose_batch": 12}, OptionError, "--pose-batch 12: .* a part of --batch 8"),

@@ -37,7 +37,12 @@ def test_identity_folders_give_identities_and_json_the_rest(faces_folder):
     assert faces.au[1].tolist() == pytest.approx([0.25, 0.2])
     assert faces.expression_names == ("happy", "sad")
     assert faces.pose[3].tolist() == [15, 5, 0]
-    assert faces.label_outputs(128) == {"au": 2, "expression": 2, "identity": 128, "pose": 3}
+    assert faces.label_outputs(128) == {
+        "au": ("AU12", "AU4"),
+        "expression": ("happy", "sad"),
+        "identity": 128,
+        "pose": ("yaw", "pitch", "roll"),
+    }
 
 
 def test_landmarks_follow_resize_and_crop(tmp_path):

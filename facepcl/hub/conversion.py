@@ -37,7 +37,8 @@ def convert(
     """Write the weights of a checkpoint as a folder for `local-dir:`; return the folder.
 
     Without `arch` the checkpoint is one of the original PCL (training, encoder alone, or with a linear
-    probe): projection heads and probe go to `original_heads.safetensors`, the decoder to `decoder.safetensors`.
+    probe): projection heads and probe go to `original_heads.safetensors`, the decoder to
+    `decoder.safetensors`.
     `arch`: `resnet18` or `resnet50`, under torchvision's or timm's names; `mean` and `std` (three numbers
     each, default ImageNet's) and `size` (pixels, default 224) are what these weights expect. Nothing in the
     file is run. Raises MissingPath, OptionError or WeightsError.

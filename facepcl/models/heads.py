@@ -76,10 +76,11 @@ class Heads(nn.ModuleDict):
             A tensor `[B, out]` for each head: `pose` in degrees, `expression` as probabilities (not
             calibrated), `au` as intensities in 0..1, `identity` as vectors of unit length.
         """
-        return {
-            name: ACTIVATIONS[spec.activation](self[name](head_input(maps, spec)))
-            for name, spec in self.specs.items()
-        }
+        found = {}
+        for name, spec in self.specs.items():
+            layer: Any = self[name]
+            found[name] = ACTIVATIONS[spec.activation](layer(head_input(maps, spec).to(layer.weight.dtype)))
+        return found
 
 
 def head_input(maps: Branches, spec: HeadSpec) -> torch.Tensor:

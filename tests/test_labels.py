@@ -1,0 +1,288 @@
+"""`--method labels`: which maps its heads train, their views, and the heads that travel with the encoder."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import facepcl
+from facepcl import label_views, sub_steps
+from facepcl.batches import InMemory
+from facepcl.errors import OptionError, WeightsError
+from facepcl.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
+from facepcl.label_views import MILD, STRONG, strong_share
+from facepcl.models.decoder import resize_maps
+from facepcl.objectives import Networks
+from facepcl.pretrain import Config, run
+from facepcl.pretrained import load_tensors, save_tensors
+
+SMALL = {
+    "method": "labels",
+    "batch": 4,
+    "source_size": 64,
+    "size": 48,
+    "max_yaw": 90.0,
+    "dtype": "float32",
+    "device": "cpu",
+    "steps": 2,
+    "log_steps": 1,
+}
+OUTPUTS = {
+    "au": ("AU4", "AU12"),
+    "expression": ("happy", "sad"),
+    "identity": 8,
+    "pose": ("yaw", "pitch", "roll"),
+}
+POSE = {"input": "pose", "side": 2, "activation": "none", "outputs": 3}
+MODELS = ("pcl_facecycle", "pcl_resnet18")
+
+
+@pytest.fixture
+def config(faces_folder, tmp_path):
+    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# --- which head reads which code
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("label", "trained"),
+    [("au", "face"), ("expression", "face"), ("pose", "pose"), ("identity", "shared")],
+)
+def test_the_loss_of_a_label_reaches_the_code_it_is_read_from_and_no_other(config, model, label, trained):
+    torch.manual_seed(0)
+    nets = Networks(model, OUTPUTS, config.sub_steps).train()
+    maps = nets.encoder.forward_branches(torch.rand(4, 3, 64, 64))
+    for value in maps:
+        value.retain_grad()
+    targets = {
+        "au": torch.rand(4, 2),
+        "expression": torch.tensor([0, 1, 0, 1]),
+        "identity": torch.tensor([0, 0, 1, 1]),
+        "pose": 10 * torch.randn(4, 3),
+    }
+    label_losses(nets.label_heads(maps), targets)[label].backward()
+    branches = {name: nets.encoder.get_submodule(name)[0].weight for name in ("face", "pose")}
+    reached = {name for name, weight in branches.items() if weight.grad is not None}
+    assert reached == {trained} - {"shared"}
+    assert maps.shared.grad.abs().sum() > 0  # the trunk learns from all of them
+
+
+def test_the_step_is_the_weighted_sum_of_the_labels_losses(config):
+    config = replace(config, weight_au=2.0, weight_expression=3.0, weight_identity=5.0, weight_pose=7.0)
+    source = InMemory(config, {})
+    torch.manual_seed(0)
+    nets = Networks(config.model, source.label_outputs, config.sub_steps).train()
+    steps = sub_steps.SubSteps(config, source, nets, 48, torch.float32)
+    (loss,) = steps.of_step(0, 1 / 6, {})
+    parts = loss.parts
+    identity = 5 * 3 / 6  # half of the rise, which ends after a third of the run
+    expected = 2 * parts["label_au"] + 3 * parts["label_expression"] + 7 * parts["label_pose"]
+    torch.testing.assert_close(loss.total, expected + identity * parts["label_identity"])
+
+
+@pytest.mark.parametrize(("model", "side"), [("pcl_facecycle", 4), ("pcl_resnet18", 1)])
+def test_identity_is_read_from_the_code_that_is_compared(model, side):
+    """The map at 4 x 4, flattened, of the FaceCycle; the mean of the map of a ResNet."""
+    nets = Networks(model, OUTPUTS, ("labels",)).eval()
+    maps = nets.encoder.forward_branches(torch.rand(3, 3, nets.own_size, nets.own_size))
+    head = nets.label_heads.heads["identity"]
+    found = nets.label_heads(maps)["identity"]
+    torch.testing.assert_close(found, head(nets.encoder.shared_code(maps.shared)))
+    assert nets.label_heads.specs["identity"].side == side
+
+
+def test_an_identity_head_does_not_depend_on_the_scale_of_its_weights():
+    torch.manual_seed(0)
+    head, x = IdentityHead(32, 8).train(), torch.randn(16, 32)
+    before = F.normalize(head(x))
+    with torch.no_grad():
+        head.linear.weight.mul_(7)
+    # the batch norm's epsilon is all that is left
+    torch.testing.assert_close(F.normalize(head(x)), before, atol=1e-4, rtol=0)
+
+
+# --- the heads as linear layers
+
+
+@pytest.mark.parametrize("kind", [LabelHead, IdentityHead])
+def test_a_trained_head_is_a_linear_layer_in_evaluation(kind):
+    torch.manual_seed(0)
+    head = kind(32, 5).double()
+    for _ in range(5):
+        head(3 + 2 * torch.randn(64, 32, dtype=torch.float64))  # running statistics that are not 0 and 1
+    x = torch.randn(7, 32, dtype=torch.float64)
+    weight, bias = head.eval().as_linear()
+    torch.testing.assert_close(F.linear(x, weight, bias), head(x))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_heads_of_a_run_load_beside_its_encoder(config, model):
+    name = f"local-dir:{run(replace(config, model=model, size=64))}"
+    heads, encoder = facepcl.create_heads(name), facepcl.create_model(name).eval()
+    with torch.no_grad():
+        found = heads(encoder.forward_branches(torch.rand(5, 3, 64, 64)))
+    assert {label: tuple(value.shape) for label, value in found.items()} == {
+        "au": (5, 2),
+        "expression": (5, 2),
+        "identity": (5, 256),
+        "pose": (5, 3),
+    }
+    assert not heads.training
+    assert heads.specs["pose"].names == ("yaw", "pitch", "roll")
+    assert heads.specs["au"].names == ("AU12", "AU4")
+    torch.testing.assert_close(found["expression"].sum(1), torch.ones(5))
+    torch.testing.assert_close(found["identity"].norm(dim=1), torch.ones(5))
+    assert found["au"].min() >= 0
+    assert found["au"].max() <= 1
+
+
+def test_released_heads_say_what_the_trained_ones_say_in_degrees():
+    torch.manual_seed(0)
+    nets = Networks("pcl_facecycle", OUTPUTS, ("labels",)).eval()
+    maps = nets.encoder.forward_branches(torch.rand(3, 3, 64, 64))
+    trained, released = nets.label_heads(maps), nets.label_heads.as_linear()(maps)
+    torch.testing.assert_close(released["pose"], POSE_SCALE * trained["pose"])
+    torch.testing.assert_close(released["expression"], trained["expression"].softmax(1))
+
+
+def test_the_statistics_of_released_heads_are_those_of_clean_faces(config):
+    """Released, the identities of the training faces have mean 0 and deviation 1 before they are scaled."""
+    encoder = run(config)
+    name = f"local-dir:{encoder}"
+    heads, model = facepcl.create_heads(name), facepcl.create_model(name).eval()
+    images = InMemory(config, {}).sample(2048)
+    images = F.interpolate(images.float() / 255, (48, 48), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        maps = resize_maps(model.forward_branches(images).shared, 4)
+    values = heads["identity"](maps.flatten(1))
+    torch.testing.assert_close(values.mean(0), torch.zeros(256), atol=0.05, rtol=0)  # levels are rounded
+    torch.testing.assert_close(values.std(0), torch.ones(256), atol=0.1, rtol=0)
+
+
+def test_the_average_has_heads_of_its_own(config):
+    encoder = run(replace(config, ema=0.9))
+    checkpoint = load_tensors(Path(config.out, "checkpoint-00000002.safetensors"))
+    averaged = checkpoint["averaged.label_heads.heads.pose.linear.weight"]
+    assert not torch.equal(averaged, checkpoint["label_heads.heads.pose.linear.weight"])
+    assert (encoder / "heads.safetensors").is_file()
+
+
+def test_weights_without_heads_are_refused_with_what_writes_them(config):
+    with pytest.raises(WeightsError, match=r"pcl_facecycle comes without heads; .*--method labels writes"):
+        facepcl.create_heads("pcl_facecycle")
+    with pytest.raises(OptionError, match="no model 'pcl_resnet5'"):
+        facepcl.create_heads("pcl_resnet5")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2}, "its heads have format 2, and this facepcl reads 1"),
+        ({"pose": {"input": "pose"}}, "head 'pose' is not described by input, side, activation and outputs"),
+        ({"pose": "all"}, "head 'pose' is not described by"),
+        ({"pose": POSE | {"input": "chin"}}, "described by values that no head has"),
+        ({"pose": POSE | {"side": 1e9}}, "described by values that no head has"),
+        ({"pose": POSE | {"outputs": 1 << 30}}, "described by values that no head has"),
+        ({"pose": POSE | {"outputs": 4}}, "does not hold the heads"),
+        ({"forward": POSE}, "does not hold the heads"),
+    ],
+)
+def test_a_description_of_heads_that_cannot_be_is_one_sentence(config, change, said):
+    encoder = run(replace(config, steps=1))
+    described = json.loads((encoder / "config.json").read_text())
+    described["facepcl"]["heads"] |= change
+    (encoder / "config.json").write_text(json.dumps(described))
+    with pytest.raises(WeightsError, match=said):
+        facepcl.create_heads(f"local-dir:{encoder}")
+
+
+def test_heads_of_another_model_are_refused(config):
+    encoder = run(replace(config, steps=1))
+    tensors = load_tensors(encoder / "heads.safetensors")
+    tensors.pop("pose.bias")
+    save_tensors(tensors, encoder / "heads.safetensors")
+    with pytest.raises(WeightsError, match="does not hold the heads au, expression, identity, pose"):
+        facepcl.create_heads(f"local-dir:{encoder}")
+
+
+# --- views
+
+LANDMARKS = torch.tensor([[40.0, 44.0], [72.0, 44.0], [56.0, 60.0], [46.0, 76.0], [66.0, 76.0]])
+
+
+def views_of(share, count=64, seed=0, size=32):
+    images = torch.randint(0, 256, (count, 3, 112, 112), dtype=torch.uint8, generator=generator(1))
+    return label_views.label_views(images, LANDMARKS.expand(count, 5, 2), size, generator(seed), share=share)
+
+
+def test_the_share_of_strong_views_rises_from_an_eighth_of_the_run():
+    assert [strong_share("ramp", done, started=False) for done in (0, 0.125, 0.5625, 1)] == pytest.approx(
+        [0, 0, 0.35, 0.7]
+    )
+    assert strong_share("ramp", 0, started=True) == pytest.approx(0.7)
+    assert [strong_share(views, 0.3, started=False) for views in ("mild", "strong")] == [0, 1]
+
+
+def test_a_share_of_the_views_of_a_batch_is_strong():
+    draws = label_views._Draws(10_000, 0.3, generator())
+    # standard deviation of the share: 0.005
+    assert draws.strong.float().mean().item() == pytest.approx(0.3, abs=0.02)
+    half = draws.between("half_side")
+    assert half[draws.strong].min() < MILD.half_side[0] < half[~draws.strong].min()
+    assert half[draws.strong].max() <= STRONG.half_side[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_views_are_finite_and_between_black_and_white(share):
+    found = views_of(share).images
+    assert found.shape == (64, 3, 32, 32)
+    assert found.isfinite().all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_half_of_the_views_are_grey(share):
+    spread = views_of(share, count=400).images
+    grey = (spread.amax(1) - spread.amin(1)).amax((1, 2)) < 0.02  # JPEG's colours are rounded
+    assert grey.float().mean().item() == pytest.approx(0.5, abs=0.08)  # three standard deviations
+
+
+def test_strong_views_are_turned_further():
+    mild, strong = (views_of(share, count=1000, size=8).turned.std().item() for share in (0.0, 1.0))
+    assert (mild, strong) == (pytest.approx(6, abs=0.5), pytest.approx(8, abs=0.7))
+
+
+def test_a_mirrored_view_is_the_mirror_image(monkeypatch):
+    """With all else off, mirrored views of one image are the flipped others."""
+    still = MILD._replace(half_side=(1.5, 1.5), sd_shift=0.0, sd_turn=0.0)
+    monkeypatch.setattr(label_views, "MILD", still)
+    monkeypatch.setattr(label_views, "_photo_look", lambda views, *_: views)
+    image = torch.randint(0, 256, (1, 3, 112, 112), dtype=torch.uint8, generator=generator())
+    found = label_views.label_views(image.expand(16, -1, -1, -1), LANDMARKS.expand(16, 5, 2), 32, generator())
+    plain, mirrored = found.images[~found.mirrored], found.images[found.mirrored]
+    assert 0 < len(plain) < 16
+    torch.testing.assert_close(mirrored[0].flip(2), plain[0], atol=1e-5, rtol=0)
+
+
+def test_a_run_from_weights_has_strong_views_and_identity_at_once(config, monkeypatch):
+    seen = []
+    real = sub_steps.label_views
+    monkeypatch.setattr(sub_steps, "label_views", lambda *a: seen.append(a[-1]) or real(*a))
+    run(replace(config, init="pcl_facecycle", steps=1))
+    run(replace(config, steps=1, out=config.out + "-new"))
+    assert seen == [0.7, 0.0]
+
+
+def test_views_that_no_run_has_are_refused(config):
+    with pytest.raises(OptionError, match="--views wild: choose mild, strong, ramp"):
+        run(replace(config, views="wild"))

@@ -1,0 +1,218 @@
+"""Train the bundled encoders further on faces rendered for the purpose, and score what comes out.
+
+    git worktree add runs/next HEAD
+    cd runs/next
+    python tools/continue_training.py pcl_facecycle pcl_resnet18 --data SHARED/data --out ../next
+
+renders people that no run has seen, trains each model from its bundled weights on one core until the time is
+up, all at once, and prints a row of examples/synthetic_faces/RUNS.md for each. A worktree keeps the training
+apart from edits. The faces are kept in OUT/faces and the runs in OUT/MODEL: after an interruption the same
+command continues. The configuration of each run goes into examples/synthetic_faces/runs/, to be committed.
+
+DATA is the folder that examples/model_card.py takes. Recipes are chosen by the development scores: expression
+by a fixed fifth of FER-2013's training faces, identity by folds 0 to 4 of LFW. The public tests are looked at
+once for each row, and folds 5 to 9 of LFW show other people than the folds that decided.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+from model_card import unpack  # noqa: E402
+
+from facepcl import probes  # noqa: E402
+from facepcl._files import atomic  # noqa: E402
+
+RUNS = ROOT / "examples/synthetic_faces/runs"
+FIRST_PERSON, SEED = 100_000, 2026  # of what is rendered here; people below are those of the first runs
+RENDER_SHARE, SCORE_MINUTES = 0.2, 12  # of the minutes, the most for rendering; for the scores of a model
+IMAGES, IMAGES_PER_MINUTE = 5, 1800  # of a person; of a core
+DEVELOPMENT_SHARE = 5  # one face in so many decides
+OPTIONS = "--method labels --preset small --source-size 96 --lr 5e-4 --batch 128 --max-yaw 60 --max-pitch 35"
+SIZES = {
+    "pcl_facecycle": "48+48+64:0.7,64",
+    "pcl_resnet18": "64+64+96:0.7,96",
+    "pcl_resnet50": "64+64+96:0.7,96",
+}
+
+
+class Score(NamedTuple):
+    """A column of the table of runs: its heading, and task, data set, score and unit of the probe."""
+
+    title: str
+    task: str
+    data: str
+    key: str = "accuracy"
+    scale: int = 100
+    branch: str = "shared"
+    align: bool = False
+
+
+DEVELOPMENT = (
+    Score("FER-2013 dev %", "expression", "fer2013-dev"),
+    Score("LFW 0-4 %", "verification", "lfw-0-4.csv", "centred_accuracy"),
+    Score("rendered identity %", "verification", "synthface-96-test.tar", "centred_accuracy", align=True),
+)
+REPORT = (
+    Score("FER-2013 %", "expression", "fer2013"),
+    Score("LFW 5-9 %", "verification", "lfw-5-9.csv", "centred_accuracy"),
+    Score("LFW %", "verification", "lfw.csv", "centred_accuracy"),
+    Score("YTF °", "head-pose", "ytf-pose.tar", "mae", 1, "pose", align=True),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(SIZES))
+    parser.add_argument("--data", type=Path, required=True, help="test faces, and real/ for measuring")
+    parser.add_argument("--out", type=Path, required=True, help="folder for faces, runs and features")
+    parser.add_argument("--minutes", type=float, default=120, help="for all of it (default: 120)")
+    parser.add_argument("--people", type=int, help="to render (default: for a fifth of the time)")
+    parser.add_argument("--score", nargs="+", default=[], metavar="ENCODER", help="only score these")
+    parser.add_argument("--development", action="store_true", help="with --score: no public tests")
+    args = parser.parse_args()
+    work = args.out / "data"
+    work.mkdir(parents=True, exist_ok=True)
+    prepare(args.data, work)
+    for encoder in args.score:
+        print_row(encoder, scores(encoder, args.data, work, () if args.development else REPORT))
+    if not args.models:
+        return
+    if unknown := set(args.models) - set(SIZES):
+        parser.error(f"no recipe for {', '.join(sorted(unknown))}; choose {', '.join(SIZES)}")
+    end = time.monotonic() + 60 * args.minutes
+    most = int(RENDER_SHARE * args.minutes * IMAGES_PER_MINUTE * len(args.models) / IMAGES)
+    faces = render(args.out / "faces", args.people or most, workers=len(args.models))
+    left = (end - time.monotonic()) / 60 - SCORE_MINUTES
+    runs = {model: start(model, args.out, left) for model in args.models}
+    for model, process in runs.items():
+        if process.wait():
+            sys.exit(f"the run of {model} failed; its messages are in {args.out / model}.log")
+    for model in args.models:
+        encoder = f"local-dir:{args.out / model / 'encoder'}"
+        facts = record(args.out / model, faces)
+        print_row(encoder, scores(encoder, args.data, work, REPORT), facts)
+
+
+def prepare(data: Path, work: Path) -> None:
+    """The data sets of the scores: those of the model card, and the parts of them that decide."""
+    unpack(data, work)
+    if not (work / "fer2013-dev").is_dir():
+        partial = work / "fer2013-dev.partial"
+        for file in sorted((work / "fer2013/train").glob("*/*")):
+            digest = int(hashlib.sha256(file.name.encode()).hexdigest(), 16)
+            split = "train" if digest % DEVELOPMENT_SHARE else "test"
+            link = partial / split / file.parent.name / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(file, link)
+        partial.rename(work / "fer2013-dev")
+    with (work / "lfw.csv").open(newline="") as file:
+        pairs = list(csv.DictReader(file))
+    for first, last in ((0, 4), (5, 9)):
+        with atomic(work / f"lfw-{first}-{last}.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(pairs[0]))
+            writer.writeheader()
+            writer.writerows(pair for pair in pairs if first <= int(pair["fold"]) <= last)
+
+
+def render(out: Path, people: int, workers: int) -> dict[str, int]:
+    """Render people that no recorded run has seen, if it is not done; what they are."""
+    told = out.with_suffix(".json")
+    if not told.is_file():
+        faces = {"version": 2, "seed": SEED, "start": next_person(), "people": people, "images": IMAGES}
+        told.write_text(json.dumps(faces) + "\n", "utf-8")
+    faces = json.loads(told.read_text("utf-8"))
+    counts = [f"--{name}={faces[name]}" for name in ("seed", "start", "people", "images")]
+    options = ("--size=96", "--quality=82", f"--workers={workers}")
+    subprocess.run(
+        [sys.executable, ROOT / "examples/synthetic_faces", out, *counts, *options],
+        check=True,
+        env=environment(),
+        preexec_fn=lower_priority,
+    )
+    return faces
+
+
+def next_person() -> int:
+    """The first person behind those of all recorded runs."""
+    recorded = [json.loads(path.read_text("utf-8")).get("faces") for path in RUNS.glob("*.json")]
+    return max([FIRST_PERSON, *(faces["start"] + faces["people"] for faces in recorded if faces)])
+
+
+def start(model: str, out: Path, minutes: float) -> subprocess.Popen[bytes]:
+    """Begin or continue the run of a model, with one thread, in a process session of its own."""
+    run = out / model
+    if (run / "config.json").is_file():  # it was interrupted: its options are those it began with
+        minutes = json.loads((run / "config.json").read_text("utf-8"))["minutes"]
+    command = [sys.executable, "-m", "facepcl", "pretrain", str(out / "faces"), "--out", str(run)]
+    command += ["--model", model, "--init", model, *OPTIONS.split()]
+    command += ["--resolution-schedule", SIZES[model], "--minutes", f"{minutes:.4g}"]
+    with run.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            command, stderr=log, env=environment(), start_new_session=True, preexec_fn=lower_priority
+        )
+
+
+def environment() -> dict[str, str]:
+    """This checkout's code, one thread."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def lower_priority() -> None:
+    os.nice(19)
+
+
+def record(run: Path, faces: dict[str, int]) -> dict[str, str]:
+    """Put the configuration of a finished run beside those of the others; the first cells of its row."""
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    last = json.loads((run / "log.jsonl").read_text("utf-8").splitlines()[-1])
+    config |= {"faces": faces, "data": ["FACES"], "out": "RUN", "total_steps": last["step"]}
+    known = [int(path.stem.removeprefix("run-")) for path in RUNS.glob("run-*.json")]
+    number = max(known) + 1
+    (RUNS / f"run-{number}.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    return {
+        "run": str(number),
+        "started from": config["init"],
+        "views": f"{last['step'] * config['views_per_step']:,}",
+        "hours": f"{config['minutes'] / 60:.1f}",
+    }
+
+
+def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REPORT) -> dict[str, float]:
+    """The development scores of an encoder, and those of the `report`."""
+    found = {}
+    for score in (*DEVELOPMENT, *report):
+        places = (work, data, data / "real")
+        source = next(place / score.data for place in places if (place / score.data).exists())
+        numbers = probes.run(
+            score.task,
+            source,
+            model=encoder,
+            branch=score.branch,
+            align=score.align,
+            dtype="bfloat16",  # a quarter of the time; the card's scores are in float32
+            cache=work / "features",
+        ).numbers
+        found[score.title] = round(score.scale * numbers[score.key], 1)
+    return found
+
+
+def print_row(encoder: str, found: dict[str, float], facts: dict[str, str] | None = None) -> None:
+    """Heading and row for the table of runs."""
+    row = {"encoder": encoder, **(facts or {}), **found}
+    for cells in row.keys(), row.values():
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
