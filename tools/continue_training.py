@@ -23,15 +23,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from model_card import unpack  # noqa: E402
 
+import facepcl  # noqa: E402
 from facepcl import probes  # noqa: E402
 from facepcl._files import atomic  # noqa: E402
+from facepcl.errors import WeightsError  # noqa: E402
 
 RUNS = ROOT / "examples/synthetic_faces/runs"
 FIRST_PERSON, SEED = 100_000, 2026  # of what is rendered here; people below are those of the first runs
@@ -58,17 +63,40 @@ class Score(NamedTuple):
     align: bool = False
 
 
+def verification(title: str, data: str, align: bool = False) -> tuple[Score, Score]:
+    """Of the shared code and of the identity embedding."""
+    shared = Score(f"{title} %", "verification", data, "centred_accuracy", align=align)
+    return shared, shared._replace(title=f"{title} identity %", branch=IDENTITY)
+
+
+IDENTITY = "identity"
 DEVELOPMENT = (
     Score("FER-2013 dev %", "expression", "fer2013-dev"),
-    Score("LFW 0-4 %", "verification", "lfw-0-4.csv", "centred_accuracy"),
-    Score("rendered identity %", "verification", "synthface-96-test.tar", "centred_accuracy", align=True),
+    *verification("LFW 0-4", "lfw-0-4.csv"),
+    *verification("rendered", "synthface-96-test.tar", align=True),
 )
 REPORT = (
     Score("FER-2013 %", "expression", "fer2013"),
-    Score("LFW 5-9 %", "verification", "lfw-5-9.csv", "centred_accuracy"),
-    Score("LFW %", "verification", "lfw.csv", "centred_accuracy"),
+    *verification("LFW 5-9", "lfw-5-9.csv"),
+    *verification("LFW", "lfw.csv"),
     Score("YTF °", "head-pose", "ytf-pose.tar", "mae", 1, "pose", align=True),
 )
+
+
+class IdentityEncoder(nn.Module):
+    """An encoder whose code is what its identity head says."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.encoder: Any = facepcl.create_model(name, pretrained=True)
+        self.heads = facepcl.create_heads(name)
+        self.pretrained_cfg = self.encoder.pretrained_cfg
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.heads(self.encoder.forward_branches(images))[IDENTITY][:, :, None, None]
+
+    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.flatten(1)
 
 
 def main() -> None:
@@ -116,11 +144,11 @@ def prepare(data: Path, work: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             os.link(file, link)
         partial.rename(work / "fer2013-dev")
-    with (work / "lfw.csv").open(newline="") as file:
-        pairs = list(csv.DictReader(file))
+    with (work / "lfw.csv").open(newline="") as table:
+        pairs = list(csv.DictReader(table))
     for first, last in ((0, 4), (5, 9)):
-        with atomic(work / f"lfw-{first}-{last}.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(pairs[0]))
+        with atomic(work / f"lfw-{first}-{last}.csv") as temporary, temporary.open("w", newline="") as part:
+            writer = csv.DictWriter(part, list(pairs[0]))
             writer.writeheader()
             writer.writerows(pair for pair in pairs if first <= int(pair["fold"]) <= last)
 
@@ -188,17 +216,25 @@ def record(run: Path, faces: dict[str, int]) -> dict[str, str]:
     }
 
 
-def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REPORT) -> dict[str, float]:
+def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REPORT) -> dict[str, Any]:
     """The development scores of an encoder, and those of the `report`."""
-    found = {}
+    try:
+        identity: Any = IdentityEncoder(encoder)
+    except WeightsError:  # weights without heads
+        identity = None
+    found: dict[str, Any] = {}
     for score in (*DEVELOPMENT, *report):
+        model = identity if score.branch == IDENTITY else encoder
+        if model is None:
+            found[score.title] = ""
+            continue
         places = (work, data, data / "real")
         source = next(place / score.data for place in places if (place / score.data).exists())
         numbers = probes.run(
             score.task,
             source,
-            model=encoder,
-            branch=score.branch,
+            model=model,
+            branch="shared" if score.branch == IDENTITY else score.branch,
             align=score.align,
             dtype="bfloat16",  # a quarter of the time; the card's scores are in float32
             cache=work / "features",
@@ -207,7 +243,7 @@ def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REP
     return found
 
 
-def print_row(encoder: str, found: dict[str, float], facts: dict[str, str] | None = None) -> None:
+def print_row(encoder: str, found: dict[str, Any], facts: dict[str, str] | None = None) -> None:
     """Heading and row for the table of runs."""
     row = {"encoder": encoder, **(facts or {}), **found}
     for cells in row.keys(), row.values():
