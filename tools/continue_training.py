@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from model_card import unpack  # noqa: E402
+from synthetic_faces.generator import VERSION  # noqa: E402
 
 import facepcl  # noqa: E402
 from facepcl import probes  # noqa: E402
@@ -39,9 +40,10 @@ from facepcl._files import atomic  # noqa: E402
 from facepcl.errors import WeightsError  # noqa: E402
 
 RUNS = ROOT / "examples/synthetic_faces/runs"
-FIRST_PERSON, SEED = 100_000, 2026  # of what is rendered here; people below are those of the first runs
+FIRST_PERSON = 100_000  # of those rendered here; people below are those of the first runs
 RENDER_SHARE, SCORE_MINUTES = 0.2, 12  # of the minutes, the most for rendering; for the scores of a model
-IMAGES, IMAGES_PER_MINUTE = 5, 1800  # of a person; of a core
+IMAGES, SIZE, SEED = 5, 96, 2026  # of a person; in pixels
+IMAGES_PER_MINUTE = 1800  # of a core
 DEVELOPMENT_SHARE = 5  # one face in so many decides
 OPTIONS = "--method labels --preset small --source-size 96 --lr 5e-4 --batch 128 --max-yaw 60 --max-pitch 35"
 SIZES = {
@@ -153,22 +155,20 @@ def prepare(data: Path, work: Path) -> None:
             writer.writerows(pair for pair in pairs if first <= int(pair["fold"]) <= last)
 
 
-def render(out: Path, people: int, workers: int) -> dict[str, int]:
-    """Render people that no recorded run has seen, if it is not done; what they are."""
-    told = out.with_suffix(".json")
-    if not told.is_file():
-        faces = {"version": 2, "seed": SEED, "start": next_person(), "people": people, "images": IMAGES}
-        told.write_text(json.dumps(faces) + "\n", "utf-8")
-    faces = json.loads(told.read_text("utf-8"))
-    counts = [f"--{name}={faces[name]}" for name in ("seed", "start", "people", "images")]
-    options = ("--size=96", "--quality=82", f"--workers={workers}")
+def render(out: Path, people: int, workers: int) -> dict[str, Any]:
+    """Render people that no recorded run has seen, or the rest of those that are begun; what they are."""
+    begun = out / "faces.json"
+    options = {"people": people, "images": IMAGES, "size": SIZE, "seed": SEED, "start": next_person()}
+    if begun.is_file():
+        options = {key: value for key, value in json.loads(begun.read_text("utf-8")).items() if value}
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     subprocess.run(
-        [sys.executable, ROOT / "examples/synthetic_faces", out, *counts, *options],
+        [sys.executable, ROOT / "examples/synthetic_faces", out, *given, f"--workers={workers}"],
         check=True,
         env=environment(),
         preexec_fn=lower_priority,
     )
-    return faces
+    return {"version": VERSION, **options}
 
 
 def next_person() -> int:
