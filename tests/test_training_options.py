@@ -1,6 +1,7 @@
-"""Options of a run that change what it trains or releases: `--ema`, `--resolution-schedule`."""
+"""Options of a run that change what it trains or releases: `--ema`, `--resolution-schedule`, `--minutes`."""
 
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from facepcl import sub_steps
+from facepcl import pretrain, sub_steps
 from facepcl.averages import Average
+from facepcl.batches import schedule
+from facepcl.cli import main
 from facepcl.errors import OptionError
 from facepcl.objectives import Networks
 from facepcl.pretrain import Config, run
@@ -151,14 +154,66 @@ def test_a_stopped_schedule_goes_on_to_the_bit(config, monkeypatch):
     assert_same(end_of(config), end_of(whole))
 
 
+def test_sizes_of_a_schedule_take_turns(config, monkeypatch):
+    seen = sizes_seen(monkeypatch)
+    encoder = run(replace(config, size=0, resolution_schedule="32+48:0.7,40", steps=4))
+    assert seen == [32, 48, 32, 40]
+    assert json.loads((encoder / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 40, 40]
+
+
+def test_an_encoder_is_for_the_largest_of_the_sizes_that_end_its_schedule(config):
+    encoder = run(replace(config, size=0, resolution_schedule="48+64+32", steps=1))
+    assert json.loads((encoder / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 64, 64]
+
+
 @pytest.mark.parametrize(
-    "text", ["48:0.6", "48,64", "48:0.6,x", "48:0.6,31", "48:0.6,56:0.5,64", "48:1,64", ","]
+    "text",
+    ["48:0.6", "48,64", "48+,64", "48+31", "48:0.6,x", "48:0.6,31", "48:0.6,56:0.5,64", "48:1,64", ","],
 )
 def test_a_schedule_that_cannot_work_is_refused(config, text):
-    with pytest.raises(OptionError, match=f"--resolution-schedule {text}: sizes of at least 32 and parts"):
+    with pytest.raises(OptionError, match=re.escape(f"--resolution-schedule {text}: sizes of at")):
         run(replace(config, size=0, resolution_schedule=text))
 
 
 def test_a_schedule_beside_a_size_is_refused(config):
     with pytest.raises(OptionError, match="leave out --size 48"):
         run(replace(config, resolution_schedule="48:0.6,64"))
+
+
+class Clock:
+    """time.monotonic in steps of one second from one look to the next."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(pretrain.time, "monotonic", self)
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+def test_a_run_by_the_clock_ends_in_time_and_its_rate_with_it(config, monkeypatch):
+    Clock(monkeypatch)  # a step takes one second: it is looked at before and after
+    run(replace(config, steps=0, minutes=5 / 60))
+    log = [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+    assert len(log) == 5
+    assert [line["lr"] for line in log] == pytest.approx([config.lr * schedule(i / 5, 0) for i in range(5)])
+    assert json.loads(Path(config.out, "config.json").read_text())["total_steps"] is None
+
+
+def test_a_stopped_run_by_the_clock_trains_for_the_rest_of_its_time(config, monkeypatch):
+    config = replace(config, steps=0, minutes=5 / 60)
+    Clock(monkeypatch)
+    stopped_in_step(2, config, monkeypatch)
+    assert not Path(config.out, "encoder").exists()
+    Clock(monkeypatch).now = 1000.0  # the time between does not count
+    encoder = run(config)
+    log = [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5]
+    assert encoder.is_dir()
+
+
+def test_two_lengths_at_once_are_refused(config, capsys):
+    options = [*config.data, "--out", config.out, "--steps", "3", "--minutes", "2"]
+    assert main(["pretrain", *options]) == 2
+    assert "--steps 3 and --minutes 2: give one of them" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Put a trained encoder into the package: float16 file in facepcl/weights/ and its row in index.json.
+"""Put a trained encoder and its heads into the package: float16 files in facepcl/weights/, a row in index.json.
 
     python tools/bundle_weights.py RUN/encoder pcl_facecycle.TAG --license CC0-1.0 --data "..." \\
         --command "..." --metric fer2013=43.1 --metric lfw=66.2
@@ -18,7 +18,8 @@ from torch import nn
 import facepcl
 from facepcl._files import sha256_file
 from facepcl.index import WEIGHTS, Row, read_index, write_index
-from facepcl.pretrained import save_tensors
+from facepcl.models.heads import describe_heads
+from facepcl.pretrained import HEADS_FILE, save_tensors
 
 
 def save_halves(network: nn.Module, name: str, about: dict[str, str]) -> Path:
@@ -58,9 +59,15 @@ def main() -> None:
 
 def bundle_encoder(args: argparse.Namespace, model: str, tag: str) -> Row:
     """Write the encoder of a run; its row."""
-    encoder: Any = facepcl.create_model(f"local-dir:{args.folder}")
+    folder = f"local-dir:{args.folder}"
+    encoder: Any = facepcl.create_model(folder)
     about = {"model": model, "tag": tag, "license": args.license}
     path = save_halves(encoder, f"{args.name}.safetensors", about)
+    heads: dict[str, Any] = {}
+    if (Path(args.folder) / HEADS_FILE).is_file():
+        layers = facepcl.create_heads(folder)
+        save_halves(layers, f"{args.name}.{HEADS_FILE}", about)
+        heads = describe_heads(layers.specs)
     return Row(
         model=model,
         tag=tag,
@@ -71,6 +78,7 @@ def bundle_encoder(args: argparse.Namespace, model: str, tag: str) -> Row:
         command=args.command,
         file=path.name,
         input_size=encoder.pretrained_cfg["input_size"][-1],
+        heads=heads,
         metrics={name: float(value) for name, _, value in (metric.partition("=") for metric in args.metric)},
     )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from facepcl._files import sha256_file
-from facepcl.create import create_decoder, create_model
+from facepcl.create import create_decoder, create_heads, create_model
 from facepcl.errors import OptionError
 from facepcl.hub.card import CARD_FILE, Facts, card_of
 from facepcl.hub.upload import Pushed, push
@@ -43,8 +43,9 @@ def write_folder(row: Row, folder: Path, name: str) -> Path:
     """The weights of a row as a folder with its card, for those who load it as `hf-hub:NAME`."""
     weights = f"{row.model}.{row.tag}"
     decoder = create_decoder(weights) if row.decoder else None
+    heads = create_heads(weights) if row.heads else None
     about = {"tag": row.tag, "license": row.license, "description": row.training_data}
-    save_encoder(create_model(weights, pretrained=True), folder, decoder, about)
+    save_encoder(create_model(weights, pretrained=True), folder, decoder, about, heads)
     for path in folder.glob("*.safetensors"):
         halves = {k: v.half() if v.is_floating_point() else v for k, v in load_tensors(path).items()}
         save_tensors(halves, path)
