@@ -1,4 +1,4 @@
-"""Put a trained encoder and its heads into the package: float16 files in facepcl/weights/, a row in index.json.
+"""Put a trained encoder and its heads into the package: float16 in facepcl/weights/, a row of index.json.
 
     python tools/bundle_weights.py RUN/encoder pcl_facecycle.TAG --license CC0-1.0 --data "..." \\
         --command "..." --metric fer2013=43.1 --metric lfw=66.2
