@@ -24,14 +24,15 @@ from jobs import FACEPCL, run
 from machine import describe
 from PIL import Image
 
-from facepcl import FaceEmbedder, detection
-from facepcl.detection import Detector
-from facepcl.face_cutter import Alignment, FaceCutter
-from facepcl.faces import LANDMARKS
-from facepcl.fit import Fit
-from facepcl.images import decode, decode_reduced
-from facepcl.squares import cut_to_size
-from facepcl.templates import TEMPLATES
+from facepcl import FaceEmbedder
+from facepcl.images import detector
+from facepcl.images.cropper import Alignment, FaceCutter
+from facepcl.images.decode import decode, decode_reduced
+from facepcl.images.detector import Detector
+from facepcl.images.face import LANDMARKS
+from facepcl.images.geometry import cut_to_size
+from facepcl.images.templates import TEMPLATES
+from facepcl.images.transform import Fit
 
 COUNTED = Path(__file__).resolve().parents[1] / "tests/photographs.csv"
 FEW, MANY = 100, 5_000
@@ -93,16 +94,16 @@ def show_turns(detector: Detector, images: list[Image.Image], counted: list[tupl
     """Photographs turned by quarters: the eye line within 20 degrees of the true one."""
     small = [resized(i, 640) for i, (faces, _) in zip(images, counted, strict=True) if faces]
     upright = [eyes(detector, image) for image in small]
-    sure = detection.SURE
+    sure = detector.SURE
     for name, value in (("one way up", 0.0), ("four ways up below 0.92", sure)):
-        detection.SURE = value
+        detector.SURE = value
         shares = []
         for angle in (90, 180, 270):
             found = [eyes(detector, image.rotate(-angle, expand=True)) for image in small]
             off = (np.array(found) - upright - angle + 180) % 360 - 180
             shares.append(f"{np.mean(np.abs(off) < 20):.2f}")
         print(f"turned by 90, 180, 270 degrees, {name}: right for {', '.join(shares)}")
-    detection.SURE = sure
+    detector.SURE = sure
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -124,12 +125,12 @@ def show_cost(path: Path, images: list[Image.Image]) -> None:
     net, cutter = Detector(path), FaceCutter(Alignment(str(path)), Fit.square(112))
     half = decode_reduced(data, 960).image
     square = TEMPLATES["face"](net(large)[0].landmarks)
-    small = detection._at_most(half, 640)
+    small = detector._at_most(half, 640)
     print("3456 x 2304, CPU ms:")
     for name, work in {
         "decoded whole": lambda: decode(data),
         "decoded at half the size": lambda: decode_reduced(data, 960),
-        "reduced to 640 px": lambda: detection._at_most(half, 640),
+        "reduced to 640 px": lambda: detector._at_most(half, 640),
         "one pass of YuNet at 640 px": lambda: net._rows(small),
         "one crop of 112 px from the whole": lambda: cut_to_size(large, square, 112),
         f"all, {len(net(large))} faces": lambda: cutter.of_file(data),

@@ -21,9 +21,9 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from facepcl.fit import Fit
-from facepcl.images import decode
-from facepcl.machine import keep_freed_memory
+from facepcl.images.decode import decode
+from facepcl.images.transform import Fit
+from facepcl.utils.device import keep_freed_memory
 
 OURS = "Pillow, reduced (ours)"
 PIXELS = 4_000_000  # of the files of a size together, at least; and 3 to 64 files

@@ -20,10 +20,10 @@ from machine import describe
 from PIL import Image
 
 import facepcl
-from facepcl.encoder import Encoder
-from facepcl.fit import Fit
-from facepcl.images import decode, decode_reduced
-from facepcl.machine import keep_freed_memory
+from facepcl.embedding.encoder import Encoder
+from facepcl.images.decode import decode, decode_reduced
+from facepcl.images.transform import Fit
+from facepcl.utils.device import keep_freed_memory
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 SHORT, LONG = 1024, 5120

@@ -17,8 +17,8 @@ from machine import describe
 
 import facepcl
 from facepcl import views
-from facepcl.encoder import Encoder
-from facepcl.machine import keep_freed_memory
+from facepcl.embedding.encoder import Encoder
+from facepcl.utils.device import keep_freed_memory
 
 BATCH = 64
 BACKENDS = (

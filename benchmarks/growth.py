@@ -34,7 +34,7 @@ COUNTS = {
 FILES, SIDE = 256, 112
 LOOK = 1.0  # seconds from one look at the memory to the next, which costs some hundredths of that
 LIST = """import sys
-from facepcl.sources import list_entries, read_items
+from facepcl.data.sources import list_entries, read_items
 print(sum(1 for item in read_items(list_entries(sys.argv[1:]))))"""
 
 

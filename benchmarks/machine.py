@@ -7,7 +7,7 @@ import timm
 import torch
 
 import facepcl
-from facepcl.machine import DTYPES, matmul_peak
+from facepcl.utils.device import DTYPES, matmul_peak
 
 
 def describe() -> str:

@@ -138,7 +138,7 @@ def iresnet(depths: Sequence[int] = IRESNET50) -> nn.Module:
 
 def export_iresnet(path: Path, depths: Sequence[int] = IRESNET50) -> None:
     """The file that users of onnxruntime begin with, any number of images at once."""
-    from facepcl.onnx_graph import to_onnx
+    from facepcl.models.onnx import to_onnx
 
     sample = torch.zeros(2, 3, IRESNET_SIDE, IRESNET_SIDE)
     path.write_bytes(to_onnx(iresnet(depths), sample).SerializeToString())

@@ -34,9 +34,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import facepcl
-from facepcl.encoder import code
+from facepcl.embedding.encoder import code
 from facepcl.errors import MissingExtra
-from facepcl.onnx_graph import require_onnx
+from facepcl.models.onnx import require_onnx
 
 PEER = (sys.executable, Path(__file__).with_name("peer_jobs.py"))
 ENCODERS = ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")

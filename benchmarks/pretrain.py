@@ -18,9 +18,10 @@ from PIL import Image
 from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
-from facepcl import crops, losses, views
-from facepcl.machine import training_dtype
-from facepcl.objectives import Networks, to_code
+from facepcl import losses, views
+from facepcl.pretrain import crops
+from facepcl.pretrain.networks import Networks, to_code
+from facepcl.utils.device import training_dtype
 
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 PARTS = ("views", "networks", "losses", "optimiser")

@@ -25,10 +25,11 @@ from PIL import Image
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
-from facepcl import losses, ranks
-from facepcl.objectives import Networks
-from facepcl.recipe import CONTRASTS, Config
-from facepcl.sub_steps import SubSteps
+from facepcl import losses
+from facepcl.pretrain import distributed
+from facepcl.pretrain.config import CONTRASTS, Config
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.substeps import SubSteps
 
 SIZE, D, CODE = 64, 512, 2048  # side of the views; numbers of a projection and of a code
 # What the paper's columns assume of a GPU: A100, half of its bfloat16 peak; 25 GB/s to the other machines.
@@ -40,8 +41,8 @@ class Noise:
     """Images of noise for every batch: a step costs the same."""
 
     def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
-        """This process's part of a batch of `count`, as `facepcl.batches.Source` says."""
-        own = len(range(count)[ranks.part(count)])
+        """This process's part of a batch of `count`, as `facepcl.pretrain.sampler.Source` says."""
+        own = len(range(count)[distributed.part(count)])
         return torch.randint(0, 256, (own, 3, SIZE, SIZE), dtype=torch.uint8)
 
 
@@ -77,7 +78,11 @@ def count_step(model: str, processes: int, batch: int) -> Counter[str]:
     config = Config(data=(), out="", model=model, batch=whole, pose_batch=whole // 8, pose_negatives=16)
     torch.manual_seed(0)
     nets = Networks(model, {}, config.sub_steps).train()
-    with pretended(processes) as counted, ranks.shared_norms(nets), FlopCounterMode(display=False) as flops:
+    with (
+        pretended(processes) as counted,
+        distributed.shared_norms(nets),
+        FlopCounterMode(display=False) as flops,
+    ):
         sub_steps = SubSteps(config, Noise(), nets, SIZE, torch.float32)
         losses_of_step = sub_steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0))
         while True:
@@ -88,7 +93,7 @@ def count_step(model: str, processes: int, batch: int) -> Counter[str]:
             counted["kept"] = max(counted["kept"], sum(kept.values()))  # of the largest sub-step
             nets.zero_grad()
             loss.total.backward()
-            ranks.sum_gradients(nets)
+            distributed.sum_gradients(nets)
     counted["operations"] = flops.get_total_flops()
     counted["weights"] = sum(weight.nbytes for weight in nets.parameters())
     return counted

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from machine import describe
 
-from facepcl.batches import InMemory
-from facepcl.listing import read_whole
-from facepcl.recipe import Config
-from facepcl.stream import Stream
+from facepcl.pretrain.config import Config
+from facepcl.pretrain.listing import read_whole
+from facepcl.pretrain.sampler import InMemory
+from facepcl.pretrain.stream import Stream
 
 CPU = torch.device("cpu")
 

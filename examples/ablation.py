@@ -25,8 +25,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from facepcl import FacepclError, pretrain
-from facepcl.checkpoints import check_same_run
-from facepcl.recipe import DEFAULTS, MAY_CHANGE
+from facepcl.pretrain.checkpoints import check_same_run
+from facepcl.pretrain.config import DEFAULTS, MAY_CHANGE
 
 METHODS = ("simclr", "pcl-no-pose", "pcl-no-orthogonal", "pcl")
 NIGHT: dict[str, Any] = {"views": 300_000, "seeds": [0, 1, 2]}

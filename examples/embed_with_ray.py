@@ -27,12 +27,12 @@ import pyarrow.parquet
 import ray
 
 import facepcl
+from facepcl.data.sources import Entry, list_entries, read_items
+from facepcl.embedding.embeddings import Embeddings
+from facepcl.embedding.parquet_table import to_arrow
 from facepcl.errors import FacepclError, MissingPath
-from facepcl.fit import Fit
-from facepcl.images import decode_reduced
-from facepcl.parquet_table import to_arrow
-from facepcl.rows import Embeddings
-from facepcl.sources import Entry, list_entries, read_items
+from facepcl.images.decode import decode_reduced
+from facepcl.images.transform import Fit
 
 ROWS = 1024  # that are decoded together, a block of Ray's
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import facepcl
-from facepcl.rows import Embeddings
+from facepcl.embedding.embeddings import Embeddings
 
 BLOCK = 1024  # rows; the cosines of two blocks take 4 MB, those of all rows with all would not fit
 

@@ -13,7 +13,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 import facepcl
-from facepcl.pretrained import save_tensors
+from facepcl.models.io import save_tensors
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from model_card_groups import groups_table
 
 from facepcl import probes
-from facepcl._files import atomic
-from facepcl.index import read_index, weights_table
+from facepcl.models.registry import read_index, weights_table
+from facepcl.utils.files import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD, SCORES = ROOT / "MODEL_CARD.md", ROOT / "examples/model_card.jsonl"

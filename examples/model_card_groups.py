@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 import facepcl
-from facepcl.crops import crop_squares
-from facepcl.label_views import face_frames
 from facepcl.models import Branches
-from facepcl.training_data import Faces, read_faces, read_samples
+from facepcl.pretrain.crops import crop_squares
+from facepcl.pretrain.dataset import Faces, read_faces, read_samples
+from facepcl.pretrain.label_views import face_frames
 
 HALF_SIDE = 1.5  # of the crop, in eyes-to-mouth distances: what the card tells users to feed
 GROUPS = {

@@ -16,8 +16,8 @@ from PIL import Image
 
 import facepcl
 from facepcl.errors import ImageError
-from facepcl.images import open_image
-from facepcl.swap import draw_swaps, swap_sheet
+from facepcl.images.decode import open_image
+from facepcl.models.pose_swap import draw_swaps, swap_sheet
 
 
 def swap(encoder: str, photos: list[str]) -> Image.Image:

@@ -22,16 +22,16 @@ from torchvision.transforms.functional import rgb_to_grayscale
 from tqdm import trange
 
 import facepcl
-from facepcl.batches import schedule, shuffled_rows, step_generator
-from facepcl.crops import crop_squares
 from facepcl.errors import DataError, WeightsError
-from facepcl.label_views import face_frames
-from facepcl.losses import reconstruction
-from facepcl.machine import training_dtype
 from facepcl.models.decoder import CODE, Decoder
-from facepcl.objectives import TARGET_SIZE, to_code
-from facepcl.pretrained import save_encoder
-from facepcl.training_data import Faces, read_faces
+from facepcl.models.io import save_encoder
+from facepcl.pretrain.crops import crop_squares
+from facepcl.pretrain.dataset import Faces, read_faces
+from facepcl.pretrain.label_views import face_frames
+from facepcl.pretrain.losses import reconstruction
+from facepcl.pretrain.networks import TARGET_SIZE, to_code
+from facepcl.pretrain.sampler import schedule, shuffled_rows, step_generator
+from facepcl.utils.device import training_dtype
 
 HALF_SIDE = 1.5  # of a crop, in eyes-to-mouth distances: the middle of what the weights expect
 EACH = 4  # pictures of a person in a batch

@@ -8,8 +8,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from facepcl import models as models  # registers the models
-from facepcl.create import create_decoder, create_heads, create_model, download, list_models
+from facepcl._version import __version__ as __version__
 from facepcl.errors import FacepclError
+from facepcl.models.factory import create_decoder, create_heads, create_model, download, list_models
 
 if TYPE_CHECKING:
     from facepcl import alignment as alignment
@@ -21,23 +22,21 @@ if TYPE_CHECKING:
     from facepcl import probes as probes
     from facepcl import views as views
     from facepcl.alignment import align
-    from facepcl.data_set import read_embeddings
-    from facepcl.embedding import FaceEmbedder
-    from facepcl.embedding_job import embed
-    from facepcl.rows import similarity
-
-__version__ = "0.1.0"
+    from facepcl.embedding.embedder import FaceEmbedder
+    from facepcl.embedding.embeddings import similarity
+    from facepcl.embedding.job import embed
+    from facepcl.embedding.table_folder import read_embeddings
 
 # A library is silent until its user configures logging.
 logging.getLogger("facepcl").addHandler(logging.NullHandler())
 
 # Loaded when first used, so that `import facepcl` costs what `import timm` costs.
 _LAZY_NAMES = {
-    "FaceEmbedder": "facepcl.embedding",
+    "FaceEmbedder": "facepcl.embedding.embedder",
     "align": "facepcl.alignment",
-    "embed": "facepcl.embedding_job",
-    "read_embeddings": "facepcl.data_set",
-    "similarity": "facepcl.rows",
+    "embed": "facepcl.embedding.job",
+    "read_embeddings": "facepcl.embedding.table_folder",
+    "similarity": "facepcl.embedding.embeddings",
 }
 _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "pretrain", "probes", "views")
 

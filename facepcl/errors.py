@@ -85,3 +85,13 @@ def require(package: str, extra: str) -> ModuleType:
         raise MissingExtra(
             f"{name} is installed but does not load ({error}); try: pip install --upgrade 'facepcl[{extra}]'"
         ) from error
+
+
+def first_cause(error: BaseException) -> str:
+    """What went wrong at first, in one line: exporters and compilers wrap it in pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):  # "backend='inductor' raised:"
+        return lines[1]
+    return lines[0] if lines else type(error).__name__

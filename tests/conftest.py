@@ -104,8 +104,8 @@ def put_face(path, number=0):
 
 def read_layout(task, path, layout="auto"):
     """The manifest of a data set, once its items are known to be its images, in order."""
-    from facepcl.images import decode
-    from facepcl.probes.layouts import read_manifest
+    from facepcl.images.decode import decode
+    from facepcl.probes.datasets import read_manifest
 
     manifest = read_manifest(task, path, layout)
     items = list(manifest.items())
@@ -182,7 +182,7 @@ def hub(tmp_path, monkeypatch):
 def encoders(tmp_path_factory):
     """encoders(name) -> a model with random weights and the folder that a run writes of it."""
     import facepcl
-    from facepcl.pretrained import save_encoder
+    from facepcl.models.io import save_encoder
 
     made = {}
     for name in ("pcl_facecycle", "pcl_resnet18"):

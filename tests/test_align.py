@@ -19,18 +19,18 @@ from PIL import Image
 
 import facepcl
 from facepcl import alignment
+from facepcl.alignment.crop_names import CropNames
 from facepcl.cli import main
-from facepcl.crop_names import CropNames
-from facepcl.detection import Detector
-from facepcl.detector_file import FILE, REPOSITORY, SHA256
+from facepcl.data.sources import where_relative
 from facepcl.errors import ImageError, MissingExtra, OptionError, WriteError
-from facepcl.face_cutter import Alignment, FaceCutter
-from facepcl.faces import LANDMARK_COLUMNS, Face, most_prominent_first
-from facepcl.fit import Fit
-from facepcl.images import to_rgb
-from facepcl.sources import where_relative
-from facepcl.squares import Square, cut_to_size
-from facepcl.templates import ARCFACE_POINTS, TEMPLATES, similarity
+from facepcl.images.cropper import Alignment, FaceCutter
+from facepcl.images.decode import to_rgb
+from facepcl.images.detector import Detector
+from facepcl.images.detector_file import FILE, REPOSITORY, SHA256
+from facepcl.images.face import LANDMARK_COLUMNS, Face, most_prominent_first
+from facepcl.images.geometry import Square, cut_to_size
+from facepcl.images.templates import ARCFACE_POINTS, TEMPLATES, similarity
+from facepcl.images.transform import Fit
 
 EYES_TO_MOUTH = ARCFACE_POINTS[3:].mean(0) - ARCFACE_POINTS[:2].mean(0)
 # of the template `face`, in sides of the crop: its centre is the middle of eyes and mouth
@@ -490,7 +490,7 @@ import sys, types
 package = types.ModuleType("facepcl")
 package.__path__ = [{folder!r}]
 sys.modules["facepcl"] = package  # without torch and timm, which take seconds
-from facepcl.detector_file import find_detector
+from facepcl.images.detector_file import find_detector
 try:
     print(find_detector())
 except Exception as error:

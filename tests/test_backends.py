@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import facepcl
-from facepcl import machine
-from facepcl.backends import make_run
-from facepcl.embedding import FaceEmbedder
-from facepcl.encoder import Encoder
+from facepcl.data.sources import Item
+from facepcl.embedding.backends import make_run
+from facepcl.embedding.embedder import FaceEmbedder
+from facepcl.embedding.encoder import Encoder
 from facepcl.errors import OptionError
-from facepcl.sources import Item
+from facepcl.utils import device
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def test_auto_takes_bfloat16_where_there_are_units_and_a_timing_agrees(monkeypat
             time.sleep(0.002 if torch.is_autocast_enabled("cpu") == (faster == "bfloat16") else 0.02)
             return x
 
-    monkeypatch.setattr(machine, "has_bfloat16_units", lambda: units)
-    found = machine.inference_dtype("auto", Timed(), torch.zeros(1))
+    monkeypatch.setattr(device, "has_bfloat16_units", lambda: units)
+    found = device.inference_dtype("auto", Timed(), torch.zeros(1))
     assert found == (torch.bfloat16 if faster == "bfloat16" and units else torch.float32)
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from facepcl.batches import LabelRows, schedule, shuffled_rows, step_generator
 from facepcl.errors import DataError
 from facepcl.pretrain import Config, run
-from facepcl.training_data import read_faces
+from facepcl.pretrain.dataset import read_faces
+from facepcl.pretrain.sampler import LabelRows, schedule, shuffled_rows, step_generator
 
 SMALL = {
     "batch": 2,

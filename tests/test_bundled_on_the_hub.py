@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 import facepcl
 from facepcl.errors import WeightsError
-from facepcl.index import read_index
+from facepcl.models.registry import read_index
 
 
 @pytest.mark.slow
@@ -61,13 +61,13 @@ for name in ("pcl_facecycle", "pcl_resnet18"):
 
 def test_weights_of_the_index_must_be_those_that_were_pushed(hub, encoders, monkeypatch):
     """A revision that the Hub serves with other content than the index describes is refused."""
-    from facepcl import create
-    from facepcl.index import Row
+    from facepcl.models import factory
+    from facepcl.models.registry import Row
 
     revision = hub.put("org/faces", files_of(encoders("pcl_facecycle")[1]))
     row = Row("pcl_facecycle", "x", "", 0, "", "", "", hf_hub_id=f"org/faces@{revision}")
     row = Row(**{**vars(row), "hub_sha256": {"model.safetensors": "0" * 64}})
-    monkeypatch.setattr(create, "rows_of", lambda model: (row,))
+    monkeypatch.setattr(factory, "rows_of", lambda model: (row,))
     with pytest.raises(WeightsError) as caught:
         facepcl.create_model("pcl_facecycle", pretrained=True)
     assert_sentence(caught, r"model\.safetensors is not the file that this facepcl knows")
@@ -76,11 +76,11 @@ def test_weights_of_the_index_must_be_those_that_were_pushed(hub, encoders, monk
 def test_default_cfgs_name_the_repository_beside_the_file(monkeypatch):
     from dataclasses import replace
 
-    from facepcl.models import _weights
+    from facepcl.models import weights
 
     row = replace(read_index()[0], hf_hub_id="org/faces@" + "a" * 40)
-    monkeypatch.setattr(_weights, "rows_of", lambda model: (row,))
-    cfgs = _weights.cfg_rows("pcl_facecycle", input_size=(3, 64, 64), pool_size=(4, 4))
+    monkeypatch.setattr(weights, "rows_of", lambda model: (row,))
+    cfgs = weights.cfg_rows("pcl_facecycle", input_size=(3, 64, 64), pool_size=(4, 4))
     (cfg,) = timm.models.generate_default_cfgs(cfgs)["pcl_facecycle"].cfgs.values()
     assert (cfg.file, cfg.hf_hub_id) == (str(row.path), row.hf_hub_id)
     model = timm.create_model("pcl_facecycle", pretrained=True, pretrained_cfg=cfg)  # offline: the file wins

@@ -10,8 +10,8 @@ import torch
 from sklearn.linear_model import Ridge
 
 import facepcl
-from facepcl._files import sha256_file
-from facepcl.index import read_index, weights_table
+from facepcl.models.registry import read_index, weights_table
+from facepcl.utils.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = [f"{name}.synth_labels" for name in ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")]

@@ -14,7 +14,7 @@ import facepcl
 from facepcl.cli import main
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.decoder import Decoder, ProjectionHead
-from facepcl.pretrained import load_tensors, save_encoder, save_tensors
+from facepcl.models.io import load_tensors, save_encoder, save_tensors
 
 BRANCH_NAMES = {"face.": "layer3_2_exp.", "pose.": "layer3_2_pose."}
 
@@ -215,7 +215,7 @@ def test_the_command_says_what_it_left_out_and_where_the_folder_is(tmp_path, cap
 def test_the_card_says_where_weights_come_from_and_that_no_licence_is_known(original, tmp_path):
     from huggingface_hub import ModelCard
 
-    from facepcl._files import sha256_file
+    from facepcl.utils.files import sha256_file
 
     path = save(original[1], tmp_path / "500.pth")
     unknown = (facepcl.hub.convert(path, tmp_path / "a") / "README.md").read_text()

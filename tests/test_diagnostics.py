@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from facepcl.diagnostics import codes_of, effective_rank, gradient_norms
-from facepcl.objectives import Networks
+from facepcl.models.io import load_tensors
 from facepcl.pretrain import Config, run
-from facepcl.pretrained import load_tensors
-from facepcl.recipe import METHODS
+from facepcl.pretrain.config import METHODS
+from facepcl.pretrain.diagnostics import codes_of, effective_rank, gradient_norms
+from facepcl.pretrain.networks import Networks
 
 SMALL = {
     "batch": 4,

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 import facepcl
-from facepcl import alignment, parquet_table, tables
+from facepcl import alignment
 from facepcl.cli import main
-from facepcl.embedding import FaceEmbedder
+from facepcl.embedding import parquet_table, tables
+from facepcl.embedding.embedder import FaceEmbedder
+from facepcl.embedding.embeddings import Embeddings
+from facepcl.embedding.resume import Unfinished
 from facepcl.errors import ImageError, OptionError, TableError
-from facepcl.faces import Face, face_columns
-from facepcl.rows import Embeddings
-from facepcl.unfinished import Unfinished
+from facepcl.images.face import Face, face_columns
 
 PART = 8
 FACES = {8: 2, 17: 0, 18: 5, 19: 1, 21: 2, 85: 6}  # faces of some photographs, by their number
@@ -40,9 +41,9 @@ def embedder(detector):
 @pytest.fixture
 def _small_parts(monkeypatch):
     """Parts of 8 photographs instead of 1,024."""
-    from facepcl import embedding, embedding_job, unfinished
+    from facepcl.embedding import embedder, job, resume
 
-    for module in (parquet_table, embedding, embedding_job, unfinished):
+    for module in (parquet_table, embedder, job, resume):
         monkeypatch.setattr(module, "ROWS_A_GROUP", PART)
 
 

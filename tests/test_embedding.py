@@ -13,10 +13,10 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
+from facepcl.embedding.summary import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError, WeightsError
-from facepcl.fit import Fit
-from facepcl.images import decode, decode_reduced
-from facepcl.summary import looks_like_crop
+from facepcl.images.decode import decode, decode_reduced
+from facepcl.images.transform import Fit
 
 TOLERANCE = 1e-5  # float32: another batch size sums in another order
 FLOAT32 = {"dtype": "float32"}  # auto is bfloat16 on processors with units for it
@@ -213,7 +213,7 @@ def test_the_sheet_shows_few_and_many(model, folder, tmp_path, count):
 
 def test_the_sheet_puts_the_nearest_first(tmp_path):
     """Two groups of codes; a query's first neighbour is of its own group under each branch."""
-    from facepcl.sheet import Kept, _cosine
+    from facepcl.embedding.contact_sheet import Kept, _cosine
 
     random = np.random.default_rng(0)
     group = np.arange(8) % 2
@@ -227,7 +227,7 @@ def test_the_sheet_puts_the_nearest_first(tmp_path):
 @pytest.fixture
 def bundled(monkeypatch, model):
     """The command line with a model at hand, whatever weights are bundled."""
-    from facepcl import encoder
+    from facepcl.embedding import encoder
 
     monkeypatch.setattr(encoder, "_load", lambda name: model)
 
@@ -265,12 +265,12 @@ def test_a_wrong_command_says_what_is_wrong_and_exits_2(
 
 
 def test_an_interruption_before_the_first_part_leaves_nothing(bundled, folder, tmp_path, monkeypatch):
-    from facepcl import embedding
+    from facepcl.embedding import embedder
 
     def interrupt(self, *args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedding.FaceEmbedder, "_embed", interrupt)
+    monkeypatch.setattr(embedder.FaceEmbedder, "_embed", interrupt)
     assert main(["embed", str(folder), "-o", str(tmp_path / "e.npz")]) == 130
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 
@@ -345,14 +345,14 @@ def test_any_iterable_of_images_is_a_list(model):
 
 
 def test_two_images_that_are_alike_are_shown_as_alike():
-    from facepcl.sheet import _cosine
+    from facepcl.embedding.contact_sheet import _cosine
 
     code = np.random.default_rng(0).normal(size=16)
     assert _cosine(np.stack([code, 1.1 * code]))[0, 1] == pytest.approx(1)
 
 
 def test_long_names_on_the_sheet_keep_the_end_that_tells_them_apart():
-    from facepcl.sheet import _short
+    from facepcl.embedding.contact_sheet import _short
 
     assert [_short(f"p/holiday-in-rome-{i}.jpg", 8) for i in (1, 2)] == ["…-rome-1", "…-rome-2"]
 

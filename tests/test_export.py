@@ -21,8 +21,8 @@ from torch import nn
 import facepcl
 from facepcl import cli, export
 from facepcl.errors import ExportError, MissingExtra, MissingPath, OptionError
-from facepcl.onnx_graph import open_graph, to_onnx
-from facepcl.pretrained import save_encoder
+from facepcl.models.io import save_encoder
+from facepcl.models.onnx import open_graph, to_onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs/export.md").read_text("utf-8")
@@ -116,7 +116,7 @@ def test_a_file_gives_the_codes_of_the_embedder_for_any_number_of_faces(files, n
 @pytest.mark.parametrize("name", ["pcl_facecycle.onnx", "pcl_resnet18.pt2"])
 def test_a_file_says_what_it_is(files, name):
     _, meta = program_of(files / name)
-    row, side = facepcl.index.rows_of(Path(name).stem)[0], meta["input_size"][1]
+    row, side = facepcl.models.registry.rows_of(Path(name).stem)[0], meta["input_size"][1]
     assert (meta["model"], meta["tag"], meta["weights_sha256"]) == (row.model, row.tag, row.sha256)
     assert (meta["license"], meta["facepcl"]) == ("CC0-1.0", facepcl.__version__)
     assert (side, meta["mean"], meta["std"]) == (row.input_size, [0, 0, 0], [1, 1, 1])

@@ -26,12 +26,12 @@ from conftest import FACES, no_room_beyond
 from torch import nn
 
 import facepcl
-from facepcl._lock import alone
 from facepcl.cli import main
-from facepcl.embedding import FaceEmbedder
+from facepcl.data.sources import list_entries, read_items
+from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.errors import DataError, ImageError, OptionError, WriteError
-from facepcl.sources import list_entries, read_items
-from facepcl.training_data import read_faces
+from facepcl.pretrain.dataset import read_faces
+from facepcl.utils.lock import alone
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = "--batch 2 --pose-batch 2 --pose-negatives 1 --size 32 --source-size 64 --steps 2 --log-steps 1"
@@ -99,7 +99,7 @@ def test_a_step_of_pretraining_that_does_not_fit_is_one_sentence(tmp_path, capsy
     def no_room(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has less.")
 
-    monkeypatch.setattr("facepcl.sub_steps.contrast_faces", no_room)
+    monkeypatch.setattr("facepcl.pretrain.substeps.contrast_faces", no_room)
     assert main(["pretrain", str(FACES[0].parent), "--out", str(tmp_path / "run"), *TRAIN.split()]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "facepcl: a step of this run does not fit into the memory of cpu (CUDA out of memory); begin anew "
@@ -283,16 +283,16 @@ def test_a_training_file_that_cannot_be_read_is_skipped_and_named(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
-    from facepcl import training_data
+    from facepcl.pretrain import dataset
 
-    decode = training_data.decode
+    decode = dataset.decode
 
     def decode_and_delete(data):
         (tmp_path / "z-gone.jpg").unlink(missing_ok=True)
         return decode(data)
 
     with pytest.MonkeyPatch.context() as patch, no_waiting(30):
-        patch.setattr(training_data, "decode", decode_and_delete)
+        patch.setattr(dataset, "decode", decode_and_delete)
         faces = read_faces([tmp_path], 32)
     assert faces.names == [str(tmp_path / "good.jpg")]
     assert {Path(name).name: reason for name, reason in faces.skipped} == {

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from facepcl.fit import Fit
+from facepcl.images.transform import Fit
 
 CONFIG = {"input_size": (3, 64, 64), "interpolation": "bicubic", "mean": (0.5, 0.4, 0.1), "std": (1, 1, 1)}
 SIZES = [(64, 64), (60, 40), (41, 97), (250, 250), (301, 200), (63, 65), (20, 33), (500, 64)]

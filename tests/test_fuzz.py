@@ -14,12 +14,12 @@ from fuzz import command
 from fuzz.subjects import SUBJECTS
 
 import facepcl
-from facepcl.checkpoints import load_checkpoint, save_checkpoint
+from facepcl.embedding.embeddings import Embeddings
+from facepcl.embedding.tables import write_table
 from facepcl.errors import FacepclError, OptionError, TableError, WeightsError
-from facepcl.hub.foreign import read_checkpoint
-from facepcl.pretrained import save_tensors
-from facepcl.rows import Embeddings
-from facepcl.tables import write_table
+from facepcl.hub.torch_checkpoint import read_checkpoint
+from facepcl.models.io import save_tensors
+from facepcl.pretrain.checkpoints import load_checkpoint, save_checkpoint
 
 CASES = 600  # of all subjects together; `make soak` has 100,000
 
@@ -134,7 +134,7 @@ def test_a_config_that_is_no_object_is_a_named_error(encoders, tmp_path, text):
     shutil.copy(encoders("pcl_facecycle")[1] / "model.safetensors", tmp_path)
     with pytest.raises(WeightsError, match=r"config\.json"):
         facepcl.create_model(f"local-dir:{tmp_path}")
-    from facepcl.checkpoints import check_same_run
+    from facepcl.pretrain.checkpoints import check_same_run
 
     with pytest.raises(OptionError, match=r"config\.json"):
         check_same_run(tmp_path / "config.json", {"lr": 1}, {}, frozenset())

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 import facepcl
 from facepcl.cli import main
 from facepcl.errors import MissingPath, OptionError, WeightsError
-from facepcl.pretrained import save_tensors
+from facepcl.models.io import save_tensors
 
 
 @pytest.mark.parametrize(

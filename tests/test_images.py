@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from facepcl.errors import ImageError, MissingPath
-from facepcl.images import decode, decode_reduced, open_image, quiet_pillow
+from facepcl.images.decode import decode, decode_reduced, open_image, quiet_pillow
 
 # examples/faces/person1_yaw+22_anger.jpg as a telephone stores it: on its side, with HEIC's box that says how
 # to turn it and, besides, EXIF data that say the same
@@ -268,7 +268,7 @@ def test_a_heic_that_is_damaged_is_an_error():
 
 def test_a_heic_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
     pillow_heif = pytest.importorskip("pillow_heif", reason="extra heic")
-    monkeypatch.setattr("facepcl.images.MAX_PIXELS", 112 * 112 - 1)
+    monkeypatch.setattr("facepcl.images.decode.MAX_PIXELS", 112 * 112 - 1)
     monkeypatch.setattr(pillow_heif.HeifFile, "to_pillow", lambda file: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="too many pixels: 112 x 112"):
         open_image(HEIC)

@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 
 import facepcl
-from facepcl import label_views, sub_steps
-from facepcl.batches import InMemory
 from facepcl.errors import OptionError, WeightsError
-from facepcl.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
-from facepcl.label_views import MILD, STRONG, strong_share
 from facepcl.models.decoder import resize_maps
-from facepcl.objectives import Networks
-from facepcl.pretrain import Config, run
-from facepcl.pretrained import load_tensors, save_tensors
+from facepcl.models.io import load_tensors, save_tensors
+from facepcl.pretrain import Config, label_views, run, substeps
+from facepcl.pretrain.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
+from facepcl.pretrain.label_views import MILD, STRONG, strong_share
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.sampler import InMemory
 
 SMALL = {
     "method": "labels",
@@ -81,7 +80,7 @@ def test_the_step_is_the_weighted_sum_of_the_labels_losses(config):
     source = InMemory(config, {})
     torch.manual_seed(0)
     nets = Networks(config.model, source.label_outputs, config.sub_steps).train()
-    steps = sub_steps.SubSteps(config, source, nets, 48, torch.float32)
+    steps = substeps.SubSteps(config, source, nets, 48, torch.float32)
     (loss,) = steps.of_step(0, 1 / 6, {})
     parts = loss.parts
     identity = 5 * 3 / 6  # half of the rise, which ends after a third of the run
@@ -276,8 +275,8 @@ def test_a_mirrored_view_is_the_mirror_image(monkeypatch):
 
 def test_a_run_from_weights_has_strong_views_and_identity_at_once(config, monkeypatch):
     seen = []
-    real = sub_steps.label_views
-    monkeypatch.setattr(sub_steps, "label_views", lambda *a: seen.append(a[-1]) or real(*a))
+    real = substeps.label_views
+    monkeypatch.setattr(substeps, "label_views", lambda *a: seen.append(a[-1]) or real(*a))
     run(replace(config, init="pcl_facecycle", steps=1))
     run(replace(config, steps=1, out=config.out + "-new"))
     assert seen == [0.7, 0.0]

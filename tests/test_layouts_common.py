@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facepcl.errors import DataError, MissingPath
-from facepcl.probes.layouts import read_manifest
+from facepcl.probes.datasets import read_manifest
 
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 LABELS = {

@@ -8,8 +8,8 @@ from conftest import FACES, put_face, read_layout
 from PIL import Image
 
 from facepcl.errors import DataError, MissingPath, OptionError
-from facepcl.images import decode
-from facepcl.probes.layouts import LAYOUTS, read_manifest
+from facepcl.images.decode import decode
+from facepcl.probes.datasets import LAYOUTS, read_manifest
 
 read = partial(read_layout, "expression")
 

@@ -8,9 +8,9 @@ import pytest
 from conftest import put_face, read_layout
 
 from facepcl.errors import DataError, MissingPath
-from facepcl.images import decode
-from facepcl.probes.pose import from_pose_para, rotation
-from facepcl.squares import Square
+from facepcl.images.decode import decode
+from facepcl.images.geometry import Square
+from facepcl.probes.rotations import from_pose_para, rotation
 
 scipy_io = pytest.importorskip("scipy.io", reason="needs scipy, of the extra probe")
 FLIP = np.diag([1, -1, -1])

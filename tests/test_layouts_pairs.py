@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from facepcl.errors import DataError
-from facepcl.probes.layouts import read_manifest
-from facepcl.probes.layouts.pairs import draw_pairs
+from facepcl.probes.datasets import read_manifest
+from facepcl.probes.datasets.pairs import draw_pairs
 
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import facepcl
-from facepcl import sub_steps, views
+from facepcl import views
 from facepcl.errors import DataError, OptionError, WeightsError
-from facepcl.objectives import Networks
-from facepcl.pretrain import Config, dynamic_weights, run
-from facepcl.pretrained import load_tensors
-from facepcl.recipe import METHODS
+from facepcl.models.io import load_tensors
+from facepcl.pretrain import Config, dynamic_weights, run, substeps
+from facepcl.pretrain.config import METHODS
+from facepcl.pretrain.networks import Networks
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 UNLABELLED = [method for method in METHODS if method != "labels"]
@@ -178,7 +178,7 @@ def test_a_stopped_run_of_simclr_goes_on_as_if_it_had_not_been(config, monkeypat
     config = replace(config, method="simclr", steps=4)
     whole = replace(config, out=config.out + "-whole")
     run(whole)
-    real, calls = sub_steps.contrast_shared, []
+    real, calls = substeps.contrast_shared, []
 
     def press(*arguments):
         calls.append(1)
@@ -186,7 +186,7 @@ def test_a_stopped_run_of_simclr_goes_on_as_if_it_had_not_been(config, monkeypat
             signal.raise_signal(signal.SIGINT)
         return real(*arguments)
 
-    monkeypatch.setattr(sub_steps, "contrast_shared", press)
+    monkeypatch.setattr(substeps, "contrast_shared", press)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert Path(config.out, "checkpoint-00000002.safetensors").is_file()

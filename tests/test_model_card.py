@@ -5,7 +5,7 @@ from pathlib import Path
 import model_card
 import pytest
 
-from facepcl.index import read_index
+from facepcl.models.registry import read_index
 
 CARD = (Path(__file__).resolve().parents[1] / "MODEL_CARD.md").read_text("utf-8")
 

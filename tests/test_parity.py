@@ -7,11 +7,11 @@ import torch
 from conftest import relative_error
 
 import facepcl
-from facepcl import crops, losses, views
+from facepcl import losses, views
 from facepcl.models.decoder import Decoder, ProjectionHead
-from facepcl.models.original import split_original
-from facepcl.objectives import Networks, contrast_faces, contrast_poses, disentangle
-from facepcl.pretrain import dynamic_weights
+from facepcl.models.remap import split_original
+from facepcl.pretrain import crops, dynamic_weights
+from facepcl.pretrain.networks import Networks, contrast_faces, contrast_poses, disentangle
 
 TOLERANCE = 1e-10  # an independent re-implementation deviated by 5e-15, a whole step by 5e-12
 

@@ -15,14 +15,13 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl import sub_steps
-from facepcl._lock import alone
-from facepcl.checkpoints import checkpoints, load_checkpoint
 from facepcl.cli import main
 from facepcl.errors import DataError, FacepclError, OptionError
-from facepcl.objectives import Networks
-from facepcl.pretrain import PRESETS, Config, run
-from facepcl.pretrained import load_tensors
+from facepcl.models.io import load_tensors
+from facepcl.pretrain import PRESETS, Config, run, substeps
+from facepcl.pretrain.checkpoints import checkpoints, load_checkpoint
+from facepcl.pretrain.networks import Networks
+from facepcl.utils.lock import alone
 
 SMALL = {
     "batch": 3,
@@ -103,7 +102,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypat
     """Ctrl-C in the second step: that step is finished and saved, and the end is the same to the bit."""
     config = replace(config, steps=4)
     whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
-    real = sub_steps.contrast_faces
+    real = substeps.contrast_faces
 
     def press(nets, views, *mixing):
         if not press.calls:
@@ -112,7 +111,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypat
         return real(nets, views, *mixing)
 
     press.calls = -1
-    monkeypatch.setattr(sub_steps, "contrast_faces", press)
+    monkeypatch.setattr(substeps, "contrast_faces", press)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert (tmp_path / "run/checkpoint-00000002.safetensors").is_file()
@@ -279,14 +278,14 @@ def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):
 
 def breaking(monkeypatch, at_call, what):
     """Have the face contrast's loss go through `what` from its call `at_call` on."""
-    real, calls = sub_steps.contrast_faces, []
+    real, calls = substeps.contrast_faces, []
 
     def contrast(*arguments):
         calls.append(1)
         loss = real(*arguments)
         return what(loss) if len(calls) >= at_call else loss
 
-    monkeypatch.setattr(sub_steps, "contrast_faces", contrast)
+    monkeypatch.setattr(substeps, "contrast_faces", contrast)
 
 
 def assert_good(path):

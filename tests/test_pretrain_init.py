@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from facepcl.errors import WeightsError
+from facepcl.models.io import load_tensors, save_tensors
 from facepcl.pretrain import Config, run
-from facepcl.pretrained import load_tensors, save_tensors
 
 SMALL = {
     "batch": 2,

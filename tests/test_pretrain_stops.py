@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from facepcl._interrupt import Stopped, until_interrupted
-from facepcl.checkpoints import checkpoints
-from facepcl.pretrained import load_tensors
+from facepcl.models.io import load_tensors
+from facepcl.pretrain.checkpoints import checkpoints
+from facepcl.utils.signals import Stopped, until_interrupted
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 STEPS = 24

@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl.embedding import FaceEmbedder
-from facepcl.encoder import Encoder
+from facepcl.data.sources import Item
+from facepcl.embedding.embedder import FaceEmbedder
+from facepcl.embedding.encoder import Encoder
 from facepcl.errors import DataError, OptionError
-from facepcl.images import decode
+from facepcl.images.decode import decode
+from facepcl.images.geometry import Square, cut_square
 from facepcl.probes.baselines import load_encoder
 from facepcl.probes.features import aligned, extract
 from facepcl.probes.manifest import Labelled, Manifest
-from facepcl.sources import Item
-from facepcl.squares import Square, cut_square
 
 
 @pytest.fixture

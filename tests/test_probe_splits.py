@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from facepcl.data.sources import Item
 from facepcl.errors import DataError
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.probes.splits import complete_splits, fold_of, join
-from facepcl.sources import Item
 
 
 def data_set(splits, subjects=None):

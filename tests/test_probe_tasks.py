@@ -7,10 +7,10 @@ import pytest
 
 from facepcl.errors import DataError, OptionError
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
+from facepcl.probes.common import Options
 from facepcl.probes.features import MIRRORED, Features
 from facepcl.probes.manifest import Labelled, Manifest, Pair
-from facepcl.probes.pose import to_pose_para
-from facepcl.probes.tasks import Options
+from facepcl.probes.rotations import to_pose_para
 
 CLEAN = Options()
 

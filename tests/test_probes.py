@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from facepcl import cli, probes
-from facepcl.embedding import FaceEmbedder
+from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.errors import OptionError
 
 TASKS = {

@@ -14,7 +14,7 @@ import facepcl
 from facepcl.cli import main
 from facepcl.errors import HubError, MissingPath, OptionError, WeightsError
 from facepcl.hub.card import card_of
-from facepcl.pretrained import load_tensors, save_tensors
+from facepcl.models.io import load_tensors, save_tensors
 
 
 def test_a_pushed_folder_loads_to_the_same_codes(hub, encoders):
@@ -226,7 +226,7 @@ def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
     fetched, bundled = capsys.readouterr().out.splitlines()
     assert Path(fetched, "model.safetensors").is_file()
     assert Path(fetched).name == revision
-    assert Path(bundled) == facepcl.index.WEIGHTS
+    assert Path(bundled) == facepcl.models.registry.WEIGHTS
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert main(["models", "--download", "hf-hub:org/faces"]) == 0
 
@@ -250,7 +250,7 @@ def test_commands_that_cannot_work_say_one_line(hub, capsys, command, said):
 
 
 def test_a_model_without_weights_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr("facepcl.create.rows_of", lambda architecture: ())
+    monkeypatch.setattr("facepcl.models.factory.rows_of", lambda architecture: ())
     assert main(["models", "--download", "pcl_resnet50"]) == 2
     assert "there are no weights for pcl_resnet50; train some" in capsys.readouterr().err
 

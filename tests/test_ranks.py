@@ -15,15 +15,14 @@ import torch
 import torch.multiprocessing as mp
 from torch.distributed import HashStore
 
-from facepcl import ranks
-from facepcl.batches import InMemory
-from facepcl.checkpoints import checkpoints
 from facepcl.errors import OptionError
-from facepcl.label_heads import IDENTITY_WIDTH
-from facepcl.objectives import Networks
-from facepcl.pretrain import Config, run
-from facepcl.pretrained import load_tensors, save_tensors
-from facepcl.sub_steps import SubSteps
+from facepcl.models.io import load_tensors, save_tensors
+from facepcl.pretrain import Config, distributed, run
+from facepcl.pretrain.checkpoints import checkpoints
+from facepcl.pretrain.label_heads import IDENTITY_WIDTH
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.sampler import InMemory
+from facepcl.pretrain.substeps import SubSteps
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 SMALL = {
@@ -71,15 +70,15 @@ def each_sub_step(rank, processes, port, config, folder):
     labels = faces.label_outputs(IDENTITY_WIDTH) if "labels" in config.sub_steps else {}
     nets = Networks(config.model, labels, config.sub_steps).train()
     found = {}
-    with ranks.joined(), ranks.shared_norms(nets):
+    with distributed.joined(), distributed.shared_norms(nets):
         sub_steps = SubSteps(config, source, nets, 64, torch.float32)
         weights = dict.fromkeys(("face", "pose", "shared"), 1.0)
         for number, loss in enumerate(sub_steps.of_step(1, 0.5, weights)):
             nets.zero_grad()
             loss.total.backward()
-            ranks.sum_gradients(nets)
+            distributed.sum_gradients(nets)
             found |= {
-                f"{number} loss {name}": ranks.total(part.detach()) for name, part in loss.parts.items()
+                f"{number} loss {name}": distributed.total(part.detach()) for name, part in loss.parts.items()
             }
             named = [(name, p.grad) for name, p in nets.named_parameters() if p.grad is not None]
             found |= {f"{number} gradient {name}": gradient.clone() for name, gradient in named}
@@ -216,10 +215,10 @@ def test_restarts_on_several_machines_need_a_store_of_their_own(monkeypatch):
     for name, value in (torchruns | {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(OptionError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        ranks._of_this_attempt(HashStore())
+        distributed._of_this_attempt(HashStore())
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     store = HashStore()
-    assert ranks._of_this_attempt(store) is store
+    assert distributed._of_this_attempt(store) is store
 
 
 @pytest.mark.slow
@@ -240,7 +239,7 @@ def test_two_processes_stop_at_the_same_step_and_one_may_go_on(config):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr(ranks, "count", lambda: 3)
-    ranks.check_batches({"--batch": 6})
+    monkeypatch.setattr(distributed, "count", lambda: 3)
+    distributed.check_batches({"--batch": 6})
     with pytest.raises(OptionError, match="--pose-batch 4: 3 processes share it, so a multiple of 3"):
-        ranks.check_batches({"--batch": 6, "--pose-batch": 4})
+        distributed.check_batches({"--batch": 6, "--pose-batch": 4})

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facepcl import readers
+from facepcl.data import workers
+from facepcl.data.sources import Item
+from facepcl.data.workers import Reader, Readers
 from facepcl.errors import ReaderError
-from facepcl.fit import Fit
-from facepcl.images import decode_reduced
-from facepcl.readers import Reader, Readers
-from facepcl.sources import Item
+from facepcl.images.decode import decode_reduced
+from facepcl.images.transform import Fit
 
 FIT = Fit.square(16)
 
@@ -85,7 +85,7 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path, reader):
 
 def test_readers_that_are_killed_lose_nothing(items, monkeypatch):
     """Killed again and again while they work; every image comes once, in order, as if nothing had been."""
-    monkeypatch.setattr(readers, "TRIES", 1000)  # a slow machine is killed over the same image, which is fine
+    monkeypatch.setattr(workers, "TRIES", 1000)  # a slow machine is killed over the same image, which is fine
     with Readers(FIT, 2) as pool:
         wanted = [pool.submit(items).result() for _ in range(2)][1]
         futures = [pool.submit(items) for _ in range(600)]
@@ -105,9 +105,9 @@ def test_readers_that_are_killed_lose_nothing(items, monkeypatch):
 
 
 def test_an_image_that_kills_its_reader_becomes_a_reason(monkeypatch, items, reader):
-    monkeypatch.setattr(readers, "_BOOT", readers._BOOT.replace(
-        "from facepcl.reader_process import serve",
-        "import os, facepcl.reader_process as r\n"
+    monkeypatch.setattr(workers, "_BOOT", workers._BOOT.replace(
+        "from facepcl.data.worker_main import serve",
+        "import os, facepcl.data.worker_main as r\n"
         "decode = r.decode_reduced\n"
         "r.decode_reduced = lambda d, n: os.abort() if d == b'killer' else decode(d, n)\n"
         "serve = r.serve",
@@ -119,10 +119,10 @@ def test_an_image_that_kills_its_reader_becomes_a_reason(monkeypatch, items, rea
 
 
 def test_an_image_that_hangs_is_given_up(monkeypatch, items):
-    monkeypatch.setattr(readers, "SECONDS_AN_IMAGE", 2.0)
-    monkeypatch.setattr(readers, "_BOOT", readers._BOOT.replace(
-        "from facepcl.reader_process import serve",
-        "import time, facepcl.reader_process as r\n"
+    monkeypatch.setattr(workers, "SECONDS_AN_IMAGE", 2.0)
+    monkeypatch.setattr(workers, "_BOOT", workers._BOOT.replace(
+        "from facepcl.data.worker_main import serve",
+        "import time, facepcl.data.worker_main as r\n"
         "decode = r.decode_reduced\n"
         "r.decode_reduced = lambda d, n: time.sleep(1000) if d == b'hangs' else decode(d, n)\n"
         "serve = r.serve",
@@ -137,7 +137,7 @@ def test_an_image_that_hangs_is_given_up(monkeypatch, items):
 
 
 def test_a_reader_that_never_starts_is_an_error_not_a_bad_image(monkeypatch, reader):
-    monkeypatch.setattr(readers, "_BOOT", "import sys; sys.exit(3)")
+    monkeypatch.setattr(workers, "_BOOT", "import sys; sys.exit(3)")
     with pytest.raises(ReaderError, match=r"does not start.*exit code 3"):
         reader.prepare([Item("a.png", encoded(0))])
 
@@ -154,9 +154,9 @@ def test_no_process_is_left_when_the_work_ends_early(items):
 def test_readers_end_with_a_process_that_is_killed(tmp_path):
     script = """
 import os, signal
-from facepcl.fit import Fit
-from facepcl.readers import Reader
-from facepcl.sources import Item
+from facepcl.images.transform import Fit
+from facepcl.data.workers import Reader
+from facepcl.data.sources import Item
 reader = Reader(Fit.square(16))
 reader.prepare([Item("a", b"")])
 print(reader.pid, flush=True)
@@ -173,7 +173,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_reader_loads_no_torch(items, tmp_path, monkeypatch, reader):
     path = tmp_path / "loaded"
     monkeypatch.setattr(
-        readers, "_BOOT", readers._BOOT + f"\nopen({str(path)!r}, 'w').write(' '.join(sys.modules))"
+        workers, "_BOOT", workers._BOOT + f"\nopen({str(path)!r}, 'w').write(' '.join(sys.modules))"
     )
     reader.prepare(items)
     reader._requests.close()  # the end of its input ends it

@@ -14,12 +14,12 @@ import torch
 from conftest import FACES
 
 import facepcl
-from facepcl import remote, sources
+from facepcl.alignment.crop_names import CropNames
 from facepcl.cli import main
-from facepcl.crop_names import CropNames
+from facepcl.data import remote, sources
+from facepcl.data.remote import is_url
+from facepcl.data.sources import list_entries, read_items
 from facepcl.errors import MissingExtra, MissingPath, OptionError, RemoteError, TableError
-from facepcl.remote import is_url
-from facepcl.sources import list_entries, read_items
 
 OPTIONS = {"dtype": "float32", "batch_size": 4}
 NAMES = ("b/2.jpg", "b/1.PNG", "a.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt", "b/c/3.jpg", "b/d.jpg")

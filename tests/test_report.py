@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facepcl.data.sources import Item
 from facepcl.errors import MissingExtra, MissingPath, OptionError
+from facepcl.images.geometry import Square
 from facepcl.probes import charts
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.probes.report import write_report
 from facepcl.probes.result import Bars, Confusion, Curve, Faces, Map, Result, Scatter
-from facepcl.sources import Item
-from facepcl.squares import Square
 
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl import embedding_job, parquet_table
-from facepcl.embedding import FaceEmbedder
+from facepcl.embedding import job, parquet_table
+from facepcl.embedding.embedder import FaceEmbedder
+from facepcl.embedding.resume import Unfinished, unfinished
 from facepcl.errors import OptionError, TableError
-from facepcl.unfinished import Unfinished, unfinished
 
 OPTIONS = {"dtype": "float32", "batch_size": 8}
 PART = 16
@@ -27,9 +27,9 @@ PART = 16
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
     """Parts of 16 rows instead of 1,024, so that small folders have many."""
-    from facepcl import embedding, unfinished
+    from facepcl.embedding import embedder, resume
 
-    for module in (parquet_table, embedding, embedding_job, unfinished):
+    for module in (parquet_table, embedder, job, resume):
         monkeypatch.setattr(module, "ROWS_A_GROUP", PART)
 
 
@@ -62,9 +62,9 @@ def folder(tmp_path_factory):
 def whole(model, folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "e.npz"
     patch = pytest.MonkeyPatch()
-    from facepcl import embedding, unfinished
+    from facepcl.embedding import embedder, resume
 
-    for module in (parquet_table, embedding, embedding_job, unfinished):
+    for module in (parquet_table, embedder, job, resume):
         patch.setattr(module, "ROWS_A_GROUP", PART)
     facepcl.embed(folder, out, model=model, sheet=out.with_suffix(".png"), **OPTIONS)
     patch.undo()
@@ -125,7 +125,7 @@ def test_an_interruption_while_the_table_is_put_together_loses_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedding_job, "write_table", interrupt)
+        patch.setattr(job, "write_table", interrupt)
         with pytest.raises(KeyboardInterrupt):
             facepcl.embed(folder, tmp_path / "e.npz", model=model, **OPTIONS)
     assert Unfinished(tmp_path / "e.npz").rows_done == 70  # the last part is not full
@@ -273,15 +273,15 @@ def test_a_job_that_is_killed_five_times_loses_nothing(tmp_path):
     (photos / "200.png").write_bytes(b"no picture")
     script = f"""
 import sys, facepcl
-from facepcl import embedding, embedding_job, parquet_table, unfinished
-for module in (parquet_table, embedding, embedding_job, unfinished):
+from facepcl.embedding import embedder, job, parquet_table, resume
+for module in (parquet_table, embedder, job, resume):
     module.ROWS_A_GROUP = {PART}
-embed = embedding.FaceEmbedder._embed
+embed = embedder.FaceEmbedder._embed
 def slowly(self, *args):
     import time
     time.sleep(0.2)  # so that kills fall between start-up and end
     return embed(self, *args)
-embedding.FaceEmbedder._embed = slowly
+embedder.FaceEmbedder._embed = slowly
 print("ready", flush=True)
 facepcl.embed("photos", sys.argv[1], resume=True, dtype="float32", batch_size=8)
 """

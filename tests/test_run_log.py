@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from facepcl import run_log
 from facepcl.errors import MissingExtra
-from facepcl.machine import matmul_peak
 from facepcl.pretrain import Config, run
-from facepcl.run_log import Flops, Log
+from facepcl.pretrain import log as run_log
+from facepcl.pretrain.log import Flops, Log
+from facepcl.utils.device import matmul_peak
 
 SMALL = {"batch": 3, "source_size": 64, "size": 48, "method": "simclr", "device": "cpu", "dtype": "float32"}
 

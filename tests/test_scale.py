@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 
 import facepcl
-from facepcl import _files, embedding, embedding_job, parquet_table, sharded_job, shards, unfinished
 from facepcl.cli import main
-from facepcl.data_set import DataSet
+from facepcl.data import shards
+from facepcl.embedding import embedder, job, parquet_table, resume, sharded_job
+from facepcl.embedding.table_folder import DataSet
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError
-from facepcl.pretrained import save_encoder
-from facepcl.share import Share, find_share, own_device, take_own_cores
+from facepcl.models.io import save_encoder
+from facepcl.utils import files
+from facepcl.utils.launch import Share, find_share, own_device, take_own_cores
 
 OPTIONS = {"dtype": "float32", "batch_size": 8}
 PART = 16
@@ -30,7 +32,7 @@ SIZES = {"a.tar": 24, "b.tar": 16, "c.tar.gz": 16}  # whole batches: cut at a sh
 def _small_parts():
     """Groups of 16 rows and shards of 16 files, so that small folders have many."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (parquet_table, embedding, embedding_job, sharded_job, unfinished):
+        for module in (parquet_table, embedder, job, sharded_job, resume):
             patch.setattr(module, "ROWS_A_GROUP", PART)
         patch.setattr(shards, "FILES_A_SHARD", PART)
         yield
@@ -162,15 +164,16 @@ JOBS = f"""
 import os, sys, time, traceback, torch
 torch.set_num_threads(1)
 import facepcl
-from facepcl import embedding, embedding_job, parquet_table, sharded_job, shards, unfinished
-for module in (parquet_table, embedding, embedding_job, sharded_job, unfinished):
+from facepcl.data import shards
+from facepcl.embedding import embedder, job, parquet_table, resume, sharded_job
+for module in (parquet_table, embedder, job, sharded_job, resume):
     module.ROWS_A_GROUP = {PART}
 shards.FILES_A_SHARD = {PART}
-embed = embedding.FaceEmbedder._embed
+embed = embedder.FaceEmbedder._embed
 def slowly(self, *args):
     time.sleep(0.05)  # so that kills fall between start-up and end
     return embed(self, *args)
-embedding.FaceEmbedder._embed = slowly
+embedder.FaceEmbedder._embed = slowly
 torch.manual_seed(0)
 model = facepcl.create_model("pcl_facecycle")
 print("ready", flush=True)
@@ -271,9 +274,9 @@ def test_all_work_on_the_listing_of_the_first(model, folder, whole, tmp_path):
 
 
 def test_of_two_that_begin_at_once_the_first_one_stays(tmp_path):
-    with _files.atomic_first(tmp_path / "job") as late:
+    with files.atomic_first(tmp_path / "job") as late:
         late.write_text("late")
-        with _files.atomic_first(tmp_path / "job") as early:
+        with files.atomic_first(tmp_path / "job") as early:
             early.write_text("early")
     assert (tmp_path / "job").read_text() == "early"
     assert names(tmp_path) == ["job"]
@@ -303,9 +306,9 @@ def test_what_is_done_is_not_done_again_unasked(model, folder, half):
 def test_another_job_in_the_folder_is_refused(model, folder, half, change, said):
     change = dict(change)
     source = folder / change.pop("folder", "")
-    for resume in (False, True):
+    for again in (False, True):
         with pytest.raises(TableError, match=said):
-            embed(model, source, half, 1, resume=resume, **change)
+            embed(model, source, half, 1, resume=again, **change)
 
 
 def test_a_tar_that_was_changed_meanwhile_is_refused(model, folder, tmp_path):

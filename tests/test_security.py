@@ -15,8 +15,8 @@ import yaml
 
 import facepcl
 from facepcl.errors import FacepclError, WeightsError
-from facepcl.hub.foreign import read_checkpoint
-from facepcl.probes.layouts.verification import read_bin
+from facepcl.hub.torch_checkpoint import read_checkpoint
+from facepcl.probes.datasets.verification import read_bin
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [*sorted((ROOT / "facepcl").rglob("*.py")), ROOT / "hubconf.py"]
@@ -130,28 +130,29 @@ def test_nothing_is_used_that_windows_or_macos_lack_without_a_fallback():
 
 
 def test_without_what_only_linux_has_the_readers_and_cores_work(monkeypatch, tmp_path):
-    from facepcl import machine, readers
-    from facepcl.fit import Fit
-    from facepcl.sources import Item
+    from facepcl.data import workers
+    from facepcl.data.sources import Item
+    from facepcl.images.transform import Fit
+    from facepcl.utils import device
 
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    assert machine.cores() >= 1
-    with readers.Readers(Fit.square(8), 1) as pool:
+    assert device.cores() >= 1
+    with workers.Readers(Fit.square(8), 1) as pool:
         (found,) = pool.submit([Item("a", b"no picture")]).result()
     assert found.error == "not an image in a format that Pillow reads"
 
 
 @pytest.mark.parametrize("error", [TypeError, AttributeError, OSError])  # Windows, macOS, musl
 def test_without_glibc_its_memory_is_left_alone(monkeypatch, error):
-    from facepcl import machine
+    from facepcl.utils import device
 
     def library(name):
         raise error(name)
 
-    monkeypatch.setattr(machine.ctypes, "CDLL", library)
-    machine.keep_freed_memory()
-    machine.give_back_freed_memory()
+    monkeypatch.setattr(device.ctypes, "CDLL", library)
+    device.keep_freed_memory()
+    device.give_back_freed_memory()
 
 
 def test_mps_is_a_device_like_any_other():

@@ -17,23 +17,23 @@ from PIL import Image
 from test_pretrain_stops import assert_same, command, logged_steps
 
 import facepcl
-from facepcl.checkpoints import checkpoint_path, checkpoints
-from facepcl.pretrained import load_tensors
-from facepcl.unfinished import Unfinished
+from facepcl.embedding.resume import Unfinished
+from facepcl.models.io import load_tensors
+from facepcl.pretrain.checkpoints import checkpoint_path, checkpoints
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow]
 KILLS, MANY_STEPS = 20, 60
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_PARTS = """
 import sys, time, facepcl
-from facepcl import embedding, embedding_job, parquet_table, unfinished
-for file in (parquet_table, embedding, embedding_job, unfinished):
+from facepcl.embedding import embedder, job, parquet_table, resume
+for file in (parquet_table, embedder, job, resume):
     file.ROWS_A_GROUP = 16  # instead of 1,024, so that a small folder has many parts
-embed = embedding.FaceEmbedder._embed
+embed = embedder.FaceEmbedder._embed
 def slowly(self, *args):
     time.sleep(0.2)  # so that kills fall between start-up and end
     return embed(self, *args)
-embedding.FaceEmbedder._embed = slowly
+embedder.FaceEmbedder._embed = slowly
 print("ready", flush=True)
 facepcl.embed("photos", sys.argv[1], resume=True, dtype="float32", batch_size=8, workers=2)
 """
@@ -142,7 +142,7 @@ def test_a_shard_of_a_million_members_takes_little_memory_and_a_bounded_time(tmp
         file.write(bytes(1024))
     script = f"""
 import json, resource, sys, time
-from facepcl.sources import list_entries, read_items
+from facepcl.data.sources import list_entries, read_items
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, start = peak(), time.process_time()
 count = sum(1 for item in read_items(list_entries([{str(tmp_path / "s.tar.gz")!r}])) if item.data == b"x")

@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 
+from facepcl.data.sources import list_entries, read_items
 from facepcl.errors import ImageError, MissingPath, OptionError
-from facepcl.sources import list_entries, read_items
 
 
 def items(*sources, start=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facepcl.squares import Square, cut_square
+from facepcl.images.geometry import Square, cut_square
 
 
 @pytest.fixture

@@ -18,16 +18,16 @@ import pytest
 import torch
 from PIL import Image
 
-from facepcl import listing, ranks, remote, sub_steps
-from facepcl.batches import permutation
-from facepcl.checkpoints import checkpoints
 from facepcl.cli import main
+from facepcl.data import remote
 from facepcl.errors import DataError, MissingPath, OptionError, RemoteError
-from facepcl.listing import survey
-from facepcl.pretrain import run
-from facepcl.pretrained import load_tensors
-from facepcl.recipe import Config
-from facepcl.stream import SHARDS, Stream
+from facepcl.models.io import load_tensors
+from facepcl.pretrain import distributed, listing, run, substeps
+from facepcl.pretrain.checkpoints import checkpoints
+from facepcl.pretrain.config import Config
+from facepcl.pretrain.listing import survey
+from facepcl.pretrain.sampler import permutation
+from facepcl.pretrain.stream import SHARDS, Stream
 
 CPU = torch.device("cpu")
 SHARD_COUNT, EACH_SHARD = 6, 11
@@ -104,11 +104,11 @@ def batches_of(config, steps, place=None):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_batches_of_several_processes_are_those_of_one_where_it_stopped(config, monkeypatch, processes):
     seen, posed, places = batches_of(config, 30)  # three epochs
-    monkeypatch.setattr(ranks, "gather", lambda rows: rows)  # what this one knows
-    monkeypatch.setattr(ranks, "count", lambda: processes)
+    monkeypatch.setattr(distributed, "gather", lambda rows: rows)  # what this one knows
+    monkeypatch.setattr(distributed, "count", lambda: processes)
     parts = []
     for rank in range(processes):
-        monkeypatch.setattr(ranks.dist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
         parts.append(batches_of(config, 17, places[12]))
     assert torch.equal(torch.cat([part[0] for part in parts], 1), seen[13:])
     assert torch.equal(torch.cat([part[1] for part in parts], 1), posed[13:])
@@ -136,7 +136,7 @@ def test_the_pose_sub_step_sees_images_of_all_lanes(config):
 def test_a_run_stopped_within_shards_ends_as_if_it_had_not_been(config, tmp_path, monkeypatch):
     config, others = replace(config, steps=6, method="simclr"), children()
     whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
-    calls, real = [], sub_steps.contrast_shared
+    calls, real = [], substeps.contrast_shared
 
     def press(*arguments):
         calls.append(1)
@@ -144,7 +144,7 @@ def test_a_run_stopped_within_shards_ends_as_if_it_had_not_been(config, tmp_path
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(sub_steps, "contrast_shared", press)
+    monkeypatch.setattr(substeps, "contrast_shared", press)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert (tmp_path / "run/checkpoint-00000003.safetensors").is_file()
@@ -226,7 +226,9 @@ def test_a_process_ends_where_another_cannot_go_on(config, monkeypatch):
     with opened(config) as source:
         source.batch(0, 0, 8)
         place = source.place
-        monkeypatch.setattr(ranks, "gather", lambda rows: torch.cat([rows, torch.tensor([[0, 0, 0, 1]])]))
+        monkeypatch.setattr(
+            distributed, "gather", lambda rows: torch.cat([rows, torch.tensor([[0, 0, 0, 1]])])
+        )
         with pytest.raises(DataError, match="another process cannot go on"):
             source.batch(1, 0, 8)
         assert source.place == place
@@ -320,9 +322,9 @@ def test_loose_images_and_empty_shards_are_refused(config, shards, tmp_path):
 
 
 def test_processes_that_cannot_share_the_lanes_are_refused(config, monkeypatch):
-    monkeypatch.setattr(ranks, "count", lambda: 8)
+    monkeypatch.setattr(distributed, "count", lambda: 8)
     with pytest.raises(OptionError, match="--stream 4: 8 processes share it, so a multiple of 8"):
-        ranks.check_batches(replace(config, pose_batch=8).batches)
+        distributed.check_batches(replace(config, pose_batch=8).batches)
 
 
 def test_a_run_goes_on_with_the_shards_it_was_begun_with(config, shards):

@@ -18,7 +18,7 @@ from synthetic_faces import command, expressions, extract, shards
 from synthetic_faces.generator import SERIES, SERIES_LENGTH, Generator
 
 from facepcl.errors import DataError, MissingExtra, MissingPath, OptionError
-from facepcl.training_data import read_faces, read_samples
+from facepcl.pretrain.dataset import read_faces, read_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples/synthetic_faces"

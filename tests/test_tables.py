@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facepcl.embedding.embeddings import Embeddings, similarity
+from facepcl.embedding.tables import read_embeddings, write_table
 from facepcl.errors import MissingPath, OptionError, TableError
-from facepcl.rows import Embeddings, similarity
-from facepcl.tables import read_embeddings, write_table
 
 META = {"dimension": 3, "model": "m", "branch": "face", "pool": "code", "space": "abc"}
 FORMATS = ("parquet", "npz", "csv")
@@ -177,7 +177,7 @@ def test_a_csv_whose_description_did_not_follow_is_no_table_of_the_former_space(
     def killed(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("facepcl.tables.json.dumps", killed)
+    monkeypatch.setattr("facepcl.embedding.tables.json.dumps", killed)
     with pytest.raises(KeyboardInterrupt):
         write_table(path, {**META, "branch": "pose", "space": "xyz"}, blocks(rows(5)), 5)
     with pytest.raises(TableError, match=r"t\.csv\.meta\.json .* is not beside it"):
@@ -201,8 +201,8 @@ def test_a_killed_process_leaves_no_table(tmp_path, kind):
     code = f"""
 import os, signal
 import numpy as np
-from facepcl.rows import Embeddings
-from facepcl.tables import write_table
+from facepcl.embedding.embeddings import Embeddings
+from facepcl.embedding.tables import write_table
 def blocks():
     yield Embeddings(np.ones((99, 3)), ["a"] * 99, [None] * 99, np.ones((99, 2), np.int32), {{}})
     os.kill(os.getpid(), signal.SIGKILL)

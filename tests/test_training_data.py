@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from facepcl.errors import DataError, MissingPath
-from facepcl.training_data import read_faces
+from facepcl.pretrain.dataset import read_faces
 
 
 def jpeg(colour=(200, 30, 30), size=(60, 60)):

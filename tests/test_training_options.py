@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from facepcl import pretrain, sub_steps
-from facepcl.averages import Average
-from facepcl.batches import schedule
+from facepcl import pretrain
 from facepcl.cli import main
 from facepcl.errors import OptionError
-from facepcl.objectives import Networks
-from facepcl.pretrain import Config, run
-from facepcl.pretrained import load_tensors
+from facepcl.models.io import load_tensors
+from facepcl.pretrain import Config, run, substeps
+from facepcl.pretrain.ema import Average
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.sampler import schedule
 
 SMALL = {
     "batch": 3,
@@ -43,7 +43,7 @@ def end_of(config):
 def stopped_in_step(number, config, monkeypatch):
     """Ctrl-C in a step of a run."""
     with monkeypatch.context() as patch:
-        real, calls = sub_steps.contrast_faces, []
+        real, calls = substeps.contrast_faces, []
 
         def press(*arguments):
             calls.append(1)
@@ -51,7 +51,7 @@ def stopped_in_step(number, config, monkeypatch):
                 signal.raise_signal(signal.SIGINT)
             return real(*arguments)
 
-        patch.setattr(sub_steps, "contrast_faces", press)
+        patch.setattr(substeps, "contrast_faces", press)
         with pytest.raises(KeyboardInterrupt):
             run(config)
 
@@ -126,13 +126,13 @@ def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
 
 def sizes_seen(monkeypatch):
     """Sides of the face views of a run, as it goes on."""
-    real, seen = sub_steps.contrast_faces, []
+    real, seen = substeps.contrast_faces, []
 
     def note(nets, views, *mixing):
         seen.append(views.shape[-1])
         return real(nets, views, *mixing)
 
-    monkeypatch.setattr(sub_steps, "contrast_faces", note)
+    monkeypatch.setattr(substeps, "contrast_faces", note)
     return seen
 
 

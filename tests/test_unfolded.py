@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import facepcl
-from facepcl import pretrain, unfolded
-from facepcl.pretrain import Config, run
-from facepcl.pretrained import load_tensors
-from facepcl.unfolded import unfolded_convs, unfolding_pays
+from facepcl import pretrain
+from facepcl.models.io import load_tensors
+from facepcl.pretrain import Config, run, unfolded
+from facepcl.pretrain.unfolded import unfolded_convs, unfolding_pays
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from facepcl import crops, sub_steps, views
-from facepcl.batches import label_targets
-from facepcl.label_views import label_views
-from facepcl.objectives import Networks
-from facepcl.recipe import CONTRASTS, Config
-from facepcl.training_data import Faces
+from facepcl import views
+from facepcl.pretrain import crops, substeps
+from facepcl.pretrain.config import CONTRASTS, Config
+from facepcl.pretrain.dataset import Faces
+from facepcl.pretrain.label_views import label_views
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.sampler import label_targets
 
 
 def generator(seed=0):
@@ -138,7 +139,7 @@ def test_whole_face_views_show_the_square_and_mirror_it(images, monkeypatch):
 @pytest.mark.parametrize(("device", "place"), [("mps", "cpu"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
 def test_views_are_made_where_there_is_float64(device, place):
     """Pillow's arithmetic needs it, and Apple's GPUs refuse it."""
-    assert sub_steps.where_views_are_made(torch.device(device)) == torch.device(place)
+    assert substeps.where_views_are_made(torch.device(device)) == torch.device(place)
 
 
 @pytest.mark.parametrize("method", ["pcl", "simclr"])
@@ -149,11 +150,11 @@ def test_a_step_takes_views_that_were_made_on_another_device(monkeypatch, method
         def batch(self, step, stream, count):
             return torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8)
 
-    monkeypatch.setattr(sub_steps, "where_views_are_made", lambda device: torch.device("cpu"))
+    monkeypatch.setattr(substeps, "where_views_are_made", lambda device: torch.device("cpu"))
     monkeypatch.setattr("torch.autocast", lambda *args, **options: nullcontext())  # which it does not know
     config = Config((), "", batch=4, pose_batch=2, pose_negatives=2, method=method)
     nets = Networks("pcl_facecycle", {}, config.sub_steps).to("meta").train()
-    steps = sub_steps.SubSteps(config, Noise(), nets, 64, torch.float32)
+    steps = substeps.SubSteps(config, Noise(), nets, 64, torch.float32)
     for loss in steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0)):
         loss.total.backward()
         assert loss.total.device.type == "meta"
@@ -205,7 +206,7 @@ def test_a_mirror_negates_yaw_and_roll_and_a_turned_crop_adds_to_roll():
         expression=torch.tensor([-1]),
         identity=torch.tensor([0]),
     )
-    from facepcl.label_views import LabelViews
+    from facepcl.pretrain.label_views import LabelViews
 
     rows = torch.tensor([0, 0])
     seen = LabelViews(torch.zeros(2, 3, 8, 8), torch.tensor([False, True]), torch.tensor([3.0, 3.0]))

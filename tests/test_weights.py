@@ -12,9 +12,9 @@ from timm.models import save_for_hf
 
 import facepcl
 from facepcl.errors import MissingPath, OptionError, WeightsError
-from facepcl.index import Row
-from facepcl.models.original import rename_original_keys, split_original
-from facepcl.pretrained import load_tensors, save_encoder, save_tensors
+from facepcl.models.io import load_tensors, save_encoder, save_tensors
+from facepcl.models.registry import Row
+from facepcl.models.remap import rename_original_keys, split_original
 
 MODELS = ("pcl_facecycle", "pcl_resnet18")
 each_model = pytest.mark.parametrize("name", MODELS)
@@ -152,11 +152,11 @@ def test_a_damaged_file_is_an_error(saved):
 
 
 def test_bundled_weights_of_another_sha256_are_refused(saved, monkeypatch):
-    from facepcl.models import _weights
+    from facepcl.models import weights
 
     _, path = saved("pcl_facecycle")
     row = Row("pcl_facecycle", "x", "0" * 64, 1, "CC0-1.0", "", "", file=str(path))
-    monkeypatch.setattr(_weights, "read_index", lambda: (row,))
+    monkeypatch.setattr(weights, "read_index", lambda: (row,))
     with pytest.raises(WeightsError, match="damaged"):
         facepcl.create_model("pcl_facecycle", pretrained=path)
 

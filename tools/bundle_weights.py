@@ -16,10 +16,10 @@ from typing import Any
 from torch import nn
 
 import facepcl
-from facepcl._files import sha256_file
-from facepcl.index import WEIGHTS, Row, read_index, write_index
 from facepcl.models.heads import describe_heads
-from facepcl.pretrained import HEADS_FILE, save_tensors
+from facepcl.models.io import HEADS_FILE, save_tensors
+from facepcl.models.registry import WEIGHTS, Row, read_index, write_index
+from facepcl.utils.files import sha256_file
 
 
 def save_halves(network: nn.Module, name: str, about: dict[str, str]) -> Path:

@@ -36,8 +36,8 @@ from synthetic_faces.generator import VERSION  # noqa: E402
 
 import facepcl  # noqa: E402
 from facepcl import probes  # noqa: E402
-from facepcl._files import atomic  # noqa: E402
 from facepcl.errors import WeightsError  # noqa: E402
+from facepcl.utils.files import atomic  # noqa: E402
 
 RUNS = ROOT / "examples/synthetic_faces/runs"
 FIRST_PERSON = 100_000  # of those rendered here; people below are those of the first runs

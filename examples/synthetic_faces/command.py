@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from facepcl._files import atomic
 from facepcl.errors import FacepclError, MissingPath, OptionError
+from facepcl.utils.files import atomic
 from synthetic_faces.generator import SERIES
 from synthetic_faces.shards import Job, write_faces
 from synthetic_faces.sheet import draw_sheet

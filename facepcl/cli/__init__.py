@@ -8,11 +8,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import facepcl
+from facepcl._version import __version__
 from facepcl.cli import align, convert, demo, embed, export, models, pretrain, probe, push
 from facepcl.errors import FacepclError
-from facepcl.machine import keep_freed_memory
-from facepcl.ranks import is_first
+from facepcl.pretrain.distributed import is_first
+from facepcl.utils.device import keep_freed_memory
 
 # each has add(subparsers) -> parser and run(args) -> exit code
 COMMANDS = (align, embed, pretrain, probe, convert, export, push, models, demo)
@@ -20,7 +20,7 @@ COMMANDS = (align, embed, pretrain, probe, convert, export, push, models, demo)
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facepcl", description="Small, general face representations.")
-    parser.add_argument("--version", action="version", version=f"facepcl {facepcl.__version__}")
+    parser.add_argument("--version", action="version", version=f"facepcl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         sub = command.add(subparsers)

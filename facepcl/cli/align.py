@@ -13,7 +13,8 @@ wrong."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
-    from facepcl import alignment, detection, templates
+    from facepcl.alignment import align_photos
+    from facepcl.images import detector, templates
 
     parser = subparsers.add_parser(
         "align",
@@ -31,7 +32,11 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("out", metavar="OUT", help="folder for the crops")
     parser.add_argument("--one", action="store_true", help="only the most prominent face of each photograph")
     parser.add_argument(
-        "--size", type=int, default=alignment.SIZE, metavar="PX", help="side of a crop (default: %(default)s)"
+        "--size",
+        type=int,
+        default=align_photos.SIZE,
+        metavar="PX",
+        help="side of a crop (default: %(default)s)",
     )
     parser.add_argument(
         "--template",
@@ -42,7 +47,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--score",
         type=float,
-        default=detection.SCORE,
+        default=detector.SCORE,
         metavar="S",
         help="the least that counts as a face (default: %(default)s)",
     )
@@ -53,7 +58,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--landmarks", metavar="FILE.csv", help="landmarks that are known, as faces.csv has them"
     )
     parser.add_argument(
-        "--format", default="jpg", choices=alignment.FORMATS, help="default: jpg, of quality 95"
+        "--format", default="jpg", choices=align_photos.FORMATS, help="default: jpg, of quality 95"
     )
     parser.add_argument("--sheet", metavar="SHEET.png", help="draw the faces, to look at")
     parser.add_argument("--workers", type=int, metavar="W", help="processes (default: one a core)")
@@ -61,7 +66,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from facepcl.alignment import align
+    from facepcl.alignment.align_photos import align
 
     names = ["size", "template", "one", "score", "detector", "landmarks", "format", "sheet", "workers"]
     options = {name: getattr(args, name) for name in names}

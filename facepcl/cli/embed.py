@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import facepcl
 
 if TYPE_CHECKING:
-    from facepcl.share import Share
-    from facepcl.summary import Summary
+    from facepcl.embedding.summary import Summary
+    from facepcl.utils.launch import Share
 
 EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
 
@@ -23,7 +23,7 @@ launchers end the other processes otherwise."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
-    from facepcl import encoder
+    from facepcl.embedding import encoder
 
     parser = subparsers.add_parser(
         "embed",
@@ -115,15 +115,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from facepcl import machine, share
-    from facepcl.ranks import is_first
+    from facepcl.pretrain.distributed import is_first
+    from facepcl.utils import device, launch
 
     names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
     names += ["compile", "resume", "on_error", "sheet", "align", "one", "detector", "rank", "world_size"]
     options = {name: getattr(args, name) for name in names}
-    share.take_own_cores()
+    launch.take_own_cores()
     # some batches side by side are a third faster than all cores on one (benchmarks/embed.py)
-    torch.set_num_threads(max(1, machine.cores() // 8))
+    torch.set_num_threads(max(1, device.cores() // 8))
     summary = facepcl.embed(args.source, args.out, **options, progress=is_first())
     for reason in summary.reasons:
         print(f"  {reason}", file=sys.stderr)

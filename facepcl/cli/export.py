@@ -33,7 +33,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from facepcl import export
+    from facepcl.hub import export
 
     made = export.run(args.name, args.out, with_preprocessing=args.with_preprocessing, size=args.size)
     outputs = ", ".join(f"{name} [B, {width}]" for name, width in made.meta["outputs"].items())

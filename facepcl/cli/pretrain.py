@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
-from facepcl.ranks import is_first
+from facepcl.pretrain.distributed import is_first
 
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
 continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
@@ -16,7 +16,7 @@ processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/fir
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
-    from facepcl.recipe import PRESETS, Config
+    from facepcl.pretrain.config import PRESETS, Config
 
     parser = subparsers.add_parser(
         "pretrain",
@@ -67,17 +67,17 @@ def _skipped(run: Path) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from facepcl import pretrain
+    from facepcl.pretrain import loop
 
-    given = {f.name: getattr(args, f.name) for f in fields(pretrain.Config) if f.metadata}
+    given = {f.name: getattr(args, f.name) for f in fields(loop.Config) if f.metadata}
     given = {name: value for name, value in given.items() if value is not None}
-    numbers = {**pretrain.PRESETS[args.preset], **given}
+    numbers = {**loop.PRESETS[args.preset], **given}
     lengths = [f"--{name} {given[name]:g}" for name in ("steps", "epochs", "minutes") if given.get(name)]
     if len(lengths) > 1:
         raise OptionError(f"{' and '.join(lengths)}: give one of them")
     if lengths and not given.get("epochs"):
         numbers["epochs"] = 0.0
-    encoder = pretrain.run(pretrain.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
+    encoder = loop.run(loop.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
     if is_first():
         skipped = _skipped(encoder.parent)
         broken = f"{skipped} broken images were skipped; " if skipped else ""

@@ -42,7 +42,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
-    from facepcl.encoder import BRANCH_NAMES, POOLS
+    from facepcl.embedding.encoder import BRANCH_NAMES, POOLS
 
     add = parser.add_argument
     add("data", metavar="DATA", help="a data set: folder, .tar, .csv, .npz or .bin")
@@ -92,14 +92,14 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from facepcl import probes
+    from facepcl.probes import run_probe
     from facepcl.probes.table import table
 
     if args.task == "table":
         print(table(Path(args.runs), args.format))
         return 0
     options = {k: v for k, v in vars(args).items() if k not in ("run", "debug", "task", "data")}
-    result = probes.run(args.task, args.data, **options, progress=True)
+    result = run_probe.run(args.task, args.data, **options, progress=True)
     for name, value in result.numbers.items():
         # those of single action units are in the JSON and the report
         if isinstance(value, float) and not name.endswith(("_low", "_high")) and "_AU" not in name:
@@ -109,5 +109,5 @@ def run(args: argparse.Namespace) -> int:
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     page = f" and {args.report}" if args.report else ""
-    print(f"wrote {Path(args.out) / probes.result_name(result.numbers)}{page}")
+    print(f"wrote {Path(args.out) / run_probe.result_name(result.numbers)}{page}")
     return 1 if result.numbers["n_failed"] else 0

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from facepcl._interrupt import Stopped, until_interrupted
-from facepcl.encoder import MODEL
+from facepcl.embedding.encoder import MODEL
 from facepcl.errors import MissingPath, OptionError, require
+from facepcl.utils.signals import Stopped, until_interrupted
 
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 20
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -45,8 +45,8 @@ def run(
     with until_interrupted() as asked, _environment():
         gr = require("gradio", "demo")
         from facepcl.demo.compare import Comparer
+        from facepcl.demo.html import CSS
         from facepcl.demo.page import build_page
-        from facepcl.demo.parts import CSS
 
         with closing(Comparer(model, detector=detector, crops=crops)) as comparer:
             private = host in LOOPBACK

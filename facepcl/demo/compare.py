@@ -12,16 +12,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facepcl.create import create_decoder
-from facepcl.embedding import FaceEmbedder
-from facepcl.encoder import MODEL
+from facepcl.data.sources import Item, list_entries, read_items
+from facepcl.data.workers import Prepared, Readers
+from facepcl.embedding.embedder import FaceEmbedder
+from facepcl.embedding.embeddings import unit
+from facepcl.embedding.encoder import MODEL
 from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
-from facepcl.faces import NO_FACE
-from facepcl.fit import Fit
-from facepcl.readers import Prepared, Readers
-from facepcl.rows import unit
-from facepcl.sources import Item, list_entries, read_items
-from facepcl.swap import draw_swaps, swap_sheet
+from facepcl.images.face import NO_FACE
+from facepcl.images.transform import Fit
+from facepcl.models.factory import create_decoder
+from facepcl.models.pose_swap import draw_swaps, swap_sheet
 
 THUMBNAIL = 360  # pixels of the longer side of a photograph that is shown
 FOLDER_LIMIT = 5000  # faces of a folder that are kept, 30 kB each

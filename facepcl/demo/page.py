@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from facepcl.demo import parts
+from facepcl.demo import html
 from facepcl.demo.compare import Comparer, Gallery, SeenFace, SeenPhotograph
 from facepcl.errors import FacepclError, require
 
@@ -56,9 +56,9 @@ def build_page(comparer: Comparer, folder: str | None, names_folder: bool, where
 
         def add(paths: list[str] | None, seen: list[SeenPhotograph]) -> Iterator[list[Any]]:
             seen, sentences = _add(comparer, paths or [], seen)
-            start = [None, seen, parts.notes(sentences), gr.update(visible=bool(seen))]
+            start = [None, seen, html.notes(sentences), gr.update(visible=bool(seen))]
             faces = [face for one in seen for face in one.faces]
-            compared, rest = [parts.found(seen), parts.alike(faces)], ["" for _ in near]
+            compared, rest = [html.found(seen), html.alike(faces)], ["" for _ in near]
             yield [*start, *compared, "", *rest]  # the decoder takes longer
             yield [*start, *compared, _swap(comparer, faces), *rest]
 
@@ -106,11 +106,11 @@ def _swap(comparer: Comparer, faces: list[SeenFace]) -> str:
     if not faces:
         return ""
     if len(faces) < 2 and not comparer.no_decoder:
-        return parts.swapped(None, "Add a second face, to lend its pose.")
+        return html.swapped(None, "Add a second face, to lend its pose.")
     try:
-        return parts.swapped(comparer.swaps(faces[:SWAPPED]), "")
+        return html.swapped(comparer.swaps(faces[:SWAPPED]), "")
     except FacepclError as error:
-        return parts.swapped(None, f"{error}.")
+        return html.swapped(None, f"{error}.")
 
 
 def _find(
@@ -119,5 +119,5 @@ def _find(
     try:
         gallery: Gallery = comparer.gallery(folder.strip(), on_progress)
     except (FacepclError, OSError) as error:
-        return parts.notes([str(error)])
-    return parts.neighbours([face for one in seen for face in one.faces], gallery)
+        return html.notes([str(error)])
+    return html.neighbours([face for one in seen for face in one.faces], gallery)

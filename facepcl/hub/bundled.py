@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from facepcl._files import sha256_file
-from facepcl.create import create_decoder, create_heads, create_model
 from facepcl.errors import OptionError
 from facepcl.hub.card import CARD_FILE, Facts, card_of
-from facepcl.hub.upload import Pushed, push
-from facepcl.index import WEIGHTS, Row, read_index, write_index
-from facepcl.pretrained import load_tensors, save_encoder, save_tensors
+from facepcl.hub.push_folder import Pushed, push
+from facepcl.models.factory import create_decoder, create_heads, create_model
+from facepcl.models.io import load_tensors, save_encoder, save_tensors
+from facepcl.models.registry import WEIGHTS, Row, read_index, write_index
+from facepcl.utils.files import sha256_file
 
 
 def push_bundled(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
-from facepcl.pretrained import (
+from facepcl.models.io import (
     BRANCHES_FILE,
     DECODER_FILE,
     HEADS_FILE,

@@ -21,6 +21,11 @@ def is_branch(key: str) -> bool:
     return key.startswith(("face.", "pose."))
 
 
+def full_precision(x: torch.Tensor) -> torch.Tensor:
+    """Half precision taken up to float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def init_convs(network: nn.Module) -> None:
     """Fill every convolution of `network`: weight ~ N(0, 2 / (k k C_out)), bias 0 (METHOD 1)."""
     for layer in network.modules():

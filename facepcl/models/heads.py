@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facepcl.chance import full_precision
 from facepcl.errors import WeightsError
-from facepcl.models.branches import Branches
+from facepcl.models.branches import Branches, full_precision
 from facepcl.models.decoder import resize_maps
 
 FORMAT_VERSION = 1  # of config.json's "heads"

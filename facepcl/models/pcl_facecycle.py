@@ -13,9 +13,9 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from facepcl.models._weights import cfg_rows, check_pretrained, fit_state_dict
 from facepcl.models.branches import SLOPE, Branches, init_convs
-from facepcl.models.original import rename_original_keys
+from facepcl.models.remap import rename_original_keys
+from facepcl.models.weights import cfg_rows, check_pretrained, fit_state_dict
 
 __all__ = ["PclFaceCycle"]
 

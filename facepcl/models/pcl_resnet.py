@@ -7,8 +7,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from facepcl.models._weights import cfg_rows, check_pretrained, fit_state_dict
 from facepcl.models.branches import SLOPE, Branches, init_convs
+from facepcl.models.weights import cfg_rows, check_pretrained, fit_state_dict
 
 __all__ = ["PclResNet"]
 

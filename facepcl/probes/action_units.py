@@ -6,12 +6,12 @@ import numpy as np
 
 from facepcl.errors import DataError
 from facepcl.probes import metrics
+from facepcl.probes.common import WORST, Options, Rows, describe_rows, groups, rows_of, spread
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import OCCURS_AT, TEST, Manifest
 from facepcl.probes.result import Bars, Chart, Faces, Map, Result
 from facepcl.probes.solvers import Basis, Linear, ridge_path, units_path
 from facepcl.probes.splits import FOLDS, HELD_OUT, fold_of
-from facepcl.probes.tasks import WORST, Options, Rows, describe_rows, groups, rows_of, spread
 
 
 class Predictions(NamedTuple):

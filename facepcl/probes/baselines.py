@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facepcl.create import FAMILY, create_model
 from facepcl.errors import OptionError, require
+from facepcl.models.factory import FAMILY, create_model
 
 RANDOM = "random:"
 SIDE = 64  # pixels of what the baselines see, as our encoders do

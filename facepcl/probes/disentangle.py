@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from facepcl.embedding.embeddings import unit
 from facepcl.errors import DataError
 from facepcl.probes import metrics
+from facepcl.probes.common import Options, Rows, fit_angles, fit_classes, spread
 from facepcl.probes.features import MIRRORED, Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Bars, Chart, Map, Result
 from facepcl.probes.splits import fold_of
-from facepcl.probes.tasks import Options, Rows, fit_angles, fit_classes, spread
-from facepcl.rows import unit
 
 POSE, EXPRESSION = "pose", "expression"
 FOLDS = 5  # of subjects: three train a cross-probe, one chooses its strength, one is scored

@@ -8,11 +8,7 @@ import torch.nn.functional as F
 
 from facepcl.errors import DataError, OptionError
 from facepcl.probes import metrics
-from facepcl.probes.features import Features
-from facepcl.probes.manifest import Manifest
-from facepcl.probes.result import Bars, Chart, Confusion, Faces, Map, Result
-from facepcl.probes.solvers import STRENGTHS, Basis, class_path
-from facepcl.probes.tasks import (
+from facepcl.probes.common import (
     WORST,
     Options,
     Rows,
@@ -23,6 +19,10 @@ from facepcl.probes.tasks import (
     rows_of,
     spread,
 )
+from facepcl.probes.features import Features
+from facepcl.probes.manifest import Manifest
+from facepcl.probes.result import Bars, Chart, Confusion, Faces, Map, Result
+from facepcl.probes.solvers import STRENGTHS, Basis, class_path
 
 SHOT_FOLDS = 4
 EPOCHS, BATCH, RATE, DEVIATION = 300, 256, 1e-2, 0.01  # METHOD 6

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from facepcl._files import atomic
-from facepcl._progress import Progress
-from facepcl.embedding import NOT_FINITE, Batch, FaceEmbedder
+from facepcl.data.sources import Item
+from facepcl.embedding.embedder import NOT_FINITE, Batch, FaceEmbedder
 from facepcl.errors import DataError, OptionError
+from facepcl.images.geometry import square_around
 from facepcl.probes.manifest import Labelled, Manifest
-from facepcl.sources import Item
-from facepcl.squares import square_around
+from facepcl.utils.files import atomic
+from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
 

@@ -8,13 +8,9 @@ import torch
 from torch import nn
 
 from facepcl.errors import DataError
-from facepcl.faces import ANGLES
+from facepcl.images.face import ANGLES
 from facepcl.probes import metrics
-from facepcl.probes.features import Features
-from facepcl.probes.manifest import Manifest
-from facepcl.probes.pose import from_pose_para, geodesic, rotation, to_pose_para
-from facepcl.probes.result import Bars, Chart, Faces, Map, Result, Scatter
-from facepcl.probes.tasks import (
+from facepcl.probes.common import (
     WORST,
     Options,
     Rows,
@@ -25,6 +21,10 @@ from facepcl.probes.tasks import (
     rows_of,
     spread,
 )
+from facepcl.probes.features import Features
+from facepcl.probes.manifest import Manifest
+from facepcl.probes.result import Bars, Chart, Faces, Map, Result, Scatter
+from facepcl.probes.rotations import from_pose_para, geodesic, rotation, to_pose_para
 
 YAW_FIRST = [1, 0, 2]  # published angles come as pitch, yaw, roll
 BANDS = (0, 15, 30, 45, 60, 99)  # degrees of yaw to either side

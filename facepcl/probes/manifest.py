@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from facepcl.sources import Item
-from facepcl.squares import Square
+from facepcl.data.sources import Item
+from facepcl.images.geometry import Square
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)

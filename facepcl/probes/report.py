@@ -10,15 +10,15 @@ from typing import Any
 
 from PIL import Image
 
-from facepcl._files import atomic
+from facepcl.data.sources import Item
 from facepcl.errors import ImageError, MissingPath, OptionError, require
-from facepcl.images import decode, quiet_pillow
+from facepcl.images.decode import decode, quiet_pillow
+from facepcl.images.geometry import cut_square
 from facepcl.probes.charts import draw
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Chart, Faces, Result
 from facepcl.probes.table import FIGURES
-from facepcl.sources import Item
-from facepcl.squares import cut_square
+from facepcl.utils.files import atomic
 
 TILE = 72  # pixels
 QUALITY = 85

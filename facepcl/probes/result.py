@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from facepcl._files import atomic
 from facepcl.errors import DataError
 from facepcl.probes.manifest import Manifest
+from facepcl.utils.files import atomic
 
 
 @dataclass

@@ -5,10 +5,10 @@ from itertools import chain
 
 import numpy as np
 
+from facepcl.data.sources import Item
 from facepcl.errors import DataError
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Labelled, Manifest
 from facepcl.probes.metrics import subject_numbers
-from facepcl.sources import Item
 
 HELD_OUT = 0.2  # the part that a missing split gets
 FOLDS = 3  # of subjects, where a data set has no split at all

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from facepcl.embedding.embeddings import unit
 from facepcl.errors import DataError
 from facepcl.probes import metrics
+from facepcl.probes.common import WORST, Options, groups
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Bars, Chart, Curve, Faces, Result
-from facepcl.probes.tasks import WORST, Options, groups
-from facepcl.rows import unit
 
 FOLDS = 10
 RATES = (1e-2, 1e-3)  # false acceptance

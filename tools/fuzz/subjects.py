@@ -17,17 +17,17 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import save
 
 import facepcl
-from facepcl.checkpoints import check_same_run
+from facepcl.alignment.face_table import read_landmarks
+from facepcl.data.labels import read_labels
+from facepcl.data.sources import list_entries, read_items
 from facepcl.errors import FacepclError
-from facepcl.face_table import read_landmarks
-from facepcl.fit import Fit
-from facepcl.hub.foreign import read_checkpoint
-from facepcl.images import decode_reduced, quiet_pillow
-from facepcl.pretrained import load_tensors, read_metadata, read_shapes, save_encoder
-from facepcl.probes.layouts.verification import read_bin
-from facepcl.sources import list_entries, read_items
-from facepcl.training_data import read_samples
-from facepcl.training_labels import read_labels
+from facepcl.hub.torch_checkpoint import read_checkpoint
+from facepcl.images.decode import decode_reduced, quiet_pillow
+from facepcl.images.transform import Fit
+from facepcl.models.io import load_tensors, read_metadata, read_shapes, save_encoder
+from facepcl.pretrain.checkpoints import check_same_run
+from facepcl.pretrain.dataset import read_samples
+from facepcl.probes.datasets.verification import read_bin
 from fuzz import mutate
 from fuzz.mutate import Change
 
@@ -233,7 +233,7 @@ def _read_manifest(data: bytes, folder: Path) -> None:
 
 
 def _face_csvs() -> list[bytes]:
-    from facepcl.faces import LANDMARK_COLUMNS
+    from facepcl.images.face import LANDMARK_COLUMNS
 
     row = ",".join(map(str, range(10)))
     return [f"path,{','.join(LANDMARK_COLUMNS)}\na.jpg,{row}\nb.jpg{',' * 10}\n".encode()]
@@ -248,8 +248,8 @@ def _tables(kind: str) -> Callable[[], list[bytes]]:
     def make() -> list[bytes]:
         import tempfile
 
-        from facepcl.rows import Embeddings
-        from facepcl.tables import write_table
+        from facepcl.embedding.embeddings import Embeddings
+        from facepcl.embedding.tables import write_table
 
         meta = {"dimension": 4, "space": "x", "model": "m", "branch": "b", "pool": "p"}
         vectors, sizes = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((3, 2), np.int32)

@@ -1,0 +1,43 @@
+"""A sheet of aligned faces, to look at: whether they are faces, upright, and cut alike."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from facepcl.errors import MissingPath, OptionError
+from facepcl.images.decode import open_image
+from facepcl.utils.files import atomic
+
+LIMIT, ACROSS = 240, 16  # faces on the sheet, spread evenly over all, and in a row
+TILE, GAP, CAPTION, HEAD = 96, 4, 13, 34
+
+
+def check_sheet(path: Path) -> None:
+    """Raise OptionError or MissingPath if no sheet can be written there: before the work, not at its end."""
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"{path}: a sheet is a .png")
+    if not path.absolute().parent.is_dir():
+        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
+
+
+def draw_faces(folder: Path, rows: Iterable[dict[str, str]], count: int, path: str | Path) -> None:
+    """Write a PNG of crops below `folder`, each above its score: of the `count` rows of `faces.csv` that
+    have one."""
+    wanted = set(np.linspace(0, count - 1, min(LIMIT, count)).round().astype(int).tolist())
+    chosen = [row for number, row in enumerate(rows) if number in wanted]
+    lines = max(1, -(-len(chosen) // ACROSS))
+    width, height = ACROSS * (TILE + GAP) + GAP, HEAD + lines * (TILE + CAPTION + GAP)
+    sheet = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP, 8), f"{len(chosen):,} of {count:,} aligned faces", "black", ImageFont.load_default(16))
+    small = ImageFont.load_default(10)
+    for place, row in enumerate(chosen):
+        x, y = GAP + place % ACROSS * (TILE + GAP), HEAD + place // ACROSS * (TILE + CAPTION + GAP)
+        sheet.paste(open_image(folder / row["path"]).resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
+        name = Path(row["path"]).stem
+        caption = f"{row['score'][:4]} {name if len(name) < 14 else '…' + name[-12:]}".strip()
+        pen.text((x, y + TILE), caption, "dimgray", small)
+    with atomic(path) as temporary:
+        sheet.save(temporary, "PNG")

@@ -1,0 +1,164 @@
+"""The table of faces beside their crops: `faces.csv`, what is done of it, and landmarks that are given."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from facepcl.data.sources import csv_lines
+from facepcl.errors import OptionError, TableError
+from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS, Face
+from facepcl.utils.files import atomic, writing
+
+TABLE, PARTIAL, META = "faces.csv", "faces.csv.partial", "faces.csv.meta.json"
+LONGEST_LINE = 1 << 22  # bytes: of a photograph with ten thousand faces
+COLUMNS = ("path", "source", "error", "width", "height", *FACE_COLUMNS)
+
+
+class Photograph(NamedTuple):
+    """What became of one photograph: its size in pixels, its faces with the names of their crops, or why
+    there are none."""
+
+    source: str
+    error: str | None
+    size: tuple[int, int]
+    stem: str
+    crops: tuple[str, ...]
+    faces: tuple[Face, ...]
+
+    def to_line(self) -> str:
+        """As a line of JSON that `from_line` takes."""
+        return json.dumps([*self[:5], [face.numbers() for face in self.faces]]) + "\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "Photograph":
+        source, error, size, stem, crops, faces = json.loads(line)
+        return cls(source, error, tuple(size), stem, tuple(crops), tuple(map(Face.from_numbers, faces)))
+
+    def rows(self) -> Iterator[list[Any]]:
+        """The rows of `faces.csv`: one a face, or one that says why there is none."""
+        size = list(self.size) if min(self.size) else ["", ""]
+        if not self.faces:
+            yield ["", self.source, self.error, *size, *[""] * len(FACE_COLUMNS)]
+        for number, (crop, face) in enumerate(zip(self.crops, self.faces, strict=True)):
+            _, score, *places = face.columns(number)
+            yield [crop, self.source, "", *size, number, _cell(score, 3), *(_cell(p, 2) for p in places)]
+
+
+def _cell(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+class FaceTable:
+    """The table in a folder of crops. Until it is whole, `faces.csv.partial` holds a line of JSON for each
+    photograph that is done, after one that says what is being done."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.path, self._partial, self._meta = folder / TABLE, folder / PARTIAL, folder / META
+
+    @property
+    def is_begun(self) -> bool:
+        return self._partial.is_file()
+
+    def begin(self, job: dict[str, Any]) -> None:
+        """Start anew."""
+        with atomic(self._partial) as temporary:
+            temporary.write_text(json.dumps(job) + "\n", "ascii")
+
+    def job(self) -> dict[str, Any]:
+        """What the folder's crops are, whether the table is whole or begun. Raises TableError."""
+        try:
+            if self.is_begun:
+                with self._partial.open("rb") as file:
+                    return json.loads(file.readline())
+            return json.loads(self._meta.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise TableError(
+                f"{self.folder} holds crops that nothing tells how they were made; delete it, or choose "
+                "another folder"
+            ) from error
+
+    def recover(self) -> None:
+        """Take away the line that a kill has cut off."""
+        with self._partial.open("rb+") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
+            file.seek(start)
+            file.truncate(start + file.read().rfind(b"\n") + 1)
+
+    def done(self) -> Iterator[Photograph]:
+        """The photographs that are done, in order."""
+        with self._partial.open("rb") as file:
+            file.readline()
+            yield from map(Photograph.from_line, file)
+
+    def add(self, photographs: Sequence[Photograph]) -> None:
+        """Count these, whose crops are there, as done."""
+        with writing(self._partial), self._partial.open("a", encoding="ascii") as file:
+            file.write("".join(photograph.to_line() for photograph in photographs))
+
+    def finish(self) -> None:
+        """Write the table, then what its crops are, then forget the lines."""
+        # surrogateescape: names that are not UTF-8 get the bytes they had, as manifests are read
+        with (
+            atomic(self.path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            for photograph in self.done():
+                table.writerows(photograph.rows())
+        with atomic(self._meta) as temporary:
+            temporary.write_text(json.dumps(self.job(), indent=2), "utf-8")
+        self._partial.unlink()
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """The rows of the whole table."""
+        lines = csv_lines(self.path)
+        _, header = next(lines)
+        for _, cells in lines:
+            yield dict(zip(header, cells, strict=True))
+
+
+def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
+    """The faces of each photograph in a CSV file with the columns `LANDMARK_COLUMNS` and `source` or `path`;
+    relative names count from the file's folder, or from where the command runs.
+
+    `faces.csv` is such a file; its rows without a face are passed over. Raises OptionError that names file
+    and line.
+    """
+    path = Path(path)
+    lines = csv_lines(path)
+    _, header = next(lines, (1, []))
+    name = next((column for column in ("source", "path") if column in header), None)
+    missing = [column for column in LANDMARK_COLUMNS if column not in header]
+    if name is None or missing:
+        raise OptionError(
+            f"{path} has no column {missing[0] if name else 'path'!r}; landmarks need {_NEEDED}"
+        )
+    places = [header.index(column) for column in LANDMARK_COLUMNS]
+    found: dict[str, list[Face]] = {}
+    for number, cells in lines:
+        if len(cells) < len(header):
+            raise OptionError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")
+        source, values = cells[header.index(name)].strip(), [cells[place].strip() for place in places]
+        if not any(values):
+            continue
+        try:
+            numbers = [float(value) for value in values]
+        except ValueError:
+            numbers = [math.nan]
+        if not all(map(math.isfinite, numbers)):
+            raise OptionError(
+                f"{path}, line {number}: landmarks are ten numbers, in pixels of the photograph"
+            )
+        faces = found.setdefault(os.path.normpath(source), [])
+        found.setdefault(os.path.normpath(path.parent / source), faces)
+        faces.append(Face.from_landmarks(numbers))
+    return found
+
+
+_NEEDED = f"path, {', '.join(LANDMARK_COLUMNS)}"

@@ -1,0 +1,1 @@
+"""Where images come from: files, folders, tars and URLs, decoded by worker processes, with their labels."""

@@ -1,0 +1,128 @@
+"""What runs in a reader process: files or bytes come in, pixels or reasons go out; of a photograph the
+pixels of its faces.
+
+Neither torch nor the rest of the package: a reader starts in a tenth of a second and takes 25 MB.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from facepcl.data.sources import Item
+from facepcl.errors import FacepclError, MissingPath
+from facepcl.images.cropper import Alignment, FaceCutter
+from facepcl.images.decode import decode, decode_reduced, quiet_pillow
+from facepcl.images.face import Face
+from facepcl.images.geometry import Square, cut_square
+from facepcl.images.transform import Fit
+
+SECONDS_BETWEEN_ANSWERS = 0.25
+
+
+def serve(fit: dict[str, Any], alignment: dict[str, Any] | None) -> None:
+    """Answer requests on standard input until it ends, each with an answer for each of its items: its pixels
+    by `fit`, or, with an `alignment`, its faces."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    Image.init()  # all formats now, not when the first odd file comes
+    answer = (
+        partial(_answer_faces, _cutter(alignment, Fit(**fit))) if alignment else partial(_answer, Fit(**fit))
+    )
+    with suppress(OSError):  # whoever asks was killed meanwhile; its requests end, too
+        write_line(answers, {"ready": os.getpid()})
+        answers.flush()
+    for stream in (1, 2):  # codecs print; their words must be neither among the answers nor on a terminal
+        os.dup2(nothing, stream)
+    with quiet_pillow():
+        while line := sys.stdin.buffer.readline():
+            asked = json.loads(line)
+            sent = time.monotonic()
+            for item in _received(asked["items"], sys.stdin.buffer):
+                _answer_or_say_why(answer, item, answers)
+                if asked["one_by_one"] or time.monotonic() > sent + SECONDS_BETWEEN_ANSWERS:
+                    answers.flush()
+                    sent = time.monotonic()
+            answers.flush()
+
+
+def request(items: Sequence[Item], one_by_one: bool, to: BinaryIO) -> None:
+    """Ask for `items`: a line of JSON with paths, sizes and reasons, then the bytes that are at hand.
+
+    Answers come together, which costs less, or `one_by_one`: then it is clear on which image a reader dies.
+    """
+    lengths = [None if item.data is None else len(item.data) for item in items]
+    lines = [
+        [i.path, length, i.error, i.square, i.faces and [face.numbers() for face in i.faces]]
+        for i, length in zip(items, lengths, strict=True)
+    ]
+    write_line(to, {"items": lines, "one_by_one": one_by_one}, b"".join(item.data or b"" for item in items))
+    to.flush()
+
+
+def _received(lines: list[list[Any]], source: BinaryIO) -> list[Item]:
+    # The request is read to its end before the first answer: then neither side waits for the other.
+    return [
+        Item(
+            path,
+            None if length is None else source.read(length),
+            error,
+            square and Square(*square),
+            None if faces is None else tuple(map(Face.from_numbers, faces)),
+        )
+        for path, length, error, square, faces in lines
+    ]
+
+
+def _cutter(alignment: dict[str, Any], fit: Fit) -> FaceCutter:
+    if alignment["detector"]:
+        import cv2
+
+        cv2.setNumThreads(1)  # there are as many readers as there are cores for them
+    return FaceCutter(Alignment(**alignment), fit)
+
+
+def _answer_or_say_why(answer: Callable[[Item], tuple[Any, bytes]], item: Item, to: BinaryIO) -> None:
+    try:
+        line, data = answer(item)
+    except MissingPath:  # its path is in the row already
+        write_line(to, {"error": "there is no such file"})
+    except FacepclError as error:
+        write_line(to, {"error": str(error)})
+    except Exception as error:  # whatever it is, it is this image's, and the next ones wait
+        write_line(to, {"error": f"cannot be prepared: {error or type(error).__name__}"})
+    else:
+        write_line(to, line, data)
+
+
+def _answer(fit: Fit, item: Item) -> tuple[Any, bytes]:
+    size, pixels = _prepare(item, fit)
+    return {"size": size}, pixels.tobytes()
+
+
+def _answer_faces(cutter: FaceCutter, item: Item) -> tuple[Any, bytes]:
+    size, faces, crops = cutter.of_file(item.read(), item.faces)
+    return {"size": size, "faces": [face.numbers() for face in faces]}, crops.tobytes()
+
+
+def _prepare(item: Item, fit: Fit) -> tuple[tuple[int, int], np.ndarray]:
+    """The size of the file's picture, and the pixels of it, or of the square that is wanted."""
+    if item.square:
+        image = decode(item.read())
+        return image.size, fit(cut_square(image, item.square))
+    picture = decode_reduced(item.read(), fit.needed)
+    return picture.size, fit(*picture)
+
+
+def write_line(to: BinaryIO, value: Any, data: bytes = b"") -> None:
+    """A line of JSON, and `data` behind it."""
+    to.write(json.dumps(value).encode() + b"\n" + data)

@@ -1,0 +1,1 @@
+"""Images to embeddings: the encoder, `FaceEmbedder`, tables and the jobs that write them."""

@@ -1,0 +1,303 @@
+"""Images to embeddings: `FaceEmbedder`."""
+
+import logging
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from facepcl.data.sources import Item, list_entries, read_items
+from facepcl.data.workers import Prepared, Readers
+from facepcl.embedding.embeddings import ROWS_A_GROUP, Embeddings, Row
+from facepcl.embedding.encoder import BRANCH, MODEL, POOL, Encoder
+from facepcl.errors import ImageError, OptionError
+from facepcl.images.cropper import Alignment, FaceCutter
+from facepcl.images.decode import decode_reduced, open_image, quiet_pillow, read_file
+from facepcl.images.detector import Detector
+from facepcl.images.detector_file import find_detector
+from facepcl.images.face import NO_FACE, Face, face_columns
+from facepcl.utils.device import cores
+from facepcl.utils.futures import in_order
+
+_logger = logging.getLogger("facepcl")
+
+# that are asked for together: each may take a tenth of a second, and has a face or two for the network
+PHOTOGRAPHS_A_BATCH = 8
+NOT_FINITE = "the model's code of it is not finite: its weights are damaged, or --dtype float32 is needed"
+BYTES_A_BATCH = 32 << 20  # of encoded images out of shards: a batch of large photographs ends earlier
+
+
+@dataclass
+class Batch:
+    """Rows of a table, of so many `images`; of the good ones among them the pixels uint8 `[G, H, W, 3]` and
+    the branch maps."""
+
+    images: int
+    rows: Embeddings
+    good: list[int]
+    pixels: np.ndarray
+    maps: dict[str, torch.Tensor]
+
+
+class FaceEmbedder(Encoder):
+    """Face crops to vectors: `FaceEmbedder("pcl_facecycle", branch="face")([path, pil_image, array])`.
+
+    `model`: a name with pretrained weights, as for `facepcl.create_model`, the name, repository or folder of
+    any timm model, or a module as it is. `branch`: shared, face, pose, concat, or several side by side as
+    "face,pose"; a model without branches has `shared` only.
+    `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
+    the processor has units for it and a timing finds it faster; int8 is for `pcl_facecycle` on a CPU, needs
+    `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace, compile, or
+    onnx (onnxruntime on the CPU, in float32, needs `facepcl[onnx]`). `size`: side of the input in pixels, 0 =
+    the model's own. `align`: inputs are photographs, whose faces are found and cut out (needs
+    `facepcl[align]`): `stream` gives a row a face, a call the most prominent face of each; `one`: `stream`
+    too; `detector`: YuNet's ONNX file, None fetches it once from the Hub.
+    Raises WeightsError if there are no weights or no detector, OptionError for other wrong arguments.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module = MODEL,
+        branch: str = BRANCH,
+        *,
+        pool: str = POOL,
+        normalize: bool = False,
+        size: int = 0,
+        batch_size: int = 64,
+        device: str = "auto",
+        dtype: str = "auto",
+        backend: str = "auto",
+        align: bool = False,
+        one: bool = False,
+        detector: str | Path | None = None,
+    ):
+        if not align and (one or detector is not None):
+            raise OptionError("one and detector belong to align: add --align (align=True)")
+        self.alignment: Alignment | None = None
+        self._cutter: FaceCutter | None = None
+        if align:
+            file = find_detector(detector)
+            Detector(file)  # raises before the weights are loaded
+            self.alignment = Alignment(str(file), one=one)
+        super().__init__(
+            model,
+            branch,
+            pool=pool,
+            normalize=normalize,
+            size=size,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+        )
+        if self.alignment:
+            # Not a part of `space`: crops that `facepcl align` wrote are embedded without it, and so are the
+            # user's own of that kind; all of them are to compare.
+            self.meta["align"] = self.alignment.describe()
+        self._most: int | None = None  # images that the device's memory takes at once, once it ran out
+        self._out_of_memory = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes, which trace anew."""
+        return {**self.__dict__, "_out_of_memory": None, "_cutter": None, "_runs": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _out_of_memory=Lock())
+
+    def __call__(self, items: Iterable[Any]) -> np.ndarray:
+        """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
+        in order.
+
+        Raises ImageError or MissingPath that names the bad item, OptionError if not even half a batch fits
+        into the device's memory.
+        """
+        if isinstance(items, (str, bytes, Path, Image.Image)):
+            raise OptionError("give a list, as in embedder([image]); a folder is for embedder.stream(folder)")
+        items, size = list(items), self.batch_size
+        blocks = [np.empty((0, self.meta["dimension"]), np.float32)]
+        with quiet_pillow():
+            for start in range(0, len(items), size):
+                batch = enumerate(items[start : start + size], start)
+                pixels = np.stack([self._open(place, item) for place, item in batch])
+                blocks.append(self.vectors(self._maps_that_fit(pixels)))
+                if not (finite := np.isfinite(blocks[-1]).all(1)).all():
+                    raise ImageError(f"item {start + int(finite.argmin())}: {NOT_FINITE}")
+        return np.concatenate(blocks)
+
+    def _open(self, place: int, item: Any) -> np.ndarray:
+        fit = self.fit
+        try:
+            if self.alignment:
+                return self._face(self.alignment, item)
+            if isinstance(item, (str, Path)):
+                return fit(*decode_reduced(read_file(item), fit.needed))
+            return fit(open_image(item))
+        except ImageError as error:
+            name = f" ({item})" if isinstance(item, (str, Path)) else ""
+            raise ImageError(f"item {place}{name}: {error}") from error
+
+    def _face(self, alignment: Alignment, item: Any) -> np.ndarray:
+        """The most prominent face of a photograph."""
+        if self._cutter is None:
+            self._cutter = FaceCutter(replace(alignment, one=True), self.fit)
+        if isinstance(item, (str, Path)):
+            _, _, crops = self._cutter.of_file(read_file(item))
+        else:
+            _, crops = self._cutter.of_image(open_image(item))
+        if not len(crops):
+            raise ImageError(NO_FACE)
+        return crops[0]
+
+    def stream(self, source: str | Path | Sequence[str | Path], workers: int | None = None) -> Iterator[Row]:
+        """A row for each image, or each face, of files, folders, globs, `.csv` manifests and `.tar` shards,
+        in order, as they come.
+
+        Memory does not grow. An image that cannot be embedded gives a row with the reason. `workers`: as
+        for `facepcl.embed`.
+        """
+        sources = [source] if isinstance(source, (str, Path)) else source
+        index = 0
+        for batch in self.batches(read_items(list_entries(sources)), workers):
+            yield from batch.rows.rows(index)
+            index += len(batch.rows)
+
+    def batches(
+        self, items: Iterable[Item], workers: int | None = None, all_branches: bool = False
+    ) -> Iterator[Batch]:
+        """Batches in the order of `items`; never across a multiple of `ROWS_A_GROUP` items.
+
+        `workers` processes decode ahead while the network runs; None: as many as this machine needs. On a
+        CPU where torch uses fewer threads than there are cores, several batches run at once.
+        """
+        yield from self.of_chunks(chunks(items, self.chunk_size), workers, all_branches)
+
+    @property
+    def chunk_size(self) -> int:
+        """How many images are asked for together."""
+        return PHOTOGRAPHS_A_BATCH if self.alignment else self.batch_size
+
+    def of_chunks(
+        self, pieces: Iterable[list[Item]], workers: int | None = None, all_branches: bool = False
+    ) -> Generator[Batch, None, None]:
+        """A batch for each of `pieces`, in order, also for an empty one."""
+        # finding faces takes longer than the network does
+        default = cores() if self.alignment else default_workers(self.device.type)
+        count = default if workers is None else workers
+        if count < 1:
+            raise OptionError(f"workers {workers}: at least 1")
+        at_once = self.batches_at_once
+        self.make_ready(all_branches)
+        with Readers(self.fit, count, self.alignment) as readers, ThreadPoolExecutor(at_once) as networks:
+            prepared = in_order(readers.submit, pieces, count + at_once)
+            yield from in_order(
+                lambda some: networks.submit(self._embed, some, all_branches), prepared, at_once
+            )
+
+    def _embed(self, prepared: list[Prepared], all_branches: bool) -> Batch:
+        shown, faces = prepared, None
+        if self.alignment:
+            shown, found, numbers = _by_face(prepared)
+            faces = face_columns(found, numbers)
+        images = [(i, p.pixels) for i, p in enumerate(shown) if p.pixels is not None]
+        good, pixels = [i for i, _ in images], np.stack([p for _, p in images]) if images else np.empty(0)
+        errors = [p.error for p in shown]
+        vectors = np.full((len(shown), self.meta["dimension"]), np.nan, np.float32)
+        maps = self._maps_that_fit(pixels, all_branches) if good else {}
+        if good:
+            codes = self.vectors(maps)
+            if not (finite := np.isfinite(codes).all(1)).all():
+                for i in np.flatnonzero(~finite):
+                    errors[good[i]] = NOT_FINITE
+                good, pixels, codes = [good[i] for i in np.flatnonzero(finite)], pixels[finite], codes[finite]
+                maps = {name: of_branch[torch.from_numpy(finite)] for name, of_branch in maps.items()}
+            vectors[good] = codes
+        sizes = np.array([p.size for p in shown], np.int32).reshape(-1, 2)
+        paths = [p.path for p in shown]
+        rows = Embeddings(vectors, paths, errors, sizes, self.meta, faces)
+        return Batch(len(prepared), rows, good, pixels, maps)
+
+    def _maps_that_fit(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
+        """`maps`, of a crowd's faces in several batches, none larger than `batch_size`; if the device runs
+        out of memory, once more by half of that."""
+        size = min(self._most or self.batch_size, len(pixels))
+        try:
+            return self._maps_in_batches(pixels, size, all_branches)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split(". ", 1)[0]
+        half = self._halved(size, reason)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # pieces of the large batch's size fit no other
+        try:
+            return self._maps_in_batches(pixels, half, all_branches)
+        except torch.OutOfMemoryError as error:
+            raise self._no_room(half) from error
+
+    def _maps_in_batches(self, pixels: np.ndarray, size: int, all_branches: bool) -> dict[str, torch.Tensor]:
+        blocks = [self.maps(pixels[i : i + size], all_branches) for i in range(0, len(pixels), size)]
+        if len(blocks) == 1:
+            return blocks[0]
+        return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+    def _halved(self, size: int, reason: str) -> int:
+        """The batch that is left to try when one of `size` did not fit; halved once, and said once."""
+        with self._out_of_memory:
+            if self._most is None and size > 1:
+                self._most = size // 2
+                _logger.warning(
+                    "%s; going on with batches of %d: add --batch-size %d to begin with them",
+                    reason,
+                    self._most,
+                    self._most,
+                )
+            if self._most is None or self._most >= size:
+                raise self._no_room(size)
+            return self._most  # maybe halved by another thread meanwhile
+
+    def _no_room(self, size: int) -> OptionError:
+        return OptionError(
+            f"a batch of {size} does not fit into the memory of {self.device.type}; give a smaller "
+            "--batch-size (batch_size) or --device cpu"
+        )
+
+
+def _by_face(prepared: list[Prepared]) -> tuple[list[Prepared], list[Face | None], list[int]]:
+    """Photographs as one row a face, or one that says why there is none; the faces, and their numbers."""
+    rows: list[Prepared] = []
+    faces: list[Face | None] = []
+    numbers: list[int] = []
+    for one in prepared:
+        if one.faces and one.pixels is not None:
+            rows += [Prepared(one.path, pixels, one.size) for pixels in one.pixels]
+            faces += one.faces
+            numbers += range(len(one.faces))
+        else:
+            rows.append(Prepared(one.path, None, one.size, one.error or NO_FACE))
+            faces.append(None)
+            numbers.append(0)
+    return rows, faces, numbers
+
+
+def default_workers(device: str) -> int:
+    """Processes that decode: on a CPU the network takes most of the cores, elsewhere none."""
+    return max(1, cores() // 2) if device == "cpu" else cores()
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Batches of items that depend on their numbers only, so that a resumed job makes the same ones."""
+    chunk: list[Item] = []
+    held = 0
+    for number, item in enumerate(items, 1):
+        chunk.append(item)
+        held += len(item.data or b"")
+        if len(chunk) == size or held >= BYTES_A_BATCH or number % ROWS_A_GROUP == 0:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,111 @@
+"""Rows of embeddings in memory, the space they live in, and how two of one space compare."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from facepcl.errors import OptionError, TableError
+from facepcl.images.face import Face
+
+ROWS_A_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in
+    pixels. Where faces were looked for: one face, its place in the photograph and its `number` there."""
+
+    path: str
+    index: int
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    vector: np.ndarray | None = None
+    face: Face | None = None
+    number: int | None = None
+
+
+@dataclass
+class Embeddings:
+    """A table, or rows of one: `vectors` float32 `[N, D]` (NaN where there is an error), `paths`, `errors`
+    (None = fine), `sizes` int32 `[N, 2]` (width and height of the files' images in pixels, 0 = unknown),
+    `meta`; where faces were looked for, `faces` float32 `[N, 16]` with `FACE_COLUMNS` (NaN = none)."""
+
+    vectors: np.ndarray
+    paths: list[str]
+    errors: list[str | None]
+    sizes: np.ndarray
+    meta: dict[str, Any]
+    faces: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def images(self) -> int:
+        """Of how many images these are: a photograph has a row for each face, or one without."""
+        return len(self) if self.faces is None else int((~(self.faces[:, 0] > 0)).sum())
+
+    def branch(self, name: str) -> "Embeddings":
+        """The rows with the code of one of several branches alone; OptionError if it is not in the table."""
+        if name not in (columns := columns_of(self.meta)):
+            raise OptionError(f"this table has {', '.join(columns)}, not {name!r}")
+        place, column = columns[name], self.meta.get("columns", {}).get(name, {})
+        meta = {k: v for k, v in self.meta.items() if k != "columns"} | {"branch": name, **column}
+        return replace(self, vectors=self.vectors[:, place], meta=meta)
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """One by one, numbered from `start`."""
+        for i, (path, error) in enumerate(zip(self.paths, self.errors, strict=True)):
+            if error:
+                yield Row(path, start + i, error)
+                continue
+            width, height = map(int, self.sizes[i])
+            face, number = None, None
+            if self.faces is not None:
+                number, score, *places = self.faces[i].tolist()
+                face, number = Face.from_numbers([*places, score]), int(number)
+            yield Row(path, start + i, None, width, height, self.vectors[i], face, number)
+
+
+def columns_of(meta: dict[str, Any]) -> dict[str, slice]:
+    """The codes that a table has a column of its own for, each with its place in the rows of `vectors`."""
+    several = meta.get("columns") or {meta.get("branch", ""): {"dimension": meta["dimension"]}}
+    ends = accumulate(column["dimension"] for column in several.values())
+    return {n: slice(e - c["dimension"], e) for (n, c), e in zip(several.items(), ends, strict=True)}
+
+
+def named_columns(meta: dict[str, Any], alone: str, prefix: str = "") -> dict[str, slice]:
+    """`columns_of` by their names in a file: `alone`, or the branches behind a `prefix`."""
+    columns = columns_of(meta)
+    several = len(columns) > 1
+    return {f"{prefix}{name}" if several else alone: place for name, place in columns.items()}
+
+
+def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.ndarray:
+    """Cosine `[N, M]` of each row of `a` `[N, D]` and each of `b` `[M, D]`; NaN for rows with an error.
+
+    Raises TableError for two tables of different spaces, OptionError for arrays of different widths.
+    """
+    if isinstance(a, Embeddings) and isinstance(b, Embeddings) and a.meta.get("space") != b.meta.get("space"):
+        raise TableError(
+            f"the tables lie in different spaces: {describe_space(a.meta)} and {describe_space(b.meta)}; "
+            "embed both with the same weights, branch and pool"
+        )
+    x, y = (np.atleast_2d(t.vectors if isinstance(t, Embeddings) else np.asarray(t)) for t in (a, b))
+    if x.shape[1] != y.shape[1]:
+        raise OptionError(f"vectors of {x.shape[1]} and {y.shape[1]} numbers do not compare")
+    return unit(x) @ unit(y).T
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Vectors `[N, D]` at length 1; those without a length stay 0."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def describe_space(meta: dict[str, Any]) -> str:
+    """A space in words: model, branch, pool and its hash."""
+    return f"{meta.get('model')} {meta.get('branch')}/{meta.get('pool')} ({meta.get('space')})"

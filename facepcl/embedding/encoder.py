@@ -1,0 +1,289 @@
+"""A model made ready to embed: pixels in, branch maps and vectors out, and the space in which they lie."""
+
+import copy
+import hashlib
+import json
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from facepcl._version import __version__
+from facepcl.embedding.backends import BACKENDS, ONNX, Run, make_run
+from facepcl.embedding.int8 import INT8, make_int8_run
+from facepcl.errors import OptionError, WeightsError
+from facepcl.images.transform import Fit
+from facepcl.models import Branches
+from facepcl.models.factory import FAMILY, create_model
+from facepcl.models.hub_folder import OfTimm
+from facepcl.models.registry import rows_of
+from facepcl.utils.device import check_dtype, cores, find_device, inference_dtype
+
+MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
+BRANCH_NAMES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
+
+
+class Encoder:
+    """A timm model with one branch and one way of pooling, made ready to run; what `FaceEmbedder` is made
+    of, whose docstring has the arguments."""
+
+    def __init__(
+        self,
+        model: str | nn.Module = MODEL,
+        branch: str = BRANCH,
+        *,
+        pool: str = POOL,
+        normalize: bool = False,
+        size: int = 0,
+        batch_size: int = 64,
+        device: str = "auto",
+        dtype: str = "auto",
+        backend: str = "auto",
+    ):
+        branches_of(branch)
+        if pool not in POOLS:
+            raise OptionError(f"pool {pool!r}: choose {', '.join(POOLS)}")
+        if batch_size < 1:
+            raise OptionError(f"batch_size {batch_size}: at least 1")
+        if backend not in BACKENDS:
+            raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
+        if dtype != INT8:
+            check_dtype(dtype)
+        runtime = dtype == INT8 or backend == ONNX
+        self.device = find_device("cpu" if runtime and device == "auto" else device)
+        if dtype == INT8 and (self.device.type != "cpu" or backend not in ("auto", ONNX)):
+            raise OptionError(f"dtype int8 runs on the CPU, with backend 'auto' or {ONNX!r}")
+        if runtime and (self.device.type != "cpu" or dtype == "bfloat16"):
+            raise OptionError(f"backend {ONNX!r} runs on the CPU, in float32 or int8")
+        self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
+        self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
+        for needed in ("forward_features", "pretrained_cfg"):
+            if not getattr(self.model, needed, None):
+                raise OptionError(f"a {self.name} has no {needed}; give a timm model or its name")
+        branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
+        self.has_branches = branches and hasattr(self.model, "forward_branches")
+        if branch != "shared" and not self.has_branches:
+            raise OptionError(
+                f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
+            )
+        config = _with_size(resolve_model_data_config(self.model), size, self.model)
+        self.fit = Fit.from_config(config)
+        self.mean, self.std = (
+            torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
+        )
+        weights = _hash_weights(self.model)
+        self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.fit.shape), np.uint8)
+        self._int8 = dtype == INT8
+        blank = self._images(self._sample, torch.float32)
+        self._check_input(blank[:1])
+        self.dtype = inference_dtype("float32" if runtime else dtype, Trunk(self.model), blank)
+        self.model.to(self.dtype)
+        self._backend = backend
+        self._runs: dict[bool, Run] = {}
+        self.meta = self._describe(config, weights, isinstance(model, str))
+
+    @torch.inference_mode()
+    def _check_input(self, image: torch.Tensor) -> None:
+        try:
+            Trunk(self.model)(image)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise OptionError(
+                f"{self.name} takes no RGB images of {image.shape[2]} x {image.shape[3]} pixels ({reason})"
+            ) from error
+
+    @property
+    def name(self) -> str:
+        return (getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or type(
+            self.model
+        ).__name__
+
+    def _describe(self, config: dict[str, Any], weights: str, released: bool) -> dict[str, Any]:
+        """What a table says of its embeddings; `space` is the same for vectors that may be compared.
+
+        Weights that are not the `released` ones of a name, such as fine-tuned ones, still carry its cfg.
+        """
+        cfg = (getattr(self.model, "pretrained_cfg", None) or {}) if released else {}
+        preprocessing = {k: config[k] for k in sorted(config)}
+        self._space = [weights, self.branch, self.pool, preprocessing]
+        blank = self.maps(self._sample[:2])  # this settles the backend
+        columns = {
+            name: {"dimension": self.vectors(blank, name).shape[1], "space": self.space(name)}
+            for name in codes_of(self.branch)
+        }
+        return {
+            "dimension": sum(column["dimension"] for column in columns.values()),
+            "model": self.name,
+            "tag": cfg.get("tag"),
+            "weights_sha256": _file_hash(cfg) or weights,
+            "branch": self.branch,
+            "pool": self.pool,
+            "normalize": self.normalize,
+            "preprocessing": json.loads(json.dumps(preprocessing, default=str)),
+            "dtype": INT8 if self._int8 else str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "backend": self._backend,
+            "facepcl": __version__,
+            "space": self.space(self.branch),
+            **({"columns": columns} if len(columns) > 1 else {}),
+        }
+
+    def space(self, branch: str) -> str:
+        """A short hash of weights, branch, pool and preprocessing: only vectors of one space compare."""
+        weights, _, *rest = self._space
+        text = json.dumps([weights, branch, *rest], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many threads may run this network: on a CPU as many as torch leaves cores to.
+
+        Batches side by side do not wait for each other, as the threads of one batch do at each layer.
+        """
+        if self.device.type != "cpu" or self.meta["backend"] == "compile":
+            return 1
+        return max(1, cores() // torch.get_num_threads())
+
+    def make_ready(self, all_branches: bool = False) -> None:
+        """Trace or compile what `maps` will run, before several threads do."""
+        if (wide := all_branches or self.branch != "shared") not in self._runs:
+            network = AllBranches(self.model) if wide else Trunk(self.model)
+            if self._int8:
+                self._runs[wide] = make_int8_run(network, self.name, self.fit.shape)
+                self._backend = ONNX
+            else:
+                sample = self._images(self._sample[:2], self.dtype)
+                self._runs[wide], self._backend = make_run(network, sample, self._backend, self.batch_size)
+
+    def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
+        """Branch maps of images uint8 `[B, H, W, 3]`: the trunk's alone where no other is asked for."""
+        self.make_ready(all_branches)
+        run = self._runs[all_branches or self.branch != "shared"]
+        with torch.inference_mode():
+            return dict(zip(Branches._fields, run(self._images(pixels, self.dtype)), strict=False))
+
+    def _images(self, pixels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        """What the network takes, `[B, 3, H, W]`; as uint8 until it is on the device."""
+        return normalised(torch.from_numpy(pixels).to(self.device), self.mean, self.std).to(dtype)
+
+    def vectors(self, maps: dict[str, torch.Tensor], branch: str | None = None) -> np.ndarray:
+        """The embeddings `[B, D]` float32 of the branch maps; `branch`: another than the encoder's own."""
+        with torch.inference_mode():
+            columns = []
+            for column in codes_of(branch or self.branch):
+                codes = [self._pooled(name, maps[name]).float() for name in branches_of(column)]
+                columns.append(F.normalize(torch.cat(codes, 1)) if self.normalize else torch.cat(codes, 1))
+            return torch.cat(columns, 1).cpu().numpy()
+
+    def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
+        if self.pool == "code":
+            return code(self.model, branch, maps)
+        if maps.ndim != 4:
+            raise OptionError(f"{self.name} gives no [B, C, H, W] map, so use pool 'code'")
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
+            maps = maps.permute(0, 3, 1, 2)
+        maps = maps.float()
+        return {
+            "flatten": lambda: maps.flatten(1),
+            "avg": lambda: maps.mean((2, 3)),
+            "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
+        }[self.pool]()
+
+
+def codes_of(branch: str) -> tuple[str, ...]:
+    """`face,pose` as the codes that a table has a column of its own for; `concat` is one."""
+    return tuple(branch.split(","))
+
+
+def branches_of(branch: str) -> tuple[str, ...]:
+    """The branches that `branch` is made of. Raises OptionError for what is none."""
+    names = Branches._fields if branch == "concat" else codes_of(branch)
+    if unknown := [name for name in names if name not in Branches._fields]:
+        raise OptionError(f"branch {unknown[0]!r}: choose {', '.join(BRANCH_NAMES)}, or several as face,pose")
+    if len(set(names)) < len(names):
+        raise OptionError(f"branch {branch!r} names one twice")
+    return names
+
+
+def normalised(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """What a network takes, float32 `[B, 3, H, W]`, of images uint8 `[B, H, W, 3]`."""
+    images = pixels.permute(0, 3, 1, 2)  # channels_last as it lies
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+def code(model: Any, branch: str, maps: torch.Tensor) -> torch.Tensor:
+    """The model's own code `[B, D]` of the maps of one branch; the whole map where it does not pool."""
+    if branch != "shared":
+        return maps.flatten(1)
+    if hasattr(model, "shared_code"):
+        return model.shared_code(maps.float()).flatten(1)
+    return model.forward_head(maps, pre_logits=True).flatten(1)
+
+
+class Trunk(nn.Module):
+    """The trunk's map alone, as a tuple."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.model.forward_features(x),)
+
+
+class AllBranches(Trunk):
+    """The maps of the trunk, the face and the pose branch."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model.forward_branches(x))
+
+
+def _load(model: str | nn.Module) -> nn.Module:
+    if isinstance(model, nn.Module):
+        model = getattr(model, "_orig_mod", model)  # of torch.compile, which wraps forward alone
+        # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
+        return copy.deepcopy(model)
+    plain = model.partition(".")[0]
+    if ":" in model or plain in timm.list_models(FAMILY):
+        with suppress(OfTimm):
+            return create_model(model, pretrained=True)
+    elif not timm.is_model(plain):
+        raise OptionError(f"there is no model {model!r}; facepcl has {', '.join(timm.list_models(FAMILY))}")
+    try:
+        return timm.create_model(model, pretrained=True, num_classes=0)
+    except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise WeightsError(f"{model}: {reason}") from error
+
+
+def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:
+    """timm's data config for inputs of `size` pixels; 0 = as it is."""
+    if not size or config["input_size"] == (3, size, size):
+        return config
+    if size < 32:
+        raise OptionError(f"size {size}: at least 32 pixels, or 0 for the model's own")
+    if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+        raise OptionError(f"size {size}: this model takes {config['input_size'][1]} pixels only")
+    return {**config, "input_size": (3, size, size)}
+
+
+def _file_hash(cfg: dict[str, Any]) -> str | None:
+    """The sha256 of bundled weights, as in weights/index.json."""
+    rows = rows_of(cfg.get("architecture") or "")
+    return next((row.sha256 for row in rows if row.path and str(row.path) == cfg.get("file")), None)
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

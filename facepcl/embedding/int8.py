@@ -1,0 +1,99 @@
+"""`pcl_facecycle` in 8 bits under onnxruntime, made from its float weights when it is first needed.
+
+Unsigned activations and signed weights, a scale for each channel. The last convolution of each output stays
+in float: its channels differ a thousandfold in spread, and one scale for all would silence the small ones,
+which a cosine does not show but a linear probe does. Figures: benchmarks/RESULTS.md.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from facepcl.embedding.backends import Run
+from facepcl.errors import OptionError, require
+from facepcl.models.onnx import EXTRA, INPUT, open_graph, to_onnx
+from facepcl.models.registry import WEIGHTS
+
+INT8 = "int8"
+MODEL = "pcl_facecycle"
+SIDE = 64
+
+
+def make_int8_run(network: nn.Module, model: str, shape: tuple[int, ...]) -> Run:
+    """`network` (float32, `[B, 3, 64, 64]` -> a tuple of maps) quantised, as a function.
+
+    Raises OptionError for other models than `pcl_facecycle` and other shapes of pixels than 64 x 64 x 3,
+    MissingExtra without `facepcl[onnx]`.
+    """
+    if model != MODEL:
+        raise OptionError(f"int8 is for {MODEL}, not for {model}; choose bfloat16 or float32")
+    if shape != (SIDE, SIDE, 3):
+        raise OptionError(f"int8 is for {SIDE} pixels, not for {shape[0]}; choose bfloat16 or float32")
+    with tempfile.TemporaryDirectory() as folder:
+        return open_graph(_quantise(network, Path(folder)))
+
+
+def _quantise(network: nn.Module, folder: Path) -> Path:
+    graph = to_onnx(network, torch.zeros(2, 3, SIDE, SIDE))
+    onnx, quantization = require("onnx", EXTRA), require("onnxruntime.quantization", EXTRA)
+    shapes = require("onnxruntime.quantization.shape_inference", EXTRA)
+    exported, prepared, target = (str(folder / f"{name}.onnx") for name in ("float", "prepared", "int8"))
+    onnx.save(graph, exported)
+    shapes.quant_pre_process(exported, prepared, skip_symbolic_shape=True)
+    graph = onnx.load(prepared)
+    quantization.quantize_static(
+        graph,
+        target,
+        _Faces(),
+        per_channel=True,
+        reduce_range=True,  # else processors without VNNI overflow
+        nodes_to_exclude=_keep_outputs_exact(graph, onnx),
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        op_types_to_quantize=["Conv", "LeakyRelu", "Add"],
+    )
+    return Path(target)
+
+
+def _keep_outputs_exact(graph: Any, onnx: Any) -> list[str]:
+    """Names of the last activation and convolution of each output.
+
+    The branches are made to read a copy of the trunk's map, or it would be rounded as their input is.
+    """
+    nodes = graph.graph.node
+    made_by = {name: node for node in nodes for name in node.output}
+    outputs = [value.name for value in graph.graph.output]
+    last = [made_by[name] for name in outputs]
+    last += [made_by[node.input[0]] for node in last]
+    for node in list(nodes):
+        for place, name in enumerate(node.input):
+            if name in outputs:
+                node.input[place] = f"{name}_copy"
+                copy = onnx.helper.make_node("Identity", [name], [f"{name}_copy"], name=f"{name}_copy")
+                if copy.name not in [other.name for other in nodes]:
+                    nodes.insert(list(nodes).index(made_by[name]) + 1, copy)
+    return [node.name for node in last]
+
+
+class _Faces:
+    """Calibration: 64 rendered faces in four lights, since rendered ones alone are too even."""
+
+    def __init__(self) -> None:
+        self._batches = self._read()
+
+    def _read(self) -> Iterator[dict[str, np.ndarray]]:
+        sheet = np.asarray(Image.open(WEIGHTS / "calibration.jpg").convert("RGB"), np.float32) / 255
+        side = len(sheet) // SIDE
+        faces = sheet.reshape(side, SIDE, side, SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
+        for light in (faces, faces**0.5, faces**2, (2 * faces - 0.5).clip(0, 1)):
+            yield {INPUT: np.ascontiguousarray(light, np.float32)}
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """What onnxruntime calls."""
+        return next(self._batches, None)

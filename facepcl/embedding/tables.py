@@ -1,0 +1,189 @@
+"""Embedding tables: Parquet, npz or csv, a row an image, with the space they live in."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+
+from facepcl.data.sources import printable
+from facepcl.embedding.embeddings import Embeddings, named_columns
+from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
+from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
+from facepcl.images.face import FACE_COLUMNS
+from facepcl.utils.files import atomic
+
+SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
+
+
+def check_table_path(path: Path) -> None:
+    """Raise OptionError, MissingPath or MissingExtra if no table can be written there."""
+    if path.suffix not in _WRITERS:
+        raise OptionError(
+            f"{path}: the name of a table ends in {', '.join(_WRITERS)}, a folder of tables in /"
+        )
+    if not path.absolute().parent.is_dir():
+        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
+    if path.suffix == ".parquet":
+        require("pyarrow.parquet", "parquet")
+
+
+def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int = 0) -> None:
+    """Write `blocks` to the table at `path`, which appears, whole, at the end; `count` rows together, which
+    Parquet alone need not know ahead.
+
+    Only one block is in memory at a time. Raises OptionError for a name that ends in no known format,
+    MissingPath, or MissingExtra for Parquet.
+    """
+    path = Path(path)
+    check_table_path(path)
+    with atomic(path) as temporary:
+        _WRITERS[path.suffix](temporary, meta, blocks, count)
+        if path.suffix == ".csv":  # what was said of the old vectors must not be read of the new ones
+            _sidecar(path).unlink(missing_ok=True)
+    if path.suffix == ".csv":
+        with atomic(_sidecar(path)) as temporary:
+            temporary.write_text(json.dumps({**meta, "rows": count}, indent=2), "utf-8")
+
+
+def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+    paths: list[str] = []
+    errors: list[str] = []
+    sizes = [np.empty((0, 2), np.int32)]
+    faces = [np.empty((0, len(FACE_COLUMNS)), np.float32)]
+    with ZipFile(path, "w") as archive:
+        with archive.open("vectors.npy", "w", force_zip64=True) as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, meta["dimension"])}
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in blocks:
+                member.write(np.ascontiguousarray(block.vectors, "<f4").data)
+                paths += [printable(path) or "" for path in block.paths]
+                errors += [printable(error) or "" for error in block.errors]  # None would need a pickle
+                sizes.append(block.sizes)
+                faces += [] if block.faces is None else [block.faces]
+        rest = {
+            "paths": np.array(paths, dtype=np.str_),
+            "errors": np.array(errors, dtype=np.str_),
+            "sizes": np.concatenate(sizes),
+            "meta": np.array(json.dumps(meta)),
+        } | ({"faces": np.concatenate(faces)} if "align" in meta else {})
+        for name, array in rest.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+    # nine digits hold a float32; one pattern for a whole row is several times faster than its numbers
+    numbers = ",".join(["%.9g"] * meta["dimension"])
+    start = 0
+    with path.open("w", newline="", encoding="utf-8") as file:
+        names = [*_COLUMNS, *(FACE_COLUMNS if "align" in meta else ())]
+        codes = named_columns(meta, "e").items()
+        names += [f"{name}{i}" for name, place in codes for i in range(place.stop - place.start)]
+        csv.writer(file).writerow(names)
+        for block in blocks:
+            for row, vector in zip(block.rows(start), block.vectors.tolist(), strict=True):
+                cells = [printable(row.path), row.index, printable(row.error), row.width, row.height]
+                if row.face is not None and row.number is not None:
+                    cells += [row.number, *(f"{v:.9g}" for v in row.face.columns(row.number)[1:])]
+                cells += [None] * (len(names) - meta["dimension"] - len(cells))
+                file.write(f"{_csv_line(cells)},{numbers % tuple(vector)}\r\n")
+            start += len(block)
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)  # with its own line end: without one a newline in a name is not quoted
+    return line.getvalue().removesuffix("\r\n")
+
+
+_COLUMNS = ("path", "index", "error", "width", "height")
+_WRITERS: dict[str, Callable[[Path, dict[str, Any], Iterable[Embeddings], int], None]] = {
+    ".parquet": write_parquet,
+    ".npz": _write_npz,
+    ".csv": _write_csv,
+}
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + SIDECAR)
+
+
+def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
+    """A table written by `facepcl.embed`; `vectors=False` leaves its vectors on the disk, `[N, 0]`.
+
+    Raises MissingPath, TableError if it is none, MissingExtra.
+    """
+    path = Path(path)
+    if path.suffix not in _READERS:
+        raise OptionError(f"{path}: the name of a table ends in {', '.join(_READERS)}")
+    if not path.is_file():
+        raise MissingPath(f"{path}: there is no such table")
+    with _explained(path):
+        table = _READERS[path.suffix](path, vectors)
+        _check_shapes(table)
+        return table
+
+
+def row_count(path: Path) -> int:
+    """How many rows a Parquet table has, by its footer. Raises TableError, MissingExtra."""
+    with _explained(path):
+        return count_rows(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FacepclError:
+        raise
+    except Exception as error:  # numpy, zipfile, csv and pyarrow raise almost anything on damaged files
+        raise TableError(
+            f"{path} is not a table of embeddings ({str(error) or type(error).__name__})"
+        ) from error
+
+
+def _check_shapes(table: Embeddings) -> None:
+    """Raise ValueError unless all columns have a value for each row."""
+    columns = [table.vectors, table.sizes, *([] if table.faces is None else [table.faces])]
+    numbers = all(column.ndim == 2 and column.dtype.kind in "fi" for column in columns)
+    lengths = {len(table.paths), len(table.errors), *map(len, columns)}
+    if not numbers or len(lengths) > 1 or table.sizes.shape[1] != 2 or not isinstance(table.meta, dict):
+        raise ValueError("its columns do not belong together")
+
+
+def _read_npz(path: Path, with_vectors: bool) -> Embeddings:
+    with np.load(path, allow_pickle=False) as table:
+        errors = [error or None for error in table["errors"].tolist()]
+        meta = json.loads(str(table["meta"]))
+        vectors = table["vectors"] if with_vectors else np.empty((len(errors), 0), np.float32)
+        faces = table["faces"] if "align" in meta else None
+        return Embeddings(vectors, table["paths"].tolist(), errors, table["sizes"], meta, faces)
+
+
+def _read_csv(path: Path, with_vectors: bool) -> Embeddings:
+    if not _sidecar(path).is_file():
+        raise TableError(f"{path}: {_sidecar(path).name} with its metadata is not beside it")
+    meta = json.loads(_sidecar(path).read_text("utf-8"))
+    with path.open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)  # the first line names the columns
+    if len(rows) != (count := meta.pop("rows")):  # a file cut off at a line's end looks whole
+        raise ValueError(f"{len(rows)} rows of {count}")
+    first = len(_COLUMNS)
+    faces = None
+    if "align" in meta:
+        first += len(FACE_COLUMNS)
+        cells = [[float(cell or "nan") for cell in row[len(_COLUMNS) : first]] for row in rows]
+        faces = np.array(cells, np.float32).reshape(-1, len(FACE_COLUMNS))
+    numbers = [row[first:] if with_vectors else [] for row in rows]
+    vectors = np.array(numbers, np.float32).reshape(len(rows), meta["dimension"] if with_vectors else 0)
+    sizes = np.array([[int(side or 0) for side in row[3:5]] for row in rows], np.int32).reshape(-1, 2)
+    return Embeddings(vectors, [row[0] for row in rows], [row[2] or None for row in rows], sizes, meta, faces)
+
+
+_READERS = {".parquet": read_parquet, ".npz": _read_npz, ".csv": _read_csv}

@@ -1,0 +1,123 @@
+"""`facepcl.hub.convert`: a checkpoint of others becomes a folder that `create_model` and timm load."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from facepcl.errors import OptionError, WeightsError
+from facepcl.hub.card import CARD_FILE, card_of
+from facepcl.hub.torch_checkpoint import Parts, read_checkpoint, recognise
+from facepcl.models.decoder import Decoder
+from facepcl.models.factory import create_model
+from facepcl.models.io import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
+from facepcl.models.remap import State
+from facepcl.utils.files import sha256_file
+
+ARCHS = tuple(STOCK_NAMES.values())
+RESNET_SIZE = 224  # pixels most ResNets of others were trained at
+
+_logger = logging.getLogger("facepcl")
+
+
+def convert(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    arch: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | None = None,
+    license: str | None = None,
+) -> Path:
+    """Write the weights of a checkpoint as a folder for `local-dir:`; return the folder.
+
+    Without `arch` the checkpoint is one of the original PCL (training, encoder alone, or with a linear
+    probe): projection heads and probe go to `original_heads.safetensors`, the decoder to
+    `decoder.safetensors`.
+    `arch`: `resnet18` or `resnet50`, under torchvision's or timm's names; `mean` and `std` (three numbers
+    each, default ImageNet's) and `size` (pixels, default 224) are what these weights expect. Nothing in the
+    file is run. Raises MissingPath, OptionError or WeightsError.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    _check_options(out, arch, mean, std, size)
+    parts = recognise(read_checkpoint(checkpoint), arch, checkpoint)
+    model = _build(parts, arch, checkpoint)
+    if arch is not None:
+        model.pretrained_cfg |= {
+            "mean": tuple(mean or IMAGENET_DEFAULT_MEAN),
+            "std": tuple(std or IMAGENET_DEFAULT_STD),
+            "paper_ids": None,  # it is not of PCL's making
+            "paper_name": None,
+            **size_cfg(model, size or RESNET_SIZE),
+        }
+    decoder = _filled(Decoder(), parts.decoder, f"the decoder in {checkpoint}") if parts.decoder else None
+    about = {"description": f"converted from {checkpoint.name}, sha256 {sha256_file(checkpoint)}"}
+    if license:
+        about["license"] = license
+    if parts.dropped:
+        _logger.info("left out %s: a classifier is trained anew", ", ".join(parts.dropped))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
+        folder = save_encoder(model, Path(partial) / out.name, decoder, about)
+        if parts.heads:
+            save_tensors(parts.heads, folder / ORIGINAL_HEADS_FILE)
+        card = card_of(folder, f"local-dir:{out}")
+        (folder / CARD_FILE).write_text(card, "utf-8")
+        if out.is_dir():
+            out.rmdir()  # an empty one: _check_options saw to that
+        return folder.rename(out)
+
+
+def _check_options(
+    out: Path,
+    arch: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    size: int | None,
+) -> None:
+    if arch is None and (mean or std or size):
+        raise OptionError("--mean, --std and --size belong to --arch: PCL's own weights take [0, 1] as it is")
+    if arch is not None and arch not in ARCHS:
+        raise OptionError(f"--arch {arch}: {' or '.join(ARCHS)}")
+    for name, numbers in (("--mean", mean), ("--std", std)):
+        if numbers is not None and len(numbers) != 3:
+            raise OptionError(f"{name} takes three numbers, for red, green and blue in [0, 1]")
+    if std is not None and min(std) <= 0:
+        raise OptionError("--std takes numbers above 0")
+    if size is not None and size < 32:
+        raise OptionError(f"--size {size}: at least 32 pixels")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise OptionError(f"{out} is there already; give the name of a new folder")
+
+
+def _build(parts: Parts, arch: str | None, checkpoint: Path) -> Any:
+    """The model with the encoder's tensors; a ResNet of others has no branches."""
+    model: Any = create_model(parts.architecture, pretrained=False, num_classes=0)
+    if arch is not None:
+        model.face = model.pose = None
+    return _filled(model, parts.encoder, f"{checkpoint} as {arch or parts.architecture}")
+
+
+def _filled(network: nn.Module, tensors: State, what: str) -> nn.Module:
+    """`network` with all its tensors from `tensors`, which hold no other; WeightsError names the first."""
+    own = network.state_dict()
+    for key, value in tensors.items():
+        if key not in own:
+            raise WeightsError(f"{what}: {key} is not known")
+        if value.shape != own[key].shape:
+            raise WeightsError(f"{what}: {key} is {list(value.shape)}, expected {list(own[key].shape)}")
+    # older releases of torch saved no count of batches, and nothing but training reads it
+    counts = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
+    if missing := [key for key in own if key not in {**counts, **tensors}]:
+        raise WeightsError(f"{what}: {missing[0]} is missing" + _more(missing))
+    network.load_state_dict({**counts, **tensors})
+    return network
+
+
+def _more(keys: list[str]) -> str:
+    return f", and {len(keys) - 1} more" if len(keys) > 1 else ""

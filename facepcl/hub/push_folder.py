@@ -1,0 +1,184 @@
+"""`facepcl.hub.push`: a folder of weights becomes a repository on the Hugging Face Hub."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facepcl.errors import FacepclError, HubError, MissingPath, OptionError, WeightsError
+from facepcl.hub.card import CARD_FILE, Facts, card_of, check_card
+from facepcl.models.factory import create_model
+from facepcl.models.hub_folder import architecture_of, reason
+from facepcl.models.io import (
+    BRANCHES_FILE,
+    CONFIG_FILE,
+    DECODER_FILE,
+    HEADS_FILE,
+    ORIGINAL_HEADS_FILE,
+    WEIGHTS_FILE,
+    read_config,
+)
+
+# nothing else of a folder is pushed
+WEIGHTS = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE, ORIGINAL_HEADS_FILE)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What `push` did: a commit with `files` (bytes of each), or `revision` None if it was a dry run."""
+
+    repository: str
+    files: dict[str, int]
+    revision: str | None
+    changed: bool  # False: the repository held all this already, and nothing was committed
+
+
+def push(
+    folder: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+    progress: bool = False,
+) -> Pushed:
+    """Publish the weights in `folder`, of `facepcl pretrain` or `convert`, as the model `repository`.
+
+    One commit holds the weights, their `config.json` and a model card: the folder's `README.md`, or one that
+    names `license` and the Hub's `datasets` they were trained on. `private`: a new repository is private.
+    `dry_run` checks all this and sends nothing. Raises MissingPath, OptionError, WeightsError, or HubError if
+    the Hub refuses or cannot be reached.
+    """
+    folder = Path(folder)
+    _check_name(repository)
+    if not folder.is_dir():
+        raise MissingPath(f"{folder}: there is no such folder")
+    contents = _contents(folder, repository, license, datasets)
+    sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in contents.items()}
+    if dry_run:
+        return Pushed(repository, sizes, None, False)
+    with _explained(repository), _bars(progress):
+        before, revision = _commit(
+            contents, repository, private, architecture_of(read_config(folder), folder)
+        )
+    return Pushed(repository, sizes, revision, revision != before)
+
+
+def _check_name(repository: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise OptionError(f"{repository!r} is no name for a repository: {_first_line(error)}") from error
+    if "/" not in repository:
+        raise OptionError(f"{repository!r}: expected ORG/NAME, or USER/NAME for your own")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0].rstrip(".")
+
+
+def _contents(
+    folder: Path, repository: str, license: str | None, datasets: Sequence[str]
+) -> dict[str, Path | bytes]:
+    """What the repository is to hold: files as they are, card and config as they are to be."""
+    tensors = create_model(f"local-dir:{folder}").state_dict()  # what does not load here is not published
+    if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise WeightsError(f"{folder} holds numbers that are not finite: {bad[0]}")
+    contents: dict[str, Path | bytes] = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
+    contents[CONFIG_FILE] = folder / CONFIG_FILE
+    name = f"hf-hub:{repository}"
+    if (folder / CARD_FILE).is_file():
+        if license or datasets:
+            raise OptionError(
+                f"{folder} has a {CARD_FILE}, which is pushed as it stands: say licence and data sets there, "
+                "or delete it to have it written anew"
+            )
+        card = (folder / CARD_FILE).read_text("utf-8")
+        for local in set(re.findall(r"\"(local-dir:[^\"\n]+)\"", card)):  # a path may hold blanks
+            card = card.replace(local, name)
+        card = re.sub(r"local-dir:[^\s\"']+", name, card)
+        check_card(card, str(folder))
+    else:
+        card = card_of(folder, name, Facts(datasets=tuple(datasets)), license)
+    if license:
+        config = read_config(folder)
+        config["pretrained_cfg"]["license"] = license
+        contents[CONFIG_FILE] = (json.dumps(config, indent=2) + "\n").encode()
+    contents[CARD_FILE] = card.encode()
+    return contents
+
+
+def _commit(
+    contents: dict[str, Path | bytes], repository: str, private: bool, architecture: str
+) -> tuple[str, str]:
+    """One commit with what changed; the revisions before and after it, equal if nothing did."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    if get_token() is None:
+        raise HubError("there is no token: type hf auth login, or set HF_TOKEN to one that may write")
+    api = HfApi(library_name="facepcl")
+    api.create_repo(repository, private=private or None, exist_ok=True)
+    there = api.model_info(repository)
+    files = {sibling.rfilename for sibling in there.siblings or ()}
+    _check_free(api, there, files, private, architecture)
+    stale = [name for name in WEIGHTS if name in files and name not in contents]
+    operations: list[Any] = [
+        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        for name, content in contents.items()
+    ]
+    operations += [CommitOperationDelete(name) for name in stale]
+    # what was looked at is what is changed: of two pushes at once the second is told
+    message = f"{architecture} by facepcl"
+    commit = api.create_commit(repository, operations, commit_message=message, parent_commit=there.sha)
+    return str(there.sha), commit.oid
+
+
+def _check_free(api: Any, there: Any, files: set[str], private: bool, architecture: str) -> None:
+    """Refuse a repository that holds something else, or that everybody sees where `private` was asked for."""
+    if private and not there.private:
+        raise HubError(f"{there.id} is there already and public; make it private in its settings first")
+    if not files - {".gitattributes", CARD_FILE}:
+        return
+    found = "no config.json"
+    if CONFIG_FILE in files:
+        path = api.hf_hub_download(there.id, CONFIG_FILE, revision=there.sha)
+        config = read_config(Path(path).parent)
+        found = config.get("facepcl", {}).get("architecture", config.get("architecture", "another model"))
+    if found != architecture:
+        raise HubError(f"{there.id} is taken: it holds {found}, not {architecture}; give another name")
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    """Turns whatever a call to the Hub raises into one sentence."""
+    try:
+        yield
+    except FacepclError:
+        raise
+    except Exception as error:  # its own, its HTTP library's and the system's, by version
+        raise HubError(f"{repository} was not pushed: {reason(error, repository)}") from error
+
+
+@contextmanager
+def _bars(wanted: bool) -> Iterator[None]:
+    """huggingface_hub's progress bars only if they are `wanted`, and afterwards as they were."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if wanted or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

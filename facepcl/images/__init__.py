@@ -1,0 +1,1 @@
+"""Bytes to pixels: decoding, transforms, face geometry, detection, crops. No torch: workers run it."""

@@ -1,0 +1,106 @@
+"""A photograph to the crops of its faces: `FaceCutter`, which runs in the reader processes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from facepcl.errors import OptionError
+from facepcl.images.decode import Picture, decode, decode_reduced
+from facepcl.images.detector import LONGER_SIDE, SCORE, Detector
+from facepcl.images.face import Face, most_prominent_first
+from facepcl.images.geometry import Square, cut_to_size
+from facepcl.images.templates import TEMPLATES
+from facepcl.images.transform import MARGIN, Fit
+from facepcl.utils.files import sha256_file
+
+# Both sides of a JPEG that is decoded smaller: with the usual 4 : 3, enough for the detector's larger copy.
+NEEDED = LONGER_SIDE * 3 // 4
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How faces are found and cut: `detector`, the path of YuNet's file (None: their landmarks are given);
+    the least `score`; the `template` of facepcl/templates.py; only `one` face, the most prominent.
+
+    Raises OptionError for a template or a score that cannot be.
+    """
+
+    detector: str | None = None
+    score: float = SCORE
+    template: str = "face"
+    one: bool = False
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise OptionError(f"template {self.template!r}: choose {' or '.join(TEMPLATES)}")
+        if not 0 < self.score < 1:
+            raise OptionError(f"score {self.score:g}: between 0 and 1")
+
+    def describe(self) -> dict[str, Any]:
+        """What tells how crops were made."""
+        file = Path(self.detector) if self.detector else None
+        return {
+            "template": self.template,
+            "one": self.one,
+            "detector": file and file.name,
+            "detector_sha256": file and sha256_file(file),
+            "score": self.score if file else None,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """What `Alignment(**...)` takes in another process."""
+        return asdict(self)
+
+
+class FaceCutter:
+    """The faces of photographs, cut by `alignment` and brought to a network's input by `fit`."""
+
+    def __init__(self, alignment: Alignment, fit: Fit):
+        self._alignment, self._fit = alignment, fit
+        self._side = max(fit.tall, fit.wide)
+        self._square = TEMPLATES[alignment.template]
+        self._detector = Detector(alignment.detector, alignment.score) if alignment.detector else None
+
+    def of_file(
+        self, data: bytes, known: Sequence[Face] | None = None
+    ) -> tuple[tuple[int, int], list[Face], np.ndarray]:
+        """The size of an encoded photograph, its faces, the most prominent first, and their crops uint8 `[K,
+        H, W, 3]`; `known`: its faces, if they need not be found. Raises ImageError."""
+        picture = decode_reduced(data, NEEDED)
+        faces, crops = self._cut(picture, lambda: decode(data), known)
+        return picture.size, faces, crops
+
+    def of_image(self, image: Image.Image) -> tuple[list[Face], np.ndarray]:
+        """As `of_file`, of an upright RGB image."""
+        return self._cut(Picture(image, image.size, (0, 0, *image.size)), lambda: image)
+
+    def _cut(
+        self, picture: Picture, whole: Callable[[], Image.Image], known: Sequence[Face] | None = None
+    ) -> tuple[list[Face], np.ndarray]:
+        image, size, (left, top, right, bottom) = picture
+        across, down = size[0] / (right - left), size[1] / (bottom - top)
+        if known is None:
+            known = [] if self._detector is None else self._detector(image)
+            known = [_moved(face, left, top, across, down) for face in known]
+        faces = most_prominent_first(known, *size)[: 1 if self._alignment.one else None]
+        squares = [self._square(face.landmarks) for face in faces]
+        if squares and 2 * min(square.half for square in squares) < MARGIN * self._side * max(across, down):
+            image = whole()  # the reduced copy shows a face in fewer pixels than its crop has
+        else:
+            squares = [
+                Square(s.x / across + left, s.y / down + top, s.half / np.sqrt(across * down), s.angle)
+                for s in squares
+            ]
+        crops = [self._fit(cut_to_size(image, square, self._side)) for square in squares]
+        return faces, np.stack(crops) if crops else np.empty((0, *self._fit.shape), np.uint8)
+
+
+def _moved(face: Face, left: float, top: float, across: float, down: float) -> Face:
+    """A face of a reduced copy in the pixels of its photograph."""
+    *places, score = face.numbers()
+    moved = (np.reshape(places, (-1, 2)) - (left, top)) * (across, down)
+    return Face.from_numbers([*moved.ravel().tolist(), score])

@@ -1,0 +1,288 @@
+"""`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from facepcl.errors import FacepclError, OptionError, WeightsError
+from facepcl.models.branches import is_branch
+from facepcl.models.heads import Heads, HeadSpec, read_specs
+from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
+from facepcl.models.io import (
+    BRANCHES_FILE,
+    DECODER_FILE,
+    HEADS_FILE,
+    WEIGHTS_FILE,
+    load_tensors,
+    read_config,
+    read_shapes,
+)
+from facepcl.models.registry import WEIGHTS, Row, read_index, rows_of
+from facepcl.models.weights import THREE_WAYS, check_sha256
+
+WIDEST = 1 << 16  # classes or channels of a model in a folder
+
+
+def create_model(
+    name: str,
+    pretrained: bool | str | Path | None = None,
+    *,
+    branches: bool | None = None,
+    **timm_options: Any,
+) -> nn.Module:
+    """timm's `create_model` with the face and pose branches on.
+
+    `name`: `pcl_x`, `pcl_x.tag`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`. `pretrained`: True,
+    False or the path of a `.safetensors` file; None is False for a plain name and True for a folder or
+    repository. `branches`: None leaves them off only for a folder or repository that has none, such as a
+    model fine-tuned by timm. All other options are timm's. Raises OptionError for a name that does not exist,
+    MissingPath for a file or folder that is not there, WeightsError for weights that are missing, damaged or
+    of another model.
+    """
+    if timm_options.get("features_only", False):
+        branches = False
+    folder = find_folder(name, timm_options.get("cache_dir"))
+    if folder is not None:
+        if isinstance(pretrained, (str, Path)):
+            raise OptionError(
+                f"{name} brings its own weights; pretrained={str(pretrained)!r} is for a plain name"
+            )
+        return _create_from_folder(folder, pretrained is not False, branches, timm_options)
+    _check_name(name)
+    if pretrained is True and (row := _row_on_the_hub(name)):
+        folder = fetch_row(row, timm_options.get("cache_dir"))
+        return _create_from_folder(folder, True, branches is not False, timm_options)
+    if isinstance(pretrained, (str, Path)):
+        overlay = _overlay(Path(pretrained)) | (timm_options.pop("pretrained_cfg_overlay", None) or {})
+        timm_options["pretrained_cfg_overlay"] = overlay
+    return timm.create_model(
+        name, pretrained=bool(pretrained), branches=branches is not False, **timm_options
+    )
+
+
+def _check_name(name: str) -> None:
+    models = timm.list_models(FAMILY)
+    architecture, _, tag = name.partition(".")
+    if architecture not in models:
+        hint = "; for other models use timm.create_model" if timm.is_model(architecture) else ""
+        raise OptionError(f"facepcl has no model {name!r}, but {', '.join(models)}{hint}")
+    tagged = [n for n in timm.list_models(architecture, include_tags=True) if "." in n]
+    if tag and name not in tagged:
+        tags = ", ".join(n.partition(".")[2] for n in tagged)
+        raise OptionError(f"{architecture} has no weights tagged {tag!r}; its tags: {tags}")
+
+
+def _row_on_the_hub(name: str) -> Row | None:
+    """The row of the weights that `name` means, if they are on the Hub and not in this installation."""
+    architecture, _, tag = name.partition(".")
+    rows = [row for row in rows_of(architecture) if tag in ("", row.tag) and (row.path or row.hf_hub_id)]
+    return rows[0] if rows and not rows[0].path else None
+
+
+def fetch_row(row: Row, cache_dir: str | Path | None = None, progress: bool = False) -> Path:
+    """The folder of a row's weights, fetched from the Hub; WeightsError unless the index knows them."""
+    folder = find_folder(f"hf-hub:{row.hf_hub_id}", cache_dir, progress)
+    assert folder is not None
+    for name, wanted in row.hub_sha256.items():
+        if (folder / name).is_file() and (found := check_sha256(folder / name)) != wanted:
+            raise WeightsError(
+                f"{row.hf_hub_id}: {name} is not the file that this facepcl knows: sha256 {found[:12]}, not "
+                f"{wanted[:12]}"
+            )
+    return folder
+
+
+def download(name: str, cache_dir: str | Path | None = None, progress: bool = False) -> Path:
+    """Fetch the weights `name` ahead, so that they load without a network; return the folder they are in.
+
+    `name`: `hf-hub:ORG/NAME[@REVISION]`, or `pcl_x[.tag]`, whose bundled weights are there already. Raises
+    OptionError for a name that does not exist, WeightsError if there is nothing to fetch or it fails.
+    """
+    folder = find_folder(name, cache_dir, progress)
+    if folder is not None:
+        return folder
+    _check_name(name)
+    architecture, _, tag = name.partition(".")
+    if row := _row_on_the_hub(name):
+        return fetch_row(row, cache_dir, progress)
+    if any(row.path and tag in ("", row.tag) for row in rows_of(architecture)):
+        return WEIGHTS
+    raise WeightsError(f"there are no weights for {name}; {THREE_WAYS}")
+
+
+def _overlay(path: Path) -> dict[str, Any]:
+    """timm's description of a weights file of the user's: where it is and how many classes its head has."""
+    if path.suffix != ".safetensors":
+        raise OptionError(f"{path}: weights are read from .safetensors files only, never from a pickle")
+    rows = read_shapes(path).get("fc.weight", [0])[0]
+    return {"file": str(path), "num_classes": rows, "hf_hub_id": None, "url": None}
+
+
+def _create_from_folder(
+    folder: Path, pretrained: bool, branches: bool | None, options: dict[str, Any]
+) -> nn.Module:
+    config = read_config(folder)
+    own = config.get("facepcl", {})
+    architecture = architecture_of(config, folder)
+    arguments = config.get("model_args", {})
+    if branches is None:
+        branches = own.get("branches", arguments.get("branches"))
+    cfg = {**config.get("pretrained_cfg", {}), "architecture": architecture}
+    _check_widths(folder, {**cfg, **arguments})
+    if pretrained:
+        # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
+        cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
+        if branches is None:  # a folder that timm's own save_for_hf wrote does not say
+            branches = any(map(is_branch, cfg["state_dict"]))
+        if branches and (named := own.get("branches")):
+            if named != BRANCHES_FILE:
+                raise WeightsError(f"{folder}: its config.json names {named!r:.40}, not {BRANCHES_FILE}")
+            cfg["state_dict"] |= load_tensors(folder / BRANCHES_FILE)
+    arguments = {**arguments, **options, "branches": branches is None or bool(branches)}
+    try:
+        model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
+    except FacepclError:
+        raise
+    except Exception as error:  # whatever timm makes of a value that it did not expect
+        if options:  # which may be the caller's mistake
+            raise
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise WeightsError(f"{folder}: timm cannot make what its config.json describes ({reason})") from error
+    model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
+    return model
+
+
+def _check_widths(folder: Path, described: Mapping[str, Any]) -> None:
+    """Refuse a description that would take any amount of memory before a tensor is compared with it."""
+    for key in ("num_classes", "in_chans"):
+        width = described.get(key) or 0
+        if not isinstance(width, int) or not 0 <= width <= WIDEST:
+            raise WeightsError(f"{folder}: {key} in its config.json is {width!r:.40}, not a width")
+
+
+def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
+    """The decoder that belongs to the weights `name`: code `[B, 2048]` of unit length -> image `[B, 3, 64,
+    64]`.
+
+    Raises WeightsError if these weights were released without one, or with one that is damaged;
+    `pretrained=False` gives a random one.
+    """
+    from facepcl.models.decoder import Decoder
+
+    decoder = Decoder()
+    path = find_decoder(name, pretrained)
+    if not pretrained:
+        return decoder
+    if path is None:
+        raise WeightsError(
+            f"{name} comes without a decoder; a run of facepcl pretrain writes one into encoder/"
+        )
+    tensors = load_tensors(path)
+    try:
+        decoder.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} is not the decoder of a run of facepcl pretrain") from error
+    return decoder.eval()
+
+
+def find_decoder(name: str, fetch: bool = True) -> Path | None:
+    """The file of the decoder that belongs to the weights `name`, if there is one; `fetch`ed from the Hub if
+    the weights are there."""
+    folder, row = _whereabouts(name, fetch)
+    if folder is not None:
+        path = folder / DECODER_FILE
+    else:
+        path = WEIGHTS / row.decoder if row and row.decoder else Path()
+    return path if path.is_file() else None
+
+
+def _whereabouts(name: str, fetch: bool = True) -> tuple[Path | None, Row | None]:
+    """The folder of the weights `name`, `fetch`ed from the Hub if they are there, or the row of bundled
+    ones."""
+    folder = find_folder(name)
+    if folder is not None:
+        return folder, None
+    _check_name(name)
+    if fetch and (row := _row_on_the_hub(name)):
+        return fetch_row(row), None
+    architecture, _, tag = name.partition(".")
+    return None, next((row for row in rows_of(architecture) if tag in ("", row.tag)), None)
+
+
+def create_heads(name: str) -> Heads:
+    """Create the heads that read identity, head pose, expression and action units from an encoder's maps.
+
+    Args:
+        name: Weights as for `create_model`: `pcl_x[.TAG]`, `local-dir:FOLDER` or
+            `hf-hub:ORG/NAME[@REVISION]`.
+
+    Returns:
+        A `torch.nn.Module` in evaluation mode; call it on what `forward_branches` of the same weights gives.
+        `heads.specs[NAME].names` has the names of a head's outputs. The format is in docs/hub.md.
+
+    Raises:
+        OptionError: There is no model of this name.
+        WeightsError: The weights have no heads, or their heads are damaged.
+
+    Example:
+        >>> model = facepcl.create_model("local-dir:runs/first/encoder").eval()
+        >>> heads = facepcl.create_heads("local-dir:runs/first/encoder")
+        >>> yaw, pitch, roll = heads(model.forward_branches(images))["pose"].T
+    """
+    folder, row = _whereabouts(name)
+    described: Any = None
+    if folder is not None:
+        described, path = read_config(folder).get("facepcl", {}).get("heads"), folder / HEADS_FILE
+    elif row is not None:
+        described, path = row.heads, WEIGHTS / f"{row.model}.{row.tag}.{HEADS_FILE}"
+    if not described or not path.is_file():
+        raise WeightsError(
+            f"{name} comes without heads; facepcl pretrain --method labels writes them into encoder/"
+        )
+    if not isinstance(described, dict):
+        raise WeightsError(f"{name}: its heads are {described!r:.40}, not an object")
+    return load_heads(path, read_specs(described, name))
+
+
+def load_heads(path: Path, specs: Mapping[str, HeadSpec]) -> Heads:
+    """The heads of a file. Raises WeightsError if it holds others than `specs`."""
+    tensors = load_tensors(path)
+    try:
+        heads = Heads(specs, {name: tensors[f"{name}.weight"].shape[1] for name in specs})
+        heads.load_state_dict(tensors)
+    except (KeyError, IndexError, RuntimeError) as error:  # also a name that a module cannot have
+        raise WeightsError(f"{path} does not hold the heads {', '.join(specs)} of its config.json") from error
+    return heads.eval()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One line of `list_models`: a model and the weights it can be had with."""
+
+    name: str
+    tag: str | None
+    parameters: int  # of the trunk and both branches
+    input_size: tuple[int, int, int]
+    license: str | None  # of the weights
+    weights: str  # "bundled", "Hub ORG/NAME@REVISION" or "none"
+
+
+def list_models() -> list[ModelInfo]:
+    """Name, tag, parameters, input, licence and whereabouts of every model and its weights."""
+    found = []
+    for name in timm.list_models(FAMILY):
+        model: Any = timm.create_model(name, branches=True, device="meta")
+        parameters = sum(p.numel() for p in model.parameters())
+        size = tuple(model.pretrained_cfg["input_size"])
+        rows = [row for row in read_index() if row.model == name]
+        for row in rows:
+            weights = "bundled" if row.path else f"Hub {row.hf_hub_id}" if row.hf_hub_id else "none"
+            own = (3, row.input_size, row.input_size) if row.input_size else size
+            found.append(ModelInfo(name, row.tag, parameters, own, row.license, weights))
+        if not rows:
+            found.append(ModelInfo(name, None, parameters, size, None, "none"))
+    return found

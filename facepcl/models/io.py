@@ -1,0 +1,171 @@
+"""Tensors to files and back: safetensors only, contiguous, under a temporary name until whole."""
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from torch import nn
+
+from facepcl.errors import MissingPath, WeightsError
+from facepcl.models import PclResNet
+from facepcl.models.branches import is_branch
+from facepcl.models.heads import Heads, describe_heads
+from facepcl.utils.files import atomic
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+BRANCHES_FILE = "branches.safetensors"
+DECODER_FILE = "decoder.safetensors"
+HEADS_FILE = "heads.safetensors"  # those of `facepcl.create_heads`, described in config.json
+ORIGINAL_HEADS_FILE = "original_heads.safetensors"  # of a converted checkpoint: projection heads, probe
+DESCRIPTIVE = ("tag", "license", "description", "origin_url", "notes")  # of weights, not of an architecture
+PARTS = ("pretrained_cfg", "model_args", "facepcl")  # of config.json, each an object
+STOCK_NAMES = {"pcl_resnet18": "resnet18", "pcl_resnet50": "resnet50"}
+
+
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors of any memory layout to a safetensors file."""
+    # safetensors refuses channels_last tensors and ones that share memory; a contiguous copy is neither
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic(path) as temporary, _room_for(path):
+        temporary.touch()
+        rights = temporary.stat().st_mode
+        save_file(plain, str(temporary), dict(metadata or {}))
+        temporary.chmod(rights)  # safetensors leaves a file that nobody else may read
+
+
+@contextmanager
+def _room_for(path: str | Path) -> Iterator[None]:
+    """Turns a disk that is full into one sentence; safetensors hides the system's error in its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise WeightsError(f"{path} could not be written ({error})") from error
+
+
+def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file. Raises MissingPath, or WeightsError if it is none or is cut off."""
+    with _explained(path):
+        return load_file(str(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors. Raises as `load_tensors` does."""
+    with _explained(path), safe_open(str(path), "pt") as file:
+        return file.metadata() or {}
+
+
+def read_shapes(path: str | Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor of a safetensors file, without reading them. Raises as
+    `load_tensors`."""
+    with _explained(path), safe_open(str(path), "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """Turns a missing or damaged file into one sentence that names it."""
+    if not Path(path).is_file():
+        raise MissingPath(f"{path}: there is no such file")
+    try:
+        yield
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def save_encoder(
+    model: nn.Module,
+    folder: str | Path,
+    decoder: nn.Module | None = None,
+    about: Mapping[str, str] | None = None,
+    heads: Heads | None = None,
+) -> Path:
+    """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER")` loads; return the folder.
+
+    `about`: the `tag`, `license` and `description` of these weights, for `config.json`; those of the released
+    weights of the same architecture are not theirs and left out.
+
+    The folder of an encoder without branches says so, and `facepcl.create_model` then makes none either.
+    A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
+    facepcl loads it; the branches lie beside it in `branches.safetensors`.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
+    plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
+    cfg = {key: value for key, value in plain.pretrained_cfg.items() if key not in DESCRIPTIVE}
+    plain.pretrained_cfg = cfg | dict(about or {})
+    architecture = cfg["architecture"]
+    branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
+    own: dict[str, Any] = {"heads": describe_heads(heads.specs)} if heads else {}
+    options: dict[str, Any] = {}
+    if isinstance(plain, PclResNet):
+        own |= {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
+        if branches:
+            save_tensors(branches, partial / BRANCHES_FILE)
+        trunk = _stock_trunk(plain)
+    else:
+        trunk, options = plain, {"model_args": {"branches": bool(branches)}}
+    if own:
+        options["model_config"] = {"facepcl": own}
+    with _room_for(folder):
+        save_for_hf(trunk, str(partial), safe_serialization=True, **options)
+    shutil.copymode(partial / CONFIG_FILE, partial / WEIGHTS_FILE)  # as in save_tensors
+    if decoder is not None:
+        save_tensors(decoder.state_dict(), partial / DECODER_FILE)
+    if heads:
+        save_tensors(heads.state_dict(), partial / HEADS_FILE)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def size_cfg(model: Any, size: int) -> dict[str, tuple[int, ...]]:
+    """timm's description of images of `size` pixels and of the last map that `model` makes of them."""
+    side = math.ceil(size / model.feature_info[-1]["reduction"])
+    return {"input_size": (3, size, size), "pool_size": (side, side)}
+
+
+def _stock_trunk(model: Any) -> nn.Module:
+    """timm's own ResNet with the trunk's weights."""
+    stock = STOCK_NAMES[model.pretrained_cfg["architecture"]]
+    trunk = timm.create_model(
+        stock,
+        num_classes=model.num_classes,
+        in_chans=model.conv1.in_channels,
+        global_pool=model.global_pool.pool_type,
+        pretrained_cfg={**model.pretrained_cfg, "architecture": stock},
+    )
+    trunk.load_state_dict({key: value for key, value in model.state_dict().items() if not is_branch(key)})
+    return trunk
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The timm `config.json` of a folder. Raises MissingPath, or WeightsError if it cannot be one."""
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise MissingPath(
+            f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/"
+        )
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not valid JSON ({error})") from error
+    parts = [config, *(config.get(key, {}) for key in PARTS)] if isinstance(config, dict) else [config]
+    if not all(isinstance(part, dict) for part in parts):
+        raise WeightsError(f"{path} does not describe a model")
+    return config

@@ -1,0 +1,68 @@
+"""What weights exist: the rows of `weights/index.json`. Pure data; imports neither torch nor the models."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from facepcl.utils.files import atomic
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Weights of one (model, tag): where they are, what they are, under which terms, what they reach."""
+
+    model: str
+    tag: str
+    sha256: str
+    bytes: int
+    license: str
+    training_data: str
+    command: str
+    file: str | None = None  # bundled, in `facepcl/weights/`
+    hf_hub_id: str | None = None  # ORG/NAME@REVISION
+    hub_sha256: dict[str, str] = field(default_factory=dict)  # of the files there, by name
+    input_size: int | None = None  # pixels they were trained at (none: the model's own)
+    decoder: str | None = None  # bundled decoder that belongs to the weights
+    heads: dict[str, Any] = field(default_factory=dict)  # bundled, as config.json describes them
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path | None:
+        """The bundled file, or None if this installation has none."""
+        path = WEIGHTS / self.file if self.file else None
+        return path if path and path.is_file() else None
+
+
+@cache
+def read_index() -> tuple[Row, ...]:
+    """All rows, in the order of the file."""
+    return tuple(Row(**row) for row in json.loads((WEIGHTS / "index.json").read_text("utf-8"))["weights"])
+
+
+def write_index(rows: Iterable[Row]) -> None:
+    """Replace the index by these rows."""
+    with atomic(WEIGHTS / "index.json") as temporary:
+        text = json.dumps({"weights": [asdict(row) for row in rows]}, indent=2) + "\n"
+        temporary.write_text(text, "utf-8")
+    read_index.cache_clear()
+
+
+def rows_of(model: str) -> tuple[Row, ...]:
+    """The rows of one architecture; the first is its default."""
+    return tuple(row for row in read_index() if row.model == model)
+
+
+def weights_table() -> str:
+    """The rows as the Markdown table that MODEL_CARD.md holds (`examples/model_card.py` writes it)."""
+    head = "| weights | bytes | sha256 | licence | FER-2013 % | LFW % |\n|---|---|---|---|---|---|\n"
+    lines = (
+        f"| `{row.model}.{row.tag}` | {row.bytes:,} | `{row.sha256[:12]}` | {row.license} "
+        f"| {row.metrics.get('fer2013', '')} | {row.metrics.get('lfw', '')} |\n"
+        for row in read_index()
+    )
+    return head + "".join(lines)

@@ -1,0 +1,43 @@
+"""Data sets as their authors hand them out: `read_manifest(task, path)`."""
+
+from pathlib import Path
+
+from facepcl.errors import DataError, MissingPath, OptionError
+from facepcl.probes.datasets import action_units, expression, head_pose, verification
+from facepcl.probes.datasets.common import Layout
+from facepcl.probes.datasets.csv_files import csv_layout
+from facepcl.probes.datasets.shards import shards_layout
+from facepcl.probes.manifest import Manifest
+
+__all__ = ["LAYOUTS", "Layout", "read_manifest"]
+
+LAYOUTS: dict[str, tuple[Layout, ...]] = {
+    "expression": expression.LAYOUTS,
+    "verification": verification.LAYOUTS,
+    "action-units": action_units.LAYOUTS,
+    "head-pose": head_pose.LAYOUTS,
+    "disentangle": (csv_layout("subject", "series"), shards_layout("subject", "series")),
+}
+
+
+def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int = 0) -> Manifest:
+    """The labelled images at `path` for a task; "auto" takes the first layout that recognises it.
+
+    Raises MissingPath, OptionError for an unknown task or layout, DataError for data that no layout
+    recognises or that its layout cannot read.
+    """
+    path = Path(path)
+    if task not in LAYOUTS:
+        raise OptionError(f"unknown task {task!r}; there are {', '.join(LAYOUTS)}")
+    layouts = {known.name: known for known in LAYOUTS[task]}
+    if layout != "auto" and layout not in layouts:
+        raise OptionError(f"unknown layout {layout!r} of {task}; there are auto, {', '.join(layouts)}")
+    if not path.exists():
+        raise MissingPath(f"{path}: there is no such file or folder")
+    asked = list(layouts.values()) if layout == "auto" else [layouts[layout]]
+    found = next((known for known in asked if known.recognise(path)), None)
+    if found is None:
+        kind = "known data set" if layout == "auto" else f"{layout} data"
+        looked_for = "; ".join(known.looks_for for known in asked)
+        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}")
+    return found.read(path, seed)
