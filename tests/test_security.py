@@ -31,7 +31,7 @@ DANGEROUS = {
 }  # fmt: skip
 BUILTINS = {"eval", "exec", "compile", "__import__"}  # where they are called: `compile` is also an option
 ALLOWED = {
-    ("facepcl/hub/foreign.py", "torch.load"): "weights_only, torch 2.6 and later",
+    ("facepcl/hub/torch_checkpoint.py", "torch.load"): "weights_only, torch 2.6 and later",
     ("facepcl/probes/layouts/verification.py", "pickle.Unpickler"): "an unpickler that knows no global",
 }
 # What Windows or macOS does not have; allowed where a fallback is beside it.
@@ -43,10 +43,10 @@ POSIX_ONLY = {
 }  # fmt: skip
 POSIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog"}
 FALLBACKS = {
-    ("facepcl/machine.py", "os.sched_getaffinity"): "os.cpu_count()",
-    ("facepcl/readers.py", "fcntl"): "pipes stay as narrow as they are",
-    ("facepcl/share.py", "os.sched_getaffinity"): "asked only where cores can be chosen",
-    ("facepcl/share.py", "os.sched_setaffinity"): "the system shares out the cores",
+    ("facepcl/utils/device.py", "os.sched_getaffinity"): "os.cpu_count()",
+    ("facepcl/data/workers.py", "fcntl"): "pipes stay as narrow as they are",
+    ("facepcl/utils/launch.py", "os.sched_getaffinity"): "asked only where cores can be chosen",
+    ("facepcl/utils/launch.py", "os.sched_setaffinity"): "the system shares out the cores",
 }
 
 

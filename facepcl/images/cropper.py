@@ -24,7 +24,7 @@ NEEDED = LONGER_SIDE * 3 // 4
 @dataclass(frozen=True)
 class Alignment:
     """How faces are found and cut: `detector`, the path of YuNet's file (None: their landmarks are given);
-    the least `score`; the `template` of facepcl/templates.py; only `one` face, the most prominent.
+    the least `score`; the `template` of facepcl/images/templates.py; only `one` face, the most prominent.
 
     Raises OptionError for a template or a score that cannot be.
     """
