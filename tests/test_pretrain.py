@@ -267,6 +267,15 @@ def test_broken_images_are_counted_in_the_log_and_in_the_last_line(config, faces
     assert recorded["skipped"] == [str(faces_folder / "person0" / name) for name in ("x.jpg", "y.jpg")]
 
 
+def test_the_call_that_the_last_line_prints_gives_the_trained_encoder(config, capsys):
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
+    assert main(["pretrain", *config.data, "--out", config.out, *options, "--steps", "1"]) == 0
+    call = capsys.readouterr().out.rstrip().partition("load it with ")[2]
+    model = eval(call, {"timm": timm})
+    trained = load_tensors(f"{config.out}/encoder/model.safetensors")
+    assert torch.equal(model.state_dict()["conv1.0.weight"], trained["conv1.0.weight"])
+
+
 def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):
     flat = tmp_path / "flat"
     flat.mkdir()

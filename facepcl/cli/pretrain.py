@@ -81,5 +81,6 @@ def run(args: argparse.Namespace) -> int:
     if is_first():
         skipped = _skipped(encoder.parent)
         broken = f"{skipped} broken images were skipped; " if skipped else ""
-        print(f'{broken}wrote {encoder}; load it with timm.create_model("local-dir:{encoder}")')
+        call = f'timm.create_model("local-dir:{encoder}", pretrained=True)'
+        print(f"{broken}wrote {encoder}; load it with {call}")
     return 0
