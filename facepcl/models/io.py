@@ -92,7 +92,8 @@ def save_encoder(
     about: Mapping[str, str] | None = None,
     heads: Heads | None = None,
 ) -> Path:
-    """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads; return the folder.
+    """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads; return
+    the folder.
 
     `about`: the `tag`, `license` and `description` of these weights, for `config.json`; those of the released
     weights of the same architecture are not theirs and left out.
