@@ -1,11 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EMBEDS := $(VENV)/.embeds
 READY := $(VENV)/.ready
 
 .PHONY: embed test test-fast soak bench audit lint clean
 
-embed: $(READY)  ## embed the sample faces and draw their sheet
+embed: $(EMBEDS)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
 	@echo "look at sheet.png; read the table with facepcl.read_embeddings('embeddings.parquet')"
 
@@ -33,8 +34,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(READY): pyproject.toml
+# What is in $(VENV) already is kept: a CPU build of torch, for example.
+$(EMBEDS): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[parquet]"
+	touch $(EMBEDS)
+
+$(READY): $(EMBEDS)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
 

@@ -176,7 +176,7 @@ def measured(model: str, processes: int, batch: int, steps: int) -> float:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, capture_output=True, env=environment)
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return float(np.median([line["images_per_s"] for line in log[2:]]))
+    return float(np.median([line["views_per_s"] for line in log[2:]]))
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def test_simclr_trains_the_trunk_and_one_head_and_nothing_else(config):
     assert not [name for name in after if name.startswith(("encoder.face", "encoder.pose"))]
     assert not [name for name in after if name.endswith("weight") and torch.equal(before[name], after[name])]
     measured = {"grad_norm_shared", "rank_shared"}
-    assert lines(config)[0].keys() == {"step", "epoch", "lr", "images_per_s", "of_peak", "shared"} | measured
+    assert lines(config)[0].keys() == {"step", "epoch", "lr", "views_per_s", "mfu", "shared"} | measured
     assert not Path(config.out, "samples").exists()  # there is no decoder to draw any
 
 

@@ -29,16 +29,16 @@ def lines(config):
 def test_a_log_goes_on_after_the_step_of_the_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step')
-    Log(path, images_per_step=1, step=2, peak=1.0)
+    Log(path, views_per_step=1, step=2, peak=1.0)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_the_log_counts_the_images_and_the_work_of_the_steps_since_its_last_line(config, monkeypatch):
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(run_log.time, "monotonic", lambda: next(clock))
-    log = Log(Path(config.out + ".jsonl"), images_per_step=30, step=0, peak=1e6)
-    assert log.write(2, 0, 0.1, {}, flops=5_000_000) == {"images/s": 6, "of peak": 0.5}  # in 10 s
-    assert log.write(3, 0, 0.1, {}, flops=6_000_000) == {"images/s": 3, "of peak": 0.1}
+    log = Log(Path(config.out + ".jsonl"), views_per_step=30, step=0, peak=1e6)
+    assert log.write(2, 0, 0.1, {}, flops=5_000_000) == {"views/s": 6, "mfu": 0.5}  # in 10 s
+    assert log.write(3, 0, 0.1, {}, flops=6_000_000) == {"views/s": 3, "mfu": 0.1}
 
 
 def test_a_step_of_each_kind_is_counted_once():
@@ -50,14 +50,14 @@ def test_a_step_of_each_kind_is_counted_once():
 
 
 def test_a_small_loss_keeps_its_digits(config):
-    log = Log(Path(config.out + ".jsonl"), images_per_step=1, step=0, peak=1.0)
+    log = Log(Path(config.out + ".jsonl"), views_per_step=1, step=0, peak=1.0)
     log.write(1, 0, 0.1, {"orthogonality": 3.14159265e-6}, flops=0)
     assert json.loads(log.path.read_text())["orthogonality"] == 3.14159e-6
 
 
 def test_the_share_of_the_peak_is_a_share(config):
     run(replace(config, steps=2))
-    assert all(0 < line["of_peak"] < 1.5 for line in lines(config))  # others may have had the cores before
+    assert all(0 < line["mfu"] < 1.5 for line in lines(config))  # others may have had the cores before
     assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
 
 
@@ -65,7 +65,7 @@ def test_tensorboard_reads_what_the_log_says(config):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run(replace(config, tensorboard=True))
     found = events.EventAccumulator(f"{config.out}/tensorboard").Reload()
-    for name in ("shared", "images_per_s", "of_peak", "lr"):
+    for name in ("shared", "views_per_s", "mfu", "lr"):
         assert [event.step for event in found.Scalars(name)] == [1, 2, 3]
         logged = [line[name] for line in lines(config)]
         assert [event.value for event in found.Scalars(name)] == pytest.approx(logged)

@@ -92,7 +92,7 @@ def save_encoder(
     about: Mapping[str, str] | None = None,
     heads: Heads | None = None,
 ) -> Path:
-    """Write an encoder as a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads; return
+    """Write an encoder as a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; return
     the folder.
 
     `about`: the `tag`, `license` and `description` of these weights, for `config.json`; those of the released

@@ -1,5 +1,5 @@
-"""`log.jsonl` of a run: a line every so often, with the losses, the images a second and the share of what the
-machine could compute."""
+"""`log.jsonl` of a run: a line every so often, with the losses, the views a second and the MFU, which is the
+share of the operations a second that a matrix product reached at the start."""
 
 import json
 import time
@@ -38,8 +38,8 @@ class Log:
     behind, are taken out. `peak`: the operations a second of which each line says the share; `writer`: what
     takes the same figures for TensorBoard."""
 
-    def __init__(self, path: Path, images_per_step: int, step: int, peak: float, writer: Any = None):
-        self.path, self.images_per_step, self.peak, self.writer = path, images_per_step, peak, writer
+    def __init__(self, path: Path, views_per_step: int, step: int, peak: float, writer: Any = None):
+        self.path, self.views_per_step, self.peak, self.writer = path, views_per_step, peak, writer
         self.last_step, self.last_flops, self.last_time = step, 0, time.monotonic()
         if path.is_file():
             with atomic(path) as temporary:
@@ -55,17 +55,17 @@ class Log:
         }
         now = time.monotonic()
         seconds = max(now - self.last_time, 1e-9)  # a clock may tick 64 times a second
-        rate = round((step - self.last_step) * self.images_per_step / seconds, 1)
-        of_peak = round((flops - self.last_flops) / seconds / self.peak, 3)
+        rate = round((step - self.last_step) * self.views_per_step / seconds, 1)
+        mfu = round((flops - self.last_flops) / seconds / self.peak, 3)
         self.last_step, self.last_flops, self.last_time = step, flops, now
-        line = {"epoch": epoch, "lr": lr, "images_per_s": rate, "of_peak": of_peak, **rounded}
+        line = {"epoch": epoch, "lr": lr, "views_per_s": rate, "mfu": mfu, **rounded}
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")
         if self.writer:
             for name, value in line.items():
                 self.writer.add_scalar(name, value, step)
             self.writer.flush()
-        return {"images/s": rate, "of peak": of_peak}
+        return {"views/s": rate, "mfu": mfu}
 
 
 def tensorboard_writer(folder: Path, step: int) -> Any:
