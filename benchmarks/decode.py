@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from facepcl.images.decode import decode
 from facepcl.images.transform import Fit
-from facepcl.utils.device import keep_freed_memory
+from facepcl.utils.memory import keep_freed_memory
 
 OURS = "Pillow, reduced (ours)"
 PIXELS = 4_000_000  # of the files of a size together, at least; and 3 to 64 files

@@ -23,7 +23,7 @@ import facepcl
 from facepcl.embedding.encoder import Encoder
 from facepcl.images.decode import decode, decode_reduced
 from facepcl.images.transform import Fit
-from facepcl.utils.device import keep_freed_memory
+from facepcl.utils.memory import keep_freed_memory
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 SHORT, LONG = 1024, 5120

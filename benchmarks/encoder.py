@@ -18,7 +18,7 @@ from machine import describe
 import facepcl
 from facepcl import views
 from facepcl.embedding.encoder import Encoder
-from facepcl.utils.device import keep_freed_memory
+from facepcl.utils.memory import keep_freed_memory
 
 BATCH = 64
 BACKENDS = (

@@ -1,16 +1,15 @@
 """facepcl: small, general face representations as timm models.
 
-Importing it registers `pcl_facecycle`, `pcl_resnet18` and `pcl_resnet50` with timm.
+Importing it registers `pcl_facecycle`, `pcl_resnet18` and `pcl_resnet50` with timm, once timm is imported.
 """
 
 import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from facepcl import models as models  # registers the models
 from facepcl._version import __version__ as __version__
 from facepcl.errors import FacepclError
-from facepcl.models.factory import create_decoder, create_heads, create_model, download, list_models
+from facepcl.models.timm_hook import register_models
 
 if TYPE_CHECKING:
     from facepcl import alignment as alignment
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from facepcl import export as export
     from facepcl import hub as hub
     from facepcl import losses as losses
+    from facepcl import models as models
     from facepcl import pretrain as pretrain
     from facepcl import probes as probes
     from facepcl import views as views
@@ -26,19 +26,25 @@ if TYPE_CHECKING:
     from facepcl.embedding.embeddings import similarity
     from facepcl.embedding.job import embed
     from facepcl.embedding.table_folder import read_embeddings
+    from facepcl.models.factory import create_decoder, create_heads, create_model, download
+    from facepcl.models.registry import list_models
 
 # A library is silent until its user configures logging.
 logging.getLogger("facepcl").addHandler(logging.NullHandler())
 
-# Loaded when first used, so that `import facepcl` costs what `import timm` costs.
+register_models()
+
+# Loaded when first used: `import facepcl` takes milliseconds.
 _LAZY_NAMES = {
+    **dict.fromkeys(("create_decoder", "create_heads", "create_model", "download"), "facepcl.models.factory"),
+    "list_models": "facepcl.models.registry",
     "FaceEmbedder": "facepcl.embedding.embedder",
     "align": "facepcl.alignment",
     "embed": "facepcl.embedding.job",
     "read_embeddings": "facepcl.embedding.table_folder",
     "similarity": "facepcl.embedding.embeddings",
 }
-_LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "pretrain", "probes", "views")
+_LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "models", "pretrain", "probes", "views")
 
 __all__ = [
     "FaceEmbedder",

@@ -486,10 +486,6 @@ def test_one_face_of_several(detector, photographs):
 # the detector's file
 
 FETCH = """
-import sys, types
-package = types.ModuleType("facepcl")
-package.__path__ = [{folder!r}]
-sys.modules["facepcl"] = package  # without torch and timm, which take seconds
 from facepcl.images.detector_file import find_detector
 try:
     print(find_detector())
@@ -526,7 +522,7 @@ def fetch(tmp_path):
         served["data"] = data
         names = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
         names |= {"HF_HUB_OFFLINE": "0", **environment}
-        script = FETCH.format(folder=str(Path(facepcl.__file__).parent))
+        script = FETCH
         run = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **names}
         )

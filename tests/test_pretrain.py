@@ -62,9 +62,7 @@ def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(config, tmp_path):
     loaded = timm.create_model(f"local-dir:{encoder}", pretrained=True)
     assert torch.equal(loaded.conv1[0].weight, trained["encoder.conv1.0.weight"])
     assert [line["step"] for line in lines(config)] == [1, 2, 3]
-    assert {"reconstruction", "orthogonality", "face", "pose", "views_per_s", "lr"} <= lines(config)[
-        0
-    ].keys()
+    assert {"reconstruction", "orthogonality", "face", "pose", "views_per_s", "lr"} <= lines(config)[0].keys()
     with Image.open(tmp_path / "run/samples/step-00000003.png") as grid:
         assert grid.height == 6 * 64
     recorded = json.loads((tmp_path / "run/config.json").read_text())

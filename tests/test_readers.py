@@ -170,6 +170,18 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not alive(pid)
 
 
+@pytest.mark.parametrize("entry", ["", "."])
+@pytest.mark.parametrize("name", ["json", "types", "numpy", "PIL", "facepcl"])
+def test_a_reader_imports_no_file_of_the_working_folder(items, tmp_path, monkeypatch, reader, name, entry):
+    """A folder of photos may come from anybody, and its json.py with it; "" and the folder are on the path of
+    an interactive interpreter and of `python -m`."""
+    (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry and str(tmp_path), *sys.path])
+    assert [found.error is None for found in reader.prepare(items)].count(True) == 9
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_reader_loads_no_torch(items, tmp_path, monkeypatch, reader):
     path = tmp_path / "loaded"
     monkeypatch.setattr(

@@ -1,6 +1,7 @@
 """The `facepcl` command: each subcommand parses its options and calls one function of the library."""
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -9,20 +10,35 @@ import traceback
 from collections.abc import Sequence
 
 from facepcl._version import __version__
-from facepcl.cli import align, convert, demo, embed, export, models, pretrain, probe, push
 from facepcl.errors import FacepclError
-from facepcl.pretrain.distributed import is_first
-from facepcl.utils.device import keep_freed_memory
+from facepcl.utils.launch import is_first
+from facepcl.utils.memory import keep_freed_memory
 
-# each has add(subparsers) -> parser and run(args) -> exit code
-COMMANDS = (align, embed, pretrain, probe, convert, export, push, models, demo)
+# Each has a module here with add(subparsers) -> parser and run(args) -> exit code, which is imported when the
+# command is typed: most need torch, which takes seconds.
+COMMANDS = {
+    "align": "find faces in photos and write upright crops",
+    "embed": "embed files, folders and .tar shards",
+    "pretrain": "train an encoder on faces",
+    "probe": "evaluate frozen features by linear probes",
+    "convert": "convert a third-party checkpoint to a folder that timm loads",
+    "export": "write an encoder to a file that runs without facepcl",
+    "push": "publish weights on the Hugging Face Hub",
+    "models": "list models and weights, or download weights in advance",
+    "demo": "serve a local page that compares the faces of photos",
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(typed: str = "") -> argparse.ArgumentParser:
+    """The parser of all commands; only the one that is `typed` has its options."""
     parser = argparse.ArgumentParser(prog="facepcl", description="Small, general face representations.")
     parser.add_argument("--version", action="version", version=f"facepcl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
+    for name, help in COMMANDS.items():
+        if name != typed:
+            subparsers.add_parser(name, help=help)
+            continue
+        command = importlib.import_module(f"facepcl.cli.{name}")
         sub = command.add(subparsers)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.set_defaults(run=command.run)
@@ -32,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 130 = Ctrl-C, 143 =
     SIGTERM."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser(words[0] if words else "").parse_args(words)
     level = logging.INFO if is_first() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for chatty in ("timm", "httpx", "httpx2", "huggingface_hub"):

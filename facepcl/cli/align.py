@@ -18,7 +18,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "align",
-        help="find the faces in photographs and cut them out, upright",
         description="Find the faces in photographs and cut them out as the weights expect them.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

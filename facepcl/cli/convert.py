@@ -13,7 +13,6 @@ or with --arch a ResNet of others under torchvision's or timm's names. Nothing i
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "convert",
-        help="turn a checkpoint of others into a folder that timm loads",
         description="Write the weights of a checkpoint as a folder for local-dir: names.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -15,7 +15,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "demo",
-        help="serve a page to drop photographs on, and compare their faces",
         description="Serve a page to drop photographs on: their faces, how alike they are under the face and "
         "under the pose branch, the nearest in a folder, and one face drawn with another's pose.",
         epilog=EXAMPLE,

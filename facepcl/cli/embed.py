@@ -27,7 +27,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "embed",
-        help="embed files, folders and .tar shards",
         description="Write the embeddings of face crops to a table, a row an image.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -115,8 +114,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from facepcl.pretrain.distributed import is_first
     from facepcl.utils import device, launch
+    from facepcl.utils.launch import is_first
 
     names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
     names += ["compile", "resume", "on_error", "sheet", "align", "one", "detector", "rank", "world_size"]

@@ -12,7 +12,6 @@ a program without facepcl uses the file: docs/export.md."""
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "export",
-        help="write an encoder to a file that runs without facepcl",
         description="Write an encoder as .onnx, or as .pt2 of torch.export, checked against torch.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

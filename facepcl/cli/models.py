@@ -15,7 +15,6 @@ EXAMPLE = """example: facepcl models
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "models",
-        help="list the models and their weights, or fetch weights ahead",
         description="List the models, or fetch weights ahead and print the folder they are in.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
-from facepcl.pretrain.distributed import is_first
+from facepcl.utils.launch import is_first
 
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
 continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
@@ -20,7 +20,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "pretrain",
-        help="train an encoder on faces",
         description="Train an encoder on faces, by PCL, by labels, or by a method of PCL's ablation.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -23,7 +23,6 @@ FORMS = ("text", "markdown", "csv")
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "probe",
-        help="score frozen features on the four face tasks",
         description="Linear probes of frozen features. Each run writes one flat JSON file.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,7 +14,6 @@ OUT: the encoder/ of a run, or what facepcl convert wrote. Log in first: hf auth
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "push",
-        help="publish weights on the Hugging Face Hub",
         description="Publish a folder of weights as a model repository, with a card; no pickle.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,6 +1,7 @@
 """Processes that read and decode images, started again when one dies, ended when one hangs."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -30,15 +31,19 @@ TRIES = 3  # of an image on which a reader died: it need not have been the image
 # A reader is a plain child that talks over its pipes, not one of multiprocessing's: those start the user's
 # own script again, and with it torch.
 _BOOT = """
-import json, sys, types
+import json, sys
 setup = json.loads(sys.stdin.buffer.readline())
-sys.path[:] = setup["sys_path"]
-package = types.ModuleType("facepcl")
-package.__path__ = [setup["folder"]]
-sys.modules["facepcl"] = package  # without its __init__, which loads torch and timm: seconds, 300 MB
+sys.path[:] = setup["path"]
 from facepcl.data.worker_main import serve
 serve(setup["fit"], setup["alignment"])
 """
+
+
+def _import_path() -> list[str]:
+    """Where a worker imports from: as here, but the working folder, which may hold anybody's `json.py`."""
+    here = os.getcwd()
+    package = str(Path(__file__).resolve().parents[2])
+    return [*(path for path in sys.path if path and os.path.abspath(path) != here), package]
 
 
 class Prepared(NamedTuple):
@@ -71,9 +76,9 @@ class Reader:
 
     def start(self) -> None:
         """Start the process; it gets ready while others work."""
-        setup: dict[str, Any] = {"sys_path": sys.path, "folder": str(Path(__file__).parents[1])}
+        setup: dict[str, Any] = {"path": _import_path()}
         setup["fit"], setup["alignment"] = self._fit.to_json(), self._alignment and self._alignment.to_json()
-        command = [sys.executable, "-c", _BOOT]
+        command = [sys.executable, "-I", "-c", _BOOT]  # isolated: no file of the working folder is imported
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._closed:  # meanwhile, by another thread
             self.kill()

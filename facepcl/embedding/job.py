@@ -22,8 +22,8 @@ from facepcl.embedding.table_folder import is_data_set
 from facepcl.embedding.tables import check_table_path, read_embeddings, write_table
 from facepcl.errors import OptionError, TableError
 from facepcl.images.face import NO_FACE
-from facepcl.utils.device import give_back_freed_memory
 from facepcl.utils.launch import find_share, own_device
+from facepcl.utils.memory import give_back_freed_memory
 from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")

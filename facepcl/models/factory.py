@@ -1,7 +1,6 @@
 """`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from facepcl.models.io import (
     read_config,
     read_shapes,
 )
-from facepcl.models.registry import WEIGHTS, Row, read_index, rows_of
+from facepcl.models.registry import WEIGHTS, Row, rows_of
 from facepcl.models.weights import THREE_WAYS, check_sha256
 
 WIDEST = 1 << 16  # classes or channels of a model in a folder
@@ -257,32 +256,3 @@ def load_heads(path: Path, specs: Mapping[str, HeadSpec]) -> Heads:
     except (KeyError, IndexError, RuntimeError) as error:  # also a name that a module cannot have
         raise WeightsError(f"{path} does not hold the heads {', '.join(specs)} of its config.json") from error
     return heads.eval()
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """One line of `list_models`: a model and the weights it can be had with."""
-
-    name: str
-    tag: str | None
-    parameters: int  # of the trunk and both branches
-    input_size: tuple[int, int, int]
-    license: str | None  # of the weights
-    weights: str  # "bundled", "Hub ORG/NAME@REVISION" or "none"
-
-
-def list_models() -> list[ModelInfo]:
-    """Name, tag, parameters, input, licence and whereabouts of every model and its weights."""
-    found = []
-    for name in timm.list_models(FAMILY):
-        model: Any = timm.create_model(name, branches=True, device="meta")
-        parameters = sum(p.numel() for p in model.parameters())
-        size = tuple(model.pretrained_cfg["input_size"])
-        rows = [row for row in read_index() if row.model == name]
-        for row in rows:
-            weights = "bundled" if row.path else f"Hub {row.hf_hub_id}" if row.hf_hub_id else "none"
-            own = (3, row.input_size, row.input_size) if row.input_size else size
-            found.append(ModelInfo(name, row.tag, parameters, own, row.license, weights))
-        if not rows:
-            found.append(ModelInfo(name, None, parameters, size, None, "none"))
-    return found

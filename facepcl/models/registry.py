@@ -66,3 +66,36 @@ def weights_table() -> str:
         for row in read_index()
     )
     return head + "".join(lines)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One line of `list_models`: a model and the weights it can be had with."""
+
+    name: str
+    tag: str | None
+    parameters: int  # of the trunk and both branches
+    input_size: tuple[int, int, int]
+    license: str | None  # of the weights
+    weights: str  # "bundled", "Hub ORG/NAME@REVISION" or "none"
+
+
+# Parameters of the trunk and both branches, and the side of the default input in pixels.
+MODELS = {
+    "pcl_facecycle": (2_469_760, 64),
+    "pcl_resnet18": (11_603_008, 128),
+    "pcl_resnet50": (24_327_744, 128),
+}
+
+
+def list_models() -> list[ModelInfo]:
+    """Name, tag, parameters, input, licence and whereabouts of every model and its weights."""
+    found = []
+    for name, (parameters, size) in MODELS.items():
+        for row in rows_of(name):
+            weights = "bundled" if row.path else f"Hub {row.hf_hub_id}" if row.hf_hub_id else "none"
+            side = row.input_size or size
+            found.append(ModelInfo(name, row.tag, parameters, (3, side, side), row.license, weights))
+        if not rows_of(name):
+            found.append(ModelInfo(name, None, parameters, (3, size, size), None, "none"))
+    return found

@@ -16,6 +16,7 @@ from torch import nn
 
 from facepcl.errors import FacepclError, OptionError
 from facepcl.models.branches import full_precision
+from facepcl.utils import launch
 
 T = TypeVar("T")
 
@@ -69,8 +70,7 @@ def count() -> int:
 
 def is_first() -> bool:
     """Whether this process is the one that writes."""
-    rank = dist.get_rank() if count() > 1 else int(os.environ.get("RANK", "0"))
-    return rank == 0
+    return dist.get_rank() == 0 if count() > 1 else launch.is_first()
 
 
 def own_device(device: torch.device) -> torch.device:

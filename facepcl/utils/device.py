@@ -1,10 +1,8 @@
 """What this machine is good for: its device, its cores, and whether bfloat16 pays (a timing decides)."""
 
-import ctypes
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from torch import nn
 
 from facepcl.errors import OptionError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86 and Arm, as torch.cpu names them
 
@@ -31,24 +28,6 @@ def find_device(name: str) -> torch.device:
 def cores() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def keep_freed_memory() -> None:
-    """Have the C library (glibc) keep what is freed instead of giving it back to the system.
-
-    Else the tensors of each batch are paged in anew: a quarter of the time of an embedding. For our command,
-    whose process is its own; a library does not touch such settings.
-    """
-    with suppress(OSError, TypeError, AttributeError):  # no glibc here
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
-
-
-def give_back_freed_memory() -> None:
-    """Have glibc give back what it kept: what comes next needs its own."""
-    with suppress(OSError, TypeError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_dtype(name: str) -> None:

@@ -4,8 +4,6 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
-
 from facepcl.errors import OptionError
 
 
@@ -81,6 +79,8 @@ def _checked(share: Share) -> Share:
 def own_device(device: str, environ: Mapping[str, str] = os.environ) -> str:
     """`device`, or where processes share a machine with several GPUs, this one's own."""
     local = environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID"))
+    import torch  # seconds that only this needs
+
     if device not in ("auto", "cuda") or local is None or not torch.cuda.is_available():
         return device
     return f"cuda:{int(local) % torch.cuda.device_count()}"
@@ -95,3 +95,8 @@ def take_own_cores(environ: Mapping[str, str] = os.environ) -> None:
     if 0 < size < len(cores):
         start = int(environ.get("LOCAL_RANK", "0")) * size
         os.sched_setaffinity(0, cores[start : start + size])
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks for all, by what torchrun says."""
+    return int(os.environ.get("RANK", "0")) == 0

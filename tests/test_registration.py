@@ -1,0 +1,85 @@
+"""What `import facepcl` costs, and the models' way into timm's registry, whichever is imported first."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import timm
+
+import facepcl
+from facepcl.models.registry import MODELS
+
+HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors")
+NAMES = sorted(MODELS)
+
+
+def run_python(script, **options):
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, **options)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import facepcl",
+        "import facepcl; facepcl.list_models()",
+        "from facepcl.cli import build_parser; build_parser().format_help()",
+        "import facepcl.cli; facepcl.cli.main(['models'])",
+    ],
+)
+def test_the_package_its_help_and_its_list_of_models_import_nothing_heavy(script):
+    found = run_python(f"import sys\n{script}\nprint([name for name in {HEAVY!r} if name in sys.modules])")
+    assert found.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import facepcl, timm",
+        "import timm, facepcl",
+        "import facepcl\nfrom timm import create_model\nimport timm",
+        "import facepcl\nimport timm.layers\nimport timm",
+        "import facepcl, threading, importlib\n"
+        "threads = [threading.Thread(target=importlib.import_module, args=['timm']) for _ in range(8)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\nimport timm",
+    ],
+)
+def test_timm_lists_the_models_whichever_is_imported_first(imports):
+    script = f"{imports}\nprint(timm.list_models('pcl_*'), len(timm.list_models('pcl_*', pretrained=True)))"
+    assert run_python(script) == f"{NAMES} 3"
+
+
+def test_a_pickled_model_loads_where_nothing_was_imported(tmp_path):
+    path = tmp_path / "model.pickle"
+    model = facepcl.create_model("pcl_resnet18", device="meta")
+    path.write_bytes(pickle.dumps(model))
+    script = f"import pickle; print(type(pickle.load(open({str(path)!r}, 'rb'))).__name__)"
+    assert run_python(script) == "PclResNet"
+
+
+def test_timm_is_imported_as_it_would_be_without_facepcl():
+    script = "import sys, {}timm.models; print(timm.models.__spec__.origin, len(sys.meta_path))"
+    without, with_it = (run_python(script.format(first)) for first in ("", "facepcl, "))
+    assert with_it == without  # the finder leaves once it has done its work
+
+
+def test_a_timm_that_is_missing_is_said_as_ever(tmp_path):
+    script = "import sys, facepcl\nsys.modules['timm'] = None\nimport timm"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of timm halted")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_list_of_models_says_what_timm_makes(name):
+    model = timm.create_model(name, branches=True, device="meta")
+    parameters, size = MODELS[name]
+    assert parameters == sum(p.numel() for p in model.parameters())
+    assert size == {"pcl_facecycle": 64}.get(name, 128)
+    info = next(info for info in facepcl.list_models() if info.name == name)
+    assert info.input_size == tuple(model.pretrained_cfg["input_size"])
+
+
+def test_no_model_of_timm_is_missing_from_the_list():
+    assert timm.list_models("pcl_*") == NAMES
