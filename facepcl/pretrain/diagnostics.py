@@ -36,7 +36,8 @@ def effective_rank(code: torch.Tensor) -> torch.Tensor:
 
     At least 1 and at most B - 1 (Roy and Vetterli 2007); 1 for a code that is the same for all images.
     """
-    centred = code.double() - code.double().mean(0)
+    code = code.cpu().double()  # Apple's GPUs have no float64
+    centred = code - code.mean(0)
     gram = centred @ centred.T if len(code) < code.shape[1] else centred.T @ centred
     values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)

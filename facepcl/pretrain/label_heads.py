@@ -1,6 +1,7 @@
 """Training of the heads that read labels and identity (METHOD 10); as linear layers they travel with the
 encoder (`facepcl.models.heads`)."""
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -17,6 +18,14 @@ from facepcl.pretrain.rng import WHOLE
 IDENTITY_WIDTH = 256
 POSE_SCALE = 45.0  # degrees that count as 1
 LABEL_SIDE = 2  # of the map that label heads read
+
+# Which map the head of a label reads, and what follows its linear layer when it is released.
+KINDS = {
+    "au": ("face", "clamp"),
+    "expression": ("face", "softmax"),
+    "identity": ("shared", "unit"),
+    "pose": ("pose", "none"),
+}
 
 Outputs = Mapping[str, tuple[str, ...] | int]  # names of what a head predicts, or their number
 
@@ -112,22 +121,13 @@ class LabelHeads(nn.Module):
     def as_linear(self) -> Heads:
         """The heads as they travel with the encoder: linear layers in float32, angles in degrees."""
         state: dict[str, torch.Tensor] = {}
-        for label, head in self.heads.items():
+        for label, head in copy.deepcopy(self.heads).cpu().items():  # Apple's GPUs have no float64
             weight, bias = head.as_linear()  # type: ignore[operator]
             scale = POSE_SCALE if label == "pose" else 1.0
             state |= {f"{label}.weight": scale * weight, f"{label}.bias": scale * bias}
         heads = Heads(self.specs, {label: state[f"{label}.weight"].shape[1] for label in self.specs})
         heads.load_state_dict(state)
         return heads.eval()
-
-
-# Which map the head of a label reads, and what follows its linear layer.
-KINDS = {
-    "au": ("face", "clamp"),
-    "expression": ("face", "softmax"),
-    "identity": ("shared", "unit"),
-    "pose": ("pose", "none"),
-}
 
 
 def label_losses(
