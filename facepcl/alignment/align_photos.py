@@ -93,16 +93,32 @@ def align(
     workers: int | None = None,
     progress: bool = False,
 ) -> AlignSummary:
-    """Cut the faces of photographs to upright squares of `size` pixels, into the folder `out`, and write the
-    table `out/faces.csv` of them.
+    """Crop the faces in photos to upright squares, with a table of boxes, landmarks and scores.
 
-    `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards. `template`: face,
-    the crop that the weights expect, or arcface. `one`: of each photograph only the most prominent face.
-    `score`: the least that counts as a face. `detector`: YuNet's ONNX file; None fetches it once from the
-    Hub. `landmarks`: a CSV file that has them; then no detector is needed. `format`: jpg (quality 95) or png.
-    `sheet` draws a PNG of the faces. `workers`: processes; None is one a core. After an interruption the same
-    call goes on. Raises OptionError, MissingPath, MissingExtra without OpenCV, WeightsError without the
-    detector's file.
+    After an interruption the same call continues.
+
+    Args:
+        source: Files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards.
+        out: Folder for the crops and `faces.csv`.
+        size: Side of a crop in pixels.
+        template: `face`, the crop that the weights expect, or `arcface`.
+        one: Only the most prominent face of each photo.
+        score: Minimum detection score.
+        detector: YuNet's ONNX file; None downloads it once from the Hub.
+        landmarks: A CSV file with landmarks; no detector is needed then.
+        format: `jpg` (quality 95) or `png`.
+        sheet: A PNG of the faces.
+        workers: Processes; None is one per core.
+        progress: Show a progress bar.
+
+    Returns:
+        A summary: path, counts of photos and faces, seconds.
+
+    Raises:
+        OptionError: An argument is wrong.
+        MissingPath: A source does not exist.
+        MissingExtra: OpenCV is not installed.
+        WeightsError: The detector's file cannot be had.
     """
     folder = Path(out)
     sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]

@@ -47,19 +47,37 @@ class Batch:
 
 
 class FaceEmbedder(Encoder):
-    """Face crops to vectors: `FaceEmbedder("pcl_facecycle", branch="face")([path, pil_image, array])`.
+    """Compute embeddings of face crops, or of the faces in photos.
 
-    `model`: a name with pretrained weights, as for `facepcl.create_model`, the name, repository or folder of
-    any timm model, or a module as it is. `branch`: shared, face, pose, concat, or several side by side as
-    "face,pose"; a model without branches has `shared` only.
-    `pool`: code (the model's own), flatten, avg or 2x2. `dtype`: float32, bfloat16, or auto: bfloat16 where
-    the processor has units for it and a timing finds it faster; int8 is for `pcl_facecycle` on a CPU, needs
-    `facepcl[onnx]` and moves the codes a little (cosine 0.999). `backend`: auto, eager, trace, compile, or
-    onnx (onnxruntime on the CPU, in float32, needs `facepcl[onnx]`). `size`: side of the input in pixels, 0 =
-    the model's own. `align`: inputs are photographs, whose faces are found and cut out (needs
-    `facepcl[align]`): `stream` gives a row a face, a call the most prominent face of each; `one`: `stream`
-    too; `detector`: YuNet's ONNX file, None fetches it once from the Hub.
-    Raises WeightsError if there are no weights or no detector, OptionError for other wrong arguments.
+    Call it with a list of images, or use `stream` for any number of them.
+
+    Args:
+        model: A name with pretrained weights as for `facepcl.create_model`; the name, Hub repository or
+            folder of any timm model; or a module.
+        branch: `shared`, `face`, `pose`, `concat` (all three in one vector), or several as "face,pose".
+            Models without branches have `shared` only.
+        pool: `code` (the model's own), `flatten`, `avg` or `2x2`.
+        normalize: Scale each embedding to unit length.
+        size: Side of the input in pixels; 0 is the model's own.
+        batch_size: Images in a pass of the network.
+        device: `cpu`, `cuda`, `mps`, or `auto`.
+        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor has units for it and a timing
+            finds it faster. `int8` is for `pcl_facecycle` on a CPU, needs `facepcl[onnx]` and changes the
+            embeddings slightly (cosine 0.999).
+        backend: `auto`, `eager`, `trace`, `compile`, or `onnx` (onnxruntime on the CPU in float32, needs
+            `facepcl[onnx]`).
+        align: Inputs are photos: find their faces and crop them (needs `facepcl[align]`). `stream` gives a
+            row for each face; a call gives the most prominent face of each photo.
+        one: With `align`, only the most prominent face of each photo in `stream`, too.
+        detector: YuNet's ONNX file; None downloads it once from the Hub.
+
+    Raises:
+        WeightsError: There are no weights or no detector.
+        OptionError: Another argument is wrong.
+
+    Example:
+        >>> embedder = facepcl.FaceEmbedder("pcl_facecycle", branch="face")
+        >>> vectors = embedder(["face.jpg", pil_image, uint8_array])  # float32 [3, 2048]
     """
 
     def __init__(
@@ -156,11 +174,14 @@ class FaceEmbedder(Encoder):
         return crops[0]
 
     def stream(self, source: str | Path | Sequence[str | Path], workers: int | None = None) -> Iterator[Row]:
-        """A row for each image, or each face, of files, folders, globs, `.csv` manifests and `.tar` shards,
-        in order, as they come.
+        """Yield a row for each image, or each face, in order and in constant memory.
 
-        Memory does not grow. An image that cannot be embedded gives a row with the reason. `workers`: as
-        for `facepcl.embed`.
+        Args:
+            source: Files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards.
+            workers: Processes that decode; as for `facepcl.embed`.
+
+        Yields:
+            Rows with `path`, `vector` and `error`, which is the reason why an image cannot be embedded.
         """
         sources = [source] if isinstance(source, (str, Path)) else source
         index = 0

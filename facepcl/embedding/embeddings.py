@@ -30,9 +30,16 @@ class Row:
 
 @dataclass
 class Embeddings:
-    """A table, or rows of one: `vectors` float32 `[N, D]` (NaN where there is an error), `paths`, `errors`
-    (None = fine), `sizes` int32 `[N, 2]` (width and height of the files' images in pixels, 0 = unknown),
-    `meta`; where faces were looked for, `faces` float32 `[N, 16]` with `FACE_COLUMNS` (NaN = none)."""
+    """A table of embeddings, or some of its rows.
+
+    Attributes:
+        vectors: Float32 array of shape [N, D]; NaN for rows with an error.
+        paths: Where each image came from.
+        errors: The reason for each row that failed; None for the others.
+        sizes: Int32 array of shape [N, 2]: width and height of the images in pixels, 0 if unknown.
+        meta: Model, branch, preprocessing and what else tells one space of embeddings from another.
+        faces: Float32 array of shape [N, 16] with `FACE_COLUMNS` where faces were detected; NaN for none.
+    """
 
     vectors: np.ndarray
     paths: list[str]
@@ -86,9 +93,22 @@ def named_columns(meta: dict[str, Any], alone: str, prefix: str = "") -> dict[st
 
 
 def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.ndarray:
-    """Cosine `[N, M]` of each row of `a` `[N, D]` and each of `b` `[M, D]`; NaN for rows with an error.
+    """Compute cosine similarities between two sets of embeddings.
 
-    Raises TableError for two tables of different spaces, OptionError for arrays of different widths.
+    Args:
+        a: Embeddings of shape [N, D], or a table from `read_embeddings`.
+        b: Embeddings of shape [M, D], or a table.
+
+    Returns:
+        Float32 array of shape [N, M] with values in [-1, 1]; NaN for rows with an error.
+
+    Raises:
+        TableError: The two tables were computed with different weights or preprocessing.
+        OptionError: The arrays have different widths.
+
+    Example:
+        >>> table = facepcl.read_embeddings("embeddings.parquet")
+        >>> facepcl.similarity(table.vectors[:1], table.vectors)
     """
     if isinstance(a, Embeddings) and isinstance(b, Embeddings) and a.meta.get("space") != b.meta.get("space"):
         raise TableError(

@@ -51,19 +51,34 @@ def embed(
     world_size: int | None = None,
     progress: bool = False,
 ) -> Summary:
-    """Write the embeddings of images to a .parquet, .npz or .csv table, a row an image, in order.
+    """Write the embeddings of images to a .parquet, .npz or .csv table, one row per image, in order.
 
-    `source`: files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards, and files, folders,
-    globs and shards behind URLs that fsspec reads (`s3://`, `hf://`). A bad image is a
-    row with a reason (`on_error="record"`) or raises ImageError ("raise"). `workers`: processes that decode;
-    None is half of the cores, or all of them beside an accelerator. What is done is kept in `OUT.parts`
-    until the table is whole: after an interruption, the same call with `resume=True` goes on from there.
-    `align`: the sources are photographs; their faces are found and cut out (needs `facepcl[align]`), a row a
-    face, with its box, landmarks and score; `one`: only the most prominent face of each; `detector`: YuNet's
-    ONNX file, None fetches it once from the Hub.
-    An `out` that is a folder gets a Parquet table for each shard, a tar or a group of files, of which this
-    process makes those of `rank` among `world_size` (None: as torchrun or SLURM says); docs/scaling.md.
-    `sheet` draws a PNG with the nearest neighbours of some faces under the face and under the pose branch.
+    Args:
+        source: Files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards, also behind URLs
+            that fsspec reads (`s3://`, `hf://`).
+        out: The table. If it is a folder, one Parquet file is written per shard (docs/scaling.md).
+        model: As for `FaceEmbedder`, like `branch`, `pool`, `batch_size`, `device` and `dtype`.
+        workers: Processes that decode; None is half of the cores, or all of them beside an accelerator.
+        compile: Compile the network; pays on some machines and takes half a minute.
+        resume: Continue an interrupted job from `OUT.parts`, with bit-identical output.
+        on_error: `record` writes a row with the reason for an image that fails, `raise` raises ImageError.
+        sheet: A PNG of some faces beside their nearest neighbours under the face and the pose branch.
+        align: The sources are photos: find and crop their faces (needs `facepcl[align]`). The table has one
+            row per face, with box, landmarks and score.
+        one: With `align`, only the most prominent face of each photo.
+        detector: YuNet's ONNX file; None downloads it once from the Hub.
+        rank: Which share of the shards this process embeds, of `world_size`; None takes both from torchrun or
+            SLURM.
+        world_size: The number of processes that fill the folder `out`.
+        progress: Show a progress bar.
+
+    Returns:
+        A summary: path, counts of images and errors, seconds.
+
+    Raises:
+        OptionError: An argument is wrong, or `resume` would mix weights, branches or sources.
+        MissingPath: A source does not exist.
+        WeightsError: There are no weights or no detector.
     """
     if is_url(str(out)):
         raise OptionError(f"{out}: tables are written to the file system; copy them there, or mount it")

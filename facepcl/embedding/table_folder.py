@@ -134,10 +134,19 @@ class DataSet:
 
 
 def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
-    """A table written by `facepcl.embed`, or a folder of them as one; `vectors=False` leaves the vectors on
-    the disk, `[N, 0]`.
+    """Read a table that `facepcl.embed` wrote, or a folder of them as one.
 
-    Raises MissingPath, TableError if it is none or not whole, MissingExtra.
+    Args:
+        path: The table or folder.
+        vectors: False leaves the vectors on the disk; `.vectors` then has shape [N, 0].
+
+    Returns:
+        An `Embeddings` with `.vectors`, `.paths`, `.errors` and `.meta`.
+
+    Raises:
+        MissingPath: There is no such table.
+        TableError: The file is not a table, or is incomplete.
+        MissingExtra: A Parquet table needs `facepcl[parquet]`.
     """
     path = Path(path)
     if not path.suffix and not path.exists():

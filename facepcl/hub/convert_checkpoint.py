@@ -34,14 +34,26 @@ def convert(
     size: int | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write the weights of a checkpoint as a folder for `local-dir:`; return the folder.
+    """Convert a third-party checkpoint to a folder for `local-dir:`. No code in the file is run.
 
-    Without `arch` the checkpoint is one of the original PCL (training, encoder alone, or with a linear
-    probe): projection heads and probe go to `original_heads.safetensors`, the decoder to
-    `decoder.safetensors`.
-    `arch`: `resnet18` or `resnet50`, under torchvision's or timm's names; `mean` and `std` (three numbers
-    each, default ImageNet's) and `size` (pixels, default 224) are what these weights expect. Nothing in the
-    file is run. Raises MissingPath, OptionError or WeightsError.
+    Args:
+        checkpoint: Without `arch`, a checkpoint of the original PCL: of training, the encoder alone, or with
+            a linear probe. Projection heads and probe go to `original_heads.safetensors`, the decoder to
+            `decoder.safetensors`.
+        out: The folder to write; it must not exist.
+        arch: `resnet18` or `resnet50` for a ResNet under torchvision's or timm's names.
+        mean: With `arch`, three numbers that the weights expect to be subtracted; default ImageNet's.
+        std: With `arch`, three numbers to divide by; default ImageNet's.
+        size: With `arch`, the side of the input in pixels; default 224.
+        license: Licence of the weights, for the card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OptionError: An argument is wrong, or `out` exists.
+        MissingPath: There is no such checkpoint.
+        WeightsError: The file is damaged or holds another model.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     _check_options(out, arch, mean, std, size)

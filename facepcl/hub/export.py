@@ -34,15 +34,28 @@ class Exported:
 def run(
     name: str | nn.Module, out: str | Path, *, with_preprocessing: bool = False, size: int = 0
 ) -> Exported:
-    """Write the encoder `name` to a `.onnx` or `.pt2` file that gives its codes for any number of images.
+    """Export an encoder to a `.onnx` or `.pt2` file that gives its codes for any number of images.
 
-    `name`: as for `FaceEmbedder`. The outputs are `shared`, `face` and `pose`, float32 `[B, D]`, equal to
-    `FaceEmbedder(name, branch=...)` with its pool "code"; `shared` alone for a model without branches. The
-    input `images` is float32 `[B, 3, H, W]`, RGB in [0, 1] less the model's mean, over its std;
-    `with_preprocessing` makes it uint8 `[B, H, W, 3]` RGB and does that inside. Resizing to `size` pixels (0
-    = the model's own) stays outside. The file describes itself and is compared with the model before it gets
-    its name. Raises OptionError, MissingPath, MissingExtra, WeightsError, or ExportError if the model cannot
-    be exported or the file gives other codes.
+    The outputs are `shared`, `face` and `pose`, float32 [B, D], equal to those of `FaceEmbedder` with pool
+    `code`; `shared` alone for a model without branches. The file describes itself and is compared with the
+    model before it gets its name.
+
+    Args:
+        name: As for `FaceEmbedder`.
+        out: The file to write.
+        with_preprocessing: The input is uint8 [B, H, W, 3] RGB; otherwise float32 [B, 3, H, W], RGB in [0, 1]
+            less the model's mean, over its standard deviation. Resizing stays outside either way.
+        size: Side of the input in pixels; 0 is the model's own.
+
+    Returns:
+        What the file holds: inputs, outputs and their shapes.
+
+    Raises:
+        OptionError: An argument is wrong.
+        MissingPath: The folder of `out` does not exist.
+        MissingExtra: ONNX needs `facepcl[onnx]`.
+        WeightsError: There are no weights.
+        ExportError: The model cannot be exported, or the file gives other codes.
     """
     out = Path(out)
     kind = _check(out)

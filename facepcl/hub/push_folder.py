@@ -46,12 +46,26 @@ def push(
     datasets: Sequence[str] = (),
     progress: bool = False,
 ) -> Pushed:
-    """Publish the weights in `folder`, of `facepcl pretrain` or `convert`, as the model `repository`.
+    """Publish a folder of weights as a model repository on the Hugging Face Hub, in one commit.
 
-    One commit holds the weights, their `config.json` and a model card: the folder's `README.md`, or one that
-    names `license` and the Hub's `datasets` they were trained on. `private`: a new repository is private.
-    `dry_run` checks all this and sends nothing. Raises MissingPath, OptionError, WeightsError, or HubError if
-    the Hub refuses or cannot be reached.
+    Args:
+        folder: What `facepcl pretrain` (`RUN/encoder`) or `convert` wrote. Its `README.md` is the model card;
+            without one a card is written.
+        repository: ORG/NAME.
+        private: Make a new repository private.
+        dry_run: Check folder and card, and send nothing.
+        license: For the card that is written.
+        datasets: Names on the Hub of what the weights were trained on, for the card that is written.
+        progress: Show progress bars.
+
+    Returns:
+        The files with their sizes, the revision, and whether anything changed.
+
+    Raises:
+        MissingPath: There is no such folder.
+        OptionError: An argument is wrong.
+        WeightsError: The folder does not load.
+        HubError: The Hub refuses or cannot be reached.
     """
     folder = Path(folder)
     _check_name(repository)

@@ -33,14 +33,27 @@ def create_model(
     branches: bool | None = None,
     **timm_options: Any,
 ) -> nn.Module:
-    """timm's `create_model` with the face and pose branches on.
+    """Create a model as timm's `create_model` does, with the face and pose branches on.
 
-    `name`: `pcl_x`, `pcl_x.tag`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`. `pretrained`: True,
-    False or the path of a `.safetensors` file; None is False for a plain name and True for a folder or
-    repository. `branches`: None leaves them off only for a folder or repository that has none, such as a
-    model fine-tuned by timm. All other options are timm's. Raises OptionError for a name that does not exist,
-    MissingPath for a file or folder that is not there, WeightsError for weights that are missing, damaged or
-    of another model.
+    Args:
+        name: `pcl_x`, `pcl_x.TAG`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`.
+        pretrained: True, False or the path of a `.safetensors` file. None is False for a plain name and True
+            for a folder or repository.
+        branches: None leaves the branches off only for a folder or repository without any, such as a model
+            fine-tuned by timm.
+        **timm_options: timm's own: `num_classes`, `in_chans`, `features_only`, ...
+
+    Returns:
+        The model. Its `forward_branches` and `forward_codes` give the shared, face and pose map or code.
+
+    Raises:
+        OptionError: There is no model of this name.
+        MissingPath: A file or folder does not exist.
+        WeightsError: Weights are missing, damaged or of another model.
+
+    Example:
+        >>> model = facepcl.create_model("pcl_facecycle", pretrained=True).eval()
+        >>> shared, face, pose = model.forward_codes(torch.rand(1, 3, 64, 64))  # [1, 2048] each
     """
     if timm_options.get("features_only", False):
         branches = False
@@ -96,10 +109,19 @@ def fetch_row(row: Row, cache_dir: str | Path | None = None, progress: bool = Fa
 
 
 def download(name: str, cache_dir: str | Path | None = None, progress: bool = False) -> Path:
-    """Fetch the weights `name` ahead, so that they load without a network; return the folder they are in.
+    """Download weights in advance, so that they load without a network.
 
-    `name`: `hf-hub:ORG/NAME[@REVISION]`, or `pcl_x[.tag]`, whose bundled weights are there already. Raises
-    OptionError for a name that does not exist, WeightsError if there is nothing to fetch or it fails.
+    Args:
+        name: `hf-hub:ORG/NAME[@REVISION]`, or `pcl_x[.TAG]`, whose bundled weights need no download.
+        cache_dir: Where to keep them; None is huggingface_hub's cache.
+        progress: Show a progress bar.
+
+    Returns:
+        The folder they are in.
+
+    Raises:
+        OptionError: There is no model of this name.
+        WeightsError: There is nothing to download, or it fails.
     """
     folder = find_folder(name, cache_dir, progress)
     if folder is not None:
@@ -164,11 +186,14 @@ def _check_widths(folder: Path, described: Mapping[str, Any]) -> None:
 
 
 def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
-    """The decoder that belongs to the weights `name`: code `[B, 2048]` of unit length -> image `[B, 3, 64,
-    64]`.
+    """Create the decoder that belongs to weights: code [B, 2048] of unit length -> image [B, 3, 64, 64].
 
-    Raises WeightsError if these weights were released without one, or with one that is damaged;
-    `pretrained=False` gives a random one.
+    Args:
+        name: Weights as for `create_model`.
+        pretrained: False gives a random decoder.
+
+    Raises:
+        WeightsError: These weights have no decoder, or it is damaged.
     """
     from facepcl.models.decoder import Decoder
 

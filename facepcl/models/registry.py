@@ -89,7 +89,7 @@ MODELS = {
 
 
 def list_models() -> list[ModelInfo]:
-    """Name, tag, parameters, input, licence and whereabouts of every model and its weights."""
+    """List the models and their weights: name, tag, parameters, input size, licence and source."""
     found = []
     for name, (parameters, size) in MODELS.items():
         for row in rows_of(name):

@@ -28,7 +28,10 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> A
 
 @dataclass(frozen=True)
 class Config:
-    """Every number of a run; it is written to RUN/config.json. `data`: a path or several."""
+    """The hyperparameters of a run; recorded in `RUN/config.json`.
+
+    `facepcl pretrain --help` describes each. `data` is a path or several; `out` is the folder of the run.
+    """
 
     data: tuple[str, ...]
     out: str

@@ -53,8 +53,15 @@ TEMPERATURE = 2.0  # of the weights of the contrast losses (METHOD 4.5)
 
 
 def dynamic_weights(history: Sequence[Sequence[float]], count: int = 2) -> tuple[float, ...]:
-    """Weights of the `count` contrast losses (PCL: face, pose) from their means in each finished epoch
-    (METHOD 4.5)."""
+    """Compute the weights of the contrast losses from their means in each finished epoch (METHOD 4.5).
+
+    Args:
+        history: For each epoch the mean of each loss (PCL: face, pose), oldest first.
+        count: The number of losses.
+
+    Returns:
+        A weight for each loss; their sum is `count`.
+    """
     if len(history) < 2:
         return (1.0,) * count
     # an easy epoch may end at a loss of 0; what has grown a million times has all the weight anyway
@@ -167,14 +174,30 @@ class Training:
 
 @distributed.joined()
 def run(config: Config, progress: bool = False) -> Path:
-    """Train, or continue, the run of `config`; return the folder of the finished encoder.
+    """Train an encoder, or resume the run in `config.out`, and save it to `RUN/encoder`.
 
-    Under torchrun every process calls this with the same `config` and makes its part; the first one writes.
+    Under torchrun every process calls this with the same `config`; the first one writes. Ctrl-C and SIGTERM
+    finish the iteration and save a checkpoint; `Stopped`, a KeyboardInterrupt, says which.
 
-    Raises OptionError, MissingPath or DataError before the first step, FacepclError when a loss is no longer
-    finite, and with `stream` RemoteError, ReaderError or DataError, behind a checkpoint, when no more images
-    can be read. Ctrl-C and SIGTERM end the iteration and leave a checkpoint; Stopped, a KeyboardInterrupt,
-    says which.
+    Args:
+        config: Every hyperparameter; recorded in `RUN/config.json`.
+        progress: Show a progress bar.
+
+    Returns:
+        The folder of the encoder, for `facepcl.create_model("local-dir:FOLDER")`.
+
+    Raises:
+        OptionError: A hyperparameter is wrong, or differs from those that the run began with.
+        MissingPath: The data does not exist.
+        DataError: Images or labels are too few or broken; with `stream` also while training, after a
+            checkpoint is saved.
+        RemoteError: With `stream`, a server fails.
+        ReaderError: With `stream`, worker processes fail.
+        FacepclError: A loss is no longer finite.
+
+    Example:
+        >>> config = facepcl.pretrain.Config(data=("faces/",), out="runs/first", steps=1000)
+        >>> encoder = facepcl.pretrain.run(config)
     """
     config.check()
     distributed.check_batches(config.batches)

@@ -65,15 +65,35 @@ def run(
     report: str | Path | None = None,
     progress: bool = False,
 ) -> Result:
-    """Score frozen features on one of `TASKS`; `Result.numbers` is flat, and the same for the same seed.
+    """Evaluate frozen features by a linear probe.
 
-    `data`: a data set in an official layout (docs/DATASETS.md), `.tar` shards or a CSV manifest; `test`: a
-    data set to score on, where that is another one. `model`: as for FaceEmbedder, or `random:NAME`,
-    `pixels`, `hog`. `protocol` clean: strength chosen on a validation split, test split used once; paper:
-    the published settings (expression and head pose). `align`: cut upright squares around the landmarks of
-    data that has them. `shots`: so many training images a class, in `repeats` draws. Features are kept in
-    `cache`. `out`: folder for the JSON; `report`: path of an HTML page. Raises OptionError, MissingPath,
-    MissingExtra, DataError with file and line, WeightsError.
+    Args:
+        task: One of `TASKS`: expression, verification, action-units, head-pose, disentangle.
+        data: A data set in an official layout (docs/DATASETS.md), `.tar` shards or a CSV manifest.
+        test: Another data set to score on.
+        layout: Name of the layout; `auto` recognises it.
+        model: As for `FaceEmbedder`, or `random:NAME`, `pixels`, `hog`.
+        branch: As for `FaceEmbedder`, like `pool`, `size`, `device` and `dtype`.
+        align: Crop upright squares around the landmarks of data that has them.
+        protocol: `clean` chooses the strength on a validation split and uses the test split once; `paper` has
+            the published settings (expression and head pose).
+        shots: Training images per class, in `repeats` draws (expression).
+        seed: Seed of splits, draws and intervals. The same seed gives the same result.
+        workers: Processes that decode.
+        cache: Folder for features; None is the user's cache.
+        out: Folder for the result as JSON.
+        report: Path of an HTML page.
+        progress: Show a progress bar.
+
+    Returns:
+        A `Result`; `.numbers` is a flat dictionary of scores with 95 % intervals.
+
+    Raises:
+        OptionError: An argument is wrong.
+        MissingPath: The data does not exist.
+        MissingExtra: A probe needs `facepcl[probe]`.
+        DataError: The data set is not in the layout; names file and line.
+        WeightsError: There are no weights.
     """
     _check(task, protocol, branch, seed, shots, repeats)
     if report is not None:
