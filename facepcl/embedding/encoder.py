@@ -45,47 +45,61 @@ class Encoder:
         dtype: str = "auto",
         backend: str = "auto",
     ):
-        branches_of(branch)
-        if pool not in POOLS:
-            raise OptionError(f"pool {pool!r}: choose {', '.join(POOLS)}")
-        if batch_size < 1:
-            raise OptionError(f"batch_size {batch_size}: at least 1")
-        if backend not in BACKENDS:
-            raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
-        if dtype != INT8:
-            check_dtype(dtype)
-        runtime = dtype == INT8 or backend == ONNX
-        self.device = find_device("cpu" if runtime and device == "auto" else device)
-        if dtype == INT8 and (self.device.type != "cpu" or backend not in ("auto", ONNX)):
-            raise OptionError(f"dtype int8 runs on the CPU, with backend 'auto' or {ONNX!r}")
-        if runtime and (self.device.type != "cpu" or dtype == "bfloat16"):
-            raise OptionError(f"backend {ONNX!r} runs on the CPU, in float32 or int8")
+        _check_options(branch, pool, batch_size, dtype, backend)
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
+        self._int8, self._backend = dtype == INT8, backend
+        self._runs: dict[bool, Run] = {}
+        self.device = self._choose_device(device, dtype)
         self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
+        self._check_model()
+        config = self._read_preprocessing(size)
+        weights = _hash_weights(self.model)
+        self._choose_dtype(dtype)
+        self.make_ready()
+        self.meta = self._describe(config, weights, isinstance(model, str))
+
+    @property
+    def _needs_runtime(self) -> bool:
+        """Whether onnxruntime runs the network, which is on the CPU."""
+        return self._int8 or self._backend == ONNX
+
+    def _choose_device(self, device: str, dtype: str) -> torch.device:
+        found = find_device("cpu" if self._needs_runtime and device == "auto" else device)
+        if self._int8 and (found.type != "cpu" or self._backend not in ("auto", ONNX)):
+            raise OptionError(f"dtype int8 runs on the CPU, with backend 'auto' or {ONNX!r}")
+        if self._needs_runtime and (found.type != "cpu" or dtype == "bfloat16"):
+            raise OptionError(f"backend {ONNX!r} runs on the CPU, in float32 or int8")
+        return found
+
+    def _check_model(self) -> None:
+        """Refuse a module that is no timm model, and a branch that it does not have."""
         for needed in ("forward_features", "pretrained_cfg"):
             if not getattr(self.model, needed, None):
                 raise OptionError(f"a {self.name} has no {needed}; give a timm model or its name")
         branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
         self.has_branches = branches and hasattr(self.model, "forward_branches")
-        if branch != "shared" and not self.has_branches:
+        if self.branch != "shared" and not self.has_branches:
             raise OptionError(
-                f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
+                f"{self.name} has no branches, so branch {self.branch!r} does not exist; use 'shared'"
             )
+
+    def _read_preprocessing(self, size: int) -> dict[str, Any]:
+        """Set what becomes of an image, and return timm's description of it."""
         config = _with_size(resolve_model_data_config(self.model), size, self.model)
         self.fit = Fit.from_config(config)
         self.mean, self.std = (
             torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
         )
-        weights = _hash_weights(self.model)
         self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.fit.shape), np.uint8)
-        self._int8 = dtype == INT8
+        return config
+
+    def _choose_dtype(self, dtype: str) -> None:
+        """Bring the model to the dtype that is asked for or, by a timing, to the faster one."""
         blank = self._images(self._sample, torch.float32)
         self._check_input(blank[:1])
-        self.dtype = inference_dtype("float32" if runtime else dtype, Trunk(self.model), blank)
+        requested = "float32" if self._needs_runtime else dtype
+        self.dtype = inference_dtype(requested, Trunk(self.model), blank)
         self.model.to(self.dtype)
-        self._backend = backend
-        self._runs: dict[bool, Run] = {}
-        self.meta = self._describe(config, weights, isinstance(model, str))
 
     @torch.inference_mode()
     def _check_input(self, image: torch.Tensor) -> None:
@@ -113,7 +127,7 @@ class Encoder:
         cfg = (getattr(self.model, "pretrained_cfg", None) or {}) if released else {}
         preprocessing = {k: config[k] for k in sorted(config)}
         self._space = [weights, self.branch, self.pool, preprocessing]
-        blank = self.maps(self._sample[:2])  # this settles the backend
+        blank = self.maps(self._sample[:2])
         columns = {
             name: {"dimension": self.vectors(blank, name).shape[1], "space": self.space(name)}
             for name in codes_of(self.branch)
@@ -195,6 +209,18 @@ class Encoder:
             "avg": lambda: maps.mean((2, 3)),
             "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
         }[self.pool]()
+
+
+def _check_options(branch: str, pool: str, batch_size: int, dtype: str, backend: str) -> None:
+    branches_of(branch)
+    if pool not in POOLS:
+        raise OptionError(f"pool {pool!r}: choose {', '.join(POOLS)}")
+    if batch_size < 1:
+        raise OptionError(f"batch_size {batch_size}: at least 1")
+    if backend not in BACKENDS:
+        raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
+    if dtype != INT8:
+        check_dtype(dtype)
 
 
 def codes_of(branch: str) -> tuple[str, ...]:

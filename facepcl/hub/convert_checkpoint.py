@@ -40,7 +40,7 @@ def convert(
         checkpoint: Without `arch`, a checkpoint of the original PCL: of training, the encoder alone, or with
             a linear probe. Projection heads and probe go to `original_heads.safetensors`, the decoder to
             `decoder.safetensors`.
-        out: The folder to write; it must not exist.
+        out: The folder to write; new or empty.
         arch: `resnet18` or `resnet50` for a ResNet under torchvision's or timm's names.
         mean: With `arch`, three numbers that the weights expect to be subtracted; default ImageNet's.
         std: With `arch`, three numbers to divide by; default ImageNet's.
