@@ -1,9 +1,9 @@
-"""Common ground of the tests: no network, and the reference values where they are at hand."""
+"""Common ground of the tests: no network, and the reference values of the original implementation."""
 
+import json
 import os
 import signal
 import socket
-import sys
 import tarfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference.fill import fill
 from safetensors.torch import load_file
 
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
+REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -37,32 +39,23 @@ def _no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def shared():
-    """Folder of data and tools beside the checkout."""
+    """Folder of data beside the checkout."""
     if not (SHARED / "README.md").is_file():
-        pytest.skip("needs the folder of reference values and tools beside the checkout (../shared)")
+        pytest.skip("needs the folder of data beside the checkout (../shared)")
     return SHARED
 
 
 @pytest.fixture(scope="session")
-def reference(shared):
-    """reference("losses") -> the original's values, by name."""
-    return lambda name: load_file(shared / "reference" / f"{name}.safetensors")
+def reference():
+    """reference("losses") -> values of the original implementation, by name."""
+    return lambda name: load_file(REFERENCE / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="session")
-def original_state(shared):
-    """A training checkpoint as the original writes it, every tensor filled by fill.py, float64."""
-    import json
-
-    sys.path.insert(0, str(shared / "reference"))
-    try:
-        from fill import fill
-    finally:
-        sys.path.pop(0)
-    layout = json.loads((shared / "reference/original_checkpoint_layout.json").read_text())["training"][
-        "tensors"
-    ]
-    return {f"module.{name}": torch.from_numpy(fill(name, spec["shape"])) for name, spec in layout.items()}
+def original_state():
+    """A training checkpoint as the original writes it, with the parameters of the reference values."""
+    layout = json.loads((REFERENCE / "layout.json").read_text())
+    return {f"module.{name}": torch.from_numpy(fill(name, shape)) for name, shape in layout.items()}
 
 
 @pytest.fixture(scope="session")
@@ -124,8 +117,6 @@ def relative_error(found, wanted):
 def faces_folder(tmp_path):
     """Twelve smooth pictures of three people with a white disc, whose place is in the JSON of labels
     beside."""
-    import json
-
     from PIL import Image, ImageDraw
 
     rng = np.random.default_rng(0)

@@ -217,7 +217,7 @@ def test_any_size_of_32_pixels_or_more(name, size):
 
 
 def test_golden_values_of_facecycle():
-    """A few numbers of ours, so that a change of the arithmetic shows without ../shared."""
+    """A few numbers of ours, so that a change of the arithmetic shows."""
     from pathlib import Path
 
     from safetensors.torch import load_file

@@ -1,10 +1,12 @@
-"""The original's numbers, to 1e-10 in float64 (its weights filled by ../shared/reference/fill.py)."""
+"""The original's values, to 1e-10 in float64 (tests/reference/README.md says how they were made)."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from conftest import relative_error
+from conftest import REFERENCE, relative_error
+from reference.fill import image_u8, unit
 
 import facepcl
 from facepcl import losses, views
@@ -14,6 +16,32 @@ from facepcl.pretrain import crops, dynamic_weights
 from facepcl.pretrain.networks import Networks, contrast_faces, contrast_poses, disentangle
 
 TOLERANCE = 1e-10  # an independent re-implementation deviated by 5e-15, a whole step by 5e-12
+STRIDE = 5  # of the kept values of large tensors; coprime to the sides of codes and images
+
+
+def uniform(name, *shape):
+    """An input of the reference values: uniform in [-1, 1), float64."""
+    return torch.from_numpy(unit(name, shape))
+
+
+def levels(name, *shape):
+    """Images of the reference values, uint8."""
+    return torch.from_numpy(image_u8(name, shape))
+
+
+def images(name, *shape):
+    """Images of the reference values as inputs of a network."""
+    return levels(name, *shape).double() / 255
+
+
+def check(found, values, name):
+    """Compare a tensor; of a large one, every fifth value and the sums over all (README.md)."""
+    if f"{name}.sums" in values:
+        sums = torch.stack([found.sum(), found.abs().sum()])
+        assert relative_error(sums, values[f"{name}.sums"]) < TOLERANCE, name
+        found = found.flatten()[::STRIDE]
+    assert found.shape == values[name].shape, name
+    assert relative_error(found, values[name]) < TOLERANCE, name
 
 
 @pytest.fixture(scope="module")
@@ -31,45 +59,46 @@ def encoder(parts):
 @pytest.mark.parametrize("size", [64, 100, 128])
 def test_codes_are_those_of_the_original(encoder, reference, size):
     values = reference("encoder")
-    codes = encoder.forward_codes(values[f"images_u8.{size}"].double() / 255)
+    codes = encoder.forward_codes(images(f"encoder.images.{size}", 2, 3, size, size))
     for name, code in codes._asdict().items():
-        assert relative_error(code, values[f"{name}.{size}"]) < TOLERANCE, name
+        check(code, values, f"{name}.{size}")
 
 
 def test_attention_and_its_gradients(encoder, reference):
     values = reference("encoder")
-    x = values["attention.x"].requires_grad_()
+    x = uniform("attention.x", 2, 64, 6, 5).requires_grad_()
     attention = encoder.layer1[2]
     y = attention(x)
-    assert relative_error(y, values["attention.y"]) < TOLERANCE
+    check(y, values, "attention.y")
     parameters = dict(attention.named_parameters())
-    gradients = torch.autograd.grad((y * values["attention.grad_out"]).sum(), [x, *parameters.values()])
-    assert relative_error(gradients[0], values["attention.grad_x"]) < TOLERANCE
+    loss = (y * uniform("attention.w", *y.shape)).sum()
+    gradients = torch.autograd.grad(loss, [x, *parameters.values()])
+    check(gradients[0], values, "attention.grad_x")
     for name, gradient in zip(parameters, gradients[1:], strict=True):
-        assert relative_error(gradient, values[f"attention.grad.{name}"]) < TOLERANCE, name
+        check(gradient, values, f"attention.grad.{name}")
 
 
 def test_gradient_of_the_images(encoder, reference):
     values = reference("encoder")
-    x = (values["images_u8.64"].double() / 255).requires_grad_()
+    x = images("encoder.images.64", 2, 3, 64, 64).requires_grad_()
     loss = 0.5 * sum(code.square().mean() for code in encoder.forward_codes(x))
     assert relative_error(loss, values["grad_loss.64"]) < TOLERANCE
     (gradient,) = torch.autograd.grad(loss, x)
-    assert relative_error(gradient, values["grad_images.64"]) < TOLERANCE
+    check(gradient, values, "grad_images.64")
 
 
 def test_decoder_in_eval_and_train_mode(parts, reference):
     values = reference("decoder")
     decoder = Decoder().double().eval()
     decoder.load_state_dict(parts.decoder)
-    codes = values["codes"].double()
-    assert relative_error(decoder(codes)[:2], values["eval.images"]) < TOLERANCE
+    codes = torch.nn.functional.normalize(uniform("decoder.codes", 3, 2048), dim=1)
+    check(decoder(codes)[:2], values, "eval.images")
     trained = decoder.train()(codes)
-    assert relative_error(trained[:2], values["train.images"]) < TOLERANCE
+    check(trained[:2], values, "train.images")
     assert relative_error(torch.stack([trained.sum(), trained.abs().sum()]), values["train.sum"]) < TOLERANCE
     for name, value in decoder.state_dict().items():
         if f"train.after.{name}" in values:
-            assert relative_error(value, values[f"train.after.{name}"]) < TOLERANCE, name
+            check(value, values, f"train.after.{name}")
 
 
 @pytest.mark.parametrize("name", ["exp_fc", "pose_fc"])
@@ -77,11 +106,11 @@ def test_projection_heads_in_eval_and_train_mode(parts, reference, name):
     values = reference("heads")
     head = ProjectionHead().double().eval()
     head.load_state_dict(parts.face_head if name == "exp_fc" else parts.pose_head)
-    x = values[f"{name}.x"].double()
-    assert relative_error(head(x), values[f"{name}.eval"]) < TOLERANCE
-    assert relative_error(head.train()(x), values[f"{name}.train"]) < TOLERANCE
+    x = uniform(f"heads.{name}", 6, 2048)
+    check(head(x), values, f"{name}.eval")
+    check(head.train()(x), values, f"{name}.train")
     for buffer in ("running_mean", "running_var"):
-        assert relative_error(getattr(head[3], buffer), values[f"{name}.after.3.{buffer}"]) < TOLERANCE
+        check(getattr(head[3], buffer), values, f"{name}.after.3.{buffer}")
 
 
 @pytest.mark.parametrize("case", ["face.a", "face.b"])
@@ -89,23 +118,23 @@ def test_face_contrast(reference, case):
     values = reference("losses")
     features = values[f"{case}.features"].requires_grad_()
     arguments = (features, values[f"{case}.mask"], values[f"{case}.perm"])
-    assert relative_error(losses.face_contrast_logits(*arguments), values[f"{case}.logits"]) < TOLERANCE
+    check(losses.face_contrast_logits(*arguments), values, f"{case}.logits")
     loss = losses.face_contrast(*arguments)
     assert relative_error(loss, values[f"{case}.loss"]) < TOLERANCE
     (gradient,) = torch.autograd.grad(loss, features)
-    assert relative_error(gradient, values[f"{case}.grad"]) < TOLERANCE
+    check(gradient, values, f"{case}.grad")
 
 
 def test_pose_contrast(reference):
     values = reference("losses")
     features, negatives = values["pose.features"].requires_grad_(), values["pose.negatives"].requires_grad_()
     arguments = (features, negatives.view(4, 7, 16), values["pose.mask"], values["pose.perm"])
-    assert relative_error(losses.pose_contrast_logits(*arguments), values["pose.logits"]) < TOLERANCE
+    check(losses.pose_contrast_logits(*arguments), values, "pose.logits")
     loss = losses.pose_contrast(*arguments)
     assert relative_error(loss, values["pose.loss"]) < TOLERANCE
     gradients = torch.autograd.grad(loss, (features, negatives))
-    assert relative_error(gradients[0], values["pose.grad_features"]) < TOLERANCE
-    assert relative_error(gradients[1], values["pose.grad_negatives"]) < TOLERANCE
+    check(gradients[0], values, "pose.grad_features")
+    check(gradients[1], values, "pose.grad_negatives")
 
 
 @pytest.mark.parametrize("case", ["orthogonal.a", "orthogonal.b"])
@@ -115,22 +144,22 @@ def test_orthogonality(reference, case):
     loss = losses.orthogonality(x, y)
     assert relative_error(loss, values[f"{case}.loss"]) < TOLERANCE
     for gradient, side in zip(torch.autograd.grad(loss, (x, y)), "xy", strict=True):
-        assert relative_error(gradient, values[f"{case}.grad_{side}"]) < TOLERANCE
+        check(gradient, values, f"{case}.grad_{side}")
 
 
 def test_reconstruction(reference):
-    values = {k.removeprefix("reconstruction."): v for k, v in reference("losses").items()}
+    values = reference("losses")
     names = ("r_facef_pose", "r_face_posef", "r_face_pose", "r_facef_posef")
-    images = [values[name].requires_grad_() for name in names]
-    targets = [values[name] for name in ("normal", "flip", "normal", "flip")]
-    loss = losses.reconstruction(images, targets)
-    assert relative_error(loss, values["loss"]) < TOLERANCE
-    for name, gradient in zip(names, torch.autograd.grad(loss, images), strict=True):
-        assert relative_error(gradient, values[f"grad.{name}"]) < TOLERANCE, name
+    decoded = [uniform(f"losses.recon.{name}", 2, 3, 8, 8).requires_grad_() for name in names]
+    targets = [uniform(f"losses.recon.{name}", 2, 3, 8, 8) for name in ("normal", "flip", "normal", "flip")]
+    loss = losses.reconstruction(decoded, targets)
+    assert relative_error(loss, values["reconstruction.loss"]) < TOLERANCE
+    for name, gradient in zip(names, torch.autograd.grad(loss, decoded), strict=True):
+        check(gradient, values, f"reconstruction.grad.{name}")
 
 
-def test_dynamic_weights(shared):
-    table = json.loads((shared / "reference/dwa.json").read_text())
+def test_dynamic_weights():
+    table = json.loads((REFERENCE / "dynamic_weights.json").read_text())
     history = list(table["costs"].values())
     for epoch, wanted in table["weights"].items():
         found = dynamic_weights(history[: int(epoch) - 1])
@@ -148,7 +177,12 @@ def augment(reference):
 
 @pytest.fixture(scope="module")
 def image(augment):
-    return lambda name: augment[f"image.{name}"].permute(2, 0, 1)[None]
+    """The images of which the views are made, [1, 3, H, W]."""
+    return {
+        "a": levels("augment.a", 1, 3, 96, 80),
+        "b": levels("augment.b", 1, 3, 64, 64),
+        "c": augment["image.c"].permute(2, 0, 1)[None],
+    }.__getitem__
 
 
 @pytest.mark.parametrize(
@@ -245,12 +279,8 @@ NO_GRADIENT = (
 
 
 @pytest.mark.parametrize("variant", ["zeros", "keep_none"])
-def test_one_whole_step(parts, step_values, shared, variant):
-    from safetensors import safe_open
-
+def test_one_whole_step(original_state, parts, step_values, variant):
     v = step_values
-    with safe_open(str(shared / "reference/step.safetensors"), "pt") as file:
-        metadata = file.metadata()
     nets = Networks("pcl_facecycle", {}).double().train()
     nets.encoder.load_state_dict(parts.encoder)
     nets.face_head.load_state_dict(parts.face_head)
@@ -265,26 +295,28 @@ def test_one_whole_step(parts, step_values, shared, variant):
         stage, _, tail = rest.partition(".")
         return f"{first}.{ours[stage]}.{tail}" if stage in ours else name
 
-    states, gradients = json.loads(metadata["state_names"]), json.loads(metadata["parameter_names"])
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    states = [name.removeprefix("module.") for name in original_state]
+    gradients = [name for name in states if not name.endswith(buffers)]
     optimizer = torch.optim.Adam(nets.parameters(), lr=1e-4, weight_decay=1e-3)
 
-    def u8(name):
-        return v[name].double() / 255
-
     def do_pfe():
-        image = u8("pfe.images_u8")
+        image = images("step.pfe", 4, 3, 64, 64)
         clean = torch.cat([image, image.flip(3)])
-        noise = torch.cat([v["pfe.noise"], v["pfe.noise_flip"]]).double()
+        noise = np.sqrt(3) * torch.cat([uniform(f"step.noise.{i}", 4, 3, 64, 64) for i in (0, 1)])
+        noise = noise.float().double()  # the reference noise is float32
         parts = disentangle(nets, clean + 0.4 * noise, image, image.flip(3))
         assert relative_error(parts.orthogonality, v[f"{variant}.losses.pfe"][0]) < TOLERANCE
         assert relative_error(parts.reconstruction, v[f"{variant}.losses.pfe"][1:].sum()) < TOLERANCE
         return parts.reconstruction + parts.orthogonality
 
     def do_face():
-        return contrast_faces(nets, u8("exp.images_u8").flatten(0, 1), v["exp.mask"], v["exp.perm"])
+        faces = images("step.exp", 2, 4, 3, 64, 64).flatten(0, 1)
+        return contrast_faces(nets, faces, v["exp.mask"], v["exp.perm"])
 
     def do_pose():
-        positives, negatives = u8("pose.images_u8").flatten(0, 1), u8("pose.negatives_u8").flatten(0, 1)
+        positives = images("step.pose", 2, 2, 3, 64, 64).flatten(0, 1)
+        negatives = images("step.neg", 5, 2, 3, 64, 64).flatten(0, 1)
         return contrast_poses(nets, positives, negatives, v["pose.mask"], v["pose.perm"], layout="blocks")
 
     for name, sub_step in {"pfe": do_pfe, "exp": do_face, "pose": do_pose}.items():

@@ -1,0 +1,1 @@
+"""Outputs, losses and gradients of the original implementation; README.md describes them."""
