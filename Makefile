@@ -13,7 +13,7 @@ embed: $(EMBEDS)  ## embed the sample faces and draw their sheet
 # A file of tests a core: one thread each, or they wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-test: $(READY)  ## all tests, without network and GPU
+test: $(READY)  ## all tests, without a GPU; timm's own are downloaded once
 	$(PYTEST)
 
 soak: $(READY)  ## twenty kills of each job, a million members, a Ray cluster (needs .[ray]), 100,000 damaged files

@@ -1,22 +1,42 @@
-"""timm's own model tests, and what a hub package needs beyond them, on every pcl_* model."""
-
-import subprocess
-import sys
+"""timm's own model tests, and what facepcl's models need beyond them."""
 
 import pytest
+from timm_suite import command
+
+
+@pytest.fixture(scope="module")
+def timm_tests():
+    """The folder with the tests of the installed timm, which pip downloads once."""
+    try:
+        return command.timm_tests(command.default_cache())
+    except command.Unavailable as error:
+        pytest.skip(str(error))
+
+
+def check(results):
+    assert results.models == ["pcl_facecycle", "pcl_resnet18", "pcl_resnet50"]
+    assert (results.failed, results.skipped) == ({}, {})
+    assert len(results.passed) >= 50
 
 
 @pytest.mark.slow
-def test_timms_own_suite_passes(shared):
-    run = subprocess.run(
-        [str(shared / "tools/timm_suite/run"), "--python", sys.executable, "--extra", "--quiet"],
-        capture_output=True,
-        text=True,
-        timeout=550,
-    )
-    said = run.stdout + run.stderr
-    if run.returncode == 2:
-        pytest.skip(f"timm's tests could not be fetched: {said.strip().splitlines()[-1]}")
-    assert run.returncode == 0, said[-4000:]
-    assert not [line for line in said.splitlines() if line.strip().startswith("skipped ")], said[-4000:]
-    assert " 0 failed" in said.strip().splitlines()[-1]
+@pytest.mark.parametrize("name", ["models", "registry"])
+def test_timms_own_tests_pass(timm_tests, name):
+    check(command.run_pass(name, timm_tests))
+
+
+@pytest.mark.slow
+def test_the_extra_checks_pass():
+    check(command.run_pass("extra", None))
+
+
+def test_a_pattern_without_models_is_an_error():
+    with pytest.raises(RuntimeError, match="no model of facepcl matches 'resnet18'; there are pcl_facecycle"):
+        command.run_pass("extra", None, models="resnet18")
+
+
+def test_a_damaged_source_distribution_is_an_error(tmp_path):
+    path = tmp_path / "timm.tar.gz"
+    path.write_bytes(b"not a tar")
+    with pytest.raises(command.Unavailable, match=r"cannot read .*timm\.tar\.gz \(.*\); pass --sdist"):
+        command.timm_tests(tmp_path / "cache", path)

@@ -1,0 +1,1 @@
+"""timm's own model tests, and checks beyond them, on every pcl_* model."""
