@@ -19,6 +19,7 @@ from PIL import Image
 
 import facepcl
 from facepcl import alignment
+from facepcl.alignment import align_photos
 from facepcl.alignment.crop_names import CropNames
 from facepcl.cli import main
 from facepcl.data.sources import where_relative
@@ -241,7 +242,7 @@ def test_landmarks_of_other_photographs_are_told(given, tmp_path, caplog):
 
 def stopped(monkeypatch, after, folder, out, **options):
     """Align the photographs of `folder`, with Ctrl-C behind so many."""
-    save, saved = alignment._save, []
+    save, saved = align_photos._save, []
 
     def stopping(prepared, *rest):
         if len(saved) == after:
@@ -250,7 +251,7 @@ def stopped(monkeypatch, after, folder, out, **options):
         return save(prepared, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(alignment, "_save", stopping)
+        patch.setattr(align_photos, "_save", stopping)
         with pytest.raises(KeyboardInterrupt):
             alignment.align(folder, out, **options)
 
@@ -294,11 +295,12 @@ def test_a_second_job_on_the_same_folder_is_refused(given, tmp_path):
     script = f"""
 import sys, time
 from facepcl import alignment
-save = alignment._save
+from facepcl.alignment import align_photos
+save = align_photos._save
 def slowly(*args):
     print("at work", flush=True)
     time.sleep(60)
-alignment._save = slowly
+align_photos._save = slowly
 alignment.align({str(folder)!r}, {str(tmp_path / "out")!r}, landmarks={str(landmarks)!r}, workers=1)
 """
     other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)

@@ -19,8 +19,9 @@ from conftest import FACES
 from torch import nn
 
 import facepcl
-from facepcl import cli, export
+from facepcl import cli
 from facepcl.errors import ExportError, MissingExtra, MissingPath, OptionError
+from facepcl.hub import export
 from facepcl.models.io import save_encoder
 from facepcl.models.onnx import open_graph, to_onnx
 

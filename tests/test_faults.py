@@ -102,8 +102,8 @@ def test_a_step_of_pretraining_that_does_not_fit_is_one_sentence(tmp_path, capsy
     monkeypatch.setattr("facepcl.pretrain.substeps.contrast_faces", no_room)
     assert main(["pretrain", str(FACES[0].parent), "--out", str(tmp_path / "run"), *TRAIN.split()]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "facepcl: a step of this run does not fit into the memory of cpu (CUDA out of memory); begin anew "
-        "with a smaller --batch, --pose-batch or --label-batch"
+        "facepcl: a step of this run does not fit into the memory of cpu (CUDA out of memory); start again "
+        "with a smaller --batch or --pose-batch"
     )
 
 

@@ -19,7 +19,8 @@ from huggingface_hub import constants
 import facepcl
 from facepcl.cli import main
 from facepcl.errors import MissingPath, OptionError, WeightsError
-from facepcl.models.io import save_tensors
+from facepcl.models.heads import Heads, HeadSpec
+from facepcl.models.io import save_encoder, save_tensors
 
 
 @pytest.mark.parametrize(
@@ -223,6 +224,10 @@ def test_the_page_about_weights_is_true_as_typed(hub, tmp_path, monkeypatch):
     torch.save({"state_dict": renamed}, "500.pth")
     torch.save(timm.create_model("resnet18", num_classes=10).state_dict(), "resnet18.pth")
     shutil.copytree(ROOT / "examples/faces", "faces")
+    specs = {"pose": HeadSpec("pose", 2, "none", ("yaw", "pitch", "roll"))}
+    save_encoder(
+        facepcl.create_model("pcl_facecycle"), "runs/first/encoder", heads=Heads(specs, {"pose": 512})
+    )
     torch_hub = tmp_path / "torch/OWNER_facepcl_main"
     shutil.copytree(ROOT / "facepcl", torch_hub / "facepcl")
     shutil.copy(ROOT / "hubconf.py", torch_hub)

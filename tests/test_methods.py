@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import facepcl
-from facepcl import views
 from facepcl.errors import DataError, OptionError, WeightsError
 from facepcl.models.io import load_tensors
 from facepcl.pretrain import Config, dynamic_weights, run, substeps
+from facepcl.pretrain import augment as views
 from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.networks import Networks
 

@@ -188,7 +188,7 @@ def test_what_is_no_whole_checkpoint_is_left_alone_or_cleared_away(config, tmp_p
 def test_a_run_that_is_stopped_before_its_first_step_begins_anew(config, tmp_path, monkeypatch):
     config = replace(config, method="simclr", steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr("facepcl.pretrain.until_interrupted", lambda: nullcontext(lambda: signal.SIGTERM))
+        patch.setattr("facepcl.pretrain.loop.until_interrupted", lambda: nullcontext(lambda: signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt, match="stopped before the first step of 1; the same command"):
             run(config)
     run(config)

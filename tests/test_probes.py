@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from facepcl import cli, probes
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.errors import OptionError
+from facepcl.probes import run_probe
 
 TASKS = {
     "expression": ("accuracy", 0.9),
@@ -94,7 +95,7 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_in_eval_mode(tmp_path, shard, 
             super().__init__(*args, **options)
             kept.append((self.model, {n: t.clone() for n, t in self.model.state_dict().items()}))
 
-    monkeypatch.setattr(probes, "FaceEmbedder", Watched)
+    monkeypatch.setattr(run_probe, "FaceEmbedder", Watched)
     probes.run(task, shard, model="pcl_facecycle", cache=tmp_path / "features")
     ((model, before),) = kept
     assert all((model.state_dict()[name] == tensor).all() for name, tensor in before.items())
@@ -186,7 +187,7 @@ def test_a_result_has_a_name_that_a_file_can_have():
         "pool": "flatten",
     }
     head |= {"input": 1000, "aligned": True, "protocol": "paper", "dtype": "bfloat16", "seed": 10**9}
-    name = probes.result_name(
+    name = run_probe.result_name(
         {**head, "shots": 100, "repeats": 100, "model": "local-dir:/" + "m" * 250 + "/encoder"}
     )
     assert len(name) < 245  # with what is put around it while it is written

@@ -32,7 +32,7 @@ DANGEROUS = {
 BUILTINS = {"eval", "exec", "compile", "__import__"}  # where they are called: `compile` is also an option
 ALLOWED = {
     ("facepcl/hub/torch_checkpoint.py", "torch.load"): "weights_only, torch 2.6 and later",
-    ("facepcl/probes/layouts/verification.py", "pickle.Unpickler"): "an unpickler that knows no global",
+    ("facepcl/probes/datasets/verification.py", "pickle.Unpickler"): "an unpickler that knows no global",
 }
 # What Windows or macOS does not have; allowed where a fallback is beside it.
 POSIX_ONLY = {
@@ -145,14 +145,14 @@ def test_without_what_only_linux_has_the_readers_and_cores_work(monkeypatch, tmp
 
 @pytest.mark.parametrize("error", [TypeError, AttributeError, OSError])  # Windows, macOS, musl
 def test_without_glibc_its_memory_is_left_alone(monkeypatch, error):
-    from facepcl.utils import device
+    from facepcl.utils import memory
 
     def library(name):
         raise error(name)
 
-    monkeypatch.setattr(device.ctypes, "CDLL", library)
-    device.keep_freed_memory()
-    device.give_back_freed_memory()
+    monkeypatch.setattr(memory.ctypes, "CDLL", library)
+    memory.keep_freed_memory()
+    memory.give_back_freed_memory()
 
 
 def test_mps_is_a_device_like_any_other():

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from facepcl import pretrain
 from facepcl.cli import main
 from facepcl.errors import OptionError
 from facepcl.models.io import load_tensors
-from facepcl.pretrain import Config, run, substeps
+from facepcl.pretrain import Config, loop, run, substeps
 from facepcl.pretrain.ema import Average
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.sampler import schedule
@@ -185,7 +184,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(pretrain.time, "monotonic", self)
+        monkeypatch.setattr(loop.time, "monotonic", self)
 
     def __call__(self):
         self.now += 1

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 import facepcl
-from facepcl import pretrain
 from facepcl.models.io import load_tensors
-from facepcl.pretrain import Config, run, unfolded
+from facepcl.pretrain import Config, loop, run, unfolded
 from facepcl.pretrain.unfolded import unfolded_convs, unfolding_pays
 
 
@@ -95,19 +94,19 @@ def test_a_timing_decides(monkeypatch, with_it, pays):
 
 
 def test_a_run_with_a_dtype_of_its_own_is_decided_by_its_seed_alone(config, monkeypatch):
-    monkeypatch.setattr(pretrain, "unfolding_pays", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(loop, "unfolding_pays", lambda *_: pytest.fail("timed"))
     run(replace(config, dtype="float32", steps=1))
 
 
 def test_a_run_records_the_choice_and_goes_on_with_it(config, monkeypatch):
-    monkeypatch.setattr(pretrain, "training_dtype", lambda *_: torch.float32)
-    monkeypatch.setattr(pretrain, "unfolding_pays", lambda *_: True)
+    monkeypatch.setattr(loop, "training_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr(loop, "unfolding_pays", lambda *_: True)
     weights = load_tensors(run(config) / "model.safetensors")
     recorded = json.loads(Path(config.out, "config.json").read_text())
     assert recorded["unfold"] is True
-    monkeypatch.setattr(pretrain, "unfolding_pays", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(loop, "unfolding_pays", lambda *_: pytest.fail("asked again"))
     run(config)
-    monkeypatch.setattr(pretrain, "unfolding_pays", lambda *_: False)
+    monkeypatch.setattr(loop, "unfolding_pays", lambda *_: False)
     plain = load_tensors(run(replace(config, out=config.out + "-plain")) / "model.safetensors")
     # Adam's first steps have the size of the learning rate whatever the gradient is
     for name, value in plain.items():

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from facepcl import views
+from facepcl.pretrain import augment as views
 from facepcl.pretrain import crops, substeps
 from facepcl.pretrain.config import CONTRASTS, Config
 from facepcl.pretrain.dataset import Faces
