@@ -6,8 +6,12 @@ import tarfile
 
 import continue_training
 import pytest
+import torch
 from continue_training import prepare, record
 from PIL import Image
+
+import facepcl
+from facepcl.models.io import save_encoder
 
 
 @pytest.fixture
@@ -67,6 +71,9 @@ def test_the_next_run_sees_people_that_no_recorded_run_has_seen(runs, tmp_path):
     done = tmp_path / "done"
     done.mkdir()
     config = {"views_per_step": 128, "minutes": 90.0, "init": "pcl_facecycle", "data": ["a"], "out": "b"}
+    config["model"] = "pcl_facecycle"
+    model = facepcl.create_model("pcl_facecycle")
+    save_encoder(model, done / "encoder")
     (done / "config.json").write_text(json.dumps(config))
     (done / "log.jsonl").write_text('{"step": 20}\n{"step": 1000}\n')
     faces = {"version": 2, "seed": 1, "start": 100_000, "people": 500, "images": 5}
@@ -75,3 +82,6 @@ def test_the_next_run_sees_people_that_no_recorded_run_has_seen(runs, tmp_path):
     recorded = json.loads((runs / "run-8.json").read_text())
     assert (recorded["faces"], recorded["total_steps"], recorded["data"]) == (faces, 1000, ["FACES"])
     assert continue_training.next_person() == 100_500
+    kept = facepcl.create_model("pcl_facecycle", runs / "pcl_facecycle.safetensors")
+    for name, value in kept.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-6)  # float16 on disk

@@ -4,10 +4,12 @@
     cd runs/next
     python tools/continue_training.py pcl_facecycle pcl_resnet18 --data SHARED/data --out ../next
 
-renders people that no run has seen, trains each model from its bundled weights on one core until the time is
-up, all at once, and prints a row of examples/synthetic_faces/RUNS.md for each. A worktree keeps the training
-apart from edits. The faces are kept in OUT/faces and the runs in OUT/MODEL: after an interruption the same
-command continues. The configuration of each run goes into examples/synthetic_faces/runs/, to be committed.
+renders people that no run has seen, trains each model from its newest committed encoder on one core until
+the time is up, all at once, and prints a row of examples/synthetic_faces/RUNS.md for each. A worktree keeps
+the training apart from edits. The faces are kept in OUT/faces and the runs in OUT/MODEL: after an
+interruption the same command continues. examples/synthetic_faces/runs/ gets run-N.json, the configuration,
+to be committed, and MODEL.safetensors, the encoder in float16, to be committed if the row is better: the
+next run starts from it, or from the bundled weights where there is none.
 
 DATA is the folder that examples/model_card.py takes. Recipes are chosen by the development scores: expression
 by a fixed fifth of FER-2013's training faces, identity by folds 0 to 4 of LFW. The public tests are looked at
@@ -38,6 +40,7 @@ from synthetic_faces.generator import VERSION  # noqa: E402
 import facepcl  # noqa: E402
 from facepcl import probes  # noqa: E402
 from facepcl.errors import WeightsError  # noqa: E402
+from facepcl.models.io import save_tensors  # noqa: E402
 from facepcl.utils.files import atomic  # noqa: E402
 
 RUNS = ROOT / "examples/synthetic_faces/runs"
@@ -184,7 +187,8 @@ def start(model: str, out: Path, minutes: float) -> subprocess.Popen[bytes]:
     if (run / "config.json").is_file():  # it was interrupted: its options are those it began with
         minutes = json.loads((run / "config.json").read_text("utf-8"))["minutes"]
     command = [sys.executable, "-m", "facepcl", "pretrain", str(out / "faces"), "--out", str(run)]
-    command += ["--model", model, "--init", model, *OPTIONS.split()]
+    newest = RUNS / f"{model}.safetensors"
+    command += ["--model", model, "--init", str(newest) if newest.is_file() else model, *OPTIONS.split()]
     command += ["--resolution-schedule", SIZES[model], "--minutes", f"{minutes:.4g}"]
     with run.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
@@ -208,9 +212,13 @@ def record(run: Path, faces: dict[str, int]) -> dict[str, str]:
     config = json.loads((run / "config.json").read_text("utf-8"))
     last = json.loads((run / "log.jsonl").read_text("utf-8").splitlines()[-1])
     config |= {"faces": faces, "data": ["FACES"], "out": "RUN", "total_steps": last["step"]}
+    config["init"] = Path(config["init"]).name
     known = [int(path.stem.removeprefix("run-")) for path in RUNS.glob("run-*.json")]
     number = max(known) + 1
     (RUNS / f"run-{number}.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    encoder = facepcl.create_model(f"local-dir:{run / 'encoder'}").state_dict()
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in encoder.items()}
+    save_tensors(halves, RUNS / f"{config['model']}.safetensors", {"run": str(number)})
     return {
         "run": str(number),
         "started from": config["init"],
