@@ -1,7 +1,7 @@
 """Train the bundled encoders further on faces rendered for the purpose, and score what comes out.
 
-    git worktree add runs/next HEAD
-    cd runs/next
+    git worktree add runs/tree HEAD
+    cd runs/tree
     python tools/continue_training.py pcl_facecycle pcl_resnet18 --data SHARED/data --out ../next
 
 renders people that no run has seen, trains each model from its newest committed encoder on one core until
@@ -127,7 +127,7 @@ def main() -> None:
     end = time.monotonic() + 60 * args.minutes
     most = int(RENDER_SHARE * args.minutes * IMAGES_PER_MINUTE * len(args.models) / IMAGES)
     faces = render(args.out / "faces", args.people or most, workers=len(args.models))
-    left = (end - time.monotonic()) / 60 - SCORE_MINUTES
+    left = (end - time.monotonic()) / 60 - SCORE_MINUTES * len(args.models)
     runs = {model: start(model, args.out, left) for model in args.models}
     for model, process in runs.items():
         if process.wait():
