@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from facepcl.embedding.embedder import FaceEmbedder
     from facepcl.embedding.embeddings import similarity
     from facepcl.embedding.job import embed
-    from facepcl.embedding.table_folder import read_embeddings
+    from facepcl.embedding.tables import read_embeddings
     from facepcl.models.factory import create_decoder, create_heads, create_model, download
     from facepcl.models.registry import list_models
 
@@ -41,7 +41,7 @@ _LAZY_NAMES = {
     "FaceEmbedder": "facepcl.embedding.embedder",
     "align": "facepcl.alignment",
     "embed": "facepcl.embedding.job",
-    "read_embeddings": "facepcl.embedding.table_folder",
+    "read_embeddings": "facepcl.embedding.tables",
     "similarity": "facepcl.embedding.embeddings",
 }
 _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "models", "pretrain", "probes", "views")

@@ -19,10 +19,8 @@ from PIL import Image
 
 import facepcl
 from facepcl import alignment
-from facepcl.alignment import align_photos
 from facepcl.alignment.crop_names import CropNames
 from facepcl.cli import main
-from facepcl.data.sources import where_relative
 from facepcl.errors import ImageError, MissingExtra, OptionError, WriteError
 from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import to_rgb
@@ -217,64 +215,15 @@ def test_landmarks_that_were_corrected_are_not_taken_for_those_before(given, tmp
     own.write_text(landmarks.read_text().replace("photos/", f"{folder}/"))
     alignment.align(folder, tmp_path / "out", landmarks=own)
     own.write_text(own.read_text().replace(".", "1.", 1))
-    with pytest.raises(OptionError, match=r"crops made with landmarks .*own\.csv \(sha256"):
+    with pytest.raises(OptionError, match=r"made with landmarks .*own\.csv \(sha256"):
         alignment.align(folder, tmp_path / "out", landmarks=own)
-
-
-def test_photographs_that_came_later_are_not_passed_over_in_silence(given, tmp_path):
-    folder, landmarks = given
-    options = {"landmarks": landmarks, "workers": 1}
-    alignment.align([folder / "a"], tmp_path / "out", **options)
-    assert alignment.align([folder / "a"], tmp_path / "out", **options).aligned == 0
-    more = shutil.copytree(folder, tmp_path / "photos")
-    alignment.align([more / "a"], tmp_path / "two", **options)
-    shutil.copy(more / "b/1.png", more / "a/new.png")
-    with pytest.raises(OptionError, match="whole, and of other photographs"):
-        alignment.align([more / "a"], tmp_path / "two", **options)
 
 
 def test_landmarks_of_other_photographs_are_told(given, tmp_path, caplog):
     folder, landmarks = given
     other = shutil.copytree(folder, tmp_path / "elsewhere")
     alignment.align(other, tmp_path / "out", landmarks=landmarks, workers=1)
-    assert any("names none of these photographs" in message for message in caplog.messages)
-
-
-def stopped(monkeypatch, after, folder, out, **options):
-    """Align the photographs of `folder`, with Ctrl-C behind so many."""
-    save, saved = align_photos._save, []
-
-    def stopping(prepared, *rest):
-        if len(saved) == after:
-            raise KeyboardInterrupt
-        saved.append(prepared.path)
-        return save(prepared, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(align_photos, "_save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            alignment.align(folder, out, **options)
-
-
-@pytest.mark.parametrize("stop", [1, 5])
-def test_a_job_that_was_stopped_goes_on_to_the_same_crops(given, tmp_path, monkeypatch, stop):
-    folder, landmarks = given
-    options = {"landmarks": landmarks, "workers": 1}
-    alignment.align(folder, tmp_path / "whole", **options)
-    stopped(monkeypatch, stop, folder, tmp_path / "out", **options)
-    assert not (tmp_path / "out/faces.csv").exists()
-    with (tmp_path / "out/faces.csv.partial").open("a") as file:
-        file.write('["photos/a/4.pn')  # as a kill leaves it
-    summary = alignment.align(folder, tmp_path / "out", **options)
-    assert summary.aligned == 10 - 4 * (stop // 4)
-    assert crops_below(tmp_path / "out") == crops_below(tmp_path / "whole")
-    assert read_faces(tmp_path / "out") == read_faces(tmp_path / "whole")
-    assert sorted(p.name for p in (tmp_path / "out").glob("*")) == [
-        "a",
-        "b",
-        "faces.csv",
-        "faces.csv.meta.json",
-    ]
+    assert any("names none of these photos" in message for message in caplog.messages)
 
 
 def test_a_full_disk_is_one_sentence_that_names_the_crop_and_the_same_command_goes_on(given, tmp_path):
@@ -287,55 +236,6 @@ def test_a_full_disk_is_one_sentence_that_names_the_crop_and_the_same_command_go
     assert not list((tmp_path / "out").rglob(".*.partial"))
     alignment.align(folder, tmp_path / "out", **options)
     assert crops_below(tmp_path / "out") == crops_below(tmp_path / "whole")
-
-
-def test_a_second_job_on_the_same_folder_is_refused(given, tmp_path):
-    """A process that is at work, and this one."""
-    folder, landmarks = given
-    script = f"""
-import sys, time
-from facepcl import alignment
-from facepcl.alignment import align_photos
-save = align_photos._save
-def slowly(*args):
-    print("at work", flush=True)
-    time.sleep(60)
-align_photos._save = slowly
-alignment.align({str(folder)!r}, {str(tmp_path / "out")!r}, landmarks={str(landmarks)!r}, workers=1)
-"""
-    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    try:
-        assert other.stdout.readline() == b"at work\n"
-        with pytest.raises(OptionError, match="out: another process is writing to it"):
-            alignment.align(folder, tmp_path / "out", landmarks=landmarks, workers=1)
-    finally:
-        other.kill()
-        other.communicate()
-    assert alignment.align(folder, tmp_path / "out", landmarks=landmarks, workers=1).photographs == 10
-
-
-def test_photographs_that_are_gone_stop_a_job_that_goes_on(given, tmp_path, monkeypatch):
-    photos = shutil.copytree(given[0], tmp_path / "photos")
-    options = {"landmarks": given[1], "workers": 1}
-    stopped(monkeypatch, 9, photos, tmp_path / "out", **options)
-    for gone in sorted((photos / "b").iterdir()):
-        gone.unlink()
-    with pytest.raises(OptionError, match="was begun with other files: number 8 is now gone, not "):
-        alignment.align(photos, tmp_path / "out", **options)
-
-
-def test_where_a_job_runs_matters_to_relative_sources_only(given, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert where_relative(["s3://bucket/photos", str(given[0])]) == ""
-    assert where_relative(["s3://bucket/photos", "photos"]) == str(tmp_path)
-
-
-def test_crops_made_otherwise_are_not_mixed(given, tmp_path):
-    folder, landmarks = given
-    alignment.align(folder, tmp_path / "out", landmarks=landmarks)
-    assert alignment.align(folder, tmp_path / "out", landmarks=landmarks).aligned == 0
-    with pytest.raises(OptionError, match="made with size 112, not 64"):
-        alignment.align(folder, tmp_path / "out", landmarks=landmarks, size=64)
 
 
 def test_what_cannot_work_is_said_before_anything_is_written(given, tmp_path, capsys):

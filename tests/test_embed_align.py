@@ -10,11 +10,11 @@ from PIL import Image
 import facepcl
 from facepcl import alignment
 from facepcl.cli import main
-from facepcl.embedding import parquet_table, tables
+from facepcl.embedding import tables
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings
-from facepcl.embedding.resume import Unfinished
-from facepcl.errors import ImageError, OptionError, TableError
+from facepcl.embedding.writers import TableWriter
+from facepcl.errors import ImageError, OptionError
 from facepcl.images.face import Face, face_columns
 
 PART = 8
@@ -41,10 +41,7 @@ def embedder(detector):
 @pytest.fixture
 def _small_parts(monkeypatch):
     """Parts of 8 photographs instead of 1,024."""
-    from facepcl.embedding import embedder, job, resume
-
-    for module in (parquet_table, embedder, job, resume):
-        monkeypatch.setattr(module, "ROWS_A_GROUP", PART)
+    monkeypatch.setattr(TableWriter, "part_images", PART)
 
 
 @pytest.mark.parametrize("ending", ["parquet", "npz", "csv"])
@@ -109,18 +106,19 @@ def test_vectors_are_those_of_crops_that_were_cut_before(embedder, folder, detec
 def test_a_job_resumes_to_the_bit(folder, detector, tmp_path, monkeypatch):
     options = {"dtype": "float32", "align": True, "detector": detector}
     whole = facepcl.embed(folder, tmp_path / "whole.npz", **options)
-    write = Unfinished.write
+    take, taken = TableWriter.take, []
 
-    def stopping(work, number, *rest):
-        if number == 1:
+    def stopping(self, batch):
+        if len(taken) == 2:
             raise KeyboardInterrupt
-        write(work, number, *rest)
+        taken.append(batch)
+        return take(self, batch)
 
-    monkeypatch.setattr(Unfinished, "write", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        facepcl.embed(folder, tmp_path / "table.npz", **options)
-    monkeypatch.setattr(Unfinished, "write", write)
-    with pytest.raises(TableError, match="begun with align"):
+    with monkeypatch.context() as patch:
+        patch.setattr(TableWriter, "take", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            facepcl.embed(folder, tmp_path / "table.npz", **options)
+    with pytest.raises(OptionError, match="made with align"):
         facepcl.embed(folder, tmp_path / "table.npz", **options, one=True, resume=True)
     resumed = facepcl.embed(folder, tmp_path / "table.npz", **options, resume=True)
     assert (whole.embedded, resumed.embedded) == (19, 11)

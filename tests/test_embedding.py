@@ -13,7 +13,7 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
-from facepcl.embedding.summary import looks_like_crop
+from facepcl.embedding.writers import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError, WeightsError
 from facepcl.images.decode import decode, decode_reduced
 from facepcl.images.transform import Fit
@@ -199,7 +199,7 @@ def test_most_photographs_make_one_warning(model, tmp_path, caplog):
     facepcl.embed(folder, tmp_path / "a.npz", model=model)
     warnings = [r for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert "look like photographs" in warnings[0].getMessage()
+    assert "look like photos" in warnings[0].getMessage()
 
 
 @pytest.mark.parametrize("count", [1, 3, 14])
@@ -213,13 +213,12 @@ def test_the_sheet_shows_few_and_many(model, folder, tmp_path, count):
 
 def test_the_sheet_puts_the_nearest_first(tmp_path):
     """Two groups of codes; a query's first neighbour is of its own group under each branch."""
-    from facepcl.embedding.contact_sheet import Kept, _cosine
+    from facepcl.embedding.contact_sheet import _cosine
 
     random = np.random.default_rng(0)
     group = np.arange(8) % 2
     face = random.normal(size=(2, 16))[group] + 0.1 * random.normal(size=(8, 16)) + 5
-    kept = [Kept(i, str(i), np.zeros((4, 4, 3), np.uint8), face[i], face[i]) for i in range(8)]
-    cosine = _cosine(np.stack([k.face for k in kept]))
+    cosine = _cosine(face)
     np.fill_diagonal(cosine, -np.inf)
     assert (group[cosine.argmax(1)] == group).all()
 

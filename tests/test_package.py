@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 
 # A room imports from rooms before it, never from its own level or behind; `facepcl` itself is on top.
-ORDER = "errors < utils < images, models < data < alignment < embedding < hub, pretrain, probes < demo < cli"
+ORDER = "errors < utils < images, models < data < jobs < alignment < embedding < hub, pretrain, probes < demo"
+ORDER += " < cli"
 LEVEL = {name: level for level, names in enumerate(ORDER.split(" < ")) for name in names.split(", ")}
 NAMES = ("__init__", "__main__", "_version", "losses", "views", "export")  # of the package's own folder
 

@@ -15,9 +15,10 @@ from PIL import Image
 
 import facepcl
 from facepcl.data.sources import Item, files_below, is_image_name, list_entries, read_items
-from facepcl.embedding import embedder, job, parquet_table, resume
-from facepcl.embedding.embedder import FaceEmbedder, chunks
+from facepcl.embedding.embedder import FaceEmbedder
+from facepcl.embedding.writers import TableWriter
 from facepcl.errors import OptionError
+from facepcl.jobs import engine
 
 # No deadline: the machine may be busy. derandomize: the same examples every time.
 PLAIN = settings(max_examples=60, deadline=None, derandomize=True)
@@ -87,11 +88,10 @@ def test_batches_depend_on_numbers_only_so_that_a_resumed_job_makes_the_same(siz
     part = 16
     items = [Item(str(i), None if n is None else bytes(n)) for i, n in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedder, "ROWS_A_GROUP", part)
-        patch.setattr(embedder, "BYTES_A_BATCH", 6000)
-        whole = list(chunks(items, size))
+        patch.setattr(engine, "BYTES_PER_CHUNK", 6000)
+        whole = list(engine.chunks(items, size, part))
         start = part * data.draw(st.integers(0, len(items) // part))
-        rest = list(chunks(items[start:], size))
+        rest = list(engine.chunks(items[start:], size, part))
     assert [item for chunk in whole for item in chunk] == items
     assert all(0 < len(chunk) <= size for chunk in whole)
     assert not rest or rest == whole[-len(rest) :]
@@ -142,8 +142,7 @@ def test_a_job_that_is_stopped_anywhere_any_number_of_times_has_each_row_once(
 ):
     embed = FaceEmbedder._embed
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        for file in (parquet_table, embedder, job, resume):
-            patch.setattr(file, "ROWS_A_GROUP", 16)
+        patch.setattr(TableWriter, "part_images", 16)
         wanted = whole(batch)
         out = Path(temporary) / "e.npz"
         for stop in [*stops, None]:

@@ -15,10 +15,10 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
-from facepcl.data import shards
-from facepcl.embedding import embedder, job, parquet_table, resume, sharded_job
-from facepcl.embedding.table_folder import DataSet
+from facepcl.embedding.writers import TableWriter
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError
+from facepcl.jobs import state
+from facepcl.jobs.state import Job
 from facepcl.models.io import save_encoder
 from facepcl.utils import files
 from facepcl.utils.launch import Share, find_share, own_device, take_own_cores
@@ -32,9 +32,8 @@ SIZES = {"a.tar": 24, "b.tar": 16, "c.tar.gz": 16}  # whole batches: cut at a sh
 def _small_parts():
     """Groups of 16 rows and shards of 16 files, so that small folders have many."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (parquet_table, embedder, job, sharded_job, resume):
-            patch.setattr(module, "ROWS_A_GROUP", PART)
-        patch.setattr(shards, "FILES_A_SHARD", PART)
+        patch.setattr(TableWriter, "part_images", PART)
+        patch.setattr(state, "FILES_PER_SHARD", PART)
         yield
 
 
@@ -88,6 +87,7 @@ def half_done(model, folder, tmp_path_factory):
 
 @pytest.fixture
 def half(half_done, tmp_path):
+    shutil.copytree(f"{half_done}.parts", tmp_path / "e.parts")
     return shutil.copytree(half_done, tmp_path / "e")
 
 
@@ -112,11 +112,8 @@ def test_two_processes_make_the_rows_of_one_to_the_bit(model, folder, whole, tmp
     assert first.total + second.total == len(whole)
     assert first.failed + second.failed == sum(error is not None for error in whole.errors)
     assert "breaks off" in whole.errors[-1]
-    assert names(out) == [
-        ".facepcl",
-        *(f"{i:08d}-{n}.parquet" for i, n in enumerate(["files"] * 3 + list("abcd"))),
-    ]
-    assert names(out / ".facepcl") == ["job.jsonl"]
+    assert names(out) == [f"{i:08d}-{n}.parquet" for i, n in enumerate(["files"] * 3 + list("abcd"))]
+    assert names(tmp_path) == ["e"]  # the state goes with the last process
     assert same(facepcl.read_embeddings(out), whole)
     assert facepcl.read_embeddings(out, vectors=False).paths == whole.paths
 
@@ -164,11 +161,9 @@ JOBS = f"""
 import os, sys, time, traceback, torch
 torch.set_num_threads(1)
 import facepcl
-from facepcl.data import shards
-from facepcl.embedding import embedder, job, parquet_table, resume, sharded_job
-for module in (parquet_table, embedder, job, sharded_job, resume):
-    module.ROWS_A_GROUP = {PART}
-shards.FILES_A_SHARD = {PART}
+from facepcl.embedding import embedder, writers
+from facepcl.jobs import state
+writers.TableWriter.part_images = state.FILES_PER_SHARD = {PART}
 embed = embedder.FaceEmbedder._embed
 def slowly(self, *args):
     time.sleep(0.05)  # so that kills fall between start-up and end
@@ -236,7 +231,7 @@ def test_two_processes_that_are_killed_lose_nothing_and_do_nothing_twice(folder,
     assert len(grown) > 1  # some were killed in their midst
     assert times.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}.items()
     assert same(facepcl.read_embeddings(out), whole)
-    assert names(out / ".facepcl") == ["job.jsonl"]
+    assert not (tmp_path / "e.parts").exists()
 
 
 def test_resume_makes_what_is_missing_or_damaged_and_counts_the_rest(model, folder, whole, tmp_path):
@@ -254,7 +249,7 @@ def test_resume_makes_what_is_missing_or_damaged_and_counts_the_rest(model, fold
 
 
 def test_another_number_of_processes_may_finish_a_job(model, folder, whole, half):
-    with pytest.raises(OptionError, match=r"begun by 2 processes, not 1: add --resume"):
+    with pytest.raises(OptionError, match=r"unfinished work .*add --resume .*delete .*e\.parts and .*e to"):
         embed(model, folder, half, 0, 1)
     assert embed(model, folder, half, 0, 1, resume=True).missing == 0
     assert same(facepcl.read_embeddings(half), whole)
@@ -284,42 +279,10 @@ def test_of_two_that_begin_at_once_the_first_one_stays(tmp_path):
 
 def test_a_second_job_on_the_same_rank_is_refused_and_one_on_another_is_not(model, folder, tmp_path):
     out = tmp_path / "e"
-    with DataSet(out).claimed(Share(0, 2)):
-        with pytest.raises(OptionError, match="another process is at work on rank 0 of 2"):
+    with Job(out, Share(0, 2)).claimed():
+        with pytest.raises(OptionError, match="another process is writing rank 0 of 2 of it"):
             embed(model, folder, out, 0)
         assert embed(model, folder, out, 1).shards == 3
-
-
-def test_what_is_done_is_not_done_again_unasked(model, folder, half):
-    with pytest.raises(OptionError, match="holds 4 shards of rank 0 of 2: add --resume"):
-        embed(model, folder, half, 0)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"branch": "pose"}, r"space pcl_facecycle shared/code \(\w+\).*pcl_facecycle pose/code"),
-        ({"dtype": "bfloat16"}, "begun with dtype float32, not bfloat16"),
-        ({"folder": "a.tar"}, r"begun with sources .*photos, not .*a\.tar"),
-    ],
-)
-def test_another_job_in_the_folder_is_refused(model, folder, half, change, said):
-    change = dict(change)
-    source = folder / change.pop("folder", "")
-    for again in (False, True):
-        with pytest.raises(TableError, match=said):
-            embed(model, source, half, 1, resume=again, **change)
-
-
-def test_a_tar_that_was_changed_meanwhile_is_refused(model, folder, tmp_path):
-    photos = tmp_path / "photos"
-    subprocess.run(["cp", "-rp", folder, photos], check=True)
-    embed(model, photos, tmp_path / "e", 0)
-    with tarfile.open(photos / "a.tar", "a") as tar:
-        tar.add(photos / "00.png", "new.png")
-    with pytest.raises(TableError, match=r"a\.tar has changed"):
-        embed(model, photos, tmp_path / "e", 1)
-    assert (tmp_path / "e/00000001-files.parquet").exists()  # which came before it
 
 
 @pytest.mark.parametrize(
@@ -328,7 +291,7 @@ def test_a_tar_that_was_changed_meanwhile_is_refused(model, folder, tmp_path):
         ("e", {"sheet": "s.png"}, "folder of tables, and a sheet belongs to one"),
         ("e.npz", {}, r"e\.npz is one table, which one process writes"),
         ("nowhere/e", {}, "nowhere: there is no such folder"),
-        ("full", {}, "full holds notes and no data set of embeddings"),
+        ("full", {}, "full holds notes, which is no table of embeddings"),
         ("notes", {}, "notes is a file"),
         (
             "e.txt",
@@ -359,8 +322,8 @@ def test_on_error_raise_keeps_the_shards_that_are_done(model, folder, tmp_path):
     out = tmp_path / "e"
     with pytest.raises(ImageError, match=r"a\.tar/07\.png: damaged"):
         embed(model, [folder / "00.png", folder / "a.tar"], out, 0, 1, on_error="raise")
-    assert names(out) == [".facepcl", "00000000-files.parquet"]
-    assert names(out / ".facepcl") == ["job.jsonl"]
+    assert names(out) == ["00000000-files.parquet"]
+    assert names(tmp_path) == ["e", "e.parts"]
 
 
 def test_a_folder_that_is_not_whole_or_of_two_spaces_is_not_read_as_one(model, folder, half, tmp_path):
@@ -377,15 +340,11 @@ def test_a_folder_that_is_not_whole_or_of_two_spaces_is_not_read_as_one(model, f
         facepcl.read_embeddings(tmp_path / "g")
 
 
-def test_a_damaged_table_or_list_of_a_folder_is_named(model, folder, half, tmp_path):
+def test_a_damaged_table_of_a_folder_is_named(model, folder, half, tmp_path):
     embed(model, folder, half, 1)
     (half / "00000003-a.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(TableError, match=r"00000003-a\.parquet is not a table of embeddings"):
         facepcl.read_embeddings(half)
-    (half / ".facepcl/job.jsonl").write_text('{"sources"')
-    for call in (facepcl.read_embeddings, lambda out: embed(model, folder, out, 0, resume=True)):
-        with pytest.raises(TableError, match=r"job\.jsonl is damaged; delete .* and begin anew"):
-            call(half)
 
 
 def test_a_tar_without_images_is_a_table_without_rows(model, folder, tmp_path):

@@ -1,13 +1,11 @@
 """Photographs to aligned crops of their faces, and a table of where they were: `align`."""
 
-import hashlib
 import io
+import json
 import logging
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,8 @@ from PIL import Image
 from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import check_sheet, draw_faces
 from facepcl.alignment.crop_names import CropNames
-from facepcl.alignment.face_table import META, PARTIAL, TABLE, FaceTable, Photograph, read_landmarks
-from facepcl.data.sources import (
-    Item,
-    is_shard_name,
-    is_table_of,
-    list_entries,
-    printable,
-    read_items,
-    where_relative,
-)
+from facepcl.alignment.face_table import META, TABLE, Photo, read_landmarks, read_rows, write_rows
+from facepcl.data.sources import Item, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers
 from facepcl.errors import MissingPath, OptionError
 from facepcl.images.cropper import Alignment
@@ -34,10 +24,11 @@ from facepcl.images.detector import SCORE, Detector
 from facepcl.images.detector_file import find_detector
 from facepcl.images.face import NO_FACE, Face
 from facepcl.images.transform import Fit
+from facepcl.jobs.engine import Stream, run
+from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.device import cores
-from facepcl.utils.files import writing
+from facepcl.utils.files import atomic, sha256_file, writing
 from facepcl.utils.futures import in_order
-from facepcl.utils.lock import LOCK, alone
 from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
@@ -45,8 +36,9 @@ _logger = logging.getLogger("facepcl")
 SIZE = 112  # pixels: what most face recognisers take, and enough for each of our models' weights
 FORMATS = ("jpg", "png")
 NO_LANDMARKS = "no landmarks given"
-PHOTOGRAPHS_AT_ONCE = 4  # that a reader is asked for: each may take a tenth of a second
+PHOTOS_PER_CHUNK = 4  # that a worker is asked for: each may take a tenth of a second
 REASONS = 5
+EARLIER_PARTIAL = "faces.csv.partial"  # of a job of an earlier version
 
 
 @dataclass
@@ -122,42 +114,39 @@ def align(
     """
     folder = Path(out)
     sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
-    _check(sources, folder, size, format, workers, sheet)
+    job = Job(folder)
+    _check_options(job, sources, size, format, workers, sheet)
     list_entries(sources)  # raises for what is not there
-    given = None if landmarks is None else _given(landmarks)
-    file = None if given is not None else find_detector(detector)
+    known = None if landmarks is None else _read_landmarks(landmarks)
+    file = None if known is not None else find_detector(detector)
     alignment = Alignment(str(file) if file else None, score, template, one)
     if file:
         Detector(file)  # raises before anything is written
-    job = _describe(alignment, sources, size, format, landmarks)
-    with alone(folder, f"{folder}: another process is writing to it; wait for it, or choose another folder"):
-        table = FaceTable(folder)
-        summary = AlignSummary(table.path)
-        if not _is_whole(table, job):
-            try:
-                _align_rest(table, alignment, sources, size, format, given, workers, progress, summary)
-            except BaseException:
-                _logger.warning("what is done is kept in %s; the same command goes on from there", folder)
-                raise
-            table.finish()
-        elif not is_table_of([str(printable(row["source"])) for row in table.rows()], list_entries(sources)):
-            raise OptionError(
-                f"{folder} is whole, and of other photographs than there are now; choose another folder, or "
-                "delete it"
-            )
-        for row in table.rows():
-            summary.count(row)
-        if given and summary.faceless == summary.photographs:
-            _logger.warning(
-                "%s names none of these photographs: it says %s", landmarks, next(iter(given), "nothing")
-            )
-        if sheet is not None:
-            draw_faces(folder, (row for row in table.rows() if row["path"]), summary.faces, sheet)
+    digest = None if landmarks is None else f"{landmarks} (sha256 {sha256_file(Path(landmarks))[:12]})"
+    wanted = {**alignment.describe(), "size": size, "landmarks": digest, "format": format}
+    wanted |= describe_sources(sources)
+    summary = AlignSummary(folder / TABLE)
+    with job.claimed():
+        if not job.read() and summary.path.exists():
+            _check_whole(folder, wanted, sources)
+            job.finish(is_whole=True)  # after a kill while its state was removed
+        else:
+            begun = job.read() or job.begin(wanted, list_entries(sources))
+            check_same(folder, begun, wanted, job.folder)
+            writer = CropWriter(job, wanted, sources)
+            bar = Progress(job.image_count(), "photos", progress, "aligning", initial=writer.done)
+            summary.aligned, summary.seconds = run(job, writer, Aligner(alignment, size, known), workers, bar)
+    for row in read_rows(summary.path):
+        summary.count(row)
+    if known and summary.faceless == summary.photographs:
+        _logger.warning("%s names none of these photos: it names %s", landmarks, next(iter(known), "nothing"))
+    if sheet is not None:
+        draw_faces(folder, (row for row in read_rows(summary.path) if row["path"]), summary.faces, sheet)
     return summary
 
 
-def _check(
-    sources: Sequence[str], folder: Path, size: int, format: str, workers: int | None, sheet: Any
+def _check_options(
+    job: Job, sources: Sequence[str], size: int, format: str, workers: int | None, sheet: Any
 ) -> None:
     """Raise for what cannot work, before anything is done."""
     if not 16 <= size <= 1024:
@@ -168,156 +157,141 @@ def _check(
         raise OptionError(f"workers {workers}: at least 1")
     if sheet is not None:
         check_sheet(Path(sheet))
+    folder = job.out
     real = Path(os.path.realpath(folder))
     for source in sources:
         if os.path.isdir(source) and real.is_relative_to(os.path.realpath(source)):
             raise OptionError(
-                f"{folder} lies in {source}, so crops would be taken for photographs; choose another"
+                f"{folder} lies in {source}, so crops would be taken for photos; choose another"
             )
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"{folder} is a file; crops go into a folder")
-    ours = {TABLE, PARTIAL, META}
-    if folder.is_dir() and (there := os.listdir(folder)) and not ours & set(there) and there != [LOCK]:
+    if (folder / EARLIER_PARTIAL).exists():
+        raise OptionError(
+            f"{folder} was begun by an earlier version of facepcl; delete it to start over, or finish it "
+            "with that version"
+        )
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / TABLE).exists() and not job.read():
         raise OptionError(f"{folder} holds other files; give a new folder for the crops")
 
 
-def _given(landmarks: str | Path) -> dict[str, list[Face]]:
+def _read_landmarks(landmarks: str | Path) -> dict[str, list[Face]]:
     if not Path(landmarks).is_file():
         raise MissingPath(f"{landmarks}: there is no such file of landmarks")
     return read_landmarks(landmarks)
 
 
-def _describe(
-    alignment: Alignment, sources: list[str], size: int, format: str, landmarks: str | Path | None
-) -> dict[str, Any]:
-    """What the crops are; a job goes on only where this is the same."""
-    return {
-        **alignment.describe(),
-        "size": size,
-        "landmarks": None if landmarks is None else f"{landmarks} (sha256 {_digest(landmarks)})",
-        "format": format,
-        "sources": sources,
-        "folder": where_relative(sources),
-        "facepcl": __version__,
-    }
-
-
-def _digest(landmarks: str | Path) -> str:
-    return hashlib.sha256(Path(landmarks).read_bytes()).hexdigest()[:12]
-
-
-def _is_whole(table: FaceTable, job: dict[str, Any]) -> bool:
-    """Whether nothing is left to do; else the table is begun.
-
-    Raises OptionError for a folder of other crops.
-    """
-    if not table.is_begun and not table.path.exists():
-        table.begin(job)
-        return False
-    there = table.job()
-    different = [name for name in job if name != "facepcl" and there.get(name) != job[name]]
-    if different:
-        name = different[0]
+def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> None:
+    """Raise OptionError unless the crops in `folder` are those that are asked for."""
+    try:
+        made = json.loads((folder / META).read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise OptionError(
-            f"{table.folder} holds crops made with {name} {there.get(name)}, not {job[name]}; repeat the "
-            "command as it was, choose another folder, or delete it"
+            f"{folder / META} does not say how these crops were made; delete {folder}, or choose another "
+            "folder"
+        ) from error
+    check_same(folder, made, wanted, folder)
+    paths = [str(printable(row["source"])) for row in read_rows(folder / TABLE)]
+    if not is_table_of(paths, list_entries(sources)):
+        raise OptionError(
+            f"{folder} is whole, and of other photos than there are now; choose another folder, or delete it"
         )
-    return not table.is_begun
 
 
-def _align_rest(
-    table: FaceTable,
-    alignment: Alignment,
-    sources: list[str],
-    size: int,
-    format: str,
-    given: dict[str, list[Face]] | None,
-    workers: int | None,
-    progress: bool,
-    summary: AlignSummary,
-) -> None:
-    """Cut the faces of the photographs that are not done yet."""
-    start = time.monotonic()
-    table.recover()
-    names, last, before = CropNames(sources), None, 0
-    for photograph in table.done():
-        names.take(photograph.stem)
-        last, before = photograph.source, before + 1
-    items = read_items(list_entries(sources), max(0, before - 1))
-    if before:
-        again = next(items, None)  # the last one that is done
-        if (now := again.path if again else "gone") != last:
-            raise OptionError(
-                f"{table.folder} was begun with other files: number {before:,} is now {now}, not {last}; "
-                "delete it to begin again"
+class Aligner:
+    """Photos to the crops of their faces: `known` ones, or those that a detector finds."""
+
+    chunk_size = PHOTOS_PER_CHUNK
+
+    def __init__(self, alignment: Alignment, size: int, known: dict[str, list[Face]] | None):
+        self.alignment, self.transform, self.known = alignment, Fit.square(size), known
+
+    def of_chunks(
+        self, pieces: Iterable[list[Item]], workers: int | None
+    ) -> Generator[list[Prepared], None, None]:
+        count = cores() if workers is None else workers
+        with Readers(self.transform, count, self.alignment) as readers:
+            yield from in_order(
+                readers.submit, ([*map(self._with_faces, piece)] for piece in pieces), count + 1
             )
-    if given is not None:
-        items = (_with_landmarks(item, given) for item in items)
-    count = cores() if workers is None else workers
-    with (
-        Progress(_count(sources), "photographs", progress, "aligning", initial=before) as bar,
-        Readers(Fit.square(size), count, alignment) as readers,
-    ):
-        faces = 0
-        for some in in_order(readers.submit, _chunks(items), count + 1):
-            done = [_save(one, names, table.folder, format, given is not None) for one in some]
-            table.add(done)
-            faces += sum(len(photograph.faces) for photograph in done)
-            summary.aligned += len(done)
-            bar.update(len(done), faces=faces)
-    summary.seconds = time.monotonic() - start
+
+    def _with_faces(self, item: Item) -> Item:
+        if self.known is None:
+            return item
+        return item._replace(faces=tuple(self.known.get(os.path.normpath(item.path), ())))
 
 
-def _count(sources: Sequence[str]) -> int | None:
-    """How many photographs there are; None where shards do not tell."""
-    number = 0
-    for entry in list_entries(sources):
-        if is_shard_name(entry.path):
-            return None
-        number += 1
-    return number
+class CropWriter:
+    """Crops below OUT as they come; the table of faces in parts, put together at the end."""
+
+    part_images = 64
+    resume_option = ""
+
+    def __init__(self, job: Job, description: dict[str, Any], sources: list[str]):
+        self.job, self.folder, self.description = job, job.out, description
+        self.names = CropNames(sources)
+        self.counts = {"faces": 0}
+        for photo in self._photos():
+            self.names.take(photo.stem)
+        self.done = len(self.names)  # photos, in parts
+
+    def _photos(self) -> Iterator[Photo]:
+        for part in self.job.parts():
+            with part.open("rb") as file:
+                yield from map(Photo.from_line, file)
+
+    def streams(self) -> Iterator[Stream]:
+        yield Stream(None, self.job.unchanged(self.job.shards()), self.done)
+
+    def take(self, prepared: list[Prepared]) -> list[Photo]:
+        photos = [self._save(one) for one in prepared]
+        self.counts["faces"] += sum(len(photo.faces) for photo in photos)
+        return photos
+
+    def _save(self, prepared: Prepared) -> Photo:
+        """Write the crops of one photo."""
+        stem, faces = self.names(prepared.path), prepared.faces or ()
+        crops = tuple(f"{stem}_{number}.{self.description['format']}" for number in range(len(faces)))
+        if crops:
+            with writing(self.folder):
+                (self.folder / stem).parent.mkdir(parents=True, exist_ok=True)
+        for crop, pixels in zip(crops, prepared.pixels if faces else (), strict=True):  # type: ignore[arg-type]
+            _write_crop(self.folder / crop, pixels)
+        reason = NO_LANDMARKS if self.description["landmarks"] else NO_FACE
+        error = prepared.error or (None if faces else reason)
+        return Photo(prepared.path, error, prepared.size, stem, crops, faces)
+
+    def write(self, stream: Stream, parts: Iterator[list[list[Photo]]]) -> None:
+        for number, photos in enumerate(parts, len(self.job.parts())):
+            with atomic(self.job.part(number, ".jsonl")) as temporary:
+                temporary.write_text("".join(photo.to_line() for some in photos for photo in some), "ascii")
+            self.done += sum(map(len, photos))
+
+    def kept(self) -> str:
+        has_crops = self.done or self.counts["faces"]
+        return f"{self.done:,} photos are done and kept in {self.folder}" if has_crops else ""
+
+    def finish(self) -> bool:
+        """Write the table, then how the crops were made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_rows(self.folder / TABLE, self._photos())
+        with atomic(self.folder / META) as temporary:
+            temporary.write_text(json.dumps({**self.description, "facepcl": __version__}, indent=2), "utf-8")
+        return True
 
 
-def _with_landmarks(item: Item, given: dict[str, list[Face]]) -> Item:
-    return item._replace(faces=tuple(given.get(os.path.normpath(item.path), ())))
-
-
-def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
-    while chunk := list(islice(items, PHOTOGRAPHS_AT_ONCE)):
-        yield chunk
-
-
-def _save(
-    prepared: Prepared, names: CropNames, folder: Path, format: str, landmarks_given: bool
-) -> Photograph:
-    """Write the crops of one photograph."""
-    stem = names(prepared.path)
-    faces = prepared.faces or ()
-    crops = tuple(f"{stem}_{number}.{format}" for number in range(len(faces)))
-    if crops:
-        (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-    for crop, pixels in zip(crops, prepared.pixels if faces else (), strict=True):  # type: ignore[arg-type]
-        _write(folder / crop, _encoded(pixels, format))
-    error = prepared.error or (None if faces else NO_LANDMARKS if landmarks_given else NO_FACE)
-    return Photograph(prepared.path, error, prepared.size, stem, crops, faces)
-
-
-def _encoded(pixels: np.ndarray, format: str) -> bytes:
+def _write_crop(path: Path, pixels: np.ndarray) -> None:
+    # whole or not there, as `atomic`, but without waiting for the disk at each of thousands of crops: what a
+    # power cut takes away is written again
     file = io.BytesIO()
-    if format == "png":
+    if path.suffix == ".png":
         Image.fromarray(pixels).save(file, "PNG")
     else:  # colours at full resolution: a face of 112 px has few pixels to give away
         Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
-    return file.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    # whole or not there, as `atomic`, but without waiting for the disk at each of thousands of crops: what a
-    # power cut takes away is cut again
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with writing(path):
-            temporary.write_bytes(data)
+            temporary.write_bytes(file.getvalue())
             os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -22,6 +22,10 @@ class CropNames:
         """Give this stem to no photograph any more."""
         self._taken.add(hash(_fold(stem)))
 
+    def __len__(self) -> int:
+        """How many stems were given."""
+        return len(self._taken)
+
     def __call__(self, path: str) -> str:
         below = self._below_root(path)
         stem, number = below, 1

@@ -1,24 +1,23 @@
-"""The table of faces beside their crops: `faces.csv`, what is done of it, and landmarks that are given."""
+"""The table of faces beside their crops, `faces.csv`, and files of landmarks."""
 
 import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.data.sources import csv_lines
-from facepcl.errors import OptionError, TableError
+from facepcl.errors import OptionError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS, Face
-from facepcl.utils.files import atomic, writing
+from facepcl.utils.files import atomic
 
-TABLE, PARTIAL, META = "faces.csv", "faces.csv.partial", "faces.csv.meta.json"
-LONGEST_LINE = 1 << 22  # bytes: of a photograph with ten thousand faces
+TABLE, META = "faces.csv", "faces.csv.meta.json"
 COLUMNS = ("path", "source", "error", "width", "height", *FACE_COLUMNS)
 
 
-class Photograph(NamedTuple):
+class Photo(NamedTuple):
     """What became of one photograph: its size in pixels, its faces with the names of their crops, or why
     there are none."""
 
@@ -34,7 +33,7 @@ class Photograph(NamedTuple):
         return json.dumps([*self[:5], [face.numbers() for face in self.faces]]) + "\n"
 
     @classmethod
-    def from_line(cls, line: bytes) -> "Photograph":
+    def from_line(cls, line: bytes) -> "Photo":
         source, error, size, stem, crops, faces = json.loads(line)
         return cls(source, error, tuple(size), stem, tuple(crops), tuple(map(Face.from_numbers, faces)))
 
@@ -52,75 +51,25 @@ def _cell(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-class FaceTable:
-    """The table in a folder of crops. Until it is whole, `faces.csv.partial` holds a line of JSON for each
-    photograph that is done, after one that says what is being done."""
+def write_rows(path: Path, photos: Iterable[Photo]) -> None:
+    """Write `faces.csv`."""
+    # surrogateescape: names that are not UTF-8 get the bytes they had, as manifests are read
+    with (
+        atomic(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for photo in photos:
+            table.writerows(photo.rows())
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.path, self._partial, self._meta = folder / TABLE, folder / PARTIAL, folder / META
 
-    @property
-    def is_begun(self) -> bool:
-        return self._partial.is_file()
-
-    def begin(self, job: dict[str, Any]) -> None:
-        """Start anew."""
-        with atomic(self._partial) as temporary:
-            temporary.write_text(json.dumps(job) + "\n", "ascii")
-
-    def job(self) -> dict[str, Any]:
-        """What the folder's crops are, whether the table is whole or begun. Raises TableError."""
-        try:
-            if self.is_begun:
-                with self._partial.open("rb") as file:
-                    return json.loads(file.readline())
-            return json.loads(self._meta.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise TableError(
-                f"{self.folder} holds crops that nothing tells how they were made; delete it, or choose "
-                "another folder"
-            ) from error
-
-    def recover(self) -> None:
-        """Take away the line that a kill has cut off."""
-        with self._partial.open("rb+") as file:
-            start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
-            file.seek(start)
-            file.truncate(start + file.read().rfind(b"\n") + 1)
-
-    def done(self) -> Iterator[Photograph]:
-        """The photographs that are done, in order."""
-        with self._partial.open("rb") as file:
-            file.readline()
-            yield from map(Photograph.from_line, file)
-
-    def add(self, photographs: Sequence[Photograph]) -> None:
-        """Count these, whose crops are there, as done."""
-        with writing(self._partial), self._partial.open("a", encoding="ascii") as file:
-            file.write("".join(photograph.to_line() for photograph in photographs))
-
-    def finish(self) -> None:
-        """Write the table, then what its crops are, then forget the lines."""
-        # surrogateescape: names that are not UTF-8 get the bytes they had, as manifests are read
-        with (
-            atomic(self.path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            table = csv.writer(file)
-            table.writerow(COLUMNS)
-            for photograph in self.done():
-                table.writerows(photograph.rows())
-        with atomic(self._meta) as temporary:
-            temporary.write_text(json.dumps(self.job(), indent=2), "utf-8")
-        self._partial.unlink()
-
-    def rows(self) -> Iterator[dict[str, str]]:
-        """The rows of the whole table."""
-        lines = csv_lines(self.path)
-        _, header = next(lines)
-        for _, cells in lines:
-            yield dict(zip(header, cells, strict=True))
+def read_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of `faces.csv`."""
+    lines = csv_lines(path)
+    _, header = next(lines)
+    for _, cells in lines:
+        yield dict(zip(header, cells, strict=True))
 
 
 def read_landmarks(path: str | Path) -> dict[str, list[Face]]:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import facepcl
 
 if TYPE_CHECKING:
-    from facepcl.embedding.summary import Summary
+    from facepcl.embedding.writers import Summary
     from facepcl.utils.launch import Share
 
 EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
 
 What is done is kept in OUT.parts until the table is whole; after an interruption the same command with
---resume goes on from there. Exit code 0: all embedded; 1: some images had errors (they are rows with a
+--resume continues. Exit code 0: all embedded; 1: some images had errors (they are rows with a
 reason); 2: the command was wrong.
 
 many processes: torchrun --nproc-per-node 2 -m facepcl embed shards/ -o embeddings/ --resume
@@ -78,9 +78,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="compile the network first: half a minute, pays on some machines",
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on where an interrupted run of this stopped"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted job, to the same bits")
     parser.add_argument(
         "--on-error",
         default="record",
@@ -137,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     if summary.embedded:
         print(f"wrote {summary.path}: {counts}, {summary.images_per_second:.0f} images/s{drawn}")
     else:
-        print(f"{summary.path} was there already: {counts}")
+        print(f"{summary.path} was there already: {counts}{drawn}")
     return 1 if summary.failed else 0
 
 

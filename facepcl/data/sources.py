@@ -6,17 +6,18 @@ import glob
 import json
 import logging
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from fnmatch import fnmatch
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facepcl.data.remote import RemoteFile, is_url, list_url, read_url
+from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError
 from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
@@ -30,6 +31,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 IMAGE_SUFFIXES |= frozenset([".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"])
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_MEMBER = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))/", re.IGNORECASE | re.DOTALL)
 SHARD_ERRORS = (tarfile.TarError, OSError, EOFError)  # of a file that is no tar, or is cut off
 MANIFEST_COLUMN = "path"
 URLS_AHEAD = 32  # images behind URLs that are asked for at once
@@ -74,6 +76,12 @@ def is_image_name(name: str) -> bool:
 def is_shard_name(name: str) -> bool:
     """Whether a file's name ends as those of shards do."""
     return name.lower().endswith(SHARD_SUFFIXES) and not os.path.basename(name).startswith(".")
+
+
+def shard_of(path: str) -> str | None:
+    """The tar that the path of an image leads into, `SHARD.tar/MEMBER.jpg`; None for a file."""
+    match = _MEMBER.match(path)
+    return match[1] if match and not os.path.isdir(match[1]) else None
 
 
 def files_below(folder: str | Path) -> Iterator[Path]:
@@ -330,6 +338,18 @@ def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def printable(text: str | None) -> str | None:
     r"""A name that is not UTF-8 reaches Python with surrogates, which no table can hold: as \xff here."""
     return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def stamp(entry: Entry) -> Any:
+    """Return size and modification time of a tar, as JSON: its images are found again by their number."""
+    if entry.error or not is_shard_name(entry.path):
+        return None
+    if is_url(entry.path):
+        return stamp_url(entry.path)
+    with suppress(OSError):
+        status = os.stat(entry.path)
+        return [status.st_size, status.st_mtime_ns]
+    return None
 
 
 def is_table_of(paths: Sequence[str], entries: Iterable[Entry]) -> bool:

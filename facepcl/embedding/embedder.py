@@ -15,7 +15,7 @@ from torch import nn
 
 from facepcl.data.sources import Item, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers
-from facepcl.embedding.embeddings import ROWS_A_GROUP, Embeddings, Row
+from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, Row
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL, Encoder
 from facepcl.errors import ImageError, OptionError
 from facepcl.images.cropper import Alignment, FaceCutter
@@ -23,6 +23,7 @@ from facepcl.images.decode import decode_reduced, open_image, quiet_pillow, read
 from facepcl.images.detector import Detector
 from facepcl.images.detector_file import find_detector
 from facepcl.images.face import NO_FACE, Face, face_columns
+from facepcl.jobs.engine import chunks
 from facepcl.utils.device import cores
 from facepcl.utils.futures import in_order
 
@@ -31,7 +32,6 @@ _logger = logging.getLogger("facepcl")
 # that are asked for together: each may take a tenth of a second, and has a face or two for the network
 PHOTOGRAPHS_A_BATCH = 8
 NOT_FINITE = "the model's code of it is not finite: its weights are damaged, or --dtype float32 is needed"
-BYTES_A_BATCH = 32 << 20  # of encoded images out of shards: a batch of large photographs ends earlier
 
 
 @dataclass
@@ -44,6 +44,9 @@ class Batch:
     good: list[int]
     pixels: np.ndarray
     maps: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return self.images
 
 
 class FaceEmbedder(Encoder):
@@ -192,12 +195,12 @@ class FaceEmbedder(Encoder):
     def batches(
         self, items: Iterable[Item], workers: int | None = None, all_branches: bool = False
     ) -> Iterator[Batch]:
-        """Batches in the order of `items`; never across a multiple of `ROWS_A_GROUP` items.
+        """Batches in the order of `items`; never across a multiple of `ROWS_PER_GROUP` items.
 
         `workers` processes decode ahead while the network runs; None: as many as this machine needs. On a
         CPU where torch uses fewer threads than there are cores, several batches run at once.
         """
-        yield from self.of_chunks(chunks(items, self.chunk_size), workers, all_branches)
+        yield from self.of_chunks(chunks(items, self.chunk_size, ROWS_PER_GROUP), workers, all_branches)
 
     @property
     def chunk_size(self) -> int:
@@ -308,17 +311,3 @@ def _by_face(prepared: list[Prepared]) -> tuple[list[Prepared], list[Face | None
 def default_workers(device: str) -> int:
     """Processes that decode: on a CPU the network takes most of the cores, elsewhere none."""
     return max(1, cores() // 2) if device == "cpu" else cores()
-
-
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Batches of items that depend on their numbers only, so that a resumed job makes the same ones."""
-    chunk: list[Item] = []
-    held = 0
-    for number, item in enumerate(items, 1):
-        chunk.append(item)
-        held += len(item.data or b"")
-        if len(chunk) == size or held >= BYTES_A_BATCH or number % ROWS_A_GROUP == 0:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk

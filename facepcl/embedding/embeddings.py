@@ -10,7 +10,7 @@ import numpy as np
 from facepcl.errors import OptionError, TableError
 from facepcl.images.face import Face
 
-ROWS_A_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
+ROWS_PER_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ class Embeddings:
             width, height = map(int, self.sizes[i])
             face, number = None, None
             if self.faces is not None:
-                number, score, *places = self.faces[i].tolist()
-                face, number = Face.from_numbers([*places, score]), int(number)
+                face, number = Face.from_columns(self.faces[i].tolist()), int(self.faces[i, 0])
             yield Row(path, start + i, None, width, height, self.vectors[i], face, number)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from facepcl.data.sources import printable
-from facepcl.embedding.embeddings import ROWS_A_GROUP, Embeddings, named_columns
+from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, named_columns
 from facepcl.errors import require
 from facepcl.images.face import FACE_COLUMNS
 
@@ -97,7 +97,7 @@ def read_parquet(path: Path, with_vectors: bool) -> Embeddings:
         names = ["path", "error", "width", "height", *codes]
         faces = np.full((len(vectors), len(FACE_COLUMNS)), np.nan, np.float32) if "align" in meta else None
         for batch in file.iter_batches(
-            ROWS_A_GROUP, columns=[*names, *(FACE_COLUMNS if "align" in meta else ())]
+            ROWS_PER_GROUP, columns=[*names, *(FACE_COLUMNS if "align" in meta else ())]
         ):
             place = slice(len(paths), len(paths) + len(batch))
             for name, part in codes.items():

@@ -1,10 +1,12 @@
-"""Embedding tables: Parquet, npz or csv, a row an image, with the space they live in."""
+"""Embedding tables: Parquet, npz or csv, a row an image, with the space they live in; folders of them."""
 
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -12,7 +14,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from facepcl.data.sources import printable
-from facepcl.embedding.embeddings import Embeddings, named_columns
+from facepcl.embedding.embeddings import Embeddings, describe_space, named_columns
 from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
 from facepcl.images.face import FACE_COLUMNS
@@ -115,11 +117,84 @@ def _sidecar(path: Path) -> Path:
 
 
 def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
-    """A table written by `facepcl.embed`; `vectors=False` leaves its vectors on the disk, `[N, 0]`.
+    """Read a table that `facepcl.embed` wrote, or a folder of them as one.
 
-    Raises MissingPath, TableError if it is none, MissingExtra.
+    Args:
+        path: The table or folder.
+        vectors: False leaves the vectors on the disk; `.vectors` then has shape [N, 0].
+
+    Returns:
+        An `Embeddings` with `.vectors`, `.paths`, `.errors` and `.meta`.
+
+    Raises:
+        MissingPath: There is no such table.
+        TableError: The file is not a table, or is incomplete.
+        MissingExtra: A Parquet table needs `facepcl[parquet]`.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, vectors)
+    if not path.suffix and not path.exists():
+        raise MissingPath(f"{path}: there is no such folder of tables")
+    return read_table(path, vectors)
+
+
+def is_table_folder(out: str | Path) -> bool:
+    """Whether `out` means a folder of tables: it is a folder, or its name has no suffix as a table's has."""
+    return str(out).endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
+
+
+def check_table_folder(out: Path) -> None:
+    """Raise OptionError, MissingPath or MissingExtra if no tables can be written there."""
+    if not out.absolute().parent.is_dir():
+        raise MissingPath(f"{out.absolute().parent}: there is no such folder to write to")
+    require("pyarrow.parquet", "parquet")
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"{out} is a file; name a folder, or a table that ends in .parquet")
+    others = [path.name for path in out.glob("[!.]*") if path.suffix != ".parquet"]
+    if others:
+        raise OptionError(f"{out} holds {min(others)}, which is no table of embeddings; name a new folder")
+
+
+def _read_folder(folder: Path, with_vectors: bool) -> Embeddings:
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise MissingPath(f"{folder}: there are no tables in this folder")
+    first = read_table(paths[0], vectors=False)
+    listing = folder / ".facepcl/job.jsonl"  # in folders of an earlier version: one line more than shards
+    listed = len(listing.read_bytes().splitlines()) - 1 if listing.is_file() else len(paths)
+    shards = first.meta.pop("shards", listed)
+    if shards > len(paths):
+        raise TableError(
+            f"{folder} lacks {shards - len(paths)} of its {shards} shards; embed them with --resume, or read "
+            "its tables one by one"
+        )
+    # filled table by table: joined at the end they would be in memory twice
+    row_count = sum(map(_row_count, paths))
+    vectors = np.empty((row_count, first.meta["dimension"] if with_vectors else 0), np.float32)
+    table = replace(first, vectors=vectors, paths=[], errors=[])
+    sizes, faces = [], []
+    for path in paths:
+        rows = read_table(path, with_vectors)
+        if rows.meta["space"] != first.meta["space"] or (rows.faces is None) != (first.faces is None):
+            raise TableError(
+                f"{folder} holds tables of different spaces: {paths[0].name} of {_space_of(first)}, "
+                f"{path.name} of {_space_of(rows)}; read them one by one"
+            )
+        vectors[len(table.paths) : len(table.paths) + len(rows)] = rows.vectors
+        table.paths += rows.paths
+        table.errors += rows.errors
+        sizes.append(rows.sizes)
+        faces += [] if rows.faces is None else [rows.faces]
+    return replace(table, sizes=np.concatenate(sizes), faces=np.concatenate(faces) if faces else None)
+
+
+def _space_of(table: Embeddings) -> str:
+    return describe_space(table.meta) + ("" if table.faces is None else ", a row a face")
+
+
+def read_table(path: Path, vectors: bool = True) -> Embeddings:
+    """Read one table as `read_embeddings` does."""
     if path.suffix not in _READERS:
         raise OptionError(f"{path}: the name of a table ends in {', '.join(_READERS)}")
     if not path.is_file():
@@ -130,8 +205,7 @@ def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
         return table
 
 
-def row_count(path: Path) -> int:
-    """How many rows a Parquet table has, by its footer. Raises TableError, MissingExtra."""
+def _row_count(path: Path) -> int:
     with _explained(path):
         return count_rows(path)
 

@@ -34,6 +34,12 @@ class Face(NamedTuple):
         """Of the ten numbers of `LANDMARK_COLUMNS` alone."""
         return cls.from_numbers([float("nan")] * 4 + list(numbers) + [float("nan")])
 
+    @classmethod
+    def from_columns(cls, values: Sequence[float]) -> "Face":
+        """Of the values of `FACE_COLUMNS`."""
+        _, score, *places = map(float, values)
+        return cls.from_numbers([*places, score])
+
     def numbers(self) -> list[float]:
         """Box, landmarks and score as 15 numbers."""
         return [*self.box, *(value for point in self.landmarks for value in point), self.score]

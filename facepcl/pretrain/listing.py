@@ -9,8 +9,7 @@ from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 from facepcl.data.remote import WAITS, is_url, list_url
-from facepcl.data.shards import stamp
-from facepcl.data.sources import Entry, Item, is_image_name, is_shard_name, list_entries, read_items
+from facepcl.data.sources import Entry, Item, is_image_name, is_shard_name, list_entries, read_items, stamp
 from facepcl.errors import DataError, MissingPath, OptionError, RemoteError
 
 

@@ -22,6 +22,11 @@ class Progress:
         self._lines = enabled and not terminal
         self._start = self._last = time.monotonic()
 
+    @property
+    def new(self) -> int:
+        """How many were counted by `update`."""
+        return self.done - self._initial
+
     def update(self, count: int, **fields: Any) -> None:
         """Count `count` more as done; `fields` are shown behind the count from now on."""
         self.done += count
@@ -35,7 +40,7 @@ class Progress:
 
     def _print(self) -> None:
         self._last = time.monotonic()
-        rate = (self.done - self._initial) / max(self._last - self._start, 1e-9)
+        rate = self.new / max(self._last - self._start, 1e-9)
         of_total = f"/{self.total}" if self.total else ""
         left = f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left" if self.total else ""
         shown = "".join(f", {name} {value}" for name, value in self._fields.items())
@@ -50,5 +55,5 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._lines and self.done > self._initial:
+        elif self._lines and self.new:
             self._print()

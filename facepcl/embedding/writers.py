@@ -1,0 +1,224 @@
+"""Where the embeddings of a job go, and what is counted: one table, or a folder with a table a shard."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepcl.data.sources import SHARD_SUFFIXES, is_shard_name, is_table_of
+from facepcl.embedding.embedder import Batch
+from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space
+from facepcl.embedding.tables import read_table, write_table
+from facepcl.errors import ImageError, OptionError, TableError
+from facepcl.images.face import NO_FACE
+from facepcl.jobs.engine import Stream
+from facepcl.jobs.state import Job, Shard
+from facepcl.utils.files import writing
+from facepcl.utils.launch import Share
+from facepcl.utils.memory import give_back_freed_memory
+
+_logger = logging.getLogger("facepcl")
+
+CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photo, not a face crop
+REASONS = 5
+LONGEST_NAME = 80
+
+
+@dataclass
+class Summary:
+    """What `embed` did: `total` rows, of which `failed` hold a reason and `faceless` are photos without
+    a face; `embedded` images were done now, in `seconds`, the others were there before. Of a folder of
+    shards: `share` is this process's part, with so many `shards`; of all `listed` ones so many are `missing`.
+    """
+
+    path: Path
+    space: str
+    device: str
+    total: int = 0
+    failed: int = 0
+    faceless: int = 0
+    embedded: int = 0
+    photographs: int = 0  # images that do not look like face crops
+    seconds: float = 0.0
+    reasons: tuple[str, ...] = ()  # the first few
+    share: Share | None = None
+    shards: int = 0
+    listed: int = 0
+    missing: int = 0
+
+    def count(self, rows: Embeddings) -> None:
+        """Take account of `rows`."""
+        reasons = zip(rows.paths, rows.errors, strict=True)
+        failed = [f"{path}: {error}" for path, error in reasons if error and error != NO_FACE]
+        self.total += len(rows)
+        self.faceless += rows.errors.count(NO_FACE)  # which is a finding, no error
+        self.failed += len(failed)
+        self.reasons = (*self.reasons, *failed)[:REASONS]
+        if rows.faces is None:
+            sizes = rows.sizes.tolist()
+            self.photographs += sum(min(size) > 0 and not looks_like_crop(*size) for size in sizes)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.embedded / max(self.seconds, 1e-9)
+
+    def warn_of_photos(self) -> None:
+        """Say so if most images do not look like crops."""
+        if self.photographs > (self.total - self.failed) / 2:
+            _logger.warning(
+                "most of these %d images look like photos, not like face crops; the weights expect a "
+                "crop: add --align (align=True)",
+                self.total,
+            )
+
+
+class TableWriter:
+    """One table: its parts are tables in the job's folder until all are there."""
+
+    part_images = ROWS_PER_GROUP
+    resume_option = " with --resume"
+
+    def __init__(self, job: Job, summary: Summary, meta: dict[str, Any], on_error: str):
+        self.job, self.summary, self.meta = job, summary, meta
+        self._raises = on_error == "raise"
+        self.counts = {"failed": 0}
+        self.done = 0  # images, in parts
+
+    def images_done(self) -> int:
+        """Return the number of images in the parts: all but the last are full."""
+        parts = self.job.parts()
+        return (
+            (len(parts) - 1) * self.part_images + read_table(parts[-1], vectors=False).images if parts else 0
+        )
+
+    def streams(self) -> Iterator[Stream]:
+        self.done = self.images_done()
+        yield Stream(None, self.job.unchanged(self.job.shards()), self.done)
+
+    def take(self, batch: Batch) -> Embeddings:
+        for path, error in zip(batch.rows.paths, batch.rows.errors, strict=True):
+            if error not in (None, NO_FACE):
+                if self._raises:
+                    raise ImageError(f"{path}: {error}")
+                self.counts["failed"] += 1
+        return batch.rows
+
+    def write(self, stream: Stream, parts: Iterator[list[Embeddings]]) -> None:
+        for number, blocks in enumerate(parts, len(self.job.parts())):
+            write_table(self.job.part(number, ".npz"), self.meta, blocks, sum(map(len, blocks)))
+            self.done += sum(block.images for block in blocks)
+
+    def kept(self) -> str:
+        return f"{self.done:,} images are done and kept in {self.job.folder}" if self.done else ""
+
+    def finish(self) -> bool:
+        """Write the parts as one table; its rows are counted on the way."""
+        give_back_freed_memory()
+        parts = self.job.parts()
+        if not parts:
+            raise OptionError(f"no images in {', '.join((self.job.read() or {})['sources'])}")
+
+        def counted() -> Iterator[Embeddings]:
+            for rows in map(read_table, parts):
+                self.summary.count(rows)
+                yield rows
+
+        meta, row_count = read_table(parts[-1], vectors=False).meta, self.images_done()
+        if "align" in meta:  # a row for each face
+            row_count = sum(len(read_table(part, vectors=False)) for part in parts)
+        write_table(self.job.out, meta, counted(), row_count)
+        return True
+
+
+class FolderWriter(TableWriter):
+    """A folder of tables, `NUMBER-NAME.parquet` for each shard; this process writes those of its share."""
+
+    def __init__(self, job: Job, summary: Summary, meta: dict[str, Any], on_error: str):
+        super().__init__(job, summary, meta, on_error)
+        self._tables = [_table_name(shard) for shard in job.shards()]
+        self.meta = meta | {"shards": len(self._tables)}
+
+    def streams(self) -> Iterator[Stream]:
+        listed = set(self._tables)
+        others = [path for path in self.job.out.glob("*.parquet") if path.name not in listed]
+        if others:
+            raise OptionError(f"{min(others)} is not of these sources; choose another folder")
+        for shard in self.job.shards():
+            if shard.number % self.job.share.world_size == self.job.share.rank and not self._is_done(shard):
+                yield Stream(_table_name(shard), self.job.unchanged([shard]))
+
+    def _is_done(self, shard: Shard) -> bool:
+        """Whether the table of a shard is there and whole; its rows are counted."""
+        path = self.job.out / _table_name(shard)
+        if not path.exists():
+            return False
+        try:
+            rows = read_table(path, vectors=False)
+        except TableError as error:
+            _logger.warning("%s; it is written again", error)
+            return False
+        if rows.meta["space"] != self.meta["space"]:
+            raise OptionError(
+                f"{path} was embedded with {describe_space(rows.meta)}, not {describe_space(self.meta)}; "
+                "choose another folder"
+            )
+        shards = rows.meta.get("shards", len(self._tables))  # an earlier version did not say
+        if shards != len(self._tables) or not is_table_of(rows.paths, shard.entries):
+            raise OptionError(f"{path} holds other images than its sources now; choose another folder")
+        self.summary.count(rows)
+        self.summary.shards += 1
+        return True
+
+    def take(self, batch: Batch) -> Embeddings:
+        self.summary.count(batch.rows)
+        return super().take(batch)
+
+    def write(self, stream: Stream, parts: Iterator[list[Embeddings]]) -> None:
+        """Write a shard's table, whole under another name, then under its own."""
+        write_table(self.job.scratch / stream.key, self.meta, map(_joined, parts))
+        with writing(self.job.out):
+            self.job.out.mkdir(exist_ok=True)
+            os.replace(self.job.scratch / stream.key, self.job.out / stream.key)
+        self.summary.shards += 1
+
+    def kept(self) -> str:
+        shards = self.summary.shards
+        return f"{shards:,} shards are done and kept in {self.job.out}" if shards else ""
+
+    def finish(self) -> bool:
+        self.summary.listed = len(self._tables)
+        self.summary.missing = sum(not (self.job.out / name).exists() for name in self._tables)
+        return not self.summary.missing
+
+
+def _table_name(shard: Shard) -> str:
+    """The name of a shard's table; sorted, these names are the order of the listing."""
+    (path, error, _), *others = shard.listed
+    name = "files" if others or error or not is_shard_name(path) else os.path.basename(path)
+    for suffix in SHARD_SUFFIXES:
+        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST_NAME]
+    return f"{shard.number:08d}-{name}.parquet"
+
+
+def _joined(blocks: list[Embeddings]) -> Embeddings:
+    """Blocks as one, which becomes a row group."""
+    faces = [block.faces for block in blocks if block.faces is not None]
+    return Embeddings(
+        np.concatenate([block.vectors for block in blocks]),
+        [path for block in blocks for path in block.paths],
+        [error for block in blocks for error in block.errors],
+        np.concatenate([block.sizes for block in blocks]),
+        blocks[0].meta,
+        np.concatenate(faces) if faces else None,
+    )
+
+
+def looks_like_crop(width: int, height: int) -> bool:
+    """Whether an image of this size may be a face crop: near square, and not of a camera's size."""
+    return max(width, height) <= CROP_ASPECT * min(width, height) and width * height <= CROP_PIXELS

@@ -1,0 +1,1 @@
+"""Resumable jobs: what an interrupted `embed` or `align` continues from."""

@@ -1,0 +1,205 @@
+"""The state of a job, in a folder beside its output: the listing, locks, finished parts."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from facepcl.data.sources import Entry, is_shard_name, stamp, where_relative
+from facepcl.errors import OptionError, TableError
+from facepcl.utils.files import atomic_first
+from facepcl.utils.launch import Share
+from facepcl.utils.lock import LOCK, locked
+
+SUFFIX, LISTING = ".parts", "job.jsonl"
+FILES_PER_SHARD = 8192
+EARLIER_LISTING = "job.json"  # of facepcl 0.1 before the format of today
+
+
+class Shard(NamedTuple):
+    """Shard `number` of a listing: a tar or a group of files, as (path, error, stamp)."""
+
+    number: int
+    listed: list[tuple[str, str | None, Any]]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [Entry(path, error) for path, error, _ in self.listed]
+
+
+class Job:
+    """The unfinished work on `out`, in the folder `OUT.parts`.
+
+    `job.jsonl` holds the description of the job in its first line and a shard of the listing in each other
+    line. The process that comes first writes it, and all processes of a job read it: they share nothing but
+    the file system. Each process locks a folder of its own, `rank-R-of-W`. An output that is written as a
+    whole has its finished parts here, `part-NUMBER`.
+    """
+
+    def __init__(self, out: Path, share: Share | None = None):
+        self.out, self.share = out, share or Share()
+        named = out if out.name.strip(".") else out.resolve()
+        self.folder = named.with_name(named.name + SUFFIX)
+        self.scratch = self.folder / f"rank-{self.share.rank}-of-{self.share.world_size}"
+        self._listing = self.folder / LISTING
+        self.is_new = False  # whether this process began it
+        self._was_interrupted = self._is_over = self._to_clear = False
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from this share of the job. Raises OptionError if one is at work on it."""
+        self._was_interrupted = self.scratch.is_dir()
+        name = f" {self.share} of it" if self.share.world_size > 1 else " it"
+        refusal = f"{self.out}: another process is writing{name}; wait for it, or choose another output"
+        try:
+            with locked(self.scratch, refusal, lambda: self._listing.exists() and not self._is_over):
+                for path in self.scratch.iterdir():  # what a killed process left
+                    if path.name != LOCK:
+                        path.unlink()
+                yield
+        finally:
+            if self._to_clear and not self._others_at_work():
+                self._listing.unlink(missing_ok=True)  # first: parts without a listing are nobody's
+                for path in self.folder.iterdir():
+                    with suppress(OSError):  # the folder of a process that has just come
+                        path.unlink()
+            with suppress(OSError):  # not empty
+                self.folder.rmdir()
+
+    def _others_at_work(self) -> bool:
+        """Whether other processes have a lock; the folders of those that were killed are removed."""
+        for folder in self.folder.glob("rank-*"):
+            with suppress(OptionError), locked(folder, "", lambda: False):
+                pass
+        return any(self.folder.glob("rank-*"))
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the description that the job began with; None if it has not begun. Raises TableError."""
+        if (self.folder / EARLIER_LISTING).exists():
+            raise TableError(
+                f"{self.folder} was begun by an earlier version of facepcl; delete it to start over, or "
+                "finish it with that version"
+            )
+        try:
+            with self._listing.open(encoding="ascii") as file:
+                return dict(json.loads(file.readline()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise TableError(f"{self._listing} is damaged; delete {self.folder} to start over") from error
+
+    def previous(self, resume: bool) -> dict[str, Any] | None:
+        """Return what `read` does. Raises OptionError for another call's unfinished work, unless `resume`."""
+        begun = self.read()
+        if begun is None or resume:
+            return begun
+        if self.share.world_size == 1 or self._was_interrupted:
+            self.refuse_to_restart(f"{self.folder} holds unfinished work on {self.out}")
+        if begun["world_size"] != self.share.world_size:
+            self.refuse_to_restart(
+                f"{self.out} was begun by {begun['world_size']} processes, not {self.share.world_size}"
+            )
+        return begun
+
+    def refuse_to_restart(self, reason: str) -> None:
+        """Raise OptionError rather than lose or continue unasked what another call has done."""
+        delete = " and ".join(str(path) for path in (self.folder, self.out) if path.is_dir())
+        raise OptionError(
+            f"{reason}: add --resume (resume=True) to continue, or delete {delete} to start over"
+        )
+
+    def begin(self, description: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
+        """Write the listing unless another process was first; return the description that holds."""
+        if not self._listing.exists():
+            self.is_new = True
+            if self.share.world_size == 1:
+                for part in self.parts():
+                    part.unlink()
+            header = {**description, "world_size": self.share.world_size}
+            with atomic_first(self._listing) as temporary, temporary.open("w", encoding="ascii") as file:
+                file.write(json.dumps(header) + "\n")
+                for shard in cut(entries):
+                    file.write(json.dumps(shard.listed) + "\n")
+        return self.read() or {}
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield the shards of the listing, in order."""
+        with self._listing.open(encoding="ascii") as file:
+            file.readline()
+            for number, line in enumerate(file):
+                yield Shard(number, json.loads(line))
+
+    def image_count(self) -> int | None:
+        """Return the number of images in the listing; None if there are tars, which do not tell."""
+        count = 0
+        for shard in self.shards():
+            path, error, _ = shard.listed[0]
+            if is_shard_name(path) and not error:
+                return None
+            count += len(shard.listed)
+        return count
+
+    def unchanged(self, shards: Iterable[Shard]) -> Iterator[Entry]:
+        """Yield the entries of `shards`. Raises TableError for a tar that has changed since it was listed."""
+        for shard in shards:
+            for path, error, then in shard.listed:
+                entry = Entry(path, error)
+                if then != stamp(entry):
+                    raise TableError(
+                        f"{path} has changed since the work on {self.out} began; delete {self.folder} to "
+                        "start over"
+                    )
+                yield entry
+
+    def part(self, number: int, suffix: str) -> Path:
+        """Return the path of a part."""
+        return self.folder / f"part-{number:08d}{suffix}"
+
+    def parts(self) -> list[Path]:
+        """Return the finished parts, in order."""
+        return sorted(self.folder.glob("part-*"))
+
+    def finish(self, is_whole: bool) -> None:
+        """Note that this process has done its share, and whether the output `is_whole`: then the state goes
+        once no process is at work."""
+        self._is_over, self._to_clear = True, is_whole
+
+
+def cut(entries: Iterable[Entry]) -> Iterator[Shard]:
+    """Yield the shards of a listing, in its order."""
+    number = 0
+    files: list[Entry] = []
+    for entry in entries:
+        is_tar = is_shard_name(entry.path) and not entry.error
+        if files and (is_tar or len(files) == FILES_PER_SHARD):
+            yield Shard(number, [(*file, None) for file in files])
+            number, files = number + 1, []
+        if is_tar:
+            yield Shard(number, [(*entry, stamp(entry))])
+            number += 1
+        else:
+            files.append(entry)
+    if files:
+        yield Shard(number, [(*file, None) for file in files])
+
+
+def describe_sources(sources: Sequence[str]) -> dict[str, Any]:
+    """Return the sources and the folder that relative ones count from, for a description."""
+    return {"sources": list(sources), "folder": where_relative(sources)}
+
+
+def check_same(out: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any], delete: Path) -> None:
+    """Raise OptionError that names the first difference between the description of a job and a call's."""
+    for name, value in wanted.items():
+        if begun.get(name) != value:
+            raise OptionError(
+                f"{out} was made with {name} {_in_words(begun.get(name))}, not {_in_words(value)}; repeat "
+                f"the command as it was, choose another output, or delete {delete}"
+            )
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
+    return ", ".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

@@ -1,0 +1,519 @@
+"""A job of `embed` or `align` can be interrupted at any moment: nothing is lost, doubled or changed.
+
+What holds for every kind of output is tested for each: a table, a folder of tables, a folder of crops.
+"""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import facepcl
+from facepcl.alignment.align_photos import CropWriter
+from facepcl.embedding import writers
+from facepcl.embedding.writers import FolderWriter, TableWriter
+from facepcl.errors import FacepclError, OptionError, TableError
+from facepcl.images.face import LANDMARK_COLUMNS
+from facepcl.images.templates import ARCFACE_POINTS
+from facepcl.jobs import state
+from facepcl.jobs.state import Job, describe_sources
+
+PART = 16
+PHOTOS, FAILED = 70, 7
+SOURCE = "photos"  # relative: jobs run in a folder of their own
+
+
+class TableJob:
+    """`embed` into one table."""
+
+    out, writer = "e.npz", TableWriter
+    per_part = PART // 8  # results of 8 images
+
+    @staticmethod
+    def run(model, source=SOURCE, out="e.npz", resume=False, **options):
+        options = {"dtype": "float32", "batch_size": 8, "workers": 1, **options}
+        return facepcl.embed(source, out, model=model, resume=resume, **options)
+
+    @staticmethod
+    def output(out):
+        table = facepcl.read_embeddings(out)
+        return table.paths, table.errors, table.sizes.tolist(), table.meta, table.vectors.tobytes()
+
+    @staticmethod
+    def done(out):
+        return len(Job(Path(out)).parts()) * PART
+
+
+class FolderJob(TableJob):
+    """`embed` into a folder with a table for each shard: three of files, one of a tar."""
+
+    out, writer = "e", FolderWriter
+
+    @staticmethod
+    def run(model, source=SOURCE, out="e", resume=False, **options):
+        return TableJob.run(model, source, out, resume, **options)
+
+    @staticmethod
+    def done(out):
+        tables = sorted(Path(out).glob("*.parquet"))
+        return sum(len(facepcl.read_embeddings(table)) for table in tables)
+
+
+class CropJob:
+    """`align` with landmarks that are known."""
+
+    out, writer = "crops", CropWriter
+    per_part = PART // 4
+
+    @staticmethod
+    def run(model, source=SOURCE, out="crops", resume=False, **options):
+        del model, resume  # an interrupted `align` continues by itself
+        return facepcl.align(source, out, landmarks="landmarks.csv", size=32, workers=1, **options)
+
+    @staticmethod
+    def output(out):
+        files = {p.relative_to(out).as_posix(): p.read_bytes() for p in Path(out).rglob("*") if p.is_file()}
+        description = json.loads(files["faces.csv.meta.json"])
+        del description["folder"]  # where it ran
+        return files | {"faces.csv.meta.json": description}
+
+    @staticmethod
+    def done(out):
+        return len(Job(Path(out)).parts()) * PART
+
+
+EMBED = [TableJob, FolderJob]
+KINDS = [*EMBED, CropJob]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_parts():
+    """Parts and shards of 16 images, so that a small folder has many."""
+    with pytest.MonkeyPatch.context() as patch:
+        for writer in (TableWriter, CropWriter):
+            patch.setattr(writer, "part_images", PART)
+        patch.setattr(state, "FILES_PER_SHARD", PART)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return facepcl.create_model("pcl_facecycle")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """48 files and a tar with 22 more, a damaged one among each ten, and landmarks of all of them."""
+    place = tmp_path_factory.mktemp("data")
+    folder = place / SOURCE
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"{i:02d}.png" for i in range(PHOTOS)]
+    for i, name in enumerate(names):
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((70, 66), Image.Resampling.BICUBIC).save(folder / name)
+        if i % 10 == 7:
+            (folder / name).write_bytes((folder / name).read_bytes()[:200])
+    with tarfile.open(folder / "shard.tar", "w") as tar:
+        for name in names[48:]:
+            tar.add(folder / name, name)
+            (folder / name).unlink()
+    with (place / "landmarks.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", *LANDMARK_COLUMNS])
+        paths = [f"{SOURCE}/{'' if i < 48 else 'shard.tar/'}{name}" for i, name in enumerate(names)]
+        rows.writerows([path, *(ARCFACE_POINTS / 2 + 5).ravel()] for path in paths)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(model, place):
+    """whole(kind) -> what a job that nobody interrupts writes."""
+    made = {}
+
+    def output(kind):
+        if kind not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(place)
+                kind.run(model, out=f"whole-{kind.out}")
+                made[kind] = kind.output(f"whole-{kind.out}")
+        return made[kind]
+
+    return output
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch):
+    """A working folder with the photos and their landmarks."""
+    subprocess.run(["cp", "-rp", place / SOURCE, place / "landmarks.csv", tmp_path], check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(folder="."):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def interrupted(kind, model, after, error=KeyboardInterrupt, **options):
+    """Run a job until so many results are there, then Ctrl-C."""
+    take, count = kind.writer.take, 0
+
+    def counting(self, result):
+        nonlocal count
+        if count == after:
+            raise error
+        count += 1
+        return take(self, result)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind.writer, "take", counting)
+        with pytest.raises(error):
+            kind.run(model, **options)
+
+
+@pytest.fixture
+def begun(kind, model, here):
+    """An interrupted job with two parts done."""
+    interrupted(kind, model, 2 * kind.per_part)
+    assert kind.done(kind.out) == 2 * PART
+
+
+@pytest.mark.parametrize("share", [0.5, 1, 1.5, 2.2, 3.5])
+@every_kind
+def test_an_interrupted_job_continues_to_the_same_bits(kind, model, here, whole, share, caplog):
+    interrupted(kind, model, round(share * kind.per_part))
+    done = int(share) * PART
+    assert kind.done(kind.out) == done
+    if done:
+        assert any("are done and kept in" in message for message in caplog.messages)
+    summary = kind.run(model, resume=True)
+    assert (summary.aligned if kind is CropJob else summary.embedded) == PHOTOS - done
+    assert summary.failed == FAILED
+    assert kind.output(kind.out) == whole(kind)
+    assert names() == sorted([kind.out, "landmarks.csv", SOURCE])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_every_format_of_a_table_is_resumed(model, here, whole, suffix):
+    interrupted(TableJob, model, 4, out=f"e.{suffix}")
+    TableJob.run(model, out=f"e.{suffix}", resume=True)
+    assert TableJob.output(f"e.{suffix}") == whole(TableJob)
+
+
+@pytest.mark.parametrize("kind", [TableJob, CropJob])
+def test_an_interruption_while_the_parts_are_put_together_loses_nothing(
+    kind, model, here, whole, monkeypatch
+):
+    """All images are done then, also those of the last part, which is not full."""
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind.writer, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            kind.run(model)
+    summary = kind.run(model, resume=True)
+    assert (summary.aligned if kind is CropJob else summary.embedded) == 0
+    assert kind.output(kind.out) == whole(kind)
+
+
+@pytest.mark.parametrize("kind", EMBED)
+@pytest.mark.usefixtures("begun")
+def test_unfinished_work_is_not_thrown_away_unasked(kind, model):
+    with pytest.raises(OptionError, match=r"unfinished work on .*: add --resume .* or delete e\S*\.parts"):
+        kind.run(model)
+    assert kind.done(kind.out) == 2 * PART
+
+
+@every_kind
+def test_a_job_that_was_killed_before_its_first_part_says_so(kind, model, here):
+    """Its listing is there, which may have taken an hour."""
+    job = Job(Path(kind.out))
+    job.folder.mkdir()
+    job.begin({"sources": [SOURCE], "dtype": "float32"}, [])
+    with pytest.raises(OptionError, match=r"unfinished work|made with template None, not face"):
+        kind.run(model)
+
+
+@every_kind
+def test_resume_begins_where_nothing_was_begun(kind, model, here, whole):
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
+@every_kind
+def test_a_finished_output_is_counted_and_left_as_it_is(kind, model, here):
+    first = kind.run(model)
+    before = {path: path.stat().st_mtime_ns for path in Path(kind.out).parent.rglob("*")}
+    again = kind.run(model, resume=True)
+    assert (again.aligned if kind is CropJob else again.embedded) == 0
+    assert again.failed == first.failed == FAILED
+    after = {path: path.stat().st_mtime_ns for path in Path(kind.out).parent.rglob("*")}
+    assert {path: after[path] for path in before if path.is_file()} == {
+        path: time for path, time in before.items() if path.is_file()
+    }
+
+
+@every_kind
+def test_a_finished_output_of_other_images_is_refused(kind, model, here):
+    kind.run(model)
+    before = kind.output(kind.out)
+    shutil.copy("photos/00.png", "photos/000.png")
+    refusal = "other (images|photos)|is not of these sources|made with sources"
+    with pytest.raises(OptionError, match=refusal):
+        kind.run(model, resume=True)
+    os.unlink("photos/000.png")
+    for source in ("photos/shard.tar", "photos/00.png", [SOURCE, "photos/00.png"]):
+        with pytest.raises(OptionError, match=refusal):
+            kind.run(model, source, resume=True)
+    assert kind.output(kind.out) == before
+
+
+OTHERWISE = [
+    (TableJob, {"branch": "pose"}, r"space pcl_facecycle shared/code \(\w+\), not pcl_facecycle pose/code"),
+    (TableJob, {"pool": "avg"}, "shared/avg"),
+    (FolderJob, {"branch": "pose"}, r"space pcl_facecycle shared/code \(\w+\), not pcl_facecycle pose/code"),
+    (TableJob, {"dtype": "bfloat16"}, "made with dtype float32, not bfloat16"),
+    (FolderJob, {"dtype": "bfloat16"}, "made with dtype float32, not bfloat16"),
+    (CropJob, {"template": "arcface"}, "made with template face, not arcface"),
+    (CropJob, {"format": "png"}, "made with format jpg, not png"),
+    *[
+        (kind, {"source": "photos/shard.tar"}, r"made with sources photos, not .*shard\.tar")
+        for kind in KINDS
+    ],
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "said"), OTHERWISE)
+@pytest.mark.usefixtures("begun")
+def test_another_job_in_place_of_an_unfinished_one_is_refused_with_both_named(kind, model, change, said):
+    with pytest.raises(OptionError, match=said):
+        kind.run(model, resume=True, **change)
+    assert kind.done(kind.out) == 2 * PART
+
+
+@pytest.mark.parametrize("kind", EMBED)
+@pytest.mark.usefixtures("begun")
+def test_auto_continues_in_the_dtype_of_the_job(kind, model, whole):
+    """The timing that chooses it may turn out otherwise another day."""
+    kind.run(model, resume=True, dtype="auto")
+    assert kind.output(kind.out) == whole(kind)
+
+
+@pytest.mark.parametrize("kind", [TableJob, CropJob])
+@pytest.mark.usefixtures("begun")
+def test_files_that_come_and_go_meanwhile_do_not_move_the_rows(kind, model):
+    shutil.copy("photos/00.png", "photos/00-new.png")
+    os.unlink("photos/01.png")  # done already
+    os.unlink("photos/33.png")  # not yet
+    summary = kind.run(model, resume=True)
+    assert summary.failed == FAILED + 1
+    if kind is TableJob:
+        table = facepcl.read_embeddings(kind.out)
+        assert len(table) == PHOTOS
+        assert table.errors[33] == "there is no such file"
+
+
+@every_kind
+@pytest.mark.usefixtures("begun")
+def test_a_tar_that_has_changed_meanwhile_is_refused(kind, model):
+    with tarfile.open("photos/shard.tar", "a") as tar:
+        tar.add("photos/00.png", "new.png")
+    with pytest.raises(TableError, match=r"shard\.tar has changed since"):
+        kind.run(model, resume=True)
+    assert kind.done(kind.out) >= 2 * PART
+
+
+def test_where_a_job_runs_matters_to_relative_sources_only(here):
+    assert describe_sources(["s3://bucket/photos", str(here / SOURCE)])["folder"] == ""
+    assert describe_sources(["s3://bucket/photos", SOURCE])["folder"] == str(here)
+
+
+@every_kind
+def test_a_second_process_on_the_same_output_is_refused(kind, model, here):
+    with Job(Path(kind.out)).claimed(), pytest.raises(OptionError, match="another process is writing it"):
+        kind.run(model)
+    assert names() == ["landmarks.csv", SOURCE]
+
+
+@every_kind
+def test_a_job_that_fails_before_anything_is_done_leaves_nothing(kind, model, here):
+    interrupted(kind, model, 0, error=RuntimeError)
+    assert names() == ["landmarks.csv", SOURCE]
+
+
+def test_on_error_raise_ends_a_job_with_the_name_of_the_image(model, here):
+    with pytest.raises(FacepclError, match=r"07\.png: damaged"):
+        TableJob.run(model, on_error="raise")
+    assert names() == ["landmarks.csv", SOURCE]
+
+
+@pytest.mark.usefixtures("begun")
+@pytest.mark.parametrize("kind", [TableJob])
+def test_a_damaged_part_or_listing_is_named(kind, model):
+    job = Job(Path(kind.out))
+    part = job.parts()[0]
+    part.write_bytes(part.read_bytes()[:5000])
+    with pytest.raises(TableError, match="part-00000000"):
+        kind.run(model, resume=True)
+    (job.folder / "job.jsonl").write_text('{"sources"')
+    with pytest.raises(TableError, match=r"job\.jsonl is damaged; delete e\.npz\.parts to start over"):
+        kind.run(model, resume=True)
+
+
+@pytest.mark.parametrize("kind", [TableJob])
+@pytest.mark.usefixtures("begun")
+def test_parts_are_tables_and_the_listing_says_what_they_are(kind, whole):
+    job = Job(Path(kind.out))
+    part, (paths, *_) = facepcl.read_embeddings(job.parts()[1]), whole(kind)
+    assert part.paths == paths[PART : 2 * PART]
+    described, *shards = map(json.loads, (job.folder / "job.jsonl").read_text().splitlines())
+    assert described["sources"] == [SOURCE]
+    assert [len(shard) for shard in shards] == [16, 16, 16, 1]
+
+
+@every_kind
+def test_a_job_that_was_killed_while_its_state_was_removed_is_whole(kind, model, here):
+    """The listing goes first; parts that outlive it are nobody's."""
+    kind.run(model)
+    Job(Path(kind.out)).folder.mkdir()
+    Job(Path(kind.out)).part(0, ".npz").write_bytes(b"nobody's")
+    kind.run(model, resume=True)
+    assert names() == sorted([kind.out, "landmarks.csv", SOURCE])
+
+
+def test_unfinished_jobs_of_the_earlier_version_are_said_to_be_that(model, here):
+    Path("e.npz.parts").mkdir()
+    Path("e.npz.parts/job.json").write_text("{}")
+    Path("crops").mkdir()
+    Path("crops/faces.csv.partial").write_text("{}\n")
+    for kind in (TableJob, CropJob):
+        with pytest.raises(FacepclError, match="was begun by an earlier version of facepcl; delete it"):
+            kind.run(model, resume=True)
+
+
+def test_a_folder_of_the_earlier_version_is_read_and_resumed(model, here, whole):
+    """Its listing lay in a hidden folder among the tables, which did not say how many there are."""
+    FolderJob.run(model)
+    for table in Path("e").glob("*.parquet"):
+        rows = facepcl.read_embeddings(table)
+        rows.meta.pop("shards")
+        writers.write_table(table, rows.meta, [rows])
+    Path("e/.facepcl").mkdir()
+    Path("e/.facepcl/job.jsonl").write_text("{}\n" * 5)
+    assert FolderJob.output("e") == whole(FolderJob)
+    last = sorted(Path("e").glob("*.parquet"))[-1]
+    last.unlink()
+    with pytest.raises(TableError, match="lacks 1 of its 4 shards"):
+        facepcl.read_embeddings("e")
+    assert FolderJob.run(model, resume=True).embedded == 22
+    assert FolderJob.output("e") == whole(FolderJob)
+
+
+def test_a_tar_without_images_is_an_error_and_leaves_nothing(model, tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w"):
+        pass
+    with pytest.raises(OptionError, match=r"no images in .*s\.tar"):
+        TableJob.run(model, tmp_path / "s.tar", tmp_path / "e.npz")
+    assert names(tmp_path) == ["s.tar"]
+
+
+def test_a_table_of_a_tar_that_breaks_off_is_of_that_tar(model, here):
+    data = Path("photos/shard.tar").read_bytes()
+    Path("cut.tar").write_bytes(data[: len(data) // 2])
+    sources = ["cut.tar", "photos/00.png"]
+    first = TableJob.run(model, sources)
+    rows = facepcl.read_embeddings("e.npz")
+    assert rows.paths[-2] == "cut.tar"
+    assert "breaks off" in rows.errors[-2]
+    second = TableJob.run(model, sources, resume=True)
+    assert (second.total, second.embedded) == (first.total, 0)
+
+
+# the sheet
+
+
+def test_the_sheet_of_a_finished_table_is_that_of_the_job(model, here):
+    TableJob.run(model, sheet="first.png")
+    TableJob.run(model, sheet="again.png", resume=True)
+    assert Path("first.png").read_bytes() == Path("again.png").read_bytes()
+    assert names() == ["again.png", "e.npz", "first.png", "landmarks.csv", SOURCE]
+
+
+def test_images_that_are_gone_are_left_out_of_the_sheet(model, here):
+    TableJob.run(model, "photos/0*.png")
+    for path in sorted(Path(SOURCE).glob("*.png"))[2:]:
+        path.unlink()
+    facepcl.embedding.contact_sheet.draw_sheet(
+        facepcl.read_embeddings("e.npz"), facepcl.FaceEmbedder(model, dtype="float32"), "s.png"
+    )
+    assert Image.open("s.png").height == 58 + 2 * 248  # two queries
+
+
+# kills
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+@every_kind
+def test_a_job_that_is_killed_loses_nothing(kind, here, kills):
+    """SIGKILL at random moments, start-up and the last steps included; then the same to the bit."""
+    rng = np.random.default_rng(kills)
+    tests = str(Path(__file__).parent)
+    Path("job.py").write_text(f"""
+import sys, time
+sys.path.append({tests!r})
+import torch, test_jobs as jobs
+kind = jobs.{kind.__name__}
+for writer in (jobs.TableWriter, jobs.CropWriter):
+    writer.part_images = jobs.PART
+jobs.state.FILES_PER_SHARD = jobs.PART
+take = kind.writer.take
+def slowly(self, result):
+    time.sleep(0.05)  # so that kills fall between start-up and end
+    return take(self, result)
+kind.writer.take = slowly
+torch.manual_seed(0)
+model = jobs.facepcl.create_model("pcl_facecycle")
+print("ready", flush=True)
+kind.run(model, out=sys.argv[1], resume=True)
+""")
+
+    def start(out):
+        job = subprocess.Popen([sys.executable, "job.py", out], stdout=subprocess.PIPE)
+        job.stdout.readline()
+        return job
+
+    assert start("whole" + kind.out).wait() == 0
+    done, grown = 0, set()
+    for kill in range(kills):
+        job = start(kind.out)
+        deadline = time.monotonic() + 30
+        while kill % 2 and job.poll() is None and kind.done(kind.out) <= done and time.monotonic() < deadline:
+            time.sleep(0.01)  # every second time it gets past its start-up, whatever the machine does
+        time.sleep(rng.uniform(0, 0.3))
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        now = kind.done(kind.out)
+        assert now >= done or Path(kind.out).exists()
+        done = now
+        grown.add(done)
+    assert len(grown) > 1  # it was killed in its midst
+    for _ in range(2):  # the last kill may have come while it cleared up
+        assert start(kind.out).wait() == 0
+    assert kind.output(kind.out) == kind.output("whole" + kind.out)
+    assert f"{kind.out}.parts" not in names()
