@@ -109,7 +109,7 @@ def test_a_job_resumes_to_the_bit(folder, detector, tmp_path, monkeypatch):
     take, taken = TableWriter.take, []
 
     def stopping(self, batch):
-        if len(taken) == 2:
+        if taken:
             raise KeyboardInterrupt
         taken.append(batch)
         return take(self, batch)

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.forked_jobs import forked_jobs
 from PIL import Image
 
 import facepcl
@@ -466,54 +466,48 @@ def test_images_that_are_gone_are_left_out_of_the_sheet(model, here):
 
 # kills
 
+SETUP = f"""
+import sys, time
+sys.path.append({str(Path(__file__).parent)!r})
+import torch
+torch.set_num_threads(1)
+import test_jobs as jobs
+for writer in (jobs.TableWriter, jobs.CropWriter):
+    writer.part_images = jobs.PART
+    def slowly(self, result, take=writer.take):
+        time.sleep(0.02)  # so that kills fall between start-up and end
+        return take(self, result)
+    writer.take = slowly
+jobs.state.FILES_PER_SHARD = jobs.PART
+torch.manual_seed(0)
+model = jobs.facepcl.create_model("pcl_facecycle")
+"""
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.soak])])
 @every_kind
 def test_a_job_that_is_killed_loses_nothing(kind, here, kills):
     """SIGKILL at random moments, start-up and the last steps included; then the same to the bit."""
     rng = np.random.default_rng(kills)
-    tests = str(Path(__file__).parent)
-    Path("job.py").write_text(f"""
-import sys, time
-sys.path.append({tests!r})
-import torch, test_jobs as jobs
-kind = jobs.{kind.__name__}
-for writer in (jobs.TableWriter, jobs.CropWriter):
-    writer.part_images = jobs.PART
-jobs.state.FILES_PER_SHARD = jobs.PART
-take = kind.writer.take
-def slowly(self, result):
-    time.sleep(0.05)  # so that kills fall between start-up and end
-    return take(self, result)
-kind.writer.take = slowly
-torch.manual_seed(0)
-model = jobs.facepcl.create_model("pcl_facecycle")
-print("ready", flush=True)
-kind.run(model, out=sys.argv[1], resume=True)
-""")
-
-    def start(out):
-        job = subprocess.Popen([sys.executable, "job.py", out], stdout=subprocess.PIPE)
-        job.stdout.readline()
-        return job
-
-    assert start("whole" + kind.out).wait() == 0
-    done, grown = 0, set()
-    for kill in range(kills):
-        job = start(kind.out)
-        deadline = time.monotonic() + 30
-        while kill % 2 and job.poll() is None and kind.done(kind.out) <= done and time.monotonic() < deadline:
-            time.sleep(0.01)  # every second time it gets past its start-up, whatever the machine does
-        time.sleep(rng.uniform(0, 0.3))
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        now = kind.done(kind.out)
-        assert now >= done or Path(kind.out).exists()
-        done = now
-        grown.add(done)
-    assert len(grown) > 1  # it was killed in its midst
-    for _ in range(2):  # the last kill may have come while it cleared up
-        assert start(kind.out).wait() == 0
-    assert kind.output(kind.out) == kind.output("whole" + kind.out)
+    with forked_jobs(SETUP, f"jobs.{kind.__name__}.run(model, out=words[0], resume=True)", here) as jobs:
+        assert jobs.run("whole") == 0
+        done, grown = 0, set()
+        for kill in range(kills):
+            pid = jobs.start(kind.out)
+            deadline = time.monotonic() + 30
+            while kill % 2 and kind.done(kind.out) <= done and time.monotonic() < deadline:
+                if Path(kind.out).is_file() or Path(f"{kind.out}/faces.csv").exists():
+                    break  # every second time it gets past its start-up, whatever the machine does
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.4))
+            os.kill(pid, signal.SIGKILL)
+            jobs.wait(pid)
+            now = kind.done(kind.out)
+            assert now >= done or Path(kind.out).exists()
+            done = now
+            grown.add(done)
+        assert len(grown) > 1  # it was killed in its midst
+        for _ in range(2):  # the last kill may have come while it cleared up
+            assert jobs.run(kind.out) == 0
+    assert kind.output(kind.out) == kind.output("whole")
     assert f"{kind.out}.parts" not in names()

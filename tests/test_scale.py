@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers.forked_jobs import forked_jobs
 from PIL import Image
 
 import facepcl
@@ -157,38 +158,25 @@ def test_batches_cut_at_shard_ends_move_the_codes_by_rounding_only(model, folder
     )
 
 
-JOBS = f"""
-import os, sys, time, traceback, torch
+SETUP = f"""
+import time, torch
 torch.set_num_threads(1)
 import facepcl
-from facepcl.embedding import embedder, writers
+from facepcl.embedding.writers import TableWriter
 from facepcl.jobs import state
-writers.TableWriter.part_images = state.FILES_PER_SHARD = {PART}
-embed = embedder.FaceEmbedder._embed
-def slowly(self, *args):
+TableWriter.part_images = state.FILES_PER_SHARD = {PART}
+take = TableWriter.take
+def slowly(self, batch):
     time.sleep(0.05)  # so that kills fall between start-up and end
-    return embed(self, *args)
-embedder.FaceEmbedder._embed = slowly
+    return take(self, batch)
+TableWriter.take = slowly
 torch.manual_seed(0)
 model = facepcl.create_model("pcl_facecycle")
-print("ready", flush=True)
-for line in sys.stdin:
-    command, number = line.split()
-    if command == "wait":
-        print(os.waitstatus_to_exitcode(os.waitpid(int(number), 0)[1]), flush=True)
-        continue
-    pid = os.fork()  # with all of torch loaded: a job starts in no time
-    if pid:
-        print(pid, flush=True)
-        continue
-    try:
-        facepcl.embed(sys.argv[1], sys.argv[2], model=model, dtype="float32", batch_size=8, workers=1,
-                      rank=int(number), world_size=2, resume=True)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
 """
+JOB = (
+    "facepcl.embed({source!r}, {out!r}, model=model, dtype='float32', batch_size=8, workers=1, "
+    "rank=int(words[0]), world_size=2, resume=True)"
+)
 
 
 @pytest.mark.slow
@@ -196,20 +184,10 @@ for line in sys.stdin:
 def test_two_processes_that_are_killed_lose_nothing_and_do_nothing_twice(folder, whole, tmp_path, kills):
     """SIGKILL at random moments; what was done stays as it is, and the rest is done again to the bit."""
     out, rng = tmp_path / "e", np.random.default_rng(kills)
-    (tmp_path / "jobs.py").write_text(JOBS)
-    command = [sys.executable, "jobs.py", str(folder), str(out)]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as jobs:
-
-        def ask(*words):
-            print(*words, file=jobs.stdin, flush=True)
-            return int(jobs.stdout.readline())
-
-        assert jobs.stdout.readline() == "ready\n"
+    with forked_jobs(SETUP, JOB.format(source=str(folder), out=str(out)), tmp_path) as jobs:
         times, grown = {}, set()
         for kill in range(kills):
-            both = [ask("start", rank) for rank in (0, 1)]
+            both = [jobs.start(rank) for rank in (0, 1)]
             before = len(times)
             deadline = time.monotonic() + 30
             while kill % 2 and len(list(out.glob("*.parquet"))) <= before and time.monotonic() < deadline:
@@ -217,7 +195,7 @@ def test_two_processes_that_are_killed_lose_nothing_and_do_nothing_twice(folder,
             time.sleep(rng.uniform(0, 0.4))
             for pid in both:
                 os.kill(pid, signal.SIGKILL)
-            assert all(ask("wait", pid) in (-signal.SIGKILL, 0) for pid in both)
+            assert all(jobs.wait(pid) in (-signal.SIGKILL, 0) for pid in both)
             now = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
             assert times.items() <= now.items()
             times = now
@@ -226,8 +204,7 @@ def test_two_processes_that_are_killed_lose_nothing_and_do_nothing_twice(folder,
                 assert same(facepcl.read_embeddings(out), whole)
                 out.rename(tmp_path / f"done-{kill}")
                 times = {}
-        assert [ask("wait", ask("start", rank)) for rank in (0, 1)] == [0, 0]
-        jobs.stdin.close()
+        assert [jobs.run(rank) for rank in (0, 1)] == [0, 0]
     assert len(grown) > 1  # some were killed in their midst
     assert times.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}.items()
     assert same(facepcl.read_embeddings(out), whole)

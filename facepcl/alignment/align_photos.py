@@ -131,8 +131,8 @@ def align(
             _check_whole(folder, wanted, sources)
             job.finish(is_whole=True)  # after a kill while its state was removed
         else:
-            begun = job.read() or job.begin(wanted, list_entries(sources))
-            check_same(folder, begun, wanted, job.folder)
+            previous = job.read() or job.begin(wanted, list_entries(sources))
+            check_same(folder, previous, wanted, job.folder)
             writer = CropWriter(job, wanted, sources)
             bar = Progress(job.image_count(), "photos", progress, "aligning", initial=writer.done)
             summary.aligned, summary.seconds = run(job, writer, Aligner(alignment, size, known), workers, bar)
@@ -184,13 +184,13 @@ def _read_landmarks(landmarks: str | Path) -> dict[str, list[Face]]:
 def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> None:
     """Raise OptionError unless the crops in `folder` are those that are asked for."""
     try:
-        made = json.loads((folder / META).read_text("utf-8"))
+        description = json.loads((folder / META).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise OptionError(
             f"{folder / META} does not say how these crops were made; delete {folder}, or choose another "
             "folder"
         ) from error
-    check_same(folder, made, wanted, folder)
+    check_same(folder, description, wanted, folder)
     paths = [str(printable(row["source"])) for row in read_rows(folder / TABLE)]
     if not is_table_of(paths, list_entries(sources)):
         raise OptionError(

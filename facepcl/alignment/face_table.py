@@ -18,7 +18,7 @@ COLUMNS = ("path", "source", "error", "width", "height", *FACE_COLUMNS)
 
 
 class Photo(NamedTuple):
-    """What became of one photograph: its size in pixels, its faces with the names of their crops, or why
+    """What became of one photo: its size in pixels, its faces with the names of their crops, or why
     there are none."""
 
     source: str
@@ -89,7 +89,7 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
             f"{path} has no column {missing[0] if name else 'path'!r}; landmarks need {_NEEDED}"
         )
     places = [header.index(column) for column in LANDMARK_COLUMNS]
-    found: dict[str, list[Face]] = {}
+    faces_of: dict[str, list[Face]] = {}
     for number, cells in lines:
         if len(cells) < len(header):
             raise OptionError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")
@@ -104,10 +104,10 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
             raise OptionError(
                 f"{path}, line {number}: landmarks are ten numbers, in pixels of the photograph"
             )
-        faces = found.setdefault(os.path.normpath(source), [])
-        found.setdefault(os.path.normpath(path.parent / source), faces)
+        faces = faces_of.setdefault(os.path.normpath(source), [])
+        faces_of.setdefault(os.path.normpath(path.parent / source), faces)
         faces.append(Face.from_landmarks(numbers))
-    return found
+    return faces_of
 
 
 _NEEDED = f"path, {', '.join(LANDMARK_COLUMNS)}"

@@ -30,18 +30,18 @@ def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]
     with _explained(url):
         fs, path = _file_system(url)
         try:
-            found = {path: fs.info(path)}
+            files = {path: fs.info(path)}
         except FileNotFoundError:
             if not glob.has_magic(path):
                 raise
-            found, root = fs.glob(path, detail=True), ""
+            files, root = fs.glob(path, detail=True), ""
         else:
-            if found[path]["type"] != "directory":
-                return [(_full(fs, path), _size(found[path]))]
-            found, root = fs.find(path, detail=True), path.rstrip("/") + "/"
-        names = {name.removeprefix(root): name for name, info in found.items() if info["type"] == "file"}
+            if files[path]["type"] != "directory":
+                return [(_full(fs, path), _size(files[path]))]
+            files, root = fs.find(path, detail=True), path.rstrip("/") + "/"
+        names = {name.removeprefix(root): name for name, info in files.items() if info["type"] == "file"}
         shown = [n for n in names if is_wanted(n) and not (root and _is_hidden(n))]
-        return [(_full(fs, names[n]), _size(found[names[n]])) for n in sorted(shown, key=_files_first)]
+        return [(_full(fs, names[n]), _size(files[names[n]])) for n in sorted(shown, key=_files_first)]
 
 
 def read_url(url: str) -> bytes:

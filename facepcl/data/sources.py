@@ -95,13 +95,13 @@ def files_below(folder: str | Path) -> Iterator[Path]:
         here, around = waiting.pop()
         try:
             with os.scandir(here) as entries:
-                found = sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries)
+                listed = sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries)
         except OSError:
             yield here
             continue
         around = (*around, os.path.realpath(here))
         folders = []
-        for name, is_folder, is_link in found:
+        for name, is_folder, is_link in listed:
             if is_folder and not name.startswith("."):
                 if not (is_link and os.path.realpath(here / name) in around):
                     folders.append(here / name)
@@ -151,14 +151,14 @@ def _glob_entries(pattern: str) -> list[Entry]:
         before, rule = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
         folders = filter(os.path.isdir, glob.glob(str(before)))
         files = ((path, base) for base in folders for path in files_below(base))
-        found = sorted(str(path) for path, base in files if _matches(path.relative_to(base).parts, rule))
-        return [Entry(path) for path in found]
-    found = sorted(glob.glob(pattern))
-    if left_out := sum(map(os.path.isdir, found)):
+        matches = sorted(str(path) for path, base in files if _matches(path.relative_to(base).parts, rule))
+        return [Entry(path) for path in matches]
+    matches = sorted(glob.glob(pattern))
+    if left_out := sum(map(os.path.isdir, matches)):
         _logger.warning("%s: %d folders match and are left out; ** goes into them", pattern, left_out)
     return [
         Entry(path)
-        for path in found
+        for path in matches
         if (is_image_name(path) or is_shard_name(path)) and not os.path.isdir(path)
     ]
 
@@ -175,10 +175,10 @@ def _matches(parts: tuple[str, ...], rule: tuple[str, ...]) -> bool:
 def _url_entries(url: str) -> list[Entry]:
     if url.lower().endswith(".csv"):
         raise OptionError(f"{url}: a manifest is read from the file system; the paths in it may be URLs")
-    found = list_url(url, lambda name: is_image_name(name) or is_shard_name(name))
+    files = list_url(url, lambda name: is_image_name(name) or is_shard_name(name))
     return [
         Entry(name, None if size <= MAX_BYTES or is_shard_name(name) else _too_large(size))
-        for name, size in found
+        for name, size in files
     ]
 
 

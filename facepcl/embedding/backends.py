@@ -21,12 +21,12 @@ Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 FLOAT32_ROUNDING = 1e-4
 
 
-def deviation(found: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor]) -> float:
+def deviation(outputs: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor]) -> float:
     """The largest difference of two tuples of tensors, as a share of the largest number of each tensor;
     infinite where a number is not finite."""
     shares = [
         float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-30))
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(outputs, wanted, strict=True)
     ]
     return max(shares) if all(map(math.isfinite, shares)) else math.inf
 
@@ -63,8 +63,8 @@ def _traced(network: nn.Module, sample: torch.Tensor, batch_size: int) -> Run:
         # torch calls its jit deprecated; nothing else runs as fast and starts as fast
         warnings.simplefilter("ignore")
         run = torch.jit.freeze(torch.jit.trace(network, sample[:1], check_trace=False))
-        found = run(sample)  # another batch size than that of the trace: its shapes must not be fixed
-    _check(found, wanted, 0.02)  # of bfloat16
+        outputs = run(sample)  # another batch size than that of the trace: its shapes must not be fixed
+    _check(outputs, wanted, 0.02)  # of bfloat16
     return run
 
 
@@ -76,8 +76,8 @@ def _under_onnxruntime(network: nn.Module, sample: torch.Tensor, batch_size: int
     return run
 
 
-def _check(found: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor], most: float) -> None:
-    if (moved := deviation(found, wanted)) > most:
+def _check(outputs: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor], most: float) -> None:
+    if (moved := deviation(outputs, wanted)) > most:
         raise RuntimeError(f"its numbers differ from the network's by {moved:.1e} of the largest")
 
 

@@ -227,8 +227,8 @@ class FaceEmbedder(Encoder):
     def _embed(self, prepared: list[Prepared], all_branches: bool) -> Batch:
         shown, faces = prepared, None
         if self.alignment:
-            shown, found, numbers = _by_face(prepared)
-            faces = face_columns(found, numbers)
+            shown, faces_shown, numbers = _by_face(prepared)
+            faces = face_columns(faces_shown, numbers)
         images = [(i, p.pixels) for i, p in enumerate(shown) if p.pixels is not None]
         good, pixels = [i for i, _ in images], np.stack([p for _, p in images]) if images else np.empty(0)
         errors = [p.error for p in shown]
@@ -270,7 +270,7 @@ class FaceEmbedder(Encoder):
         return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
     def _halved(self, size: int, reason: str) -> int:
-        """The batch that is left to try when one of `size` did not fit; halved once, and said once."""
+        """The batch that is left to try when one of `size` did not fit; halved once, with one warning."""
         with self._out_of_memory:
             if self._most is None and size > 1:
                 self._most = size // 2

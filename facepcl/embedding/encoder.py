@@ -64,12 +64,12 @@ class Encoder:
         return self._int8 or self._backend == ONNX
 
     def _choose_device(self, device: str, dtype: str) -> torch.device:
-        found = find_device("cpu" if self._needs_runtime and device == "auto" else device)
-        if self._int8 and (found.type != "cpu" or self._backend not in ("auto", ONNX)):
+        chosen = find_device("cpu" if self._needs_runtime and device == "auto" else device)
+        if self._int8 and (chosen.type != "cpu" or self._backend not in ("auto", ONNX)):
             raise OptionError(f"dtype int8 runs on the CPU, with backend 'auto' or {ONNX!r}")
-        if self._needs_runtime and (found.type != "cpu" or dtype == "bfloat16"):
+        if self._needs_runtime and (chosen.type != "cpu" or dtype == "bfloat16"):
             raise OptionError(f"backend {ONNX!r} runs on the CPU, in float32 or int8")
-        return found
+        return chosen
 
     def _check_model(self) -> None:
         """Refuse a module that is no timm model, and a branch that it does not have."""

@@ -97,14 +97,14 @@ def embed(
 
     job = Job(Path(out), find_share(rank, world_size) if in_folder else None)
     with job.claimed():
-        begun = job.previous(resume)
-        if in_folder and not begun and not resume and any(job.out.glob("*.parquet")):
+        previous = job.previous(resume)
+        if in_folder and not previous and not resume and any(job.out.glob("*.parquet")):
             job.refuse_to_restart(f"{out} holds tables")
-        embedder = load(begun["dtype"] if begun and dtype == "auto" else dtype)  # timings differ
+        embedder = load(previous["dtype"] if previous and dtype == "auto" else dtype)  # timings differ
         if sheet is not None and not embedder.has_branches:
             raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
         summary = Summary(job.out, embedder.meta["space"], embedder.meta["device"])
-        if resume and not begun and not in_folder and job.out.exists():
+        if resume and not previous and not in_folder and job.out.exists():
             _check_whole(summary, embedder.meta, sources)
             job.finish(is_whole=True)  # after a kill while its state was removed
         else:
@@ -151,11 +151,11 @@ def _check_options(
 def _begin(
     job: Job, sources: list[str], embedder: FaceEmbedder, load: Callable[[str], FaceEmbedder], dtype: str
 ) -> FaceEmbedder:
-    """Begin the job, or check that it is the one that was begun; return the embedder in its dtype."""
-    begun = job.read() or job.begin(_describe(embedder, sources), list_entries(sources))
-    if dtype == "auto" and begun["dtype"] != embedder.meta["dtype"]:  # another process began it
-        embedder = load(begun["dtype"])
-    check_same(job.out, begun, _describe(embedder, sources), job.folder)
+    """Begin the job, or check that it is the one that was previous; return the embedder in its dtype."""
+    previous = job.read() or job.begin(_describe(embedder, sources), list_entries(sources))
+    if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
+        embedder = load(previous["dtype"])
+    check_same(job.out, previous, _describe(embedder, sources), job.folder)
     return embedder
 
 
@@ -186,8 +186,8 @@ def _embed_missing(
     if in_folder:
         summary.share = job.share
         if job.share.world_size > 1:
-            told = f" (by {job.share.told_by})" if job.share.told_by else ""
-            _logger.info("%s%s", job.share, told)
+            source = f" (by {job.share.source})" if job.share.source else ""
+            _logger.info("%s%s", job.share, source)
     _logger.info("embedding with %s on %s, %s", meta["model"], meta["device"], meta["dtype"])
     done = 0 if in_folder else writer.images_done()
     if done:

@@ -46,7 +46,7 @@ def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddi
     check_table_path(path)
     with atomic(path) as temporary:
         _WRITERS[path.suffix](temporary, meta, blocks, count)
-        if path.suffix == ".csv":  # what was said of the old vectors must not be read of the new ones
+        if path.suffix == ".csv":  # the old metadata must not be read for the new vectors
             _sidecar(path).unlink(missing_ok=True)
     if path.suffix == ".csv":
         with atomic(_sidecar(path)) as temporary:

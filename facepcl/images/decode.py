@@ -82,11 +82,11 @@ def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
 
 def _open(data: bytes) -> Image.Image:
     """An image of which the header alone has been read; a HEIC, which Pillow does not know, is decoded."""
-    found: Any = _open_heic(data) if _is_heic(data) else Image.open(io.BytesIO(data))
-    width, height = found.size
+    opened: Any = _open_heic(data) if _is_heic(data) else Image.open(io.BytesIO(data))
+    width, height = opened.size
     if width * height > MAX_PIXELS:  # where Pillow's own limit was taken away, too
         raise ImageError(f"too many pixels: {width} x {height}")
-    return found if isinstance(found, Image.Image) else found.to_pillow()
+    return opened if isinstance(opened, Image.Image) else opened.to_pillow()
 
 
 def _open_heic(data: bytes) -> Any:
@@ -116,10 +116,10 @@ def _upright_box(
 
 def _orientation(image: Image.Image) -> int:
     try:
-        found = int(image.getexif().get(ORIENTATION, 1))
+        orientation = int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF data counts as none
         return 1
-    return found if found in _TURNS else 1
+    return orientation if orientation in _TURNS else 1
 
 
 @contextmanager

@@ -51,12 +51,12 @@ class Detector:
         if _best(rows) < SURE:
             angle, rows = self._other_ways_up(small, rows)
         scale = _scale(small, image)
-        found = _in_upright(rows, angle, small.size) * scale
+        faces = _in_upright(rows, angle, small.size) * scale
         if max(image.size) > LONG_SIDE and (not len(rows) or (rows[:, 3] - rows[:, 1]).min() < SMALL):
             larger = _at_most(image, LONGER_SIDE)
             more = _in_upright(self._rows(_turned(larger, angle)), angle, larger.size)
-            found = np.concatenate([found, _new(more * _scale(larger, image), found)])
-        return [Face.from_numbers(row) for row in found.tolist()]
+            faces = np.concatenate([faces, _new(more * _scale(larger, image), faces)])
+        return [Face.from_numbers(row) for row in faces.tolist()]
 
     def _other_ways_up(self, image: Image.Image, upright: np.ndarray) -> tuple[int, np.ndarray]:
         """By how many degrees the image is to be turned back, and the faces of it then."""

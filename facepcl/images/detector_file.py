@@ -19,14 +19,14 @@ def find_detector(path: str | Path | None = None) -> Path:
         if not Path(path).is_file():
             raise MissingPath(f"{path}: there is no such file; the face detector is {_where()}")
         return Path(path)
-    found = _fetch()
-    if (digest := sha256_file(found)) != SHA256:
+    path = _fetch()
+    if (digest := sha256_file(path)) != SHA256:
         raise WeightsError(
-            f"{found} has the sha256 {digest[:12]}, not {SHA256[:12]} of the face detector that "
+            f"{path} has the sha256 {digest[:12]}, not {SHA256[:12]} of the face detector that "
             "facepcl knows; delete it to fetch it again, or give a file of your own with --detector PATH "
             "(detector=PATH)"
         )
-    return found
+    return path
 
 
 def _fetch() -> Path:

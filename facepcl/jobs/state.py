@@ -91,16 +91,16 @@ class Job:
 
     def previous(self, resume: bool) -> dict[str, Any] | None:
         """Return what `read` does. Raises OptionError for another call's unfinished work, unless `resume`."""
-        begun = self.read()
-        if begun is None or resume:
-            return begun
+        previous = self.read()
+        if previous is None or resume:
+            return previous
         if self.share.world_size == 1 or self._was_interrupted:
             self.refuse_to_restart(f"{self.folder} holds unfinished work on {self.out}")
-        if begun["world_size"] != self.share.world_size:
+        if previous["world_size"] != self.share.world_size:
             self.refuse_to_restart(
-                f"{self.out} was begun by {begun['world_size']} processes, not {self.share.world_size}"
+                f"{self.out} was begun by {previous['world_size']} processes, not {self.share.world_size}"
             )
-        return begun
+        return previous
 
     def refuse_to_restart(self, reason: str) -> None:
         """Raise OptionError rather than lose or continue unasked what another call has done."""
@@ -189,12 +189,12 @@ def describe_sources(sources: Sequence[str]) -> dict[str, Any]:
     return {"sources": list(sources), "folder": where_relative(sources)}
 
 
-def check_same(out: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any], delete: Path) -> None:
+def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: Path) -> None:
     """Raise OptionError that names the first difference between the description of a job and a call's."""
     for name, value in wanted.items():
-        if begun.get(name) != value:
+        if previous.get(name) != value:
             raise OptionError(
-                f"{out} was made with {name} {_in_words(begun.get(name))}, not {_in_words(value)}; repeat "
+                f"{out} was made with {name} {_in_words(previous.get(name))}, not {_in_words(value)}; repeat "
                 f"the command as it was, choose another output, or delete {delete}"
             )
 

@@ -100,9 +100,9 @@ def fetch_row(row: Row, cache_dir: str | Path | None = None, progress: bool = Fa
     folder = find_folder(f"hf-hub:{row.hf_hub_id}", cache_dir, progress)
     assert folder is not None
     for name, wanted in row.hub_sha256.items():
-        if (folder / name).is_file() and (found := check_sha256(folder / name)) != wanted:
+        if (folder / name).is_file() and (digest := check_sha256(folder / name)) != wanted:
             raise WeightsError(
-                f"{row.hf_hub_id}: {name} is not the file that this facepcl knows: sha256 {found[:12]}, not "
+                f"{row.hf_hub_id}: {name} is not the file that this facepcl knows: sha256 {digest[:12]}, not "
                 f"{wanted[:12]}"
             )
     return folder

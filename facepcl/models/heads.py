@@ -60,8 +60,8 @@ class Heads(nn.ModuleDict):
     Example:
         >>> model = facepcl.create_model("local-dir:runs/first/encoder").eval()
         >>> heads = facepcl.create_heads("local-dir:runs/first/encoder")
-        >>> found = heads(model.forward_branches(images))
-        >>> found["pose"]  # [B, 3], degrees, in the order of heads.specs["pose"].names
+        >>> outputs = heads(model.forward_branches(images))
+        >>> outputs["pose"]  # [B, 3], degrees, in the order of heads.specs["pose"].names
     """
 
     def __init__(self, specs: Mapping[str, HeadSpec], inputs: Mapping[str, int]):
@@ -75,11 +75,11 @@ class Heads(nn.ModuleDict):
             A tensor `[B, out]` for each head: `pose` in degrees, `expression` as probabilities (not
             calibrated), `au` as intensities in 0..1, `identity` as vectors of unit length.
         """
-        found = {}
+        outputs = {}
         for name, spec in self.specs.items():
             layer: Any = self[name]
-            found[name] = ACTIVATIONS[spec.activation](layer(head_input(maps, spec).to(layer.weight.dtype)))
-        return found
+            outputs[name] = ACTIVATIONS[spec.activation](layer(head_input(maps, spec).to(layer.weight.dtype)))
+        return outputs
 
 
 def head_input(maps: Branches, spec: HeadSpec) -> torch.Tensor:

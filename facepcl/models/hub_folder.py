@@ -103,11 +103,11 @@ def _check_against_cache(path: Path, name: str) -> None:
     if not path.is_symlink():  # a system without links; safetensors still notices a file that is cut off
         return
     blob = path.parent / os.readlink(path)
-    if len(blob.name) == 64 and (found := sha256_file(path)) != blob.name:
+    if len(blob.name) == 64 and (digest := sha256_file(path)) != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise WeightsError(
-            f"{name}: {path.name} is damaged, sha256 {found[:12]} instead of {blob.name[:12]}; it is out of "
+            f"{name}: {path.name} is damaged, sha256 {digest[:12]} instead of {blob.name[:12]}; it is out of "
             "the cache now, so try again"
         )
 

@@ -90,12 +90,12 @@ MODELS = {
 
 def list_models() -> list[ModelInfo]:
     """List the models and their weights: name, tag, parameters, input size, licence and source."""
-    found = []
+    models = []
     for name, (parameters, size) in MODELS.items():
         for row in rows_of(name):
             weights = "bundled" if row.path else f"Hub {row.hf_hub_id}" if row.hf_hub_id else "none"
             side = row.input_size or size
-            found.append(ModelInfo(name, row.tag, parameters, (3, side, side), row.license, weights))
+            models.append(ModelInfo(name, row.tag, parameters, (3, side, side), row.license, weights))
         if not rows_of(name):
-            found.append(ModelInfo(name, None, parameters, (3, size, size), None, "none"))
-    return found
+            models.append(ModelInfo(name, None, parameters, (3, size, size), None, "none"))
+    return models

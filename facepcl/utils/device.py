@@ -68,8 +68,8 @@ def inference_dtype(requested: str, network: nn.Module, images: torch.Tensor) ->
 
 def has_bfloat16_units() -> bool:
     """Whether the processor multiplies bfloat16 itself; releases of torch that cannot tell say no."""
-    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(found.get(unit, False) for unit in BFLOAT16_UNITS)
+    units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(units.get(unit, False) for unit in BFLOAT16_UNITS)
 
 
 def _choose_dtype(

@@ -60,7 +60,7 @@ def atomic_first(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    # by chance, not by process id: on a shared file system other machines have the same ids
+    # at random, not by process id: on a shared file system other machines have the same ids
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""Work that is begun ahead, and comes out in order."""
+"""Futures that are submitted ahead, with results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,5 +20,5 @@ def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahe
         while waiting:
             yield waiting.popleft().result()
     finally:
-        for future in waiting:  # after Ctrl-C nothing that waits is begun any more
+        for future in waiting:  # after Ctrl-C nothing that waits is started
             future.cancel()

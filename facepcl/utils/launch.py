@@ -1,4 +1,4 @@
-"""Which share of a job is this process's: as it is told, or as torchrun and SLURM say."""
+"""Which share of a job is this process's: by its options, or by torchrun or SLURM."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ class Share(NamedTuple):
 
     rank: int = 0
     world_size: int = 1
-    told_by: str = ""
+    source: str = ""
 
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.world_size}"
@@ -31,10 +31,10 @@ def find_share(rank: int | None, world_size: int | None, environ: Mapping[str, s
             Share(_number(environ, "RANK"), _number(environ, "WORLD_SIZE"), "RANK and WORLD_SIZE")
         )
     array, step = _array_task(environ), _step_task(environ)
-    if not array.told_by or not step.told_by:
-        return array if array.told_by else step
+    if not array.source or not step.source:
+        return array if array.source else step
     count = array.world_size * step.world_size
-    return Share(array.rank * step.world_size + step.rank, count, f"{array.told_by} and {step.told_by}")
+    return Share(array.rank * step.world_size + step.rank, count, f"{array.source} and {step.source}")
 
 
 def _array_task(environ: Mapping[str, str]) -> Share:
@@ -72,7 +72,7 @@ def _number(environ: Mapping[str, str], name: str) -> int:
 
 def _checked(share: Share) -> Share:
     if share.world_size < 1 or not 0 <= share.rank < share.world_size:
-        raise OptionError(f"{share} (by {share.told_by}): ranks count from 0 to world size - 1")
+        raise OptionError(f"{share} (by {share.source}): ranks count from 0 to world size - 1")
     return share
 
 

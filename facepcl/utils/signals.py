@@ -10,8 +10,8 @@ from types import FrameType
 class Stopped(KeyboardInterrupt):
     """The end of a run that was asked to stop: what was saved, and the signal that asked."""
 
-    def __init__(self, said: str, signal_number: int):
-        super().__init__(said)
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
         self.signal_number = signal_number
 
 
