@@ -151,7 +151,7 @@ def _check_options(
 def _begin(
     job: Job, sources: list[str], embedder: FaceEmbedder, load: Callable[[str], FaceEmbedder], dtype: str
 ) -> FaceEmbedder:
-    """Begin the job, or check that it is the one that was previous; return the embedder in its dtype."""
+    """Begin the job, or check that it is the same one; return the embedder in its dtype."""
     previous = job.read() or job.begin(_describe(embedder, sources), list_entries(sources))
     if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
         embedder = load(previous["dtype"])
