@@ -19,7 +19,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
 from facepcl import losses, views
-from facepcl.pretrain import crops
+from facepcl.pretrain import augment as crops
 from facepcl.pretrain.networks import Networks, to_code
 from facepcl.utils.device import training_dtype
 

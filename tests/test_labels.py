@@ -58,7 +58,7 @@ def generator(seed=0):
 )
 def test_the_loss_of_a_label_reaches_the_code_it_is_read_from_and_no_other(config, model, label, trained):
     torch.manual_seed(0)
-    nets = Networks(model, OUTPUTS, config.sub_steps).train()
+    nets = Networks(model, OUTPUTS, config.tasks).train()
     maps = nets.encoder.forward_branches(torch.rand(4, 3, 64, 64))
     for value in maps:
         value.retain_grad()
@@ -79,8 +79,8 @@ def test_the_step_is_the_weighted_sum_of_the_labels_losses(config):
     config = replace(config, weight_au=2.0, weight_expression=3.0, weight_identity=5.0, weight_pose=7.0)
     source = InMemory(config, {})
     torch.manual_seed(0)
-    nets = Networks(config.model, source.label_outputs, config.sub_steps).train()
-    steps = substeps.SubSteps(config, source, nets, 48, torch.float32)
+    nets = Networks(config.model, source.label_outputs, config.tasks).train()
+    steps = substeps.Tasks(config, source, nets, 48, torch.float32)
     (loss,) = steps.of_step(0, 1 / 6, {})
     parts = loss.parts
     identity = 5 * 3 / 6  # half of the rise, which ends after a third of the run

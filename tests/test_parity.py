@@ -12,8 +12,10 @@ import facepcl
 from facepcl import losses, views
 from facepcl.models.decoder import Decoder, ProjectionHead
 from facepcl.models.remap import split_original
-from facepcl.pretrain import crops, dynamic_weights
-from facepcl.pretrain.networks import Networks, contrast_faces, contrast_poses, disentangle
+from facepcl.pretrain import augment as crops
+from facepcl.pretrain import dynamic_weights
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.substeps import contrast_faces, contrast_poses, disentangle
 
 TOLERANCE = 1e-10  # an independent re-implementation deviated by 5e-15, a whole step by 5e-12
 STRIDE = 5  # of the kept values of large tensors; coprime to the sides of codes and images
