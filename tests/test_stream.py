@@ -313,7 +313,7 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, change
 
 def test_loose_images_and_empty_shards_are_refused(config, shards, tmp_path):
     (shards / "x.png").write_bytes(picture(0))
-    with pytest.raises(OptionError, match=r"x\.png: --stream reads \.tar shards alone; pack the images"):
+    with pytest.raises(OptionError, match=r"x\.png: --stream reads only \.tar shards; pack the images"):
         run(config)
     pack(tmp_path / "empty.tar", {"readme.txt": b"x"})
     with pytest.raises(DataError, match="no images to train on"):

@@ -185,8 +185,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def apply_chain(images: torch.Tensor, chain: Chain) -> torch.Tensor:
     """Apply `chain` to uint8 images `[B, 3, H, W]`."""
-    device = images.device
     images = images.clone()
+    device = images.device
     rows = chain.jittered.nonzero()[:, 0]
     images[rows.to(device)] = jitter(images[rows.to(device)], chain.factors[rows], chain.order[rows])
     rows = chain.grey.nonzero()[:, 0].to(device)
@@ -246,13 +246,8 @@ def crop_squares(
 ) -> torch.Tensor:
     """Crop rotated squares of uint8 images `[B, 3, H, W]` to float `[B, 3, size, size]` in [0, 1].
 
-    Args:
-        images: Pixels outside them replicate their border.
-        centre: `[B, 2]` (x, y) in pixels.
-        half: Half sides `[B]` in pixels.
-        angle: `[B]` in radians: the direction in the image, clockwise, that becomes horizontal.
-        mirrored: Bools `[B]`.
-        size: Side of the crops.
+    `centre` `[B, 2]` (x, y) and `half` side `[B]` in pixels; `angle` `[B]` in radians: the direction,
+    clockwise, that becomes horizontal. Pixels outside an image replicate its border.
     """
     height, width = images.shape[-2:]
     cos, sin = angle.cos() * half, angle.sin() * half

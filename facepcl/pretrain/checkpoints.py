@@ -99,26 +99,26 @@ def load_checkpoint(
     Raises WeightsError if the files are damaged or belong to another run.
     """
     try:
-        return _load(path, nets, optimizer, ema)
+        metadata, weights = read_metadata(path), load_tensors(path)
+        averaged = [name for name in weights if name.startswith(AVERAGED)]
+        average = {name.removeprefix(AVERAGED): weights.pop(name) for name in averaged}
+        nets.load_state_dict(weights)
+        if ema is not None:
+            ema.load_state_dict(average)
+        step, progress = int(metadata["step"]), json.loads(metadata["progress"])
+        _load_optimizer(path.with_name(f"optimizer-{step:08d}.safetensors"), nets, optimizer)
     except (KeyError, ValueError, RuntimeError, RecursionError) as error:
         if isinstance(error, FacepclError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is not a checkpoint of this run ({reason})") from error
+    return step, progress
 
 
-def _load(
-    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
-) -> tuple[int, dict[str, Any]]:
-    metadata, weights = read_metadata(path), load_tensors(path)
-    averaged = {name: weights.pop(name) for name in list(weights) if name.startswith(AVERAGED)}
-    nets.load_state_dict(weights)
-    if ema is not None:
-        ema.load_state_dict({name.removeprefix(AVERAGED): t for name, t in averaged.items()})
-    step = int(metadata["step"])
+def _load_optimizer(path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     parameters = dict(nets.named_parameters())
     optimizer.state.clear()
-    for key, value in load_tensors(path.with_name(f"optimizer-{step:08d}.safetensors")).items():
+    for key, value in load_tensors(path).items():
         name, _, kind = key.rpartition(":")
         parameter = parameters[name]
         if kind == "step":
@@ -131,7 +131,6 @@ def _load(
     for trained in optimizer.state:
         # with `--gradients zeros` Adam also moves parameters that a task has no gradient for
         trained.grad = torch.zeros_like(trained)
-    return step, json.loads(metadata["progress"])
 
 
 def check_same_run(

@@ -21,9 +21,12 @@ ORTHOGONALITY = 1.0  # METHOD 4.1
 CONTRASTS = ("face", "pose", "shared")  # tasks whose losses are weighted dynamically
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+MAXIMUM = 1e18  # of any number: seeds and counts fit into 64 bits
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None, minimum: int = 0) -> Any:
     """A field with a command-line option."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Config:
         "sides of the views instead of --size, each with the fraction of the run at which it ends: "
         "48:0.6,64; 48+48+64 alternates between steps",
     )
-    source_size: int = option(112, "side in pixels to which images are resized when they are read")
+    source_size: int = option(112, "side in pixels to which images are resized when read", minimum=32)
     seed: int = option(0, "random seed")
     # length
     epochs: float = option(0.0, "passes over the images (0: --steps)")
@@ -65,10 +68,10 @@ class Config:
         "training time, instead of --steps and --epochs; the learning rate follows the clock, so runs are "
         "not reproducible to the bit",
     )
-    # batches (METHOD 4.1 to 4.3)
-    batch: int = option(256, "batch size")
-    pose_batch: int = option(10, "batch size of the pose task")
-    pose_negatives: int = option(100, "mirrored negatives per image of the pose task")
+    # batches (METHOD 4.1 to 4.3); batch norm and contrast need two samples
+    batch: int = option(256, "batch size", minimum=2)
+    pose_batch: int = option(10, "batch size of the pose task", minimum=2)
+    pose_negatives: int = option(100, "mirrored negatives per image of the pose task", minimum=1)
     negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
     face_crops: str = option(
         "quadrants",
@@ -80,7 +83,7 @@ class Config:
     # data
     stream: int = option(
         0,
-        "stream .tar shards during training, so many at a time over all processes (0: read all images into "
+        "number of .tar shards open at a time during training, over all processes (0: read all images into "
         "memory first)",
     )
     workers: int = option(0, "with --stream, decoding processes per training process (0: by its cores)")
@@ -127,8 +130,8 @@ class Config:
         "tried on",
     )
     tensorboard: bool = option(False, "write RUN/tensorboard besides log.jsonl")
-    log_steps: int = option(20, "iterations between lines of log.jsonl")
-    sample_steps: int = option(500, "iterations between images in samples/")
+    log_steps: int = option(20, "iterations between lines of log.jsonl", minimum=1)
+    sample_steps: int = option(500, "iterations between images in samples/", minimum=1)
     checkpoint_minutes: float = option(3.0, "minutes between checkpoints")
 
     def __post_init__(self) -> None:
@@ -176,10 +179,9 @@ class Config:
         """Raise OptionError for an invalid value, naming the option and its range."""
         for field_ in fields(self):
             value, choices = getattr(self, field_.name), field_.metadata.get("choices")
-            name = "--" + field_.name.replace("_", "-")
+            name, minimum = "--" + field_.name.replace("_", "-"), field_.metadata.get("minimum", 0)
             if choices and value not in choices:
                 raise OptionError(f"{name} {value}: choose {', '.join(choices)}")
-            minimum = MINIMUM.get(field_.name, 0)
             if isinstance(value, (int, float)) and not minimum <= value <= MAXIMUM:
                 raise OptionError(f"{name} {value}: at least {minimum}, at most {MAXIMUM:g}")
         if 0 < self.size < 32:
@@ -242,17 +244,6 @@ def read_schedule(text: str) -> list[tuple[tuple[int, ...], float]]:
         )
     return schedule
 
-
-MAXIMUM = 1e18  # of any number: seeds and counts fit into 64 bits
-# Batch norm and contrast need two samples; views below 32 pixels leave the trunk an empty map.
-MINIMUM = {
-    "batch": 2,
-    "pose_batch": 2,
-    "pose_negatives": 1,
-    "source_size": 32,
-    "log_steps": 1,
-    "sample_steps": 1,
-}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 6000.0},

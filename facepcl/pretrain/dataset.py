@@ -34,28 +34,18 @@ class Sample(NamedTuple):
 
 @dataclass
 class Faces:
-    """Square images and their labels, NaN or -1 where unknown.
+    """Square images and their labels, NaN or -1 where unknown."""
 
-    Attributes:
-        images: `[N, 3, S, S]` uint8.
-        landmarks: `[N, 5, 2]` in pixels.
-        pose: `[N, 3]` yaw, pitch, roll in degrees.
-        au: `[N, A]`, of the units in `au_names`.
-        expression: `[N]`, of the classes in `expression_names`.
-        identity: `[N]`.
-        skipped: Names of broken images, with the reason.
-    """
-
-    images: torch.Tensor
+    images: torch.Tensor  # [N, 3, S, S] uint8
     names: list[str]
-    landmarks: torch.Tensor
-    pose: torch.Tensor
-    au: torch.Tensor
-    expression: torch.Tensor
-    identity: torch.Tensor
+    landmarks: torch.Tensor  # [N, 5, 2] in pixels
+    pose: torch.Tensor  # [N, 3] yaw, pitch, roll in degrees
+    au: torch.Tensor  # [N, A], of the units in `au_names`
+    expression: torch.Tensor  # [N], of the classes in `expression_names`
+    identity: torch.Tensor  # [N]
     au_names: tuple[str, ...] = ()
     expression_names: tuple[str, ...] = ()
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # names of broken images, reasons
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,18 +130,18 @@ def _grouped(shard: Path, with_labels: bool) -> Iterator[Sample]:
     """As WebDataset: an image and its labels are adjacent and share their name up to the last dot."""
     stem, sample = "", Sample("", b"", {})
     for member, read in read_shard(shard):
-        key, _, kind = member.name.rpartition(".")
+        name, (key, _, kind) = f"{shard}/{member.name}", member.name.rpartition(".")
         if member.size > MAX_BYTES:  # a compressed shard may hold a file a thousand times its size
-            raise DataError(f"{shard}/{member.name}: {member.size:,} bytes are more than an image has")
+            raise DataError(f"{name}: {member.size:,} bytes are more than an image has")
         is_image = is_image_name(member.name)
         if key != stem or (is_image and sample.name):
             if sample.name:
                 yield sample
             stem, sample = key, Sample("", b"", sample.labels if key == stem else {})
         if is_image:
-            sample = sample._replace(name=f"{shard}/{member.name}", data=read())
+            sample = sample._replace(name=name, data=read())
         elif with_labels and kind == "json":
-            sample = sample._replace(labels=sample.labels | read_labels(read(), f"{shard}/{member.name}"))
+            sample = sample._replace(labels=sample.labels | read_labels(read(), name))
         elif with_labels and kind == "cls":
             identity = read().decode(errors="replace").strip()
             sample = sample._replace(labels={"identity": identity, **sample.labels})

@@ -8,12 +8,7 @@ from facepcl.pretrain import distributed
 
 
 def gradient_norms(losses: Mapping[str, torch.Tensor], maps: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Norm of the gradient of each unweighted loss at the trunk's maps, `grad_norm_LOSS`.
-
-    Args:
-        losses: Scalars, of this process.
-        maps: `[B, C, H, W]`, of this process, on which they depend.
-    """
+    """Norm of the gradient of each unweighted loss at the trunk's maps `[B, C, H, W]`, `grad_norm_LOSS`."""
     norms = {}
     for name, loss in losses.items():
         (gradient,) = torch.autograd.grad(loss, maps, retain_graph=True, allow_unused=True)

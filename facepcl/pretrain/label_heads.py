@@ -48,9 +48,7 @@ class LabelHead(nn.Module):
 
     def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of this head in evaluation mode, folded into one linear layer, in float64."""
-        scale, shift = _as_affine(self.norm)
-        weight = self.linear.weight.double() * self.SCALE
-        return weight * scale, self.linear.bias.double() + weight @ shift
+        return _fold(self.norm, self.linear.weight.double() * self.SCALE, self.linear.bias.double())
 
 
 class IdentityHead(nn.Module):
@@ -74,9 +72,16 @@ class IdentityHead(nn.Module):
 
     def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
         """As `LabelHead.as_linear`."""
-        (scale, shift), (out_scale, out_shift) = _as_affine(self.norm), _as_affine(self.out)
-        weight = self.linear.weight.double() * out_scale[:, None]
-        return weight * scale, out_shift + weight @ shift
+        scale, shift = _as_affine(self.out)
+        return _fold(self.norm, self.linear.weight.double() * scale[:, None], shift)
+
+
+def _fold(
+    norm: nn.BatchNorm1d, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fold a batch norm in evaluation mode into the linear layer after it."""
+    scale, shift = _as_affine(norm)
+    return weight * scale, bias + weight @ shift
 
 
 def _as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,11 +98,8 @@ def _as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
 class LabelHeads(nn.Module):
     """Heads for the labels in the data: face -> au, expression; pose -> pose; shared -> identity.
 
-    Args:
-        outputs: By label: the names of action units, classes and angles, or the width of the identity.
-        channels: Channels of the map of each branch, by its name.
-        shared_width: Length of the encoder's shared code of a 4 x 4 map, flattened or averaged. The identity
-            head reads that code, since users compare it.
+    `channels` are those of each branch's map. The identity head reads the encoder's shared code of a 4 x 4
+    map, flattened or averaged to `shared_width` numbers, since users compare it.
     """
 
     def __init__(self, outputs: Outputs, channels: Mapping[str, int], shared_width: int):

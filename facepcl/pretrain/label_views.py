@@ -77,7 +77,7 @@ STRONG = Strength(
 )
 
 
-def strong_share(views: str, done: float, started: bool) -> float:
+def strong_probability(views: str, done: float, started: bool) -> float:
     """The probability of a strong view after the fraction `done` of a run.
 
     `ramp` rises linearly from 0 to 0.7; for an encoder `started` from weights it is 0.7 throughout.
@@ -102,7 +102,7 @@ def label_views(
     size: int,
     generator: torch.Generator,
     part: slice = WHOLE,
-    share: float = 0.0,
+    strong: float = 0.0,
 ) -> LabelViews:
     """One random crop of each face, with the colours, blur and noise of photos.
 
@@ -112,12 +112,12 @@ def label_views(
         size: Side of the views in pixels.
         generator: A CPU generator.
         part: The views of a sample do not depend on it.
-        share: The probability of a strong view.
+        strong: The probability of a strong view.
     """
-    draws = _Draws(len(landmarks), share, generator, part, images.device)
+    draws = _Draws(len(landmarks), strong, generator, part, images.device)
     centre, distance, angle = face_frames(landmarks, images.shape[-1])
     turned = angle + torch.deg2rad(draws.normal("sd_turn"))
-    mirrored = draws.chance(MIRRORED)
+    mirrored = draws.bernoulli(MIRRORED)
     half = distance * draws.between("half_side")
     shift = torch.stack([draws.normal("sd_shift"), draws.normal("sd_shift") + draws.between("shift_down")], 1)
     cos, sin = turned.cos(), turned.sin()
@@ -151,13 +151,13 @@ class _Draws:
     def __init__(
         self,
         count: int,
-        share: float,
+        strong: float,
         generator: torch.Generator,
         part: slice = WHOLE,
         device: torch.device | str = "cpu",
     ):
         self.count, self.generator, self.part, self.device = count, generator, part, device
-        self.strong = self._rand() < share
+        self.strong = self._rand() < strong
 
     def _rand(self) -> torch.Tensor:
         return torch.rand(self.count, generator=self.generator)
@@ -174,7 +174,7 @@ class _Draws:
     def normal(self, name: str) -> torch.Tensor:
         return self.number(name) * torch.randn(self.count, generator=self.generator)
 
-    def chance(self, probability: str | float) -> torch.Tensor:
+    def bernoulli(self, probability: str | float) -> torch.Tensor:
         p = self.number(probability) if isinstance(probability, str) else probability
         return self._rand() < p
 
@@ -208,7 +208,7 @@ def _photo_look(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
         views = effect(views, draws)
     size = views.shape[-1]
     texture = noise(draws.count, (1, 1, size, size), draws.generator, draws.part, draws.device)
-    (sd,) = draws.local(draws.between("sd_noise") * draws.chance("p_noise"))
+    (sd,) = draws.local(draws.between("sd_noise") * draws.bernoulli("p_noise"))
     views = (views + sd.view(-1, 1, 1, 1) * texture).clamp(0, 1)
     return _erased(_compressed(views, draws), draws, texture)
 
@@ -225,7 +225,7 @@ def _luma(views: torch.Tensor) -> torch.Tensor:
 
 def _side_light(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
     """Let light fall off exponentially across some of the views."""
-    lit = draws.chance("p_side_light")
+    lit = draws.bernoulli("p_side_light")
     lit, slopes = draws.local(lit, 0.5 * torch.randn(draws.count, 2, generator=draws.generator))
     rows = lit.nonzero()[:, 0]
     line = torch.linspace(-1, 1, views.shape[-1], device=views.device)
@@ -235,7 +235,7 @@ def _side_light(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
 
 def _colours(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
     """Change saturation, and the gain of each channel of coloured views."""
-    saturation = draws.between("saturation") * ~draws.chance("p_grey")
+    saturation = draws.between("saturation") * ~draws.bernoulli("p_grey")
     tint = torch.stack([draws.normal("sd_tint") for _ in range(3)], 1).exp()
     tint = torch.where(saturation[:, None] > 0, tint, 1.0)
     saturation, tint = draws.local(saturation, tint)
@@ -244,7 +244,7 @@ def _colours(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
 
 def _tones(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
     """Stretch luma, or change gain and contrast; then change gamma."""
-    stretched = draws.chance("p_stretch")
+    stretched = draws.bernoulli("p_stretch")
     gain, contrast, gamma = (draws.between(f"log_{name}").exp() for name in ("gain", "contrast", "gamma"))
     black, white = draws.uniform(0.0, 0.15), draws.uniform(0.75, 1.05)
     stretched, gain, contrast, gamma, black, white = draws.local(
@@ -271,7 +271,7 @@ def _sharpness(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
 
 def _few_pixels(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
     """Downsample and enlarge some of the views, like small faces in photos."""
-    pixels = (draws.between("pixels") * views.shape[-1]).round() * draws.chance("p_few_pixels")
+    pixels = (draws.between("pixels") * views.shape[-1]).round() * draws.bernoulli("p_few_pixels")
     pixels = pixels[draws.part].int()
     views = views.clone()
     for side in pixels.unique().tolist():
@@ -284,7 +284,7 @@ def _few_pixels(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
 
 def _compressed(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
     """Compress some of the views as JPEG, on the CPU, where libjpeg is."""
-    quality = (draws.between("quality").round() * draws.chance("p_jpeg"))[draws.part].int()
+    quality = (draws.between("quality").round() * draws.bernoulli("p_jpeg"))[draws.part].int()
     rows = quality.nonzero()[:, 0]
     levels = (views[rows.to(views.device)] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     for row, image, q in zip(rows.tolist(), levels, quality[rows].tolist(), strict=True):
@@ -298,11 +298,11 @@ def _compressed(views: torch.Tensor, draws: _Draws) -> torch.Tensor:
 def _erased(views: torch.Tensor, draws: _Draws, texture: torch.Tensor) -> torch.Tensor:
     """Fill a rectangle of some views with grey or noise, as hands and microphones hide faces."""
     size, part = views.shape[-1], draws.part
-    erased = draws.chance("p_erase")[part]
+    erased = draws.bernoulli("p_erase")[part]
     area, ratio = draws.uniform(*ERASED_AREA), draws.uniform(*map(math.log, ERASED_ASPECT)).exp()
     sides = (size * torch.stack([area * ratio, area / ratio], 1).sqrt()).round().clamp(1, size)
     corner = (torch.rand(draws.count, 2, generator=draws.generator) * (size + 1 - sides)).floor()
-    grey, is_flat = draws.uniform(0.0, 1.0)[part], draws.chance(0.7)[part]
+    grey, is_flat = draws.uniform(0.0, 1.0)[part], draws.bernoulli(0.7)[part]
     boxes = torch.cat([corner, corner + sides], 1)[part].int()
     for row in erased.nonzero()[:, 0].tolist():
         top, left, bottom, right = boxes[row].tolist()

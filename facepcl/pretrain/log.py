@@ -39,14 +39,9 @@ class Flops:
 
 
 class Log:
-    """`log.jsonl`. Lines after `step`, which a killed run left behind, are removed.
+    """`log.jsonl` of a run that continues after `step`; later lines, of a killed run, are removed.
 
-    Args:
-        path: The file.
-        views_per_step: Views that go through the encoder in a step.
-        step: Finished steps.
-        peak: Operations per second of a matrix product, for the MFU.
-        writer: TensorBoard's writer, which gets the same values.
+    The MFU is relative to `peak` operations per second. TensorBoard's `writer` gets the same values.
     """
 
     def __init__(self, path: Path, views_per_step: int, step: int, peak: float, writer: Any = None):

@@ -196,10 +196,11 @@ def run(config: Config, progress: bool = False) -> Path:
     if config.tensorboard:
         require("tensorboard", "tensorboard")
     refusal = f"--out {out}: another process is training there; give another --out"
+    progress = progress and distributed.is_first()
     with alone(out, refusal) if distributed.is_first() else nullcontext():
-        training = _start(config, progress and distributed.is_first())
+        training = _start(config, progress)
         with closing(training.source):
-            _train(training, progress and distributed.is_first())
+            _train(training, progress)
             if distributed.is_first():
                 training.release()
         return distributed.broadcast_object(out / "encoder")

@@ -32,20 +32,13 @@ class InMemory:
 
     Raises DataError for fewer images than a batch, or for other images or labels than `previous_config`
     records.
-
-    Attributes:
-        count: The number of images.
-        label_outputs: The outputs of the head of each label.
-        facts: What `RUN/config.json` records about the images.
-        metrics: Values for each line of the log.
-        place: What a checkpoint needs to continue with the next batch.
     """
 
     def __init__(self, config: Config, previous_config: Mapping[str, Any], progress: bool = False):
         labels = "labels" in config.tasks
         self.faces, self.seed = read_faces(config.data, config.source_size, progress, labels), config.seed
-        self.place: list[list[int]] = []  # the step is enough
-        self.metrics: dict[str, float] = {}
+        self.place: list[list[int]] = []  # what a checkpoint needs to continue: here the step is enough
+        self.metrics: dict[str, float] = {}  # values for each line of the log
         self.count = len(self.faces)
         for name in ("--batch", "--pose-batch"):
             if (batch := config.batches.get(name, 0)) > self.count:
@@ -62,7 +55,7 @@ class InMemory:
                 "same, or another --out"
             )
         self.label_outputs: Outputs = self.faces.label_outputs(IDENTITY_WIDTH) if labels else {}
-        self.facts = {
+        self.facts = {  # for RUN/config.json
             "images": self.count,
             "images_digest": digest,
             "skipped": [name for name, _ in self.faces.skipped],

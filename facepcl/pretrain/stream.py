@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,11 +62,9 @@ class Listing(NamedTuple):
         return {"count": len(self.paths), "bytes": sum(self.sizes), "sha256": digest}
 
 
-def list_shards(sources: Sequence[str]) -> list[tuple[str, int]]:
-    """The shards of folders, tars, globs and URLs in order, with their sizes in bytes.
-
-    Raises OptionError for any other file.
-    """
+def _list_shards(sources: Sequence[str]) -> list[tuple[str, int]]:
+    """The shards of folders, tars, globs and URLs, with their sizes. Raises OptionError for any other
+    file."""
     shards: list[tuple[str, int]] = []
     for source in sources:
         if is_url(source):
@@ -74,7 +74,7 @@ def list_shards(sources: Sequence[str]) -> list[tuple[str, int]]:
     for path, _ in shards:
         if not is_shard_name(path):
             raise OptionError(
-                f"{path}: --stream reads .tar shards alone; pack the images, or leave out --stream to load "
+                f"{path}: --stream reads only .tar shards; pack the images, or leave out --stream to load "
                 "them all into memory"
             )
     if not shards:
@@ -94,7 +94,7 @@ def survey(sources: Sequence[str], minimum: int, images: int | None) -> Listing:
 
     Raises DataError for fewer than `minimum` shards, or if there are no images.
     """
-    paths, sizes = map(list, zip(*list_shards(sources), strict=True))
+    paths, sizes = map(list, zip(*_list_shards(sources), strict=True))
     if len(paths) < minimum:
         raise DataError(f"{len(paths)} shards are fewer than --stream {minimum}; lower it")
     for path, size in zip(paths, sizes, strict=True):
@@ -136,8 +136,14 @@ class Position:
     skipped: int = 0
 
 
-class Lane:
-    """The images of one shard after another, from `position` on.
+def lane(
+    position: Position,
+    each: int,
+    patience: int,
+    load: Callable[[int], Future[list[Item]]],
+    decode: Callable[[list[Item]], Future[list[Prepared]]],
+) -> Iterator[list[np.ndarray]]:
+    """Iterate over one shard after another: each time the next `each` images, uint8 `[S, S, 3]`.
 
     Args:
         position: Where to start; moves along.
@@ -146,69 +152,52 @@ class Lane:
         load: Gives the images of the lane's k-th shard, shuffled.
         decode: Gives their pixels.
     """
+    first = load(position.shard)  # now, so that all lanes load at once
+    size, logged = min(PIECE, each), position.skipped
 
-    def __init__(
-        self,
-        position: Position,
-        each: int,
-        patience: int,
-        load: Callable[[int], Future[list[Item]]],
-        decode: Callable[[list[Item]], Future[list[Prepared]]],
-    ):
-        self.position, self.each, self.patience = position, each, patience
-        self._load, self._decode = load, decode
-        self._decoded: deque[Prepared] = deque()
-        self._shards: deque[int] = deque()  # of the pieces that are being decoded
-        self._warnings = 0
-        piece = min(PIECE, each)
-        pieces = self._pieces(load(position.shard), piece)
-        self._coming = in_order(self._submit, pieces, BATCHES_AHEAD * each // piece)
-
-    def take(self) -> list[np.ndarray]:
-        """The next `each` images, uint8 `[S, S, 3]`."""
-        limit = self.position.shard + self.patience
-        while sum(image.pixels is not None for image in self._decoded) < self.each:
-            images, shard = next(self._coming), self._shards.popleft()
-            if shard != self.position.shard:
-                while self._decoded:
-                    self._pop()
-                self.position.shard, self.position.image = shard, 0
-            if shard > limit:
-                raise DataError(
-                    f"{self.patience} shards in a row held fewer than {self.each} good images, which each "
-                    "step takes of a shard (--batch / --stream); lower --batch, or raise --stream"
-                )
-            self._decoded.extend(images)
-        taken: list[np.ndarray] = []
-        while len(taken) < self.each:
-            pixels = self._pop()
-            if pixels is not None:
-                taken.append(pixels)
-        return taken
-
-    def _pop(self) -> np.ndarray | None:
-        image = self._decoded.popleft()
-        self.position.image += 1
-        if image.error:
-            self.position.skipped += 1
-            self._warnings += 1
-            if self._warnings <= WARNINGS or is_shard_name(image.path):
-                _logger.warning("skipped %s: %s", image.path, image.error)
-        return image.pixels
-
-    def _pieces(self, loading: Future[list[Item]], size: int) -> Iterator[tuple[int, list[Item]]]:
+    def pieces() -> Iterator[tuple[int, list[Item]]]:
         """The number of a shard and `size` of its images; at least one piece per shard, even if empty."""
-        number, first = self.position.shard, self.position.image
+        number, start, loading = position.shard, position.image, first
         while True:
             items = loading.result()
-            loading = self._load(number + 1)
-            for start in range(first, max(len(items), first + 1), size):
-                yield number, items[start : start + size]
-            number, first = number + 1, 0
+            loading = load(number + 1)
+            for begin in range(start, max(len(items), start + 1), size):
+                yield number, items[begin : begin + size]
+            number, start = number + 1, 0
 
-    def _submit(self, piece: tuple[int, list[Item]]) -> Future[list[Prepared]]:
-        self._shards.append(piece[0])
-        return self._decode(piece[1])
+    def pop(images: deque[Prepared]) -> list[np.ndarray]:
+        image = images.popleft()
+        position.image += 1
+        if image.error:
+            position.skipped += 1
+            if position.skipped - logged <= WARNINGS or is_shard_name(image.path):
+                _logger.warning("skipped %s: %s", image.path, image.error)
+        return [] if image.pixels is None else [image.pixels]
+
+    def batches() -> Iterator[list[np.ndarray]]:
+        numbered, work = tee(pieces())
+        decoded = in_order(lambda piece: decode(piece[1]), work, BATCHES_AHEAD * each // size)
+        images: deque[Prepared] = deque()
+        limit = position.shard + patience
+        for (shard, _), piece in zip(numbered, decoded, strict=False):
+            if shard != position.shard:
+                while images:
+                    pop(images)
+                position.shard, position.image = shard, 0
+            if shard > limit:
+                raise DataError(
+                    f"{patience} shards in a row held fewer than {each} good images, which each step takes "
+                    "of a shard (--batch / --stream); lower --batch, or raise --stream"
+                )
+            images.extend(piece)
+            while sum(image.pixels is not None for image in images) >= each:
+                batch: list[np.ndarray] = []
+                while len(batch) < each:
+                    batch += pop(images)
+                yield batch
+                limit = position.shard + patience
+
+    return batches()
 
 
 class Stream:
@@ -229,7 +218,7 @@ class Stream:
         self.label_outputs: Outputs = {}
         self._workers = config.workers or default_workers(device)
         self._step, self._images = -1, torch.empty(0)
-        self._lanes: list[Lane] = []
+        self._lanes: list[tuple[Position, Iterator[list[np.ndarray]]]] = []
         self._open, self._stopped = ExitStack(), threading.Event()
         self._waited, self._since = 0.0, time.monotonic()
 
@@ -300,10 +289,10 @@ class Stream:
             self._start()
         images, failure = [], None
         try:
-            images = [image for lane in self._lanes for image in lane.take()]
+            images = [image for _, batches in self._lanes for image in next(batches)]
         except FacepclError as error:
             failure = error
-        rows = [[*astuple(lane.position), failure is not None] for lane in self._lanes]
+        rows = [[*astuple(position), failure is not None] for position, _ in self._lanes]
         places = distributed.all_gather(torch.tensor(rows, dtype=torch.long)).tolist()
         if failure:
             raise failure
@@ -320,17 +309,17 @@ class Stream:
         self._open.callback(self._stopped.set)
         patience = min(100, len(self.listing.paths))
 
-        def lane(number: int) -> Lane:
-            def load(k: int) -> Future[list[Item]]:
-                return threads.submit(self._read, k * self.config.stream + number)
+        def load(number: int, k: int) -> Future[list[Item]]:
+            return threads.submit(self._read, number, k)
 
-            return Lane(Position(*self.place[number]), self.each, patience, load, self._readers.submit)
+        for number in numbers:
+            position = Position(*self.place[number])
+            batches = lane(position, self.each, patience, partial(load, number), self._readers.submit)
+            self._lanes.append((position, batches))
 
-        self._lanes = [lane(number) for number in numbers]
-
-    def _read(self, number: int) -> list[Item]:
-        """The shuffled images of the `number`-th shard that is dealt."""
-        epoch, place = divmod(number, len(self.listing.paths))
+    def _read(self, number: int, k: int) -> list[Item]:
+        """The shuffled images of the k-th shard of lane `number`."""
+        epoch, place = divmod(k * self.config.stream + number, len(self.listing.paths))
         shard = int(permutation(len(self.listing.paths), self.config.seed, SHARDS, epoch)[place])
         items = read_whole(self.listing.paths[shard], self._stopped)
         return [items[i] for i in permutation(len(items), self.config.seed, IMAGES, epoch, shard).tolist()]

@@ -15,7 +15,7 @@ from facepcl.pretrain import augment, distributed, losses
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.diagnostics import codes_of, effective_ranks, gradient_norms
 from facepcl.pretrain.label_heads import label_losses
-from facepcl.pretrain.label_views import label_views, strong_share
+from facepcl.pretrain.label_views import label_views, strong_probability
 from facepcl.pretrain.log import draw_reconstructions
 from facepcl.pretrain.networks import TARGET_SIZE, Networks, to_code
 from facepcl.pretrain.rng import noise, step_generator
@@ -99,16 +99,17 @@ class Tasks:
         part = distributed.local_slice(count)
         added = noise(count, (2, *clean.shape[1:]), now.generator, part, self.device)
         with self._autocast():
-            found = disentangle(self.nets, clean + self.config.noise * added, target, target.flip(3))
-        self._reconstructions = target, found.decoded
+            result = disentangle(self.nets, clean + self.config.noise * added, target, target.flip(3))
+        self._reconstructions = target, result.decoded
         return Loss(
-            found.reconstruction + self.config.orthogonality_weight * found.orthogonality,
-            {"reconstruction": found.reconstruction, "orthogonality": found.orthogonality},
+            result.reconstruction + self.config.orthogonality_weight * result.orthogonality,
+            {"reconstruction": result.reconstruction, "orthogonality": result.orthogonality},
         )
 
     def _contrast_faces(self, now: Iteration) -> Loss:
         views, count = self._face_views(now), self.config.batch
-        mixing = self._mixing(now, count, 2 * count - 2)
+        part = distributed.local_slice(count)
+        mixing = losses.mixing(count, 2 * count - 2, now.generator, part, device=self.device)
         with self._autocast():
             return _weighted(now, "face", contrast_faces(self.nets, views, *mixing))
 
@@ -119,7 +120,7 @@ class Tasks:
             images, self.size, config.pose_negatives, now.generator, part, count, config.edges
         )
         positives, negatives = (t.to(self.device) for t in views)
-        mixing = self._mixing(now, count, config.pose_negatives, views=1)
+        mixing = losses.mixing(count, config.pose_negatives, now.generator, part, 1, self.device)
         with self._autocast():
             loss = contrast_poses(self.nets, positives, negatives, *mixing, layout=config.negatives)
         return _weighted(now, "pose", loss)
@@ -134,7 +135,7 @@ class Tasks:
         rows = self.label_rows.of_step(now.step, now.generator)
         faces, part = self.label_rows.faces, distributed.local_slice(len(rows))
         images = faces.images[rows[part]].to(self.device)
-        strong = strong_share(self.config.views, now.done, bool(self.config.init))
+        strong = strong_probability(self.config.views, now.done, bool(self.config.init))
         views = label_views(images, faces.landmarks[rows], self.size, now.generator, part, strong)
         targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, views).items()}
         with self._autocast():
@@ -147,11 +148,6 @@ class Tasks:
             torch.stack([weights[label] * loss for label, loss in by_label.items()]).sum(),
             {f"label_{label}": loss for label, loss in by_label.items()},
         )
-
-    def _mixing(
-        self, now: Iteration, count: int, slots: int, views: int = 2
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return losses.mixing(count, slots, now.generator, distributed.local_slice(count), views, self.device)
 
     def _face_views(self, now: Iteration) -> torch.Tensor:
         config, count = self.config, self.config.batch
