@@ -83,14 +83,14 @@ def count_step(model: str, processes: int, batch: int) -> Counter[str]:
         distributed.sync_batch_norms(nets),
         FlopCounterMode(display=False) as flops,
     ):
-        sub_steps = Tasks(config, Noise(), nets, SIZE, torch.float32)
-        losses_of_step = sub_steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0))
+        tasks = Tasks(config, Noise(), nets, SIZE, torch.float32)
+        losses_of_step = tasks.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0))
         while True:
             with kept_for_backward(nets) as kept:
                 loss = next(losses_of_step, None)
             if loss is None:
                 break
-            counted["kept"] = max(counted["kept"], sum(kept.values()))  # of the largest sub-step
+            counted["kept"] = max(counted["kept"], sum(kept.values()))  # of the largest task
             nets.zero_grad()
             loss.total.backward()
             distributed.all_reduce_gradients(nets)

@@ -71,9 +71,9 @@ def each_sub_step(rank, processes, port, config, folder):
     nets = Networks(config.model, labels, config.tasks).train()
     found = {}
     with distributed.process_group(), distributed.sync_batch_norms(nets):
-        sub_steps = Tasks(config, source, nets, 64, torch.float32)
+        tasks = Tasks(config, source, nets, 64, torch.float32)
         weights = dict.fromkeys(("face", "pose", "shared"), 1.0)
-        for number, loss in enumerate(sub_steps.of_step(1, 0.5, weights)):
+        for number, loss in enumerate(tasks.of_step(1, 0.5, weights)):
             nets.zero_grad()
             loss.total.backward()
             distributed.all_reduce_gradients(nets)
