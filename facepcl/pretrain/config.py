@@ -9,7 +9,7 @@ from facepcl.errors import OptionError
 from facepcl.pretrain.label_views import VIEWS
 from facepcl.utils.device import DTYPES
 
-# The tasks of an iteration, in order, each with its own optimiser step (METHOD 4, 10, 12).
+# The tasks of an iteration (sub-steps in METHOD 4, 10, 12), in order, each with its own optimiser step.
 METHODS = {
     "pcl": ("disentangle", "face", "pose"),
     "labels": ("labels",),
