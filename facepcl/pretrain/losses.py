@@ -63,10 +63,6 @@ def _mixed_norm(mask: torch.Tensor, a: torch.Tensor, cross: torch.Tensor, b: tor
     return square.clamp_min(EPSILON**2).sqrt()  # cancels if the two are nearly opposite
 
 
-def _info_nce(logits: torch.Tensor, rows: int) -> torch.Tensor:
-    return (logits.logsumexp(1) - logits[:, 0]).sum() / rows
-
-
 @_exact
 def face_contrast_logits(
     features: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor, part: slice = WHOLE
@@ -111,16 +107,21 @@ def pose_contrast_logits(
     `features` `[2B, D]`: B first views, then B second views; `negatives` `[B, K, D]`, block i for both
     views of sample i; `mask` `[B, K]`; `permutation` `[K]`.
     """
-    views = features.view(2, -1, features.shape[1])
+    # a view for each use: their order sums the gradients, and with it decides the last bit
+    first, second = features.view(2, -1, features.shape[1])
     shuffled = negatives[:, permutation]
     square = (negatives**2).sum(2)
     length = _mixed_norm(mask, square, (negatives * shuffled).sum(2), square[:, permutation])
-    products = torch.einsum("vbd,bkd->vbk", views, negatives)
+    products = torch.einsum("vbd,bkd->vbk", features.view(2, *first.shape), negatives)
     numerator = mask * products + (1 - mask) * products[..., permutation]
-    norm = views.norm(dim=2).clamp_min(EPSILON)
+    norm = features.view(2, *first.shape).norm(dim=2).clamp_min(EPSILON)
     cosine = (numerator / (norm[..., None] * length)).flatten(0, 1)
-    positive = (views[0] * views[1]).sum(1) / (norm[0] * norm[1])
+    positive = (first * second).sum(1) / (norm[0] * norm[1])
     return torch.cat([positive.repeat(2)[:, None], cosine], 1) / TEMPERATURE
+
+
+def _info_nce(logits: torch.Tensor, rows: int) -> torch.Tensor:
+    return (logits.logsumexp(1) - logits[:, 0]).sum() / rows
 
 
 def face_contrast(
