@@ -19,7 +19,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
 from facepcl import losses, views
-from facepcl.pretrain import crops
+from facepcl.pretrain.augment import CROP, quadrant_centres
 from facepcl.pretrain.networks import Networks, to_code
 from facepcl.utils.device import training_dtype
 
@@ -81,8 +81,8 @@ def smaller(image: Image.Image) -> Image.Image:
 
 def original_crops(image: Image.Image) -> list[Image.Image]:
     """Two crops of different quadrants."""
-    centres = crops.quadrant_centres(1, image.height, image.width, torch.default_generator)[:, 0]
-    half = int(crops.CROP * image.width)
+    centres = quadrant_centres(1, image.height, image.width, torch.default_generator)[:, 0]
+    half = int(CROP * image.width)
     return [image.crop((x - half, y - half, x + half, y + half)) for x, y in centres.tolist()]
 
 

@@ -29,7 +29,7 @@ from facepcl import losses
 from facepcl.pretrain import distributed
 from facepcl.pretrain.config import CONTRASTS, Config
 from facepcl.pretrain.networks import Networks
-from facepcl.pretrain.substeps import SubSteps
+from facepcl.pretrain.substeps import Tasks
 
 SIZE, D, CODE = 64, 512, 2048  # side of the views; numbers of a projection and of a code
 # What the paper's columns assume of a GPU: A100, half of its bfloat16 peak; 25 GB/s to the other machines.
@@ -41,8 +41,8 @@ class Noise:
     """Images of noise for every batch: a step costs the same."""
 
     def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
-        """This process's part of a batch of `count`, as `facepcl.pretrain.sampler.Source` says."""
-        own = len(range(count)[distributed.part(count)])
+        """This process's slice of a batch of `count`, as `facepcl.pretrain.sampler.InMemory` says."""
+        own = len(range(count)[distributed.local_slice(count)])
         return torch.randint(0, 256, (own, 3, SIZE, SIZE), dtype=torch.uint8)
 
 
@@ -77,23 +77,23 @@ def count_step(model: str, processes: int, batch: int) -> Counter[str]:
     whole = batch * processes
     config = Config(data=(), out="", model=model, batch=whole, pose_batch=whole // 8, pose_negatives=16)
     torch.manual_seed(0)
-    nets = Networks(model, {}, config.sub_steps).train()
+    nets = Networks(model, {}, config.tasks).train()
     with (
         pretended(processes) as counted,
-        distributed.shared_norms(nets),
+        distributed.sync_batch_norms(nets),
         FlopCounterMode(display=False) as flops,
     ):
-        sub_steps = SubSteps(config, Noise(), nets, SIZE, torch.float32)
-        losses_of_step = sub_steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0))
+        tasks = Tasks(config, Noise(), nets, SIZE, torch.float32)
+        losses_of_step = tasks.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0))
         while True:
             with kept_for_backward(nets) as kept:
                 loss = next(losses_of_step, None)
             if loss is None:
                 break
-            counted["kept"] = max(counted["kept"], sum(kept.values()))  # of the largest sub-step
+            counted["kept"] = max(counted["kept"], sum(kept.values()))  # of the largest task
             nets.zero_grad()
             loss.total.backward()
-            distributed.sum_gradients(nets)
+            distributed.all_reduce_gradients(nets)
     counted["operations"] = flops.get_total_flops()
     counted["weights"] = sum(weight.nbytes for weight in nets.parameters())
     return counted

@@ -20,9 +20,8 @@ import torch
 from machine import describe
 
 from facepcl.pretrain.config import Config
-from facepcl.pretrain.listing import read_whole
 from facepcl.pretrain.sampler import InMemory
-from facepcl.pretrain.stream import Stream
+from facepcl.pretrain.stream import Stream, read_whole
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 import facepcl
 from facepcl.models import Branches
-from facepcl.pretrain.crops import crop_squares
+from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.dataset import Faces, read_faces, read_samples
 from facepcl.pretrain.label_views import face_frames
 

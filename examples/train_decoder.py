@@ -25,12 +25,13 @@ import facepcl
 from facepcl.errors import DataError, WeightsError
 from facepcl.models.decoder import CODE, Decoder
 from facepcl.models.io import save_encoder
-from facepcl.pretrain.crops import crop_squares
+from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.dataset import Faces, read_faces
 from facepcl.pretrain.label_views import face_frames
 from facepcl.pretrain.losses import reconstruction
 from facepcl.pretrain.networks import TARGET_SIZE, to_code
-from facepcl.pretrain.sampler import schedule, shuffled_rows, step_generator
+from facepcl.pretrain.rng import step_generator
+from facepcl.pretrain.sampler import schedule, shuffled_rows
 from facepcl.utils.device import training_dtype
 
 HALF_SIDE = 1.5  # of a crop, in eyes-to-mouth distances: the middle of what the weights expect

@@ -9,7 +9,8 @@ import torch
 from facepcl.errors import DataError
 from facepcl.pretrain import Config, run
 from facepcl.pretrain.dataset import read_faces
-from facepcl.pretrain.sampler import LabelRows, schedule, shuffled_rows, step_generator
+from facepcl.pretrain.rng import step_generator
+from facepcl.pretrain.sampler import LabelRows, schedule, shuffled_rows
 
 SMALL = {
     "batch": 2,
@@ -48,7 +49,7 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
 def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
     run(config)
     next(faces_folder.rglob("*.jpg")).unlink()
-    with pytest.raises(DataError, match="begun with 12 images, and DATA now holds 11"):
+    with pytest.raises(DataError, match="started with 12 images, and DATA now holds 11"):
         run(config)
 
 
@@ -57,7 +58,7 @@ def test_a_run_does_not_go_on_with_other_labels_or_names(config, faces_folder):
     path = next(faces_folder.rglob("*.json"))
     was = path.read_text()
     path.write_text(json.dumps(json.loads(was) | {"expression": "anger"}))
-    with pytest.raises(DataError, match="begun with other images or labels than DATA now holds"):
+    with pytest.raises(DataError, match="started with other images or labels than DATA now holds"):
         run(replace(config, method="labels"))
     path.write_text(was)
     run(replace(config, method="labels"))

@@ -14,7 +14,7 @@ from facepcl.models.decoder import resize_maps
 from facepcl.models.io import load_tensors, save_tensors
 from facepcl.pretrain import Config, label_views, run, substeps
 from facepcl.pretrain.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
-from facepcl.pretrain.label_views import MILD, STRONG, strong_share
+from facepcl.pretrain.label_views import MILD, STRONG, strong_probability
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.sampler import InMemory
 
@@ -58,7 +58,7 @@ def generator(seed=0):
 )
 def test_the_loss_of_a_label_reaches_the_code_it_is_read_from_and_no_other(config, model, label, trained):
     torch.manual_seed(0)
-    nets = Networks(model, OUTPUTS, config.sub_steps).train()
+    nets = Networks(model, OUTPUTS, config.tasks).train()
     maps = nets.encoder.forward_branches(torch.rand(4, 3, 64, 64))
     for value in maps:
         value.retain_grad()
@@ -79,8 +79,8 @@ def test_the_step_is_the_weighted_sum_of_the_labels_losses(config):
     config = replace(config, weight_au=2.0, weight_expression=3.0, weight_identity=5.0, weight_pose=7.0)
     source = InMemory(config, {})
     torch.manual_seed(0)
-    nets = Networks(config.model, source.label_outputs, config.sub_steps).train()
-    steps = substeps.SubSteps(config, source, nets, 48, torch.float32)
+    nets = Networks(config.model, source.label_outputs, config.tasks).train()
+    steps = substeps.Tasks(config, source, nets, 48, torch.float32)
     (loss,) = steps.of_step(0, 1 / 6, {})
     parts = loss.parts
     identity = 5 * 3 / 6  # half of the rise, which ends after a third of the run
@@ -220,15 +220,15 @@ LANDMARKS = torch.tensor([[40.0, 44.0], [72.0, 44.0], [56.0, 60.0], [46.0, 76.0]
 
 def views_of(share, count=64, seed=0, size=32):
     images = torch.randint(0, 256, (count, 3, 112, 112), dtype=torch.uint8, generator=generator(1))
-    return label_views.label_views(images, LANDMARKS.expand(count, 5, 2), size, generator(seed), share=share)
+    return label_views.label_views(images, LANDMARKS.expand(count, 5, 2), size, generator(seed), strong=share)
 
 
 def test_the_share_of_strong_views_rises_from_an_eighth_of_the_run():
-    assert [strong_share("ramp", done, started=False) for done in (0, 0.125, 0.5625, 1)] == pytest.approx(
-        [0, 0, 0.35, 0.7]
-    )
-    assert strong_share("ramp", 0, started=True) == pytest.approx(0.7)
-    assert [strong_share(views, 0.3, started=False) for views in ("mild", "strong")] == [0, 1]
+    assert [
+        strong_probability("ramp", done, started=False) for done in (0, 0.125, 0.5625, 1)
+    ] == pytest.approx([0, 0, 0.35, 0.7])
+    assert strong_probability("ramp", 0, started=True) == pytest.approx(0.7)
+    assert [strong_probability(views, 0.3, started=False) for views in ("mild", "strong")] == [0, 1]
 
 
 def test_a_share_of_the_views_of_a_batch_is_strong():

@@ -55,7 +55,7 @@ def start_of(config):
     """All tensors before the first step."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return Networks(config.model, {}, config.sub_steps).state_dict()
+        return Networks(config.model, {}, config.tasks).state_dict()
 
 
 @pytest.mark.parametrize("method", UNLABELLED)

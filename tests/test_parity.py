@@ -12,8 +12,10 @@ import facepcl
 from facepcl import losses, views
 from facepcl.models.decoder import Decoder, ProjectionHead
 from facepcl.models.remap import split_original
-from facepcl.pretrain import crops, dynamic_weights
-from facepcl.pretrain.networks import Networks, contrast_faces, contrast_poses, disentangle
+from facepcl.pretrain import dynamic_weights
+from facepcl.pretrain.augment import crop_around, crop_ranges
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.substeps import contrast_faces, contrast_poses, disentangle
 
 TOLERANCE = 1e-10  # an independent re-implementation deviated by 5e-15, a whole step by 5e-12
 STRIDE = 5  # of the kept values of large tensors; coprime to the sides of codes and images
@@ -224,14 +226,14 @@ def test_jitter_in_a_given_order(augment, image):
 @pytest.mark.parametrize("case", [0, 1])
 @pytest.mark.parametrize("view", [0, 1])
 def test_quadrant_crops(augment, image, case, view):
-    crop = crops.crop_around(image("a"), augment[f"crop.{case}.centres_xy"][view][None])
+    crop = crop_around(image("a"), augment[f"crop.{case}.centres_xy"][view][None])
     assert levels_apart(crop, augment[f"crop.{case}.view{view}"]) == 0
     assert levels_apart(views.resize(crop, 64, "bilinear"), augment[f"crop.{case}.view{view}_64"]) <= 1
 
 
 @pytest.mark.parametrize("case", [0, 1])
 def test_centres_are_drawn_from_the_original_ranges(augment, case):
-    columns, rows = crops.crop_ranges(80), crops.crop_ranges(96)
+    columns, rows = crop_ranges(80), crop_ranges(96)
     for quadrant, bounds in zip(
         augment[f"crop.{case}.quadrants"], augment[f"crop.{case}.ranges_xy"], strict=True
     ):

@@ -15,9 +15,10 @@ from torchvision.transforms.functional import pil_to_tensor
 import facepcl
 from facepcl import losses, pretrain
 from facepcl.pretrain import augment
-from facepcl.pretrain.crops import crop_ranges
+from facepcl.pretrain.augment import crop_ranges
 from facepcl.pretrain.losses import MIXING
-from facepcl.pretrain.networks import Networks, contrast_faces, contrast_poses, disentangle
+from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.substeps import contrast_faces, contrast_poses, disentangle
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT, FACES = ROOT / "examples/pcl_reference.py", ROOT / "examples/faces"

@@ -127,7 +127,7 @@ def test_data_may_be_a_path_or_several_and_strings_or_paths(tmp_path):
 def test_a_run_that_goes_on_keeps_no_checkpoint_mapped(config):
     """Windows deletes no file that is, and old checkpoints are deleted."""
     run(config)
-    nets = Networks(config.model, {}, config.sub_steps)
+    nets = Networks(config.model, {}, config.tasks)
     optimizer = torch.optim.Adam(nets.parameters())
     load_checkpoint(checkpoints(Path(config.out))[-1], nets, optimizer)
     assert optimizer.state

@@ -22,7 +22,7 @@ from facepcl.pretrain.checkpoints import checkpoints
 from facepcl.pretrain.label_heads import IDENTITY_WIDTH
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.sampler import InMemory
-from facepcl.pretrain.substeps import SubSteps
+from facepcl.pretrain.substeps import Tasks
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 SMALL = {
@@ -67,18 +67,19 @@ def each_sub_step(rank, processes, port, config, folder):
     faces = source.faces
     faces.au[::3], faces.pose[1::3], faces.expression[::2] = torch.nan, torch.nan, -1
     torch.manual_seed(0)
-    labels = faces.label_outputs(IDENTITY_WIDTH) if "labels" in config.sub_steps else {}
-    nets = Networks(config.model, labels, config.sub_steps).train()
+    labels = faces.label_outputs(IDENTITY_WIDTH) if "labels" in config.tasks else {}
+    nets = Networks(config.model, labels, config.tasks).train()
     found = {}
-    with distributed.joined(), distributed.shared_norms(nets):
-        sub_steps = SubSteps(config, source, nets, 64, torch.float32)
+    with distributed.process_group(), distributed.sync_batch_norms(nets):
+        tasks = Tasks(config, source, nets, 64, torch.float32)
         weights = dict.fromkeys(("face", "pose", "shared"), 1.0)
-        for number, loss in enumerate(sub_steps.of_step(1, 0.5, weights)):
+        for number, loss in enumerate(tasks.of_step(1, 0.5, weights)):
             nets.zero_grad()
             loss.total.backward()
-            distributed.sum_gradients(nets)
+            distributed.all_reduce_gradients(nets)
             found |= {
-                f"{number} loss {name}": distributed.total(part.detach()) for name, part in loss.parts.items()
+                f"{number} loss {name}": distributed.all_reduce_sum(part.detach())
+                for name, part in loss.parts.items()
             }
             named = [(name, p.grad) for name, p in nets.named_parameters() if p.grad is not None]
             found |= {f"{number} gradient {name}": gradient.clone() for name, gradient in named}
@@ -202,7 +203,7 @@ def test_a_process_that_is_killed_is_started_again_with_the_others_and_no_bit_di
             wait_for_step(config, step + 3, agent)
         said = agent.communicate(timeout=200)[1]
     assert agent.returncode == 0
-    assert said.count("has lost another") == len(kills)
+    assert said.count("lost its connection") == len(kills)
     assert "the same command continues from the last checkpoint" in said
     assert "Traceback" not in said
     assert [line["step"] for line in lines(config)] == list(range(1, 17))
@@ -215,10 +216,10 @@ def test_restarts_on_several_machines_need_a_store_of_their_own(monkeypatch):
     for name, value in (torchruns | {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(OptionError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        distributed._of_this_attempt(HashStore())
+        distributed._store_of_attempt(HashStore())
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     store = HashStore()
-    assert distributed._of_this_attempt(store) is store
+    assert distributed._store_of_attempt(store) is store
 
 
 @pytest.mark.slow
@@ -239,7 +240,7 @@ def test_two_processes_stop_at_the_same_step_and_one_may_go_on(config):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     distributed.check_batches({"--batch": 6})
     with pytest.raises(OptionError, match="--pose-batch 4: 3 processes share it, so a multiple of 3"):
         distributed.check_batches({"--batch": 6, "--pose-batch": 4})

@@ -22,12 +22,11 @@ from facepcl.cli import main
 from facepcl.data import remote
 from facepcl.errors import DataError, MissingPath, OptionError, RemoteError
 from facepcl.models.io import load_tensors
-from facepcl.pretrain import distributed, listing, run, substeps
+from facepcl.pretrain import distributed, run, stream, substeps
 from facepcl.pretrain.checkpoints import checkpoints
 from facepcl.pretrain.config import Config
-from facepcl.pretrain.listing import survey
-from facepcl.pretrain.sampler import permutation
-from facepcl.pretrain.stream import SHARDS, Stream
+from facepcl.pretrain.rng import permutation
+from facepcl.pretrain.stream import SHARDS, Stream, survey
 
 CPU = torch.device("cpu")
 SHARD_COUNT, EACH_SHARD = 6, 11
@@ -86,7 +85,7 @@ def config(shards, tmp_path):
 def opened(config, place=None, begun=None):
     stream = Stream(config, survey(config.data, config.stream, None), begun or {}, CPU)
     if place:
-        stream.go_on(place)
+        stream.restore(place)
     return closing(stream)
 
 
@@ -104,8 +103,8 @@ def batches_of(config, steps, place=None):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_batches_of_several_processes_are_those_of_one_where_it_stopped(config, monkeypatch, processes):
     seen, posed, places = batches_of(config, 30)  # three epochs
-    monkeypatch.setattr(distributed, "gather", lambda rows: rows)  # what this one knows
-    monkeypatch.setattr(distributed, "count", lambda: processes)
+    monkeypatch.setattr(distributed, "all_gather", lambda rows: rows)  # what this one knows
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
     parts = []
     for rank in range(processes):
         monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
@@ -175,7 +174,7 @@ def behind_url(config, shards, monkeypatch):
     fs.store.clear()
     for shard in shards.iterdir():
         fs.pipe(f"/faces/{shard.name}", shard.read_bytes())
-    monkeypatch.setattr(listing, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(stream, "WAITS", (0.0, 0.0))
     return replace(config, data=("memory://faces",))
 
 
@@ -227,9 +226,9 @@ def test_a_process_ends_where_another_cannot_go_on(config, monkeypatch):
         source.batch(0, 0, 8)
         place = source.place
         monkeypatch.setattr(
-            distributed, "gather", lambda rows: torch.cat([rows, torch.tensor([[0, 0, 0, 1]])])
+            distributed, "all_gather", lambda rows: torch.cat([rows, torch.tensor([[0, 0, 0, 1]])])
         )
-        with pytest.raises(DataError, match="another process cannot go on"):
+        with pytest.raises(DataError, match="another process cannot continue"):
             source.batch(1, 0, 8)
         assert source.place == place
 
@@ -294,7 +293,7 @@ def test_a_resnet_gets_the_statistics_of_the_first_shard(config):
             "--method labels needs .* leave out --stream 4",
         ),
         ({"batch": 10}, OptionError, "--batch 10: a multiple of --stream 4"),
-        ({"pose_batch": 12}, OptionError, "--pose-batch 12: .* a part of --batch 8"),
+        ({"pose_batch": 12}, OptionError, "--pose-batch 12: .* a subset of --batch 8"),
         ({"stream": 8}, DataError, "6 shards are fewer than --stream 8; lower it"),
         ({"batch": 64}, DataError, "shards of about 11 images are too small: each step takes 16"),
         ({"data": ("nowhere",)}, MissingPath, "nowhere: there is no such file or folder"),
@@ -314,7 +313,7 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, change
 
 def test_loose_images_and_empty_shards_are_refused(config, shards, tmp_path):
     (shards / "x.png").write_bytes(picture(0))
-    with pytest.raises(OptionError, match=r"x\.png: --stream reads \.tar shards alone; pack the images"):
+    with pytest.raises(OptionError, match=r"x\.png: --stream reads only \.tar shards; pack the images"):
         run(config)
     pack(tmp_path / "empty.tar", {"readme.txt": b"x"})
     with pytest.raises(DataError, match="no images to train on"):
@@ -322,14 +321,14 @@ def test_loose_images_and_empty_shards_are_refused(config, shards, tmp_path):
 
 
 def test_processes_that_cannot_share_the_lanes_are_refused(config, monkeypatch):
-    monkeypatch.setattr(distributed, "count", lambda: 8)
+    monkeypatch.setattr(distributed, "world_size", lambda: 8)
     with pytest.raises(OptionError, match="--stream 4: 8 processes share it, so a multiple of 8"):
         distributed.check_batches(replace(config, pose_batch=8).batches)
 
 
 def test_a_run_goes_on_with_the_shards_it_was_begun_with(config, shards):
     run(replace(config, steps=1, method="simclr"))
-    said = r"was begun with 6 shards of [0-9,]+ bytes, and DATA .* 6 shards of .* with other names or sizes"
+    said = r"was started with 6 shards of [0-9,]+ bytes, and DATA .* 6 shards of .* with other names or sizes"
     (shards / "5.tar").rename(shards / "6.tar")
     with pytest.raises(DataError, match=said):
         run(replace(config, steps=1, method="simclr"))

@@ -13,8 +13,8 @@ from facepcl.cli import main
 from facepcl.errors import OptionError
 from facepcl.models.io import load_tensors
 from facepcl.pretrain import Config, loop, run, substeps
-from facepcl.pretrain.ema import Average
 from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.release import EMA
 from facepcl.pretrain.sampler import schedule
 
 SMALL = {
@@ -62,12 +62,12 @@ def assert_same(found, wanted):
 
 def test_an_average_is_that_of_the_weights_it_saw():
     nets = Networks("pcl_facecycle", {})
-    average, name = Average(nets, 0.75), "decoder.fc.weight"
+    average, name = EMA(nets, 0.75), "decoder.fc.weight"
     expected = average.state_dict()[name].clone()
     for step in range(1, 60):
         with torch.no_grad():
             nets.decoder.fc.weight.add_(0.01)
-        average.follow(nets, step)
+        average.update(nets, step)
         keep = min(0.75, step / (step + 10))
         expected = keep * expected + (1 - keep) * nets.decoder.fc.weight.detach()
     torch.testing.assert_close(average.state_dict()[name], expected)
@@ -109,7 +109,7 @@ def test_an_ema_of_1_is_refused(config):
 
 
 def test_more_edges_than_views_are_refused(config):
-    with pytest.raises(OptionError, match=r"--edges 1.5: a part of the views, at most 1"):
+    with pytest.raises(OptionError, match=r"--edges 1.5: a probability, at most 1"):
         run(replace(config, edges=1.5))
 
 
@@ -119,7 +119,7 @@ def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
     begun = json.loads(path.read_text())
     del begun["ema"]
     path.write_text(json.dumps(begun))
-    with pytest.raises(OptionError, match=r"begun with --ema 0.0, not 0.5"):
+    with pytest.raises(OptionError, match=r"started with --ema 0.0, not 0.5"):
         run(replace(config, ema=0.5))
 
 

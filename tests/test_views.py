@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from facepcl.pretrain import augment as views
-from facepcl.pretrain import crops, substeps
+from facepcl.pretrain import substeps
 from facepcl.pretrain.config import CONTRASTS, Config
 from facepcl.pretrain.dataset import Faces
 from facepcl.pretrain.label_views import label_views
@@ -101,7 +101,7 @@ def test_the_callers_images_are_not_written_to(images):
 
 
 def test_crops_of_two_quadrants_never_overlap():
-    first, second = crops.quadrant_centres(2000, 112, 112, generator())
+    first, second = views.quadrant_centres(2000, 112, 112, generator())
     half = int(0.2 * 112)
     assert ((first - second).abs() >= 2 * half).any(1).all()
     assert (torch.cat([first, second]) >= half).all()
@@ -109,7 +109,7 @@ def test_crops_of_two_quadrants_never_overlap():
 
 
 def test_every_ordered_pair_of_quadrants_occurs_alike():
-    first, second = crops.quadrant_centres(12000, 112, 112, generator())
+    first, second = views.quadrant_centres(12000, 112, 112, generator())
     code = ((first > 56) * torch.tensor([1, 2])).sum(1) * 4 + ((second > 56) * torch.tensor([1, 2])).sum(1)
     counts = code.bincount(minlength=16)
     assert (counts > 0).sum() == 12
@@ -117,7 +117,7 @@ def test_every_ordered_pair_of_quadrants_occurs_alike():
 
 
 def test_whole_face_crops_are_squares_of_a_quarter_of_the_image_or_more():
-    centres, half, mirrored = crops.whole_squares(2000, 100, 120, generator())
+    centres, half, mirrored = views.whole_squares(2000, 100, 120, generator())
     assert (centres >= half[:, None]).all()
     assert (centres + half[:, None] <= torch.tensor([120, 100]) + 1e-4).all()
     assert ((half >= 25) & (half <= 50)).all()
@@ -153,8 +153,8 @@ def test_a_step_takes_views_that_were_made_on_another_device(monkeypatch, method
     monkeypatch.setattr(substeps, "where_views_are_made", lambda device: torch.device("cpu"))
     monkeypatch.setattr("torch.autocast", lambda *args, **options: nullcontext())  # which it does not know
     config = Config((), "", batch=4, pose_batch=2, pose_negatives=2, method=method)
-    nets = Networks("pcl_facecycle", {}, config.sub_steps).to("meta").train()
-    steps = substeps.SubSteps(config, Noise(), nets, 64, torch.float32)
+    nets = Networks("pcl_facecycle", {}, config.tasks).to("meta").train()
+    steps = substeps.Tasks(config, Noise(), nets, 64, torch.float32)
     for loss in steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0)):
         loss.total.backward()
         assert loss.total.device.type == "meta"

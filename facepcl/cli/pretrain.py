@@ -1,4 +1,4 @@
-"""`facepcl pretrain`: options from the fields of Config, then one call of `facepcl.pretrain.run`."""
+"""`facepcl pretrain`: an option for each field of `Config`, and a call of `facepcl.pretrain.run`."""
 
 import argparse
 import json
@@ -9,10 +9,14 @@ from typing import Any
 from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
 
-EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2 The same command
-continues a run that was stopped. DATA: a folder of images, a folder of one folder a person, or .tar shards
-(NAME.jpg with NAME.json or NAME.cls); with --stream tars alone, here or behind URLs such as s3://. On two
-processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
+EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2
+
+The same command resumes an interrupted run.
+
+DATA is a folder of images, a folder with a subfolder per person, or .tar shards (NAME.jpg with NAME.json or
+NAME.cls). With --stream it is .tar shards, local or behind URLs such as s3://.
+
+two processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -20,7 +24,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "pretrain",
-        description="Train an encoder on faces, by PCL, by labels, or by a method of PCL's ablation.",
+        description="Train an encoder on faces with PCL, with labels, or with an ablation of PCL.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -31,9 +35,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         help="folder or .tar shard of face images; with --stream also a URL",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="paper", help="start from these numbers (default: paper)"
-    )
+    parser.add_argument("--preset", choices=PRESETS, default="paper", help="default values (default: paper)")
     for field in fields(Config):
         if field.metadata:
             values = ", ".join(
@@ -57,7 +59,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _skipped(run: Path) -> int:
-    """How many broken images a run has met: before its first step, or with --stream until its last."""
+    """The number of broken images: while reading them, or with --stream up to the last step."""
     config = json.loads((run / "config.json").read_text("utf-8"))
     if not config["stream"]:
         return len(config["skipped"])

@@ -1,7 +1,7 @@
-"""Views for contrast: batches of uint8 images `[B, 3, H, W]`, random per sample, on the images' device.
+"""Crops and augmentations of batches of uint8 images `[B, 3, H, W]`, random per sample (METHOD 5).
 
-METHOD section 5. Every step keeps uint8 levels and PIL's arithmetic, so that the views are those of the
-original; all chance comes from the generator that is passed in (a CPU generator serves every device).
+Every step keeps uint8 levels and PIL's arithmetic, so that the views equal those of the original code. Images
+may be on any device; the generator is a CPU generator.
 """
 
 from typing import NamedTuple
@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from facepcl.pretrain.crops import crop_around, crop_squares, quadrant_centres, whole_squares
 from facepcl.pretrain.rng import WHOLE, of_part, uniform
 
 JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 P_JITTER, P_GREY, P_BLUR, P_SOBEL = 0.8, 0.2, 0.8, 0.6
 BLUR_TAPS, BLUR_SIGMA = 7, (0.1, 2.0)
+CROP = 0.2  # half the side of a quadrant crop, as a fraction of the image's side
+AREA = (0.25, 1.0)  # of a whole-face crop, as a fraction of the largest square
 
 
 def resize(images: torch.Tensor, size: int, interpolation: str = "bicubic") -> torch.Tensor:
-    """`[B, 3, H, W]` uint8 -> `[B, 3, size, size]` uint8, antialiased; the aspect is not kept."""
+    """Resize `[B, 3, H, W]` uint8 to `[B, 3, size, size]` with antialiasing, without keeping the aspect."""
     if images.shape[-2:] == (size, size):
         return images
     mode = tv.InterpolationMode(interpolation)
@@ -27,7 +28,7 @@ def resize(images: torch.Tensor, size: int, interpolation: str = "bicubic") -> t
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 levels -> float32 in [0, 1], the networks' input."""
+    """Convert uint8 levels to the networks' input, float32 in [0, 1]."""
     return images.float() / 255
 
 
@@ -60,7 +61,7 @@ def saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Turn the hue of uint8 images `[B, 3, H, W]` by `shift` `[B]` turns, in PIL's 8-bit HSV."""
+    """Rotate the hue of uint8 images `[B, 3, H, W]` by `shift` `[B]` turns, in PIL's 8-bit HSV."""
     r, g, b = images.unbind(1)
     largest, smallest = images.amax(1), images.amin(1)
     grey = largest == smallest
@@ -95,7 +96,7 @@ def grey(images: torch.Tensor) -> torch.Tensor:
 
 def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Gaussian blur of uint8 images `[B, 3, H, W]` by `sigma` `[B]` pixels: 7 taps, reflected, truncated."""
-    if not len(images):  # F.pad refuses none
+    if not len(images):  # F.pad rejects an empty batch
         return images
     batch, channels, height, width = images.shape
     steps = torch.arange(BLUR_TAPS, device=images.device) - BLUR_TAPS // 2
@@ -119,13 +120,9 @@ def sobel(images: torch.Tensor) -> torch.Tensor:
     return (edge * 255).int().remainder(256).to(torch.uint8)[:, None].expand_as(images)
 
 
-def _chosen(count: int, probability: float, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(count, generator=generator) < probability
-
-
 class Chain(NamedTuple):
-    """What happens to each of N images behind the resize: bools `[N]` where a step is one of chance; jitter's
-    factors `[N, 4]` and their order `[N, 4]`; the blur's width `[N]`, 0 for none."""
+    """Augmentations of N images: bools `[N]`, jitter's factors `[N, 4]` and their order `[N, 4]`, and the
+    sigma of the blur `[N]`, 0 for none."""
 
     jittered: torch.Tensor
     factors: torch.Tensor
@@ -135,62 +132,61 @@ class Chain(NamedTuple):
     sobel: torch.Tensor
 
     def of(self, part: slice, copies: int) -> "Chain":
-        """The rows of a part of the samples; N rows are `copies` of all samples, one behind the other."""
+        """The rows of the samples `part`, where N rows are `copies` of all samples in turn."""
         return Chain(*(of_part(draws, part, copies) for draws in self))
 
 
 def draw_chain(count: int, generator: torch.Generator, edges: float = P_SOBEL) -> Chain:
-    """The chance of `count` images: jitter, grey, blur and Sobel (a part `edges`), each for some of them."""
-    jittered = _chosen(count, P_JITTER, generator)
+    """Draw jitter, grey, blur and Sobel for `count` images; `edges` is the probability of Sobel."""
+
+    def chosen(probability: float) -> torch.Tensor:
+        return torch.rand(count, generator=generator) < probability
+
+    def spread(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Put values into the rows of `mask`, and 0 into the others."""
+        return values.new_zeros(count, *values.shape[1:]).index_put((mask,), values)
+
+    jittered = chosen(P_JITTER)
     some = int(jittered.sum())
-    factors = [
-        uniform(some, 1 - JITTER[k], 1 + JITTER[k], generator)
-        for k in ("brightness", "contrast", "saturation")
-    ]
-    factors.append(uniform(some, -JITTER["hue"], JITTER["hue"], generator))
+    ranges = [(1 - JITTER[k], 1 + JITTER[k]) for k in ("brightness", "contrast", "saturation")]
+    ranges.append((-JITTER["hue"], JITTER["hue"]))
+    factors = torch.stack([uniform(some, low, high, generator) for low, high in ranges], 1)
     order = torch.rand(some, 4, generator=generator).argsort(1)
-    grey = _chosen(count, P_GREY, generator)
-    blurred = _chosen(count, P_BLUR, generator)
+    grey, blurred = chosen(P_GREY), chosen(P_BLUR)
     sigma = uniform(int(blurred.sum()), *BLUR_SIGMA, generator)
     return Chain(
         jittered,
-        _spread(jittered, torch.stack(factors, 1)),
-        _spread(jittered, order),
+        spread(jittered, factors),
+        spread(jittered, order),
         grey,
-        _spread(blurred, sigma),
-        _chosen(count, edges, generator),
+        spread(blurred, sigma),
+        chosen(edges),
     )
 
 
-def _spread(chosen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Values of the chosen rows, in the places of these; 0 elsewhere."""
-    return values.new_zeros(len(chosen), *values.shape[1:]).index_put((chosen,), values)
-
-
 def jitter(images: torch.Tensor, factors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Brightness, contrast, saturation and hue by `factors` `[B, 4]` of each uint8 image `[B, 3, H, W]`, in
-    the `order` `[B, 4]` that each has of its own."""
+    """Adjust brightness, contrast, saturation and hue of uint8 images `[B, 3, H, W]` by `factors` `[B, 4]`,
+    each image in its own `order` `[B, 4]`."""
     device = images.device
     images = images.clone()
     for place in range(4):
         for step, apply in enumerate((brightness, contrast, saturation, hue)):
             rows = (order[:, place] == step).nonzero()[:, 0]
             if len(rows):
-                found = apply(images.index_select(0, rows.to(device)), factors[rows, step].to(device))
-                images.index_copy_(0, rows.to(device), found)
+                adjusted = apply(images.index_select(0, rows.to(device)), factors[rows, step].to(device))
+                images.index_copy_(0, rows.to(device), adjusted)
     return images
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The chain behind the resize: jitter, grey, blur and Sobel, each for some of the uint8 images `[B, 3,
-    H, W]`."""
+    """Apply random jitter, grey, blur and Sobel to uint8 images `[B, 3, H, W]`."""
     return apply_chain(images, draw_chain(len(images), generator))
 
 
 def apply_chain(images: torch.Tensor, chain: Chain) -> torch.Tensor:
-    """What `chain` says on each of the uint8 images `[B, 3, H, W]`."""
-    device = images.device
+    """Apply `chain` to uint8 images `[B, 3, H, W]`."""
     images = images.clone()
+    device = images.device
     rows = chain.jittered.nonzero()[:, 0]
     images[rows.to(device)] = jitter(images[rows.to(device)], chain.factors[rows], chain.order[rows])
     rows = chain.grey.nonzero()[:, 0].to(device)
@@ -202,6 +198,69 @@ def apply_chain(images: torch.Tensor, chain: Chain) -> torch.Tensor:
     return images
 
 
+def crop_ranges(size: int) -> tuple[int, int, int, int]:
+    """Inclusive ranges of a quadrant crop's centre along a side of `size`: (low, high) of each half."""
+    half = int(CROP * size)
+    return half, size // 2 - half, size // 2 + half, size - half
+
+
+def crop_around(images: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """Crop 0.4 sides around `centres` `[B, 2]` (x, y) of uint8 images `[B, 3, H, W]`."""
+    height, width = images.shape[-2:]
+    half_h, half_w = int(CROP * height), int(CROP * width)
+    rows = centres[:, 1, None] + torch.arange(-half_h, half_h)
+    columns = centres[:, 0, None] + torch.arange(-half_w, half_w)
+    index = torch.arange(len(images))[:, None, None]
+    return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def quadrant_centres(count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Centres `[2, count, 2]` (x, y) of two crops in different quadrants of each image (METHOD 5)."""
+    quadrants = torch.rand(count, 4, generator=generator).argsort(1)[:, :2].T  # an ordered pair of four
+    halves = torch.stack([quadrants % 2, quadrants // 2], -1)  # right?, lower?
+    draws = torch.rand(2, count, 2, generator=generator)
+    bounds = torch.tensor([crop_ranges(width), crop_ranges(height)])  # [x or y, 4]
+    low = torch.where(halves == 0, bounds[:, 0], bounds[:, 2])
+    high = torch.where(halves == 0, bounds[:, 1], bounds[:, 3])
+    return low + (draws * (high - low + 1)).long()
+
+
+def whole_squares(
+    count: int, height: int, width: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random squares of 25 to 100 % of the largest one: centres `[count, 2]` (x, y) and half sides `[count]`
+    in pixels, and whether each is mirrored `[count]`."""
+    half = uniform(count, *AREA, generator).sqrt() * min(height, width) / 2
+    room = torch.tensor([width, height]) - 2 * half[:, None]
+    centres = half[:, None] + torch.rand(count, 2, generator=generator) * room
+    return centres, half, torch.rand(count, generator=generator) < 0.5
+
+
+def crop_squares(
+    images: torch.Tensor,
+    centre: torch.Tensor,
+    half: torch.Tensor,
+    angle: torch.Tensor,
+    mirrored: torch.Tensor,
+    size: int,
+) -> torch.Tensor:
+    """Crop rotated squares of uint8 images `[B, 3, H, W]` to float `[B, 3, size, size]` in [0, 1].
+
+    `centre` `[B, 2]` (x, y) and `half` side `[B]` in pixels; `angle` `[B]` in radians: the direction,
+    clockwise, that becomes horizontal. Pixels outside an image replicate its border.
+    """
+    height, width = images.shape[-2:]
+    cos, sin = angle.cos() * half, angle.sin() * half
+    flip = torch.where(mirrored, -1.0, 1.0)
+    rows = torch.stack([cos * flip, -sin, centre[:, 0], sin * flip, cos, centre[:, 1]], 1).view(-1, 2, 3)
+    scale = torch.tensor([2 / width, 2 / height]).view(1, 2, 1)
+    theta = rows * scale - torch.tensor([[0.0, 0.0, 1.0]])
+    # sampled at twice the size and halved, against aliasing
+    grid = F.affine_grid(theta, [len(images), 3, 2 * size, 2 * size], align_corners=False).to(images.device)
+    sampled = F.grid_sample(images.float() / 255, grid, padding_mode="border", align_corners=False)
+    return F.avg_pool2d(sampled, 2)
+
+
 def face_views(
     images: torch.Tensor,
     size: int,
@@ -211,12 +270,20 @@ def face_views(
     crops: str = "quadrants",
     edges: float = P_SOBEL,
 ) -> torch.Tensor:
-    """Two crops of each uint8 image `[B, 3, H, W]` -> float `[2B, 3, size, size]`: the B first views, then
-    the B second ones.
+    """Two augmented crops of each face (METHOD 4.2).
 
-    `crops` "quadrants": of two different quadrants (METHOD 5), resized; "whole": two
-    squares of 25 to 100 % of the image, mirrored or not (METHOD 13). A part `edges` of them are edges. Of
-    images that are a `part` of a batch of `count`, the views that they have there.
+    Args:
+        images: uint8 `[B, 3, H, W]`.
+        size: Side of the views in pixels.
+        generator: A CPU generator.
+        part: The slice of a batch that `images` are; their views do not depend on it.
+        count: Images of the whole batch.
+        crops: "quadrants": of two different quadrants (METHOD 5); "whole": two squares of 25 to 100 % of the
+            image, mirrored or not (METHOD 13).
+        edges: The probability of Sobel.
+
+    Returns:
+        Float views `[2B, 3, size, size]`: B first ones, then B second ones.
     """
     count = len(images) if count is None else count
     height, width = images.shape[-2:]
@@ -225,8 +292,8 @@ def face_views(
             of_part(draws, part, 2) for draws in whole_squares(2 * count, height, width, generator)
         )
         upright = torch.zeros_like(half)
-        found = crop_squares(images.repeat(2, 1, 1, 1), centres, half, upright, mirrored, size)
-        resized = (255 * found).round().to(torch.uint8)
+        squares = crop_squares(images.repeat(2, 1, 1, 1), centres, half, upright, mirrored, size)
+        resized = (255 * squares).round().to(torch.uint8)
     else:
         quadrants = quadrant_centres(count, height, width, generator)
         resized = resize(torch.cat([crop_around(images, c[part]) for c in quadrants]), size)
@@ -242,9 +309,12 @@ def pose_views(
     count: int | None = None,
     edges: float = P_SOBEL,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views of the whole uint8 images `[B, 3, H, W]`: two positives `[2B, 3, size, size]`, and `negatives`
-    of each mirrored image, draw by draw: `[negatives B, 3, size, size]`, row k B + i = draw k of sample i
-    (METHOD Q1); of images that are a `part` of a batch of `count`, those that they have there."""
+    """Views of whole images for the pose contrast (METHOD 4.3), with the arguments of `face_views`.
+
+    Returns:
+        Two positives of each image, `[2B, 3, size, size]`, and `negatives` views of its mirror image,
+        `[negatives B, 3, size, size]`: row k B + i is draw k of sample i (METHOD Q1).
+    """
     count = len(images) if count is None else count
     whole = resize(images, size)
     chain = draw_chain(2 * count, generator, edges).of(part, 2)

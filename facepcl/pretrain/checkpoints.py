@@ -1,4 +1,4 @@
-"""A training run on disk: its configuration, its newest checkpoint, its log. No pickle."""
+"""The configuration and checkpoints of a run on disk, without pickle."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.models.io import load_tensors, read_metadata, save_tensors
 from facepcl.utils.files import atomic
 
-AVERAGED = "averaged."  # names of the average in a checkpoint
-KEPT = 2  # newest checkpoints that stay on disk
+AVERAGED = "averaged."  # prefix of the moving average in a checkpoint
+KEPT = 2  # checkpoints
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write JSON under a temporary name, then rename."""
+    """Write a JSON file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
 def check_writable(run: Path) -> None:
-    """Raise OptionError unless `run` is a folder that can be written, or can become one."""
+    """Raise OptionError unless `run` is a writable folder or can be created."""
     there = next(path for path in (run, *run.absolute().parents) if path.exists())
     if not there.is_dir():
         raise OptionError(f"--out {run}: {there} is a file, not a folder")
@@ -32,27 +32,24 @@ def check_writable(run: Path) -> None:
         raise OptionError(f"--out {run}: {there} cannot be written to")
 
 
-def _step_of(path: Path) -> int:
-    return int(path.stem.rpartition("-")[2])
+def _numbered(run: Path, kind: str) -> dict[int, Path]:
+    """The files of a `kind` by their step, in order."""
+    files = {path.stem.rpartition("-")[2]: path for path in run.glob(f"{kind}-*.safetensors")}
+    return dict(sorted((int(step), path) for step, path in files.items() if step.isdigit()))
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first; each has its optimiser state beside it."""
-    return _numbered(run, "checkpoint")
-
-
-def _numbered(run: Path, kind: str) -> list[Path]:
-    found = run.glob(f"{kind}-*.safetensors")
-    return sorted((path for path in found if path.stem.rpartition("-")[2].isdigit()), key=_step_of)
+    return list(_numbered(run, "checkpoint").values())
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where a run keeps its networks after `step` steps."""
+    """The file of the networks after `step` steps."""
     return run / f"checkpoint-{step:08d}.safetensors"
 
 
 def last_checkpoint(run: Path) -> str:
-    """Where a run that broke is still whole, for its error."""
+    """The newest checkpoint, for an error message."""
     return f"the last good checkpoint is {next(reversed(checkpoints(run)), 'none')}"
 
 
@@ -62,10 +59,9 @@ def save_checkpoint(
     nets: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Mapping[str, Any],
-    average: nn.Module | None = None,
+    ema: nn.Module | None = None,
 ) -> None:
-    """Write networks, their average if there is one, optimiser state and `progress` (JSON) after `step`
-    steps; drop the oldest, and what a process that was killed had not finished.
+    """Write networks, moving average, optimiser state and `progress` (JSON); delete old checkpoints.
 
     Raises FacepclError, and writes nothing, if a number is not finite.
     """
@@ -76,93 +72,88 @@ def save_checkpoint(
         for kind, value in values.items()
     }
     weights = nets.state_dict()
-    if average is not None:
-        weights |= {AVERAGED + name: tensor for name, tensor in average.state_dict().items()}
+    if ema is not None:
+        weights |= {AVERAGED + name: tensor for name, tensor in ema.state_dict().items()}
     for name, tensor in (weights | state).items():
-        if not tensor.isfinite().all():  # after a gradient that overflowed, before a loss shows it
+        if not tensor.isfinite().all():  # a gradient overflowed in the last step
             raise FacepclError(f"{name} is no longer finite after step {step}; {last_checkpoint(run)}")
-    # the checkpoint comes last: where it is, its optimiser state is whole
+    # the checkpoint last: if it exists, its optimiser state is complete
     save_tensors(state, run / f"optimizer-{step:08d}.safetensors")
     save_tensors(weights, checkpoint_path(run, step), {"step": str(step), "progress": json.dumps(progress)})
     for old in checkpoints(run)[:-KEPT]:
         old.unlink()
-    kept = {_step_of(path) for path in checkpoints(run)}
-    for without in _numbered(run, "optimizer"):
-        if _step_of(without) not in kept:
-            without.unlink()
-    # the second are safetensors' own: a kill leaves a file as large as a checkpoint each time
-    for unfinished in (*run.glob(".*.partial"), *run.glob(".tmp??????")):
-        unfinished.unlink()
+    kept = _numbered(run, "checkpoint")
+    for number, orphan in _numbered(run, "optimizer").items():
+        if number not in kept:
+            orphan.unlink()
+    # left by killed processes; .tmp files are safetensors' own
+    for partial in (*run.glob(".*.partial"), *run.glob(".tmp??????")):
+        partial.unlink()
 
 
 def load_checkpoint(
-    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Restore networks, average and optimiser in place; return the finished steps and the saved progress.
+    """Restore networks, moving average and optimiser in place; return the finished steps and `progress`.
 
-    Raises WeightsError if the files are damaged or of another run.
+    Raises WeightsError if the files are damaged or belong to another run.
     """
     try:
-        return _load(path, nets, optimizer, average)
+        metadata, weights = read_metadata(path), load_tensors(path)
+        averaged = [name for name in weights if name.startswith(AVERAGED)]
+        average = {name.removeprefix(AVERAGED): weights.pop(name) for name in averaged}
+        nets.load_state_dict(weights)
+        if ema is not None:
+            ema.load_state_dict(average)
+        step, progress = int(metadata["step"]), json.loads(metadata["progress"])
+        _load_optimizer(path.with_name(f"optimizer-{step:08d}.safetensors"), nets, optimizer)
     except (KeyError, ValueError, RuntimeError, RecursionError) as error:
         if isinstance(error, FacepclError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is not a checkpoint of this run ({reason})") from error
+    return step, progress
 
 
-def _load(
-    path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
-) -> tuple[int, dict[str, Any]]:
-    metadata, weights = read_metadata(path), load_tensors(path)
-    averaged = {name: weights.pop(name) for name in list(weights) if name.startswith(AVERAGED)}
-    nets.load_state_dict(weights)
-    if average is not None:
-        average.load_state_dict({name.removeprefix(AVERAGED): t for name, t in averaged.items()})
-    step = int(metadata["step"])
+def _load_optimizer(path: Path, nets: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     parameters = dict(nets.named_parameters())
     optimizer.state.clear()
-    for key, value in load_tensors(path.with_name(f"optimizer-{step:08d}.safetensors")).items():
+    for key, value in load_tensors(path).items():
         name, _, kind = key.rpartition(":")
         parameter = parameters[name]
-        # Adam keeps its step count on the CPU, in float32, whatever the parameter is; a copy, as Windows
-        # deletes no file that is still mapped
-        value = value if kind == "step" else value.to(parameter.device, parameter.dtype)
-        optimizer.state[parameter][kind] = (
-            value.view(()).clone() if kind == "step" else _laid_out_as(parameter, value)
-        )
+        if kind == "step":
+            # stays on the CPU in float32; a copy, since Windows deletes no file that is still mapped
+            optimizer.state[parameter][kind] = value.view(()).clone()
+        else:
+            # in the parameter's memory layout, so that a resumed step is bit-identical
+            value = value.to(parameter.device, parameter.dtype)
+            optimizer.state[parameter][kind] = torch.empty_like(parameter).copy_(value)
     for trained in optimizer.state:
-        # With `--gradients zeros` what once had a gradient is updated in every sub-step, also the first
-        # after a stop.
+        # with `--gradients zeros` Adam also moves parameters that a task has no gradient for
         trained.grad = torch.zeros_like(trained)
-    return step, json.loads(metadata["progress"])
-
-
-def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`value` in the memory layout of its parameter, so that a resumed step is the same to the bit."""
-    return torch.empty_like(parameter).copy_(value)
 
 
 def check_same_run(
     path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any], may_change: frozenset[str]
 ) -> dict[str, Any]:
-    """What RUN/config.json recorded when the run was begun; empty for a new run.
+    """Read RUN/config.json of the run to resume; empty for a new run.
 
-    Raises OptionError if `config` differs in what matters; an option that was not there then had its default.
+    Raises OptionError if `config` differs in an option that affects the result. An option that is missing
+    there had its default.
     """
     if not path.is_file():
         return {}
     try:
-        begun = json.loads(path.read_text("utf-8"))
+        previous_config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{path} is not valid JSON ({error}); give another --out") from error
-    if not isinstance(begun, dict):
+    if not isinstance(previous_config, dict):
         raise OptionError(f"{path} is not the configuration of a run; give another --out")
     for key, value in config.items():
-        was = begun.get(key, defaults.get(key))
-        if key not in may_change and was != value:
+        previous = previous_config.get(key, defaults.get(key))
+        if key not in may_change and previous != value:
             raise OptionError(
-                f"{path.parent} was begun with --{key.replace('_', '-')} {was}, not {value}; "
+                f"{path.parent} was started with --{key.replace('_', '-')} {previous}, not {value}; "
                 "give the same, or another --out"
             )
-    return begun
+    return previous_config

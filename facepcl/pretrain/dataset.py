@@ -1,4 +1,4 @@
-"""Faces to train on: folders, identity folders and `.tar` shards, as one uint8 tensor with labels beside."""
+"""Training images from folders, identity folders and `.tar` shards: one uint8 tensor, and labels."""
 
 import hashlib
 import json
@@ -24,8 +24,7 @@ _logger = logging.getLogger("facepcl")
 
 
 class Sample(NamedTuple):
-    """One image as it lies on disk: its name, its bytes and what its JSON or `.cls` file says; or the reason
-    why it cannot be read."""
+    """An encoded image with the labels of its JSON or `.cls` file, or the reason why it cannot be read."""
 
     name: str
     data: bytes
@@ -35,35 +34,32 @@ class Sample(NamedTuple):
 
 @dataclass
 class Faces:
-    """Square images `[N, 3, S, S]` uint8 and their labels, unknown = NaN, -1 or absent.
+    """Square images and their labels, NaN or -1 where unknown."""
 
-    `landmarks` `[N, 5, 2]` pixels; `pose` `[N, 3]` yaw, pitch, roll in degrees; `au` `[N, A]`, the units
-    named in `au_names`; `expression` `[N]`, the classes named in `expression_names`; `identity` `[N]`.
-    """
-
-    images: torch.Tensor
+    images: torch.Tensor  # [N, 3, S, S] uint8
     names: list[str]
-    landmarks: torch.Tensor
-    pose: torch.Tensor
-    au: torch.Tensor
-    expression: torch.Tensor
-    identity: torch.Tensor
+    landmarks: torch.Tensor  # [N, 5, 2] in pixels
+    pose: torch.Tensor  # [N, 3] yaw, pitch, roll in degrees
+    au: torch.Tensor  # [N, A], of the units in `au_names`
+    expression: torch.Tensor  # [N], of the classes in `expression_names`
+    identity: torch.Tensor  # [N]
     au_names: tuple[str, ...] = ()
     expression_names: tuple[str, ...] = ()
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # names of broken images, reasons
 
     def __len__(self) -> int:
         return len(self.images)
 
     def label_outputs(self, identity_width: int) -> dict[str, tuple[str, ...] | int]:
-        """What a head predicts for each label that occurs: names, or the number of values of the identity.
+        """The outputs of the head of each label in the data: names, or the width of the identity.
 
-        Raises DataError if no label occurs.
+        Raises DataError if there are no labels.
         """
+        images_each = self.identity[self.identity >= 0].unique(return_counts=True)[1]
         outputs: dict[str, tuple[str, ...] | int] = {
             "au": self.au_names,
             "expression": self.expression_names,
-            "identity": identity_width if self._has_pairs() else 0,
+            "identity": identity_width if (images_each > 1).any() else 0,
             "pose": ANGLES if not self.pose.isnan().all() else (),
         }
         if not any(outputs.values()):
@@ -71,56 +67,50 @@ class Faces:
                 "--method labels needs labels and the data has none: put NAME.json (yaw, pitch, roll, "
                 "au, expression, identity) beside the images, or train with --method pcl"
             )
-        return {label: named for label, named in outputs.items() if named}
-
-    def _has_pairs(self) -> bool:
-        """Whether there are two images of anybody."""
-        return bool((self.identity[self.identity >= 0].unique(return_counts=True)[1] > 1).any())
+        return {label: names for label, names in outputs.items() if names}
 
     def digest(self) -> str:
-        """What tells other images or labels from these: their names, without folders, and what is known."""
-        known = (self.landmarks, self.pose, self.au, self.expression, self.identity)
-        found = hashlib.sha256(json.dumps([self.au_names, self.expression_names]).encode())
+        """A hash of file names, without folders, and labels."""
+        sha = hashlib.sha256(json.dumps([self.au_names, self.expression_names]).encode())
         for name in self.names:
-            found.update(Path(name).name.encode(errors="surrogateescape") + b"/")
-        for tensor in known:
-            found.update(tensor.numpy().tobytes())
-        return found.hexdigest()[:16]
+            sha.update(Path(name).name.encode(errors="surrogateescape") + b"/")
+        for tensor in (self.landmarks, self.pose, self.au, self.expression, self.identity):
+            sha.update(tensor.numpy().tobytes())
+        return sha.hexdigest()[:16]
 
 
 def read_samples(sources: Sequence[str | Path], labels: bool = True) -> Iterator[Sample]:
-    """The images of folders and `.tar` shards in a fixed order, with the `labels` that are there if they are
-    wanted.
+    """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`.
 
-    In a folder whose images all lie in subfolders, the subfolder is the identity.
+    In a folder whose images are all in subfolders, the subfolder is the identity.
     """
-    for given in sources:
-        if is_url(str(given)):
-            raise OptionError(f"{given}: .tar shards behind URLs are read with --stream")
-        source = Path(given)
-        if source.is_dir():
-            yield from _folder_samples(source, labels)
-        elif is_shard_name(source.name) and source.is_file():
-            yield from _shard_samples(source, labels)
+    for source in sources:
+        path = Path(source)
+        if is_url(str(source)):
+            raise OptionError(f"{source}: .tar shards behind URLs are read with --stream")
+        if path.is_dir():
+            yield from _folder_samples(path, labels)
+        elif is_shard_name(path.name) and path.is_file():
+            yield from _shard_samples(path, labels)
         else:
-            raise MissingPath(f"{source}: there is no such folder or .tar shard")
+            raise MissingPath(f"{path}: there is no such folder or .tar shard")
 
 
-def _folder_samples(folder: Path, wanted: bool) -> Iterator[Sample]:
+def _folder_samples(folder: Path, with_labels: bool) -> Iterator[Sample]:
     files = list(files_below(folder))
     by_identity = all(file.parent != folder for file in files)
     for file in files:
         if is_shard_name(file.name):
-            yield from _shard_samples(file, wanted)
+            yield from _shard_samples(file, with_labels)
             continue
-        # with the path to it: two folders may both have a person 0001
+        # the whole path, since two folders may both have a person 0001
         labels = {"identity": str(file.parent)} if by_identity else {}
         sidecar = file.with_suffix(".json")
         try:
             data = read_file(file)
-            if wanted and sidecar.is_file():
+            if with_labels and sidecar.is_file():
                 labels |= read_labels(read_file(sidecar), str(sidecar))
-        except MissingPath:  # gone since the folder was listed
+        except MissingPath:  # deleted since the folder was listed
             yield Sample(str(file), b"", {}, "there is no such file")
         except ImageError as error:
             yield Sample(str(file), b"", {}, str(error))
@@ -128,34 +118,33 @@ def _folder_samples(folder: Path, wanted: bool) -> Iterator[Sample]:
             yield Sample(str(file), data, labels)
 
 
-def _shard_samples(shard: Path, wanted: bool) -> Iterator[Sample]:
-    """The samples of a shard. Raises DataError if it is no tar or is cut off."""
+def _shard_samples(shard: Path, with_labels: bool) -> Iterator[Sample]:
+    """The samples of a shard. Raises DataError if it is truncated or no tar."""
     try:
-        yield from _grouped(shard, wanted)
+        yield from _grouped(shard, with_labels)
     except SHARD_ERRORS as error:
         raise DataError(f"{shard} breaks off or is no tar ({error})") from error
 
 
-def _grouped(shard: Path, wanted: bool) -> Iterator[Sample]:
-    """WebDataset order: an image and its labels lie together and share their name up to the last dot."""
+def _grouped(shard: Path, with_labels: bool) -> Iterator[Sample]:
+    """As WebDataset: an image and its labels are adjacent and share their name up to the last dot."""
     stem, sample = "", Sample("", b"", {})
     for member, read in read_shard(shard):
-        key, _, kind = member.name.rpartition(".")
-        if member.size > MAX_BYTES:  # a packed shard of a megabyte may hold a file of a thousand
-            raise DataError(f"{shard}/{member.name}: {member.size:,} bytes are more than an image has")
+        name, (key, _, kind) = f"{shard}/{member.name}", member.name.rpartition(".")
+        if member.size > MAX_BYTES:  # a compressed shard may hold a file a thousand times its size
+            raise DataError(f"{name}: {member.size:,} bytes are more than an image has")
         is_image = is_image_name(member.name)
         if key != stem or (is_image and sample.name):
             if sample.name:
                 yield sample
             stem, sample = key, Sample("", b"", sample.labels if key == stem else {})
         if is_image:
-            sample = sample._replace(name=f"{shard}/{member.name}", data=read())
-        elif wanted and kind == "json":
-            sample = sample._replace(labels=sample.labels | read_labels(read(), f"{shard}/{member.name}"))
-        elif wanted and kind == "cls":
-            sample = sample._replace(
-                labels={"identity": read().decode(errors="replace").strip(), **sample.labels}
-            )
+            sample = sample._replace(name=name, data=read())
+        elif with_labels and kind == "json":
+            sample = sample._replace(labels=sample.labels | read_labels(read(), name))
+        elif with_labels and kind == "cls":
+            identity = read().decode(errors="replace").strip()
+            sample = sample._replace(labels={"identity": identity, **sample.labels})
     if sample.name:
         yield sample
 
@@ -163,13 +152,12 @@ def _grouped(shard: Path, wanted: bool) -> Iterator[Sample]:
 def read_faces(
     sources: Sequence[str | Path], size: int, progress: bool = False, labels: bool = True
 ) -> Faces:
-    """All images of `sources`, each brought to `size` x `size` pixels, with the `labels` that are there if
-    they are wanted.
+    """Read all images of `sources`, resized to `size` x `size` pixels, with their labels if `labels`.
 
-    A broken image is skipped and named in `skipped`. Raises MissingPath, or DataError if nothing is left.
+    Broken images are skipped. Raises MissingPath, or DataError if there are no images.
     """
-    names, known, marks, skipped = [], [], [], []
-    fit, images = Fit.square(size), _Images(size)
+    names, label_rows, landmarks, skipped = [], [], [], []
+    transform, images = Fit.square(size), _Images(size)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources, labels):
             try:
@@ -177,10 +165,10 @@ def read_faces(
             except ImageError as error:
                 skipped.append((sample.name, str(error)))
                 continue
-            images.append(fit(image))
-            marks.append(_landmarks(sample.labels, image.size, size))
+            images.append(transform(image))
+            landmarks.append(_landmarks(sample.labels, image.size, size))
             names.append(sample.name)
-            known.append(sample.labels)
+            label_rows.append(sample.labels)
             bar.update(1)
     for name, reason in skipped[:5]:
         _logger.warning("skipped %s: %s", name, reason)
@@ -189,21 +177,19 @@ def read_faces(
     if not names:
         broken = f" ({len(skipped)} are broken)" if skipped else ""
         raise DataError(f"no images to train on in {', '.join(map(str, sources))}{broken}")
-    return _collate(images.tensor(), names, known, marks, skipped)
+    return _collate(images.tensor(), names, label_rows, landmarks, skipped)
 
 
 class _Images:
-    """Images `[N, 3, S, S]` uint8 that come one by one, in one growing piece of memory.
+    """A growing array of images `[N, 3, S, S]` uint8; stacking a list at the end would need twice the memory.
 
-    A list that is stacked at the end would hold all of them twice. The C library grows a large piece without
-    copying it; so little is grown at a time because numpy fills it.
+    realloc grows a large array without copying. It grows by an eighth, since numpy writes the new part.
     """
 
     def __init__(self, size: int):
         self.count, self.store = 0, np.empty((64, 3, size, size), np.uint8)
 
     def append(self, image: np.ndarray) -> None:
-        """Add an image `[S, S, 3]`."""
         if self.count == len(self.store):
             self._resize(self.count + self.count // 8)
         self.store[self.count] = image.transpose(2, 0, 1)
@@ -214,13 +200,13 @@ class _Images:
         return torch.from_numpy(self.store)
 
     def _resize(self, count: int) -> None:
-        self.store.resize((count, *self.store.shape[1:]), refcheck=False)  # nothing else refers to it
+        self.store.resize((count, *self.store.shape[1:]), refcheck=False)  # there are no other references
 
 
 def _landmarks(labels: dict[str, Any], image_size: tuple[int, int], size: int) -> np.ndarray:
     """Landmarks in pixels of the square image: short side resized to `size`, centre crop."""
-    known = labels.get("landmarks") or {}
-    points = np.array([known.get(name, (np.nan, np.nan)) for name in LANDMARKS], np.float32)
+    by_name = labels.get("landmarks") or {}
+    points = np.array([by_name.get(name, (np.nan, np.nan)) for name in LANDMARKS], np.float32)
     short = min(image_size)
     offset = (np.array(image_size, np.float32) - short) / 2
     return (points - offset) * (size / short)
@@ -230,31 +216,26 @@ def _collate(
     images: torch.Tensor,
     names: list[str],
     labels: list[dict[str, Any]],
-    marks: list[np.ndarray],
+    landmarks: list[np.ndarray],
     skipped: list[tuple[str, str]],
 ) -> Faces:
     au_names = tuple(sorted({unit for row in labels for unit in row.get("au") or {}}))
     expression_names = tuple(sorted({row["expression"] for row in labels if row.get("expression")}))
-    identities = {
-        name: i
-        for i, name in enumerate(dict.fromkeys(row.get("identity") for row in labels if "identity" in row))
-    }
+    people = dict.fromkeys(row["identity"] for row in labels if "identity" in row)
+    identities = {name: number for number, name in enumerate(people)}
     pose = [[float(row.get(angle, np.nan)) for angle in ANGLES] for row in labels]
     # inside `au` a missing unit is 0; without `au` all are unknown
-    au = [
-        [row["au"].get(u, 0.0) if row.get("au") is not None else np.nan for u in au_names] for row in labels
-    ]
+    au = [[row["au"].get(unit, 0.0) if "au" in row else np.nan for unit in au_names] for row in labels]
+    classes = {name: number for number, name in enumerate(expression_names)}
     return Faces(
-        images=images,
-        names=names,
-        landmarks=torch.from_numpy(np.stack(marks)),
-        pose=torch.tensor(pose),
-        au=torch.tensor(au, dtype=torch.float32).view(len(names), len(au_names)),
-        expression=torch.tensor(
-            [expression_names.index(row["expression"]) if row.get("expression") else -1 for row in labels]
-        ),
-        identity=torch.tensor([identities.get(row.get("identity"), -1) for row in labels]),
-        au_names=au_names,
-        expression_names=expression_names,
-        skipped=skipped,
+        images,
+        names,
+        torch.from_numpy(np.stack(landmarks)),
+        torch.tensor(pose),
+        torch.tensor(au, dtype=torch.float32).view(len(names), len(au_names)),
+        torch.tensor([classes.get(row.get("expression"), -1) for row in labels]),
+        torch.tensor([identities.get(row.get("identity"), -1) for row in labels]),
+        au_names,
+        expression_names,
+        skipped,
     )

@@ -1,8 +1,8 @@
-"""Several processes train as one would: `torchrun --nproc-per-node 2 -m facepcl pretrain ...`.
+"""Data-parallel training under torchrun: `torchrun --nproc-per-node 2 -m facepcl pretrain ...`.
 
-Each process makes its part of every batch. What a loss compares is gathered; each process computes the share
-of its own samples in the loss of the whole batch. The shares add up to the loss of one process, and so do
-their gradients. In one process nothing here does anything.
+Each process makes the views of its slice of every batch. Losses that compare samples gather the features of
+all processes; each process computes the terms of its own samples. The terms add up to the loss of one process
+on the whole batch, and so do their gradients. With one process every function here is a no-op.
 """
 
 import os
@@ -22,18 +22,17 @@ T = TypeVar("T")
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
+def process_group() -> Iterator[None]:
+    """Join torchrun's process group, if there is one, and leave it at the end.
 
-    Raises FacepclError when another process ends before its time, and OptionError where torchrun could not
-    start them again.
+    Raises FacepclError if another process dies, and OptionError where torchrun could not restart them.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, store=_of_this_attempt(store), rank=rank, world_size=size)
+    dist.init_process_group(backend, store=_store_of_attempt(store), rank=rank, world_size=size)
     try:
         yield
     except RuntimeError as error:
@@ -41,153 +40,155 @@ def joined() -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise FacepclError(
-            f"process {rank} of {size} has lost another ({reason}); the same command continues from the last "
-            "checkpoint"
+            f"process {rank} of {size} lost its connection to another ({reason}); the same command continues "
+            "from the last checkpoint"
         ) from error
     finally:
         dist.destroy_process_group()
 
 
-def _of_this_attempt(store: dist.Store) -> dist.Store:
-    """Torchrun's store without what processes said in it before a restart, which those that come first would
-    take for an answer, and wait for the dead (pytorch#135712)."""
-    given = os.environ.get
-    if given("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return store  # a new one each time
-    if given("LOCAL_WORLD_SIZE") == given("WORLD_SIZE"):
-        return dist.PrefixStore(f"attempt-{given('TORCHELASTIC_RESTART_COUNT')}", store)
-    if given("TORCHELASTIC_MAX_RESTARTS", "0") != "0":  # machines count their restarts each for itself
+def _store_of_attempt(store: dist.Store) -> dist.Store:
+    """Torchrun's store without the keys of attempts before a restart: a process that reads them waits for
+    dead ones (pytorch#135712)."""
+    get = os.environ.get
+    if get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store  # a new one for each attempt
+    if get("LOCAL_WORLD_SIZE") == get("WORLD_SIZE"):
+        return dist.PrefixStore(f"attempt-{get('TORCHELASTIC_RESTART_COUNT')}", store)
+    if get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":  # each machine counts its own restarts
         raise OptionError(
             "--max-restarts on several machines needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 set for torchrun"
         )
     return store
 
 
-def count() -> int:
+def world_size() -> int:
     """The number of processes."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
-    return dist.get_rank() == 0 if count() > 1 else launch.is_first()
+    """Whether this process writes the run's files."""
+    return dist.get_rank() == 0 if world_size() > 1 else launch.is_first()
 
 
-def own_device(device: torch.device) -> torch.device:
-    """`device`, or where it is a GPU and processes share the machine, this one's own."""
-    if count() == 1 or device.type == "cpu":
+def local_device(device: torch.device) -> torch.device:
+    """`device`, or this process's own GPU where several processes share a machine."""
+    if world_size() == 1 or device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise OptionError(f"--device {device.type}: processes train together on cuda or cpu")
+        raise OptionError(f"--device {device.type}: several processes train on cuda or cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
 
 
 def check_batches(batches: Mapping[str, int]) -> None:
-    """Raise OptionError for a batch, by its option's name, that the processes cannot share evenly."""
+    """Raise OptionError for a batch, by its option, that the world size does not divide."""
     for option, batch in batches.items():
-        if batch % count():
-            raise OptionError(f"{option} {batch}: {count()} processes share it, so a multiple of {count()}")
+        if batch % world_size():
+            raise OptionError(
+                f"{option} {batch}: {world_size()} processes share it, so a multiple of {world_size()}"
+            )
 
 
-def part(batch: int) -> slice:
+def local_slice(batch: int) -> slice:
     """This process's samples of a batch."""
-    rank, size = (dist.get_rank() if count() > 1 else 0), batch // count()
+    rank, size = (dist.get_rank() if world_size() > 1 else 0), batch // world_size()
     return slice(rank * size, (rank + 1) * size)
 
 
-def from_first(value: T) -> T:
-    """The first process's `value`, for what processes might decide differently; all have come here."""
-    if count() == 1:
+def broadcast_object(value: T) -> T:
+    """The first process's `value`, where processes might decide differently."""
+    if world_size() == 1:
         return value
-    held = [value]
+    objects = [value]
     dist.barrier()
-    dist.broadcast_object_list(held)
-    return held[0]
+    dist.broadcast_object_list(objects)
+    return objects[0]
 
 
-def largest(number: int) -> int:
-    """The largest `number` of any process."""
-    if count() == 1:
+def all_reduce_max(number: int) -> int:
+    """The maximum of `number` over the processes."""
+    if world_size() == 1:
         return number
-    shared = torch.tensor(number)
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return int(shared)
-
-
-def gather(rows: torch.Tensor, copies: int = 1) -> torch.Tensor:
-    """Rows `[copies b, ...]` of each process, `copies` rows a sample, as the `[copies B, ...]` of one.
-
-    To a process's own rows come the gradients of all shares that they are in.
-    """
-    return rows if count() == 1 else _Gather.apply(full_precision(rows), copies)
+    tensor = torch.tensor(number)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
 
 
 @torch.no_grad()
-def total(shares: torch.Tensor) -> torch.Tensor:
-    """The sum over the processes of what each has a share of, without a gradient."""
-    return shares if count() == 1 else _Sum.apply(shares)
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of `tensor` over the processes, without a gradient."""
+    return tensor if world_size() == 1 else _AllReduce.apply(tensor)
 
 
-def sum_gradients(network: nn.Module) -> None:
-    """Put the sum of the processes' gradients in the place of each one's own."""
-    if count() == 1:
+def all_gather(rows: torch.Tensor, copies: int = 1) -> torch.Tensor:
+    """Concatenate the rows `[copies b, ...]` of all processes, `copies` per sample, to `[copies B, ...]`.
+
+    The backward pass sums the gradients of all processes.
+    """
+    return rows if world_size() == 1 else _AllGather.apply(full_precision(rows), copies)
+
+
+def all_reduce_gradients(network: nn.Module) -> None:
+    """Replace each gradient of `network` by its sum over the processes, in one call."""
+    if world_size() == 1:
         return
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(total.view_as(gradient))
+    for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
 
 
 @contextmanager
-def shared_norms(network: nn.Module) -> Iterator[None]:
-    """Have every batch norm of `network` take its statistics over the whole batch, until the end."""
-    norms = [layer for layer in network.modules() if type(layer) in SHARED and count() > 1]
-    plain = [type(layer) for layer in norms]
+def sync_batch_norms(network: nn.Module) -> Iterator[None]:
+    """Compute the statistics of every batch norm of `network` over the whole batch within this context."""
+    norms = [layer for layer in network.modules() if type(layer) in SYNCED and world_size() > 1]
+    classes = [type(layer) for layer in norms]
     for layer in norms:
-        layer.__class__ = SHARED[type(layer)]
+        layer.__class__ = SYNCED[type(layer)]
     try:
         yield
     finally:
-        for layer, kind in zip(norms, plain, strict=True):
-            layer.__class__ = kind
+        for layer, plain in zip(norms, classes, strict=True):
+            layer.__class__ = plain
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, copies: int) -> torch.Tensor:
         ctx.copies = copies
-        parts = [torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) for _ in range(count())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat([rows.unflatten(0, (copies, -1)) for rows in parts], 1).flatten(0, 1)
+        gathered = [
+            torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) for _ in range(world_size())
+        ]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat([rows.unflatten(0, (copies, -1)) for rows in gathered], 1).flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        shares = gradient.clone()
-        dist.all_reduce(shares)
-        whole = shares.unflatten(0, (ctx.copies, -1))
-        return whole[:, part(whole.shape[1])].flatten(0, 1), None
+        summed = gradient.clone()
+        dist.all_reduce(summed)
+        by_copy = summed.unflatten(0, (ctx.copies, -1))
+        return by_copy[:, local_slice(by_copy.shape[1])].flatten(0, 1), None
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes of a tensor on which the rows of every process depend."""
+class _AllReduce(torch.autograd.Function):
+    """Sum over the processes, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, own: torch.Tensor) -> torch.Tensor:
-        total = own.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        summed = tensor.clone()
+        dist.all_reduce(summed)
+        return summed
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+        return _AllReduce.apply(gradient)
 
 
-class _SharedNorm(nn.modules.batchnorm._BatchNorm):
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the rows of all processes; torch's SyncBatchNorm does not run on the CPU."""
 
     momentum: float
@@ -198,37 +199,33 @@ class _SharedNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        over = [dim for dim in range(x.dim()) if dim != 1]
+        dims = [dim for dim in range(x.dim()) if dim != 1]
         shape = (1, -1, *[1] * (x.dim() - 2))
-        rows = x.numel() // x.shape[1] * count()
+        rows = x.numel() // x.shape[1] * world_size()
         with torch.autocast(x.device.type, enabled=False):
             exact = full_precision(x)
-            mean = _Sum.apply(exact.sum(over)) / rows
+            mean = _AllReduce.apply(exact.sum(dims)) / rows
             centred = exact - mean.view(shape)
-            variance = _Sum.apply(centred.square().sum(over)) / rows
-            self._note(mean.detach(), variance.detach() * rows / (rows - 1))
+            variance = _AllReduce.apply(centred.square().sum(dims)) / rows
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
             normal = centred * (variance + self.eps).rsqrt().view(shape)
             if self.affine:
                 normal = normal * self.weight.view(shape) + self.bias.view(shape)
             return normal.to(x.dtype)
 
-    @torch.no_grad()
-    def _note(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Move the running statistics towards those of this batch."""
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
 
-
-class _SharedNorm1d(_SharedNorm, nn.BatchNorm1d):
+class _SyncBatchNorm1d(_SyncBatchNorm, nn.BatchNorm1d):
     pass
 
 
-class _SharedNorm2d(_SharedNorm, nn.BatchNorm2d):
+class _SyncBatchNorm2d(_SyncBatchNorm, nn.BatchNorm2d):
     pass
 
 
-SHARED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: _SharedNorm1d,
-    nn.BatchNorm2d: _SharedNorm2d,
+SYNCED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: _SyncBatchNorm1d,
+    nn.BatchNorm2d: _SyncBatchNorm2d,
 }

@@ -1,5 +1,5 @@
-"""Training of the heads that read labels and identity (METHOD 10); as linear layers they travel with the
-encoder (`facepcl.models.heads`)."""
+"""Heads and losses for labels and identity (METHOD 10). They are released as linear layers
+(`facepcl.models.heads`)."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ from facepcl.pretrain.losses import supervised_contrast
 from facepcl.pretrain.rng import WHOLE
 
 IDENTITY_WIDTH = 256
-POSE_SCALE = 45.0  # degrees that count as 1
-LABEL_SIDE = 2  # of the map that label heads read
+POSE_SCALE = 45.0  # degrees per unit of the output
+LABEL_SIDE = 2  # of the map that label heads pool
 
-# Which map the head of a label reads, and what follows its linear layer when it is released.
+# The map that the head of a label reads, and the activation of the released head.
 KINDS = {
     "au": ("face", "clamp"),
     "expression": ("face", "softmax"),
@@ -27,13 +27,13 @@ KINDS = {
     "pose": ("pose", "none"),
 }
 
-Outputs = Mapping[str, tuple[str, ...] | int]  # names of what a head predicts, or their number
+Outputs = Mapping[str, tuple[str, ...] | int]  # by label: the names of the outputs, or their number
 
 
 class LabelHead(nn.Module):
     """`[B, D]` -> `[B, out]`: BatchNorm, times 0.05, Linear.
 
-    Unscaled, 2,048 inputs of unit variance would move the output by O(1) in one step of Adam at 1e-3.
+    Without the factor, 2,048 inputs of unit variance move the output by O(1) in an Adam step at 1e-3.
     """
 
     SCALE = 0.05
@@ -47,17 +47,15 @@ class LabelHead(nn.Module):
         return self.linear(self.SCALE * self.norm(x))
 
     def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias, in float64, of the linear layer that this is in evaluation mode."""
-        scale, shift = _as_affine(self.norm)
-        weight = self.linear.weight.double() * self.SCALE
-        return weight * scale, self.linear.bias.double() + weight @ shift
+        """Weight and bias of this head in evaluation mode, folded into one linear layer, in float64."""
+        return _fold(self.norm, self.linear.weight.double() * self.SCALE, self.linear.bias.double())
 
 
 class IdentityHead(nn.Module):
-    """`[B, D]` -> `[B, out]`, compared by cosine: BatchNorm, Linear, BatchNorm, neither of the norms affine.
+    """`[B, D]` -> `[B, out]`, compared by cosine: BatchNorm, Linear, BatchNorm, both without affine.
 
-    The output does not depend on the scale of the weights; their standard deviation says how far a step of
-    Adam turns them. PyTorch's own would be 4 % a step, and nothing is learned.
+    The output is invariant to the scale of the weights, so their initial standard deviation sets the relative
+    step of Adam. With PyTorch's default that is 4 % per step, and nothing is learned.
     """
 
     DEVIATION = 0.1
@@ -73,10 +71,17 @@ class IdentityHead(nn.Module):
         return self.out(self.linear(self.norm(x)))
 
     def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias, in float64, of the linear layer that this is in evaluation mode."""
-        (scale, shift), (out_scale, out_shift) = _as_affine(self.norm), _as_affine(self.out)
-        weight = self.linear.weight.double() * out_scale[:, None]
-        return weight * scale, out_shift + weight @ shift
+        """As `LabelHead.as_linear`."""
+        scale, shift = _as_affine(self.out)
+        return _fold(self.norm, self.linear.weight.double() * scale[:, None], shift)
+
+
+def _fold(
+    norm: nn.BatchNorm1d, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fold a batch norm in evaluation mode into the linear layer after it."""
+    scale, shift = _as_affine(norm)
+    return weight * scale, bias + weight @ shift
 
 
 def _as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,35 +96,30 @@ def _as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class LabelHeads(nn.Module):
-    """Heads for the labels that the data has: face -> au, expression; pose -> pose; shared -> identity.
+    """Heads for the labels in the data: face -> au, expression; pose -> pose; shared -> identity.
 
-    Args:
-        outputs: What is predicted, by label: names of the action units and of the classes, the three angles,
-            the width of the identity.
-        channels: Channels of the map of each branch, by its name.
-        shared_width: Length of the encoder's shared code at a side of 4. The identity head reads that code,
-            which is what is compared: the map flattened, or averaged.
+    `channels` are those of each branch's map. The identity head reads the encoder's shared code of a 4 x 4
+    map, flattened or averaged to `shared_width` numbers, since users compare it.
     """
 
     def __init__(self, outputs: Outputs, channels: Mapping[str, int], shared_width: int):
         super().__init__()
         sides = {"identity": CODE_SIDE if shared_width > channels["shared"] else 1}
         self.specs = {
-            label: HeadSpec(KINDS[label][0], sides.get(label, LABEL_SIDE), KINDS[label][1], named)
-            for label, named in outputs.items()
+            label: HeadSpec(KINDS[label][0], sides.get(label, LABEL_SIDE), KINDS[label][1], names)
+            for label, names in outputs.items()
         }
         self.heads = nn.ModuleDict()
         for label, spec in self.specs.items():
-            kind = IdentityHead if label == "identity" else LabelHead
-            self.heads[label] = kind(channels[spec.input] * spec.side**2, spec.width)
+            head_class = IdentityHead if label == "identity" else LabelHead
+            self.heads[label] = head_class(channels[spec.input] * spec.side**2, spec.width)
 
     def forward(self, maps: Branches) -> dict[str, torch.Tensor]:
-        """Predictions of each label from the maps `[B, C, H, W]`, without activations, angles over 45
-        degrees."""
+        """Predict each label from maps `[B, C, H, W]`: without activations, angles in units of 45 degrees."""
         return {label: head(head_input(maps, self.specs[label])) for label, head in self.heads.items()}
 
     def as_linear(self) -> Heads:
-        """The heads as they travel with the encoder: linear layers in float32, angles in degrees."""
+        """The heads to release: linear layers in float32, angles in degrees."""
         state: dict[str, torch.Tensor] = {}
         for label, head in copy.deepcopy(self.heads).cpu().items():  # Apple's GPUs have no float64
             weight, bias = head.as_linear()  # type: ignore[operator]
@@ -133,35 +133,35 @@ class LabelHeads(nn.Module):
 def label_losses(
     predictions: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], part: slice = WHOLE
 ) -> dict[str, torch.Tensor]:
-    """Unweighted loss of each label, over the images that carry it (METHOD 10): the share of a `part` of
-    the batch.
+    """The unweighted loss of each label: the mean over the images that have it (METHOD 10), of which the
+    terms of the samples `part`.
 
-    Targets are those of the whole batch: `au` `[B, A]` in 0..1 (NaN rows unknown), `expression` and
-    `identity` `[B]` (-1 unknown), `pose` `[B, 3]` yaw, pitch, roll in degrees (NaN unknown). So are the
-    predictions of `identity`, which compares images; the others are those of the part.
+    Args:
+        predictions: Of `LabelHeads`, of the samples `part`; of `identity`, which compares images, of the
+            whole batch.
+        targets: Of the whole batch: `au` `[B, A]` in 0..1, `pose` `[B, 3]` yaw, pitch, roll in degrees (NaN
+            unknown), `expression` and `identity` `[B]` (-1 unknown).
+        part: A slice of the batch.
     """
-    found = {}
+    losses = {}
     if "au" in predictions:
-        found["au"] = _known_mean(F.mse_loss, predictions["au"], targets["au"], part)
+        losses["au"] = _known_mean(F.mse_loss, predictions["au"], targets["au"], part)
     if "expression" in predictions:
-        count = (targets["expression"] >= 0).sum().clamp_min(1)
-        total = F.cross_entropy(
-            predictions["expression"], targets["expression"][part], ignore_index=-1, reduction="sum"
-        )
-        found["expression"] = total / count
+        classes = targets["expression"]
+        summed = F.cross_entropy(predictions["expression"], classes[part], ignore_index=-1, reduction="sum")
+        losses["expression"] = summed / (classes >= 0).sum().clamp_min(1)
     if "identity" in predictions:
-        found["identity"] = supervised_contrast(predictions["identity"], targets["identity"], part=part)
+        losses["identity"] = supervised_contrast(predictions["identity"], targets["identity"], part=part)
     if "pose" in predictions:
         smooth_l1 = partial(F.smooth_l1_loss, beta=0.1)
-        found["pose"] = _known_mean(smooth_l1, predictions["pose"], targets["pose"] / POSE_SCALE, part)
-    return found
+        losses["pose"] = _known_mean(smooth_l1, predictions["pose"], targets["pose"] / POSE_SCALE, part)
+    return losses
 
 
 def _known_mean(
     loss: Callable[..., torch.Tensor], prediction: torch.Tensor, target: torch.Tensor, part: slice
 ) -> torch.Tensor:
-    """The share of a part in the mean `loss` over the entries of `target` that are not NaN; 0 if there are
-    none."""
+    """The terms of the samples `part` in the mean `loss` over the entries of `target` that are not NaN."""
     known = ~target.isnan()
-    own = loss(prediction[known[part]], target[part][known[part]], reduction="sum")
-    return own / known.sum().clamp_min(1)
+    summed = loss(prediction[known[part]], target[part][known[part]], reduction="sum")
+    return summed / known.sum().clamp_min(1)

@@ -1,42 +1,48 @@
-"""`log.jsonl` of a run: a line every so often, with the losses, the views a second and the MFU, which is the
-share of the operations a second that a matrix product reached at the start."""
+"""The record of a run: `log.jsonl`, TensorBoard events, and pictures of the decoder's output."""
 
 import json
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch.utils.flop_counter import FlopCounterMode
 
 from facepcl.errors import require
 from facepcl.utils.files import atomic, writing
 
+# ' = code of the mirror image
+ROWS = ("image", "mirror", "face + pose'", "face' + pose", "face + pose", "face' + pose'")
+MARGIN = 92  # pixels for the captions
+
 
 class Flops:
-    """The floating-point operations of a step, counted when one of its kind is first done."""
+    """Floating-point operations of all steps so far, counted in the first step of each kind."""
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, int] = {}
+        self._by_kind: dict[Hashable, int] = {}
         self.total = 0
 
     @contextmanager
     def counted(self, kind: Hashable) -> Iterator[bool]:
-        """Add the step that is done inside to `total`; steps of a `kind` do as much as its first. Gives
-        whether it is that first one: what is compiled cannot be counted."""
-        counter = None if kind in self._of else FlopCounterMode(display=False)
+        """Add the operations of the step inside to `total`. Yields whether it is the first of its `kind`:
+        compiled code cannot be counted."""
+        counter = None if kind in self._by_kind else FlopCounterMode(display=False)
         with counter or nullcontext():
             yield counter is not None
         if counter:
-            self._of[kind] = counter.get_total_flops()
-        self.total += self._of[kind]
+            self._by_kind[kind] = counter.get_total_flops()
+        self.total += self._by_kind[kind]
 
 
 class Log:
-    """The log of a run that goes on after `step`: lines of later steps, which a run that was killed left
-    behind, are taken out. `peak`: the operations a second of which each line says the share; `writer`: what
-    takes the same figures for TensorBoard."""
+    """`log.jsonl` of a run that continues after `step`; later lines, of a killed run, are removed.
+
+    The MFU is relative to `peak` operations per second. TensorBoard's `writer` gets the same values.
+    """
 
     def __init__(self, path: Path, views_per_step: int, step: int, peak: float, writer: Any = None):
         self.path, self.views_per_step, self.peak, self.writer = path, views_per_step, peak, writer
@@ -46,13 +52,11 @@ class Log:
                 temporary.write_text("".join(_lines_until(step, path)), "utf-8")
 
     def write(
-        self, step: int, epoch: int, lr: float, losses: Mapping[str, float], flops: int
+        self, step: int, epoch: int, lr: float, values: Mapping[str, float], flops: int
     ) -> dict[str, float]:
-        """Append a line, `flops` counted from the start; return its rates as a progress line names them."""
-        # as many digits for a small loss as for a large one; a count stays whole
-        rounded = {
-            name: loss if isinstance(loss, int) else float(f"{loss:.6g}") for name, loss in losses.items()
-        }
+        """Append a line, `flops` counted from the start; return the rates for a progress bar."""
+        # significant digits, since losses differ in magnitude; counts stay whole
+        rounded = {name: v if isinstance(v, int) else float(f"{v:.6g}") for name, v in values.items()}
         now = time.monotonic()
         seconds = max(now - self.last_time, 1e-9)  # a clock may tick 64 times a second
         rate = round((step - self.last_step) * self.views_per_step / seconds, 1)
@@ -68,19 +72,36 @@ class Log:
         return {"views/s": rate, "mfu": mfu}
 
 
-def tensorboard_writer(folder: Path, step: int) -> Any:
-    """A writer of TensorBoard's events for a run that goes on after `step`. Raises MissingExtra."""
-    require("tensorboard", "tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
-
-
 def _lines_until(step: int, path: Path) -> list[str]:
-    """The lines of the steps up to `step`; one that was cut off in the middle ends them."""
+    """The lines up to `step`, without one that was cut off while written."""
     kept = []
     for line in path.read_text("utf-8").splitlines(keepends=True):
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break
         kept.append(line)
     return kept
+
+
+def tensorboard_writer(folder: Path, step: int) -> Any:
+    """TensorBoard's writer for a run that resumes after `step`. Raises MissingExtra."""
+    require("tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def draw_reconstructions(path: Path, image: torch.Tensor, decoded: Sequence[torch.Tensor]) -> None:
+    """Write a PNG of eight columns: images `[B, 3, S, S]` in [0, 1], their mirrors, and the four decoded
+    versions."""
+    rows = [t.detach()[:8].float().cpu() for t in (image, image.flip(3), *decoded)]
+    size = image.shape[-1]
+    sheet = Image.new("RGB", (MARGIN + size * len(rows[0]), size * len(rows)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for y, (caption, row) in enumerate(zip(ROWS, rows, strict=True)):
+        pen.text((4, y * size + size // 2 - 6), caption, fill="black", font=font)
+        for x, tile in enumerate(row):
+            levels = (tile.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            sheet.paste(Image.fromarray(levels), (MARGIN + x * size, y * size))
+    path.parent.mkdir(exist_ok=True)
+    with atomic(path) as temporary:
+        sheet.save(temporary, "PNG")

@@ -1,9 +1,9 @@
 """Pretraining: `facepcl.pretrain.run(facepcl.pretrain.Config(data=("faces.tar",), out="runs/first"))`.
 
-An iteration is a few sub-steps, each with a backward pass and an Adam step of its own. PCL has three (METHOD
-4): disentangle, contrast faces, contrast poses; what the other methods add or leave out is a table in
-`facepcl.pretrain.config`, and what a step does is in `substeps`. All chance of an iteration comes from a
-generator seeded by (seed, step), so that a run that was stopped goes on as if it had not been.
+An iteration runs the tasks of its method (`config.METHODS`), each with its own backward pass and Adam step.
+PCL has three (METHOD 4): disentangle, contrast faces, contrast poses; `substeps` computes their losses. All
+random numbers of an iteration come from a generator seeded by (seed, step), so an interrupted run resumes
+with bit-identical results.
 """
 
 import logging
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from facepcl.errors import DataError, FacepclError, OptionError, ReaderError, RemoteError, require
 from facepcl.models.io import save_encoder, size_cfg
 from facepcl.pretrain import distributed
-from facepcl.pretrain.batchnorm import refresh_norms
 from facepcl.pretrain.checkpoints import (
     check_same_run,
     check_writable,
@@ -32,12 +31,12 @@ from facepcl.pretrain.checkpoints import (
     write_json,
 )
 from facepcl.pretrain.config import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
-from facepcl.pretrain.ema import Average
 from facepcl.pretrain.log import Flops, Log, tensorboard_writer
 from facepcl.pretrain.networks import Networks
-from facepcl.pretrain.sampler import InMemory, Source, schedule
+from facepcl.pretrain.release import EMA, update_batch_norms
+from facepcl.pretrain.sampler import InMemory, schedule
 from facepcl.pretrain.stream import Stream
-from facepcl.pretrain.substeps import Loss, SubSteps
+from facepcl.pretrain.substeps import Loss, Source, Tasks
 from facepcl.pretrain.unfolded import unfolded_convs, unfolding_pays
 from facepcl.utils.device import find_device, matmul_peak, training_dtype
 from facepcl.utils.lock import alone
@@ -47,7 +46,6 @@ from facepcl.utils.signals import Stopped, until_interrupted
 __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 
 _logger = logging.getLogger("facepcl")
-
 
 TEMPERATURE = 2.0  # of the weights of the contrast losses (METHOD 4.5)
 
@@ -64,120 +62,112 @@ def dynamic_weights(history: Sequence[Sequence[float]], count: int = 2) -> tuple
     """
     if len(history) < 2:
         return (1.0,) * count
-    # an easy epoch may end at a loss of 0; what has grown a million times has all the weight anyway
+    # an easy epoch may end at a loss of 0
     ratios = [now / max(before, 1e-12) for now, before in zip(history[-1], history[-2], strict=True)]
     rates = [math.exp((ratio - max(ratios)) / TEMPERATURE) for ratio in ratios]
     return tuple(count * rate / sum(rates) for rate in rates)
 
 
-class EpochLosses:
-    """Mean unweighted contrast losses, by name, of each epoch of so many steps; `state` travels in the
-    checkpoints."""
-
-    def __init__(self, length: int, names: Sequence[str]):
-        self.length, self.names = length, names
-        self.state: dict[str, list[Any]] = {"history": [], "this_epoch": []}
-
-    @property
-    def history(self) -> list[list[float]]:
-        return self.state["history"]
-
-    def add(self, losses: Mapping[str, float]) -> None:
-        this = self.state["this_epoch"]
-        this.append([losses[name] for name in self.names])
-        if len(this) == self.length:
-            self.history.append([sum(column) / len(this) for column in zip(*this, strict=True)])
-            this.clear()
-
-    def weights(self) -> dict[str, float]:
-        """The weight of each contrast loss in the step that comes."""
-        return dict(zip(self.names, dynamic_weights(self.history, count=len(self.names)), strict=True))
-
-
 @dataclass
 class Training:
-    """A run in memory: what is trained, on what, and how far it has come."""
+    """The state of a run."""
 
     config: Config
     source: Source
     nets: Networks
-    average: Average | None
+    ema: EMA | None
     optimizer: torch.optim.Optimizer
-    sub_steps: SubSteps
-    size: int  # side of the images that the finished encoder is for, in pixels
-    total: int | None  # steps; None where the clock decides
-    epochs: EpochLosses
-    unfold: bool = False  # tiny maps, because it is faster here
+    tasks: Tasks
+    size: int  # input size of the released encoder, in pixels
+    total: int | None  # steps; None with --minutes
+    epoch_length: int  # in steps
+    unfold: bool  # compute convolutions on tiny maps as matrix products
     step: int = 0
     seconds: float = 0.0  # of training, up to the last step
+    history: list[list[float]] = field(default_factory=list)  # mean contrast losses of finished epochs
+    this_epoch: list[list[float]] = field(default_factory=list)  # contrast losses of each step
 
-    @property
-    def out(self) -> Path:
-        return Path(self.config.out)
+    def __post_init__(self) -> None:
+        self.out = Path(self.config.out)
+        self.contrasts = [task for task in self.config.tasks if task in CONTRASTS]
 
     def restore(self, checkpoint: Path) -> None:
-        """Go back to where a checkpoint was written."""
-        self.step, progress = load_checkpoint(checkpoint, self.nets, self.optimizer, self.average)
-        self.source.go_on(progress.pop("place", []))  # not there in older checkpoints
-        self.seconds = progress.pop("seconds", 0.0)
-        self.epochs.state = progress
+        self.step, progress = load_checkpoint(checkpoint, self.nets, self.optimizer, self.ema)
+        self.source.restore(progress.get("place", []))  # missing in older checkpoints
+        self.seconds = progress.get("seconds", 0.0)
+        self.history, self.this_epoch = progress["history"], progress["this_epoch"]
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        progress = {**self.epochs.state, "place": self.source.place, "seconds": self.seconds}
-        save_checkpoint(self.out, self.step, self.nets, self.optimizer, progress, self.average)
+        progress = {
+            "history": self.history,
+            "this_epoch": self.this_epoch,
+            "place": self.source.place,
+            "seconds": self.seconds,
+        }
+        save_checkpoint(self.out, self.step, self.nets, self.optimizer, progress, self.ema)
 
     @property
     def goal(self) -> str:
-        """How long the run is, in words."""
+        """The length of the run, in words."""
         return f"{self.config.minutes:g} minutes" if self.total is None else str(self.total)
 
     @property
     def done(self) -> float:
-        """The part of the run that is done."""
+        """The finished fraction of the run."""
         return self.step / self.total if self.total else min(1.0, self.seconds / (60 * self.config.minutes))
 
     @property
     def next_size(self) -> int:
-        """The side of the views of the step that comes."""
+        """The side of the views of the next step."""
         return self.config.size_at(self.done, self.step) or self.size
 
     def iterate(self, observe: bool = False) -> tuple[list[Loss], float]:
-        """One iteration: the losses of its sub-steps, and the learning rate they were followed with."""
-        config, done, started = self.config, self.done, time.monotonic()
-        self.sub_steps.size = self.next_size
+        """Run one iteration; return the losses of its tasks and the learning rate."""
+        config, done, start = self.config, self.done, time.monotonic()
+        self.tasks.size = self.next_size
         lr = config.lr * schedule(done, config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        weights = dynamic_weights(self.history, len(self.contrasts))
         losses = []
-        for loss in self.sub_steps.of_step(self.step, done, self.epochs.weights(), observe):
+        for loss in self.tasks.of_step(
+            self.step, done, dict(zip(self.contrasts, weights, strict=True)), observe
+        ):
             self.optimizer.zero_grad(set_to_none=config.gradients == "none")
             loss.total.backward()
-            distributed.sum_gradients(self.nets)
+            distributed.all_reduce_gradients(self.nets)
             self.optimizer.step()
             losses.append(loss._replace(total=loss.total.detach()))
         self.step += 1
         if self.total is None:
-            self.seconds = distributed.from_first(self.seconds + time.monotonic() - started)
-        if self.average:
-            self.average.follow(self.nets, self.step)
+            self.seconds = distributed.broadcast_object(self.seconds + time.monotonic() - start)
+        if self.ema:
+            self.ema.update(self.nets, self.step)
         return losses, lr
 
-    def release(self) -> Path:
-        """Write the encoder, with its decoder and heads where there are any, as a folder that timm loads."""
-        released: Any = self.average or self.nets
-        refresh_norms(released, self.source.sample, self.size)
+    def record(self, losses: Mapping[str, float]) -> None:
+        """Keep the contrast losses of a step for the dynamic weights."""
+        self.this_epoch.append([losses[name] for name in self.contrasts])
+        if len(self.this_epoch) == self.epoch_length:
+            columns = zip(*self.this_epoch, strict=True)
+            self.history.append([sum(column) / self.epoch_length for column in columns])
+            self.this_epoch.clear()
+
+    def release(self) -> None:
+        """Save the encoder, with its decoder and heads if it has them, as a folder that timm loads."""
+        released: Any = self.ema or self.nets
+        update_batch_norms(released, self.source.sample, self.size)
         heads = released.label_heads.as_linear() if hasattr(released, "label_heads") else None
         decoder = getattr(released, "decoder", None)
-        return save_encoder(released.encoder.eval(), self.out / "encoder", decoder, heads=heads)
+        save_encoder(released.encoder.eval(), self.out / "encoder", decoder, heads=heads)
 
 
-@distributed.joined()
+@distributed.process_group()
 def run(config: Config, progress: bool = False) -> Path:
     """Train an encoder, or resume the run in `config.out`, and save it to `RUN/encoder`.
 
     Under torchrun every process calls this with the same `config`; the first one writes. Ctrl-C and SIGTERM
-    finish the iteration and save a checkpoint; `Stopped`, a KeyboardInterrupt, says which.
+    finish the iteration, save a checkpoint and raise `Stopped`, a KeyboardInterrupt.
 
     Args:
         config: Every hyperparameter; recorded in `RUN/config.json`.
@@ -187,9 +177,9 @@ def run(config: Config, progress: bool = False) -> Path:
         The folder of the encoder, for `facepcl.create_model("local-dir:FOLDER")`.
 
     Raises:
-        OptionError: A hyperparameter is wrong, or differs from those that the run began with.
+        OptionError: A hyperparameter is invalid, or differs from that of the run to resume.
         MissingPath: The data does not exist.
-        DataError: Images or labels are too few or broken; with `stream` also while training, after a
+        DataError: Images or labels are too few or broken; with `stream` also during training, after a
             checkpoint is saved.
         RemoteError: With `stream`, a server fails.
         ReaderError: With `stream`, worker processes fail.
@@ -201,59 +191,66 @@ def run(config: Config, progress: bool = False) -> Path:
     """
     config.check()
     distributed.check_batches(config.batches)
-    check_writable(Path(config.out))
+    out = Path(config.out)
+    check_writable(out)
     if config.tensorboard:
         require("tensorboard", "tensorboard")
-    refusal = f"--out {config.out}: another process is training there; give another --out"
-    with alone(Path(config.out), refusal) if distributed.is_first() else nullcontext():
-        training = _begin(config, progress and distributed.is_first())
+    refusal = f"--out {out}: another process is training there; give another --out"
+    progress = progress and distributed.is_first()
+    with alone(out, refusal) if distributed.is_first() else nullcontext():
+        training = _start(config, progress)
         with closing(training.source):
-            _train(training, progress and distributed.is_first())
+            _train(training, progress)
             if distributed.is_first():
                 training.release()
-        return distributed.from_first(training.out / "encoder")
+        return distributed.broadcast_object(out / "encoder")
 
 
-def _begin(config: Config, progress: bool) -> Training:
-    """Data, networks and optimiser of a run, where its last checkpoint left them."""
+def _start(config: Config, progress: bool) -> Training:
+    """Create the data source, networks and optimiser, and load the last checkpoint."""
     out = Path(config.out)
-    begun = check_same_run(out / "config.json", asdict(config), DEFAULTS, MAY_CHANGE)
-    device = distributed.own_device(find_device(config.device))
-    source: Source = Stream.of(config, begun, device) if config.stream else InMemory(config, begun, progress)
+    previous_config = check_same_run(out / "config.json", asdict(config), DEFAULTS, MAY_CHANGE)
+    device = distributed.local_device(find_device(config.device))
+    source: Source = (
+        Stream.of(config, previous_config, device)
+        if config.stream
+        else InMemory(config, previous_config, progress)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        nets = Networks(config.model, source.label_outputs, config.sub_steps)
-    saved = distributed.from_first(checkpoints(out))  # a shared file system may show the others less
+        nets = Networks(config.model, source.label_outputs, config.tasks)
+    saved = distributed.broadcast_object(checkpoints(out))  # a shared file system may lag behind
     if config.init and not saved:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
     size = config.final_size or nets.own_size
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(min(config.batch, 32), 3, size, size, device=device)
-    dtype = distributed.from_first(
-        training_dtype(begun.get("autocast", config.dtype), nets.encoder, sample[:8])
-    )
-    # as when it began, since rounding differs; without "auto" a seed says it all
-    tuned = config.dtype == "auto" and not begun
-    pays = unfolding_pays(nets.encoder, sample, dtype) if tuned else begun.get("unfold", False)
-    unfold = distributed.from_first(pays)
+    dtype = training_dtype(previous_config.get("autocast", config.dtype), nets.encoder, sample[:8])
+    dtype = distributed.broadcast_object(dtype)
+    if config.dtype == "auto" and not previous_config:
+        unfold = unfolding_pays(nets.encoder, sample, dtype)
+    else:  # as recorded, since rounding differs; a given dtype is reproducible without timing
+        unfold = previous_config.get("unfold", False)
+    unfold = distributed.broadcast_object(unfold)
     per_epoch = source.count // config.batch
     total = None if config.minutes else config.steps or max(1, round(config.epochs * per_epoch))
     training = Training(
         config,
         source,
         nets,
-        Average(nets, config.ema) if config.ema else None,
+        EMA(nets, config.ema) if config.ema else None,
         torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        SubSteps(config, source, nets, size, dtype),
+        Tasks(config, source, nets, size, dtype),
         size,
         total,
-        EpochLosses(per_epoch, [name for name in config.sub_steps if name in CONTRASTS]),
+        per_epoch,
         unfold,
     )
+    dtype_name = str(dtype).removeprefix("torch.")
     if distributed.is_first():
         facts = {
-            "autocast": str(dtype).removeprefix("torch."),
+            "autocast": dtype_name,
             "unfold": unfold,
             "total_steps": total,
             "views_per_step": config.views_per_step,
@@ -263,90 +260,85 @@ def _begin(config: Config, progress: bool) -> Training:
     if saved:
         training.restore(saved[-1])
     _logger.info(
-        "%s; from step %d to %s on %s in %s",
-        source,
-        training.step,
-        training.goal,
-        device,
-        str(dtype).removeprefix("torch."),
+        "%s; from step %d to %s on %s in %s", source, training.step, training.goal, device, dtype_name
     )
     return training
 
 
 def _train(training: Training, progress: bool) -> None:
-    """Iterate to the end, with a log, pictures and checkpoints on the way. Raises Stopped."""
-    config, out, sub_steps = training.config, training.out, training.sub_steps
-    flops, peak = Flops(), matmul_peak(sub_steps.device, sub_steps.dtype)
-    wanted = config.tensorboard and distributed.is_first()
-    writer = tensorboard_writer(out / "tensorboard", training.step) if wanted else None
+    """Iterate to the end; write the log, reconstructions and checkpoints. Raises Stopped."""
+    config, out, tasks = training.config, training.out, training.tasks
+    flops, peak = Flops(), matmul_peak(tasks.device, tasks.dtype)
+    has_writer = config.tensorboard and distributed.is_first()
+    writer = tensorboard_writer(out / "tensorboard", training.step) if has_writer else None
     log = Log(out / "log.jsonl", config.views_per_step, training.step, peak, writer)
     saved_at = time.monotonic()
     with (
         closing(writer) if writer else nullcontext(),
-        distributed.shared_norms(training.nets),
+        distributed.sync_batch_norms(training.nets),
         unfolded_convs(training.nets, training.unfold),
         until_interrupted() as interrupted,
         Progress(training.total, "steps", progress, "training", initial=training.step) as bar,
     ):
-        while training.done < 1 and not (asked := distributed.largest(interrupted())):
+        while training.done < 1 and not (signal := distributed.all_reduce_max(interrupted())):
             observe = (training.step + 1) % config.log_steps == 0 or training.step + 1 == training.total
             kind = (training.next_size, observe)
             with flops.counted(kind) as is_first, training.nets.compiled(config.compile and not is_first):
                 try:
                     losses, lr = training.iterate(observe)
-                except (DataError, ReaderError, RemoteError) as error:  # of the images, before anything moved
+                except (DataError, ReaderError, RemoteError) as error:  # before any weight changed
                     if distributed.is_first() and training.step:
                         training.save()
                     raise type(error)(f"{error}; {last_checkpoint(out)}") from error
                 except torch.OutOfMemoryError as error:
                     raise OptionError(
-                        f"a step of this run does not fit into the memory of {sub_steps.device.type} "
+                        f"a step of this run does not fit into the memory of {tasks.device.type} "
                         f"({str(error).partition('. ')[0]}); start again with a smaller --batch or "
                         "--pose-batch"
                     ) from error
             step = training.step
             values = _finite_losses(losses, step, out)
-            training.epochs.add(values)
+            training.record(values)
             if not distributed.is_first():
                 continue
             is_last = training.done >= 1
             bar.update(1)
             if observe or is_last:
-                figures = {name: float(value) for loss in losses for name, value in loss.figures.items()}
-                line = {**values, **figures, **training.source.figures}
-                rates = log.write(step, step // training.epochs.length, lr, line, flops.total)
+                metrics = {name: float(value) for loss in losses for name, value in loss.metrics.items()}
+                line = {**values, **metrics, **training.source.metrics}
+                rates = log.write(step, step // training.epoch_length, lr, line, flops.total)
                 bar.update(0, **{name: round(value, 3) for name, value in (rates | values).items()})
             if step % config.sample_steps == 0 or is_last:
-                sub_steps.draw(out / f"samples/step-{step:08d}.png")
+                tasks.draw(out / f"samples/step-{step:08d}.png")
             if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
                 training.save()
                 saved_at = time.monotonic()
         if distributed.is_first() and training.step:
             training.save()
     if not training.step:
-        raise Stopped(
-            f"stopped before the first step of {training.goal}; the same command starts again", asked
-        )
+        message = f"stopped before the first step of {training.goal}; the same command starts again"
+        raise Stopped(message, signal)
     if training.done < 1:
-        path = checkpoint_path(out, training.step)
         raise Stopped(
-            f"stopped after step {training.step} of {training.goal}, saved {path}; "
-            "the same command continues",
-            asked,
+            f"stopped after step {training.step} of {training.goal}, saved "
+            f"{checkpoint_path(out, training.step)}; the same command continues",
+            signal,
         )
 
 
-def _finite_losses(found: Sequence[Loss], step: int, out: Path) -> dict[str, float]:
-    """The losses of a step as numbers, all in one look: a GPU waits for each.
+def _finite_losses(losses: Sequence[Loss], step: int, out: Path) -> dict[str, float]:
+    """The losses of a step, summed over the processes and fetched at once, since a GPU waits for each copy.
 
-    Raises FacepclError if one of them, or a weighted sum of a sub-step, is not finite.
+    Raises FacepclError if one of them, or the weighted sum of a task, is not finite.
     """
-    parts = {name: part for loss in found for name, part in loss.parts.items()}
-    shares = torch.stack([loss.detach().float() for loss in (*parts.values(), *(f.total for f in found))])
-    values = distributed.total(shares).tolist()
-    losses = dict(zip(parts, values, strict=False))
+    parts = {name: part for loss in losses for name, part in loss.parts.items()}
+    terms = torch.stack([t.detach().float() for t in (*parts.values(), *(loss.total for loss in losses))])
+    values = distributed.all_reduce_sum(terms).tolist()
+    by_name = dict(zip(parts, values, strict=False))
     if not all(map(math.isfinite, values)):
-        # the first: those behind it come from weights that it broke
-        broken = next((name for name, value in losses.items() if not math.isfinite(value)), "a weighted loss")
+        # name the first: it broke the weights from which the later ones come
+        broken = next(
+            (name for name, value in by_name.items() if not math.isfinite(value)), "a weighted loss"
+        )
         raise FacepclError(f"{broken} is no longer finite at step {step}; {last_checkpoint(out)}; lower --lr")
-    return losses
+    return by_name

@@ -1,8 +1,8 @@
-"""The losses of PCL (METHOD 4.1 and 4.4) and SimCLR (METHOD 12) in closed form, in float32 even under
-autocast, float64 for float64.
+"""The losses of PCL (METHOD 4.1 and 4.4), SimCLR (METHOD 12) and labels (METHOD 10) in closed form.
 
-Where a loss compares samples with each other, it takes those of the whole batch and gives the share in it of
-a `part` of them: the shares of all parts add up to the loss, and so do their gradients.
+They compute in float32 even under autocast, and in float64 for float64. A loss that compares samples takes
+those of the whole batch; with a slice `part` it computes the terms of these samples only. The terms of all
+slices add up to the loss, and so do their gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 def _exact(loss: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
-    """Leave autocast and take half precision up to float32: squared norms cancel in closed form."""
+    """Compute a loss outside autocast, half precision as float32: squared norms cancel in closed form."""
 
     @wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
@@ -44,11 +44,11 @@ def mixing(
     views: int = 2,
     device: torch.device | str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What mixes negatives (METHOD 4.4): masks ~ Beta(1.6, 1.6) `[views b, slots]` of a `part` of `batch`
-    samples, their first views', then their second ones', and one permutation `[slots]`."""
+    """Draw what mixes negatives (METHOD 4.4): masks ~ Beta(1.6, 1.6) `[views b, slots]` of the samples `part`
+    of a `batch`, first views first, and one permutation `[slots]`."""
 
     def draw(own: torch.Generator) -> torch.Tensor:
-        # _sample_dirichlet is what torch.distributions.Beta draws from, but it takes the generator
+        # torch.distributions.Beta uses it too, but without a generator
         concentration = torch.full((views, slots, 2), MIXING, device=own.device)
         return torch._sample_dirichlet(concentration, own)[..., 0]
 
@@ -60,26 +60,26 @@ def _mixed_norm(mask: torch.Tensor, a: torch.Tensor, cross: torch.Tensor, b: tor
     """|m a + (1 - m) b| from the squared norms `a`, `b` and the product `cross`."""
     other = 1 - mask
     square = mask**2 * a + 2 * mask * other * cross + other**2 * b
-    return square.clamp_min(EPSILON**2).sqrt()  # it can cancel when the two are nearly opposite
+    return square.clamp_min(EPSILON**2).sqrt()  # cancels if the two are nearly opposite
 
 
 @_exact
 def face_contrast_logits(
     features: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor, part: slice = WHOLE
 ) -> torch.Tensor:
-    """Logits `[2b, 2B - 1]` of the face contrast of a `part` of the samples, the positive first (METHOD 4.4).
+    """Logits `[2b, 2B - 1]` of the face contrast, the positive first (METHOD 4.4).
 
     `features` `[2B, D]`: B first views, then their B second views, not normalised; `mask` `[2b, 2B - 2]`;
     `permutation` `[2B - 2]` of the slots. Slot p of row i mixes the candidates n(i, p) and n(i,
-    permutation[p]). No `[2b, 2B - 2, D]` tensor is made: n(i, p) is row p, p + 1 or p + 2, so that all
-    products of two candidates are nine of each slot.
+    permutation[p]). Without a `[2b, 2B - 2, D]` tensor: n(i, p) is row p, p + 1 or p + 2, so there are nine
+    products of two candidates per slot.
     """
     rows, slots = len(features), len(permutation)
     own = of_part(torch.arange(rows, device=features.device), part, 2)
     positive = (own + rows // 2) % rows
     skipped = torch.stack([own, positive]).sort(0).values
     slot = torch.arange(slots, device=features.device)
-    # how far a candidate is from its slot: the row itself and its other view are no candidates
+    # the distance of a candidate from its slot, since the row itself and its other view are skipped
     shift = (slot >= skipped[0][:, None]).long() + (slot + 1 >= skipped[1][:, None])
     candidates, mixed = slot + shift, (slot + shift)[:, permutation]
 
@@ -107,6 +107,7 @@ def pose_contrast_logits(
     `features` `[2B, D]`: B first views, then B second views; `negatives` `[B, K, D]`, block i for both
     views of sample i; `mask` `[B, K]`; `permutation` `[K]`.
     """
+    # a view for each use: their order sums the gradients, and with it decides the last bit
     first, second = features.view(2, -1, features.shape[1])
     shuffled = negatives[:, permutation]
     square = (negatives**2).sum(2)
@@ -141,8 +142,7 @@ def pose_contrast(
 def nt_xent(features: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
     """SimCLR's loss of `[2B, D]` head outputs, B first views, then B second views (METHOD 12). A scalar.
 
-    The mean over the 2B rows of -log softmax of their other view among all the other rows (Chen et al. 2020,
-    eq. 1), at PCL's temperature and without mixing.
+    Chen et al. 2020, eq. 1, at PCL's temperature and without mixing.
     """
     features = F.normalize(features, eps=EPSILON)
     row = torch.arange(len(features), device=features.device)
@@ -168,23 +168,17 @@ def orthogonality(x: torch.Tensor, y: torch.Tensor, part: slice = WHOLE) -> torc
     return ((a[part] @ a.T) * (b[part] @ b.T)).sum() / x.shape[1] ** 2
 
 
-@_exact
-def _l1(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return F.l1_loss(image, target)
-
-
 def reconstruction(images: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Sum of the L1 distances (each a mean) of decoded images `[B, 3, H, W]` to their targets (METHOD
-    4.1)."""
-    return torch.stack([_l1(image, target) for image, target in zip(images, targets, strict=True)]).sum()
+    """Sum of the mean L1 distances of decoded images `[B, 3, H, W]` to their targets (METHOD 4.1)."""
+    l1_loss = _exact(F.l1_loss)
+    return torch.stack([l1_loss(image, target) for image, target in zip(images, targets, strict=True)]).sum()
 
 
 @_exact
 def supervised_contrast(features: torch.Tensor, labels: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
     """Supervised contrast of `[B, D]` features by integer `labels` `[B]`, -1 = unknown (METHOD 10). A scalar.
 
-    The mean over the anchors that have positives of -log softmax of their positives (Khosla et al. 2020,
-    eq. 2); zero if no two labels agree.
+    Khosla et al. 2020, eq. 2, averaged over the anchors that have positives; zero if no two labels agree.
     """
     features = F.normalize(features)
     row = torch.arange(len(labels), device=features.device)

@@ -1,19 +1,36 @@
-"""A part of a batch: rows of its samples, and numbers by chance that they have in the whole batch as well."""
+"""Seeded random numbers that do not depend on the number of processes."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 WHOLE = slice(None)
 
 
+def _mixed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of all random numbers of one iteration."""
+    return torch.Generator().manual_seed(_mixed(seed, step))
+
+
+@lru_cache(maxsize=16)
+def permutation(count: int, *seeds: int) -> torch.Tensor:
+    """A permutation of 0 .. count - 1, determined by `seeds`."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(_mixed(*seeds)))
+
+
 def of_part(rows: torch.Tensor, part: slice, copies: int = 1) -> torch.Tensor:
-    """`[copies B, ...]` -> `[copies b, ...]`: the rows of a part of the B samples."""
+    """The rows `[copies b, ...]` of the samples `part`, out of `[copies B, ...]`."""
     return rows.unflatten(0, (copies, -1))[:, part].flatten(0, 1)
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    """Numbers `[count]` between `low` and `high`: few enough for every process to draw those of all."""
+    """Uniform numbers `[count]`: few enough for every process to draw those of the whole batch."""
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
@@ -24,11 +41,10 @@ def by_sample(
     part: slice = WHOLE,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """What `draw` makes for each sample of a `part` of `count`, `[copies, ...]`, as `[copies b, ...]`: the b
-    samples' first rows, then their second ones.
+    """Draw `[copies, ...]` for each sample of a slice `part` of a batch of `count`, as `[copies b, ...]`.
 
-    Each sample has a seed of its own from `generator`. For a CUDA `device` a generator there draws: a core
-    takes up to 100 ns a number.
+    Each sample has its own seed from `generator`. On CUDA a generator of the device draws: a core takes up to
+    100 ns per number.
     """
     seeds = torch.randint(2**62, (count,), generator=generator)[part].tolist()
     own = torch.Generator(device if torch.device(device).type == "cuda" else "cpu")
@@ -42,8 +58,9 @@ def noise(
     part: slice = WHOLE,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Standard normal numbers by sample: of each of a `part` of `count` the `shape` `[copies, ...]`, as
-    `[copies b, ...]`."""
-    return by_sample(
-        count, lambda own: torch.randn(shape, generator=own, device=own.device), generator, part, device
-    )
+    """Standard normal numbers by sample, of `shape` `[copies, ...]` each: `[copies b, ...]`."""
+
+    def draw(own: torch.Generator) -> torch.Tensor:
+        return torch.randn(shape, generator=own, device=own.device)
+
+    return by_sample(count, draw, generator, part, device)

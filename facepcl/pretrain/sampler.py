@@ -1,111 +1,61 @@
-"""Which images a step sees, and with which labels, where all are in memory: functions of seed and step."""
+"""Which images and labels a step sees when all are in memory: functions of seed and step."""
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 
 from facepcl.errors import DataError
 from facepcl.images.geometry import HALF_SIDE
 from facepcl.pretrain import distributed
+from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.config import Config
-from facepcl.pretrain.crops import crop_squares
 from facepcl.pretrain.dataset import Faces, read_faces
 from facepcl.pretrain.label_heads import IDENTITY_WIDTH, Outputs
 from facepcl.pretrain.label_views import LabelViews, face_frames
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The source of all chance of one iteration."""
-    return torch.Generator().manual_seed(_mixed(seed, step))
-
-
-def _mixed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-@lru_cache(maxsize=16)
-def permutation(count: int, *seeds: int) -> torch.Tensor:
-    """The numbers 0 .. count - 1 in the order of these seeds."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(_mixed(*seeds)))
+from facepcl.pretrain.rng import permutation
 
 
 def shuffled_rows(count: int, batch: int, position: int, seed: int, stream: int) -> torch.Tensor:
-    """Batch number `position` of an endless walk over `count` rows, each epoch in a new order `[batch]`.
+    """Batch number `position` `[batch]` of an endless walk over `count` rows, shuffled in each epoch.
 
-    The last `count % batch` rows of an order are left out, as in the original.
+    The last `count % batch` rows of an epoch are dropped, as in the original.
     """
-    per_epoch = max(count // batch, 1)
-    epoch, place = divmod(position, per_epoch)
+    epoch, place = divmod(position, max(count // batch, 1))
     return permutation(count, seed, stream, epoch)[place * batch : (place + 1) * batch]
 
 
-class Source(Protocol):
-    """Where a run takes its images from."""
-
-    @property
-    def count(self) -> int:
-        """How many images there are, or about."""
-
-    @property
-    def label_outputs(self) -> Outputs:
-        """What a head predicts for each label that the method reads."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What RUN/config.json says about the images."""
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """What a line of the log says about them."""
-
-    @property
-    def place(self) -> list[list[int]]:
-        """What a checkpoint has to know to go on with the batch that comes."""
-
-    def go_on(self, place: list[list[int]]) -> None:
-        """Go on where a checkpoint was written."""
-
-    def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
-        """This process's part of a batch of `count` for a sub-step of iteration `step`, which has a `stream`
-        of its own: uint8 `[count / processes, 3, S, S]`."""
-
-    def sample(self, limit: int) -> torch.Tensor:
-        """At most `limit` of all images as the finished encoder will see them, uint8 `[N, 3, S, S]`."""
-
-    def close(self) -> None:
-        """End what reads images."""
-
-
 class InMemory:
-    """Images that are all read before the first step. Raises DataError for fewer than a batch, or for others
-    than those that a run was `begun` with."""
+    """The batches of a run that reads all images before its first step.
 
-    def __init__(self, config: Config, begun: Mapping[str, Any], progress: bool = False):
-        labels = "labels" in config.sub_steps
+    Raises DataError for fewer images than a batch, or for other images or labels than `previous_config`
+    records.
+    """
+
+    def __init__(self, config: Config, previous_config: Mapping[str, Any], progress: bool = False):
+        labels = "labels" in config.tasks
         self.faces, self.seed = read_faces(config.data, config.source_size, progress, labels), config.seed
-        self.place: list[list[int]] = []  # the step says it all
-        self.figures: dict[str, float] = {}
+        self.place: list[list[int]] = []  # what a checkpoint needs to continue: here the step is enough
+        self.metrics: dict[str, float] = {}  # values for each line of the log
         self.count = len(self.faces)
         for name in ("--batch", "--pose-batch"):
             if (batch := config.batches.get(name, 0)) > self.count:
                 raise DataError(f"{self.count} images are fewer than a batch of {batch}; lower {name}")
         digest = self.faces.digest()
-        if self.count != begun.get("images", self.count):
+        if self.count != previous_config.get("images", self.count):
             raise DataError(
-                f"{Path(config.out)} was begun with {begun['images']} images, and DATA now holds {self.count}"
+                f"{Path(config.out)} was started with {previous_config['images']} images, and DATA now holds "
+                f"{self.count}"
             )
-        if digest != begun.get("images_digest", digest):
+        if digest != previous_config.get("images_digest", digest):
             raise DataError(
-                f"{Path(config.out)} was begun with other images or labels than DATA now holds; give the "
+                f"{Path(config.out)} was started with other images or labels than DATA now holds; give the "
                 "same, or another --out"
             )
         self.label_outputs: Outputs = self.faces.label_outputs(IDENTITY_WIDTH) if labels else {}
-        self.facts = {
+        self.facts = {  # for RUN/config.json
             "images": self.count,
             "images_digest": digest,
             "skipped": [name for name, _ in self.faces.skipped],
@@ -115,14 +65,19 @@ class InMemory:
     def __str__(self) -> str:
         return f"{self.count} faces, {len(self.faces.skipped)} broken images skipped"
 
-    def go_on(self, place: list[list[int]]) -> None:
-        pass
+    def restore(self, place: list[list[int]]) -> None:
+        """Continue from the `place` of a checkpoint."""
 
     def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
+        """This process's slice of a batch of `count` images of iteration `step`, uint8 `[b, 3, S, S]`.
+
+        Each task has its own `stream` of batches.
+        """
         rows = shuffled_rows(self.count, count, step, self.seed, stream)
-        return self.faces.images[rows[distributed.part(count)]]
+        return self.faces.images[rows[distributed.local_slice(count)]]
 
     def sample(self, limit: int) -> torch.Tensor:
+        """At most `limit` images, evenly spaced, cropped as for the encoder: uint8 `[N, 3, S, S]`."""
         rows = slice(None, None, math.ceil(self.count / limit))
         images = self.faces.images[rows]
         if not self.label_outputs:
@@ -134,12 +89,14 @@ class InMemory:
         return (crops * 255).round().to(torch.uint8)
 
     def close(self) -> None:
-        pass
+        """Stop reading."""
 
 
 class LabelRows:
-    """Batches of `--method labels`: faces turned by no more than so much, two images of each person, and,
-    of people with one image or no name, any two."""
+    """Batches of `--method labels`: faces within `--max-yaw` and `--max-pitch`, two images of each person.
+
+    Images without an identity, or whose person has no other, are paired at random.
+    """
 
     STREAM = 3
 
@@ -158,7 +115,7 @@ class LabelRows:
             )
 
     def _people(self, identity: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The rows of each person of whom there are at least two, and the other rows, mixed."""
+        """The rows of each person with two images or more, and the other rows, shuffled."""
         named = self.pool[identity[self.pool].argsort(stable=True)]
         values, counts = identity[named].unique_consecutive(return_counts=True)
         groups = list(zip(values.tolist(), named.split(counts.tolist()), strict=True))
@@ -169,19 +126,16 @@ class LabelRows:
     def of_step(self, step: int, generator: torch.Generator) -> torch.Tensor:
         """Rows `[batch]` of iteration `step`."""
         chosen = shuffled_rows(len(self.groups), self.batch // 2, step, self.seed, self.STREAM)
-        return torch.cat([self._pair(self.groups[i], generator) for i in chosen.tolist()])
-
-    @staticmethod
-    def _pair(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return rows[torch.randperm(len(rows), generator=generator)[:2]]
+        groups = [self.groups[i] for i in chosen.tolist()]
+        return torch.cat([rows[torch.randperm(len(rows), generator=generator)[:2]] for rows in groups])
 
 
-def label_targets(faces: Faces, rows: torch.Tensor, seen: LabelViews) -> dict[str, torch.Tensor]:
-    """The labels of `rows` as they are in the views: a turned crop adds to roll, a mirror negates yaw and
+def label_targets(faces: Faces, rows: torch.Tensor, views: LabelViews) -> dict[str, torch.Tensor]:
+    """The labels of `rows` as they are in their views: rotating a crop adds to roll, a mirror negates yaw and
     roll."""
     pose = faces.pose[rows].clone()
-    pose[:, 2] += seen.turned
-    pose[seen.mirrored] *= torch.tensor([-1.0, 1.0, -1.0])
+    pose[:, 2] += views.turned
+    pose[views.mirrored] *= torch.tensor([-1.0, 1.0, -1.0])
     return {
         "pose": pose,
         "au": faces.au[rows],
@@ -191,7 +145,7 @@ def label_targets(faces: Faces, rows: torch.Tensor, seen: LabelViews) -> dict[st
 
 
 def schedule(done: float, warmup: float) -> float:
-    """Share of the learning rate after the part `done` of a run: linear rise, then half a cosine to 0
+    """Factor of the learning rate after the fraction `done` of a run: linear warm-up, then a half cosine to 0
     (METHOD 4.6)."""
     if done < warmup:
         return done / warmup

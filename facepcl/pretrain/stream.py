@@ -1,177 +1,253 @@
-"""Images that memory does not hold: `.tar` shards, here or behind a URL, a few of which are open at a time.
+"""Images streamed from `.tar` shards, local or behind URLs, that need not fit into memory.
 
-The shards of an epoch are shuffled and dealt to so many lanes in turn; at the end of an epoch the dealing
-goes on with the next. A lane holds a shard as it lies on disk, and has the next one read meanwhile; its
-images are shuffled, and decoded a little ahead of their batch by processes that are watched. A batch takes
-as many images of each lane, and a process has the lanes of which its samples are: it reads no other shard,
-and batches are the same whatever the number of processes.
+The shards of an epoch are shuffled and dealt to a fixed number of lanes in turn; the next epoch continues
+the dealing. A lane holds the bytes of one shard and reads the next one ahead; worker processes decode its
+shuffled images a little ahead of their batch. A batch takes equally many images from each lane. A process
+reads the lanes of its slice of the batch and no other shard, so batches do not depend on the world size.
 """
 
+import hashlib
+import json
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from facepcl.data.sources import Item, is_shard_name
+from facepcl.data.remote import WAITS, is_url, list_url
+from facepcl.data.sources import Entry, Item, is_image_name, is_shard_name, list_entries, read_items, stamp
 from facepcl.data.workers import Prepared, Readers
-from facepcl.errors import DataError, FacepclError
+from facepcl.errors import DataError, FacepclError, MissingPath, OptionError, RemoteError
 from facepcl.images.transform import Fit
 from facepcl.pretrain import distributed
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.label_heads import Outputs
-from facepcl.pretrain.listing import Listing, read_whole, survey
-from facepcl.pretrain.sampler import permutation
+from facepcl.pretrain.rng import permutation
 from facepcl.utils.device import cores
 from facepcl.utils.futures import in_order
 
 _logger = logging.getLogger("facepcl")
 
-SHARDS, IMAGES = 4, 5  # streams of chance, besides those of the sub-steps
-PIECE = 32  # images that are decoded together
+SHARDS, IMAGES = 4, 5  # numbers of the random streams, after those of the tasks and labels
+PIECE = 32  # images decoded together
 BATCHES_AHEAD = 2
 THREADS = 8  # that read shards
-NAMED = 3  # of the images that a lane skips; of broken shards all are
+WARNINGS = 3  # about skipped images of a lane; every broken shard gets one
+
+
+class Listing(NamedTuple):
+    """The shards of a run, their sizes in bytes, and an estimate of their number of images."""
+
+    paths: list[str]
+    sizes: list[int]
+    images: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What identifies the shards, wherever they are stored."""
+        named = [[os.path.basename(path), size] for path, size in zip(self.paths, self.sizes, strict=True)]
+        digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()
+        return {"count": len(self.paths), "bytes": sum(self.sizes), "sha256": digest}
+
+
+def _list_shards(sources: Sequence[str]) -> list[tuple[str, int]]:
+    """The shards of folders, tars, globs and URLs, with their sizes. Raises OptionError for any other
+    file."""
+    shards: list[tuple[str, int]] = []
+    for source in sources:
+        if is_url(source):
+            shards += list_url(source, lambda name: is_image_name(name) or is_shard_name(name))
+        else:
+            shards += [(entry.path, _size(entry)) for entry in list_entries([source])]
+    for path, _ in shards:
+        if not is_shard_name(path):
+            raise OptionError(
+                f"{path}: --stream reads only .tar shards; pack the images, or leave out --stream to load "
+                "them all into memory"
+            )
+    if not shards:
+        raise OptionError(f"no .tar shards in {', '.join(sources)}")
+    return shards
+
+
+def _size(entry: Entry) -> int:
+    stamped = stamp(entry)
+    if is_shard_name(entry.path) and not stamped:
+        raise MissingPath(f"{entry.path}: there is no such .tar shard")
+    return stamped[0] if stamped else 0
+
+
+def survey(sources: Sequence[str], minimum: int, images: int | None) -> Listing:
+    """List the shards. Without a known number of `images`, it is extrapolated from the first shard.
+
+    Raises DataError for fewer than `minimum` shards, or if there are no images.
+    """
+    paths, sizes = map(list, zip(*_list_shards(sources), strict=True))
+    if len(paths) < minimum:
+        raise DataError(f"{len(paths)} shards are fewer than --stream {minimum}; lower it")
+    for path, size in zip(paths, sizes, strict=True):
+        if images:
+            break
+        count = sum(item.error is None for item in read_whole(path))
+        images = round(count * sum(sizes) / size) if size else 0
+    if not images:
+        raise DataError(f"no images to train on in {', '.join(sources)}")
+    return Listing(paths, sizes, images)
+
+
+def read_whole(path: str, stopped: threading.Event | None = None) -> list[Item]:
+    """The encoded images of a shard, with an error item where it is truncated.
+
+    Retries a failing server. Raises RemoteError, or CancelledError once `stopped` is set.
+    """
+    stopped = stopped or threading.Event()
+    for wait in (*WAITS, None):
+        items: list[Item] = []
+        try:
+            for item in read_items([Entry(path)]):
+                if stopped.is_set():
+                    raise CancelledError
+                items.append(item)
+            return items
+        except RemoteError:
+            if wait is None or stopped.wait(wait):
+                raise
+    raise AssertionError
 
 
 @dataclass
-class Place:
-    """Where a lane is: in its which shard, at its which image, and how often it passed one that is broken."""
+class Position:
+    """Where a lane is: its number of shards before this one, of images in this one, and of skipped images."""
 
     shard: int = 0
     image: int = 0
     skipped: int = 0
 
 
-class Lane:
-    """The images of one shard after another from `place` on, `each` at a time.
+def lane(
+    position: Position,
+    each: int,
+    patience: int,
+    load: Callable[[int], Future[list[Item]]],
+    decode: Callable[[list[Item]], Future[list[Prepared]]],
+) -> Iterator[list[np.ndarray]]:
+    """Iterate over one shard after another: each time the next `each` images, uint8 `[S, S, 3]`.
 
-    `load(k)` gives the images of the lane's k-th shard in the order in which they are seen, and `decode`
-    their pixels; a rest of a shard that is smaller than `each` is left out. Raises DataError after `patience`
-    shards in a row with none but a rest.
+    Args:
+        position: Where to start; moves along.
+        each: Images of a batch. A smaller rest of a shard is dropped.
+        patience: Raise DataError after so many shards in a row with fewer than `each` images.
+        load: Gives the images of the lane's k-th shard, shuffled.
+        decode: Gives their pixels.
     """
+    first = load(position.shard)  # now, so that all lanes load at once
+    size, logged = min(PIECE, each), position.skipped
 
-    def __init__(
-        self,
-        place: Place,
-        each: int,
-        patience: int,
-        load: Callable[[int], Future[list[Item]]],
-        decode: Callable[[list[Item]], Future[list[Prepared]]],
-    ):
-        self.place, self.each, self.patience = place, each, patience
-        self._load, self._decode = load, decode
-        self._held: deque[Prepared] = deque()
-        self._asked: deque[int] = deque()  # of which shard the pieces are that are being decoded
-        piece = min(PIECE, each)
-        pieces = self._cut(place.shard, place.image, piece, load(place.shard))
-        self._decoded = in_order(self._submit, pieces, BATCHES_AHEAD * each // piece)
-        self._named = 0
+    def pieces() -> Iterator[tuple[int, list[Item]]]:
+        """The number of a shard and `size` of its images; at least one piece per shard, even if empty."""
+        number, start, loading = position.shard, position.image, first
+        while True:
+            items = loading.result()
+            loading = load(number + 1)
+            for begin in range(start, max(len(items), start + 1), size):
+                yield number, items[begin : begin + size]
+            number, start = number + 1, 0
 
-    def take(self) -> list[np.ndarray]:
-        """The next `each` images, uint8 `[S, S, 3]`."""
-        limit = self.place.shard + self.patience
-        while sum(image.pixels is not None for image in self._held) < self.each:
-            images, shard = next(self._decoded), self._asked.popleft()
-            if shard != self.place.shard:
-                while self._held:
-                    self._pass()
-                self.place.shard, self.place.image = shard, 0
+    def pop(images: deque[Prepared]) -> list[np.ndarray]:
+        image = images.popleft()
+        position.image += 1
+        if image.error:
+            position.skipped += 1
+            if position.skipped - logged <= WARNINGS or is_shard_name(image.path):
+                _logger.warning("skipped %s: %s", image.path, image.error)
+        return [] if image.pixels is None else [image.pixels]
+
+    def batches() -> Iterator[list[np.ndarray]]:
+        numbered, work = tee(pieces())
+        decoded = in_order(lambda piece: decode(piece[1]), work, BATCHES_AHEAD * each // size)
+        images: deque[Prepared] = deque()
+        limit = position.shard + patience
+        for (shard, _), piece in zip(numbered, decoded, strict=False):
+            if shard != position.shard:
+                while images:
+                    pop(images)
+                position.shard, position.image = shard, 0
             if shard > limit:
                 raise DataError(
-                    f"{self.patience} shards in a row held fewer than {self.each} good images, which each "
-                    "step takes of a shard (--batch / --stream); lower --batch, or raise --stream"
+                    f"{patience} shards in a row held fewer than {each} good images, which each step takes "
+                    "of a shard (--batch / --stream); lower --batch, or raise --stream"
                 )
-            self._held.extend(images)
-        taken: list[np.ndarray] = []
-        while len(taken) < self.each:
-            pixels = self._pass()
-            if pixels is not None:
-                taken.append(pixels)
-        return taken
+            images.extend(piece)
+            while sum(image.pixels is not None for image in images) >= each:
+                batch: list[np.ndarray] = []
+                while len(batch) < each:
+                    batch += pop(images)
+                yield batch
+                limit = position.shard + patience
 
-    def _pass(self) -> np.ndarray | None:
-        image = self._held.popleft()
-        self.place.image += 1
-        if image.error:
-            self.place.skipped += 1
-            self._named += 1
-            if self._named <= NAMED or is_shard_name(image.path):
-                _logger.warning("skipped %s: %s", image.path, image.error)
-        return image.pixels
-
-    def _cut(
-        self, number: int, first: int, size: int, coming: Future[list[Item]]
-    ) -> Iterator[tuple[int, list[Item]]]:
-        """Pieces of the lane's shards, with the number of the shard, of which each has one at least."""
-        while True:
-            items = coming.result()
-            coming = self._load(number + 1)
-            for start in range(first, max(len(items), first + 1), size):
-                yield number, items[start : start + size]
-            number, first = number + 1, 0
-
-    def _submit(self, piece: tuple[int, list[Item]]) -> Future[list[Prepared]]:
-        self._asked.append(piece[0])
-        return self._decode(piece[1])
+    return batches()
 
 
 class Stream:
-    """The images of a run with `--stream`, as `sampler.Source` says; one batch serves all sub-steps of an
-    iteration, the pose sub-step a part of it.
+    """The batches of a run with `--stream`, with the interface of `sampler.InMemory`.
 
-    What is broken is skipped, counted and named. Raises DataError for shards that are too few or too small,
-    or others than those that the run was `begun` with, RemoteError if a server fails again and again.
+    All tasks of an iteration see the same batch, the pose task a subset of it. Broken images are skipped,
+    counted and logged. Raises DataError for too few or too small shards, or for other shards than
+    `previous_config` records, and RemoteError if a server keeps failing.
     """
 
-    def __init__(self, config: Config, listing: Listing, begun: Mapping[str, Any], device: torch.device):
+    def __init__(
+        self, config: Config, listing: Listing, previous_config: Mapping[str, Any], device: torch.device
+    ):
         self.config, self.listing, self.count = config, listing, listing.images
         self.each = config.batch // config.stream
-        self._check(begun)
+        self._check(previous_config)
         self.place = [[0, 0, 0] for _ in range(config.stream)]
         self.label_outputs: Outputs = {}
         self._workers = config.workers or default_workers(device)
         self._step, self._images = -1, torch.empty(0)
-        self._lanes: list[Lane] = []
+        self._lanes: list[tuple[Position, Iterator[list[np.ndarray]]]] = []
         self._open, self._stopped = ExitStack(), threading.Event()
         self._waited, self._since = 0.0, time.monotonic()
 
     @classmethod
-    def of(cls, config: Config, begun: Mapping[str, Any], device: torch.device) -> "Stream":
-        """Of the shards that the first process lists, for all."""
-        found: Any = None
+    def of(cls, config: Config, previous_config: Mapping[str, Any], device: torch.device) -> "Stream":
+        """List the shards in the first process, for all."""
+        listing: Any = None
         if distributed.is_first():
             try:
-                found = survey(config.data, config.stream, begun.get("images"))
+                listing = survey(config.data, config.stream, previous_config.get("images"))
             except FacepclError as error:
-                found = error
-        found = distributed.from_first(found)
-        if isinstance(found, FacepclError):
-            raise found
-        return cls(config, found, begun, device)
+                listing = error
+        listing = distributed.broadcast_object(listing)
+        if isinstance(listing, FacepclError):
+            raise listing
+        return cls(config, listing, previous_config, device)
 
-    def _check(self, begun: Mapping[str, Any]) -> None:
-        paths, out = self.listing.paths, Path(self.config.out)
-        if self.count < self.each * len(paths):
+    def _check(self, previous_config: Mapping[str, Any]) -> None:
+        shards, facts = len(self.listing.paths), self.listing.facts
+        if self.count < self.each * shards:
             raise DataError(
-                f"shards of about {self.count // len(paths)} images are too small: each step takes "
-                f"{self.each} of each that is open (--batch / --stream); lower --batch, or raise --stream"
+                f"shards of about {self.count // shards} images are too small: each step takes {self.each} "
+                "of each that is open (--batch / --stream); lower --batch, or raise --stream"
             )
-        was, now = begun.get("shards", self.listing.facts), self.listing.facts
-        if was != now:
-            begun_with, found = (f"{s['count']:,} shards of {s['bytes']:,} bytes" for s in (was, now))
+        previous = previous_config.get("shards", facts)
+        if previous != facts:
+            then, now = (f"{s['count']:,} shards of {s['bytes']:,} bytes" for s in (previous, facts))
             raise DataError(
-                f"{out} was begun with {begun_with}, and DATA now holds {found}"
-                + (" with other names or sizes" if begun_with == found else "")
+                f"{Path(self.config.out)} was started with {then}, and DATA now holds {now}"
+                + (" with other names or sizes" if then == now else "")
             )
 
     def __str__(self) -> str:
@@ -183,72 +259,72 @@ class Stream:
         return {"images": self.count, "shards": self.listing.facts}
 
     @property
-    def figures(self) -> dict[str, float]:
-        """The part of the time since they were last asked for in which this process waited for images, and
-        how often any process has skipped one."""
+    def metrics(self) -> dict[str, float]:
+        """The fraction of time that this process waited for images since the last call, and the number of
+        skipped images in all processes."""
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)  # a clock may tick 64 times a second
-        share, self._waited, self._since = self._waited / seconds, 0.0, now
-        return {"waited": round(share, 3), "skipped": sum(skipped for _, _, skipped in self.place)}
+        fraction, self._waited, self._since = self._waited / seconds, 0.0, now
+        return {"waited": round(fraction, 3), "skipped": sum(skipped for _, _, skipped in self.place)}
 
-    def go_on(self, place: list[list[int]]) -> None:
+    def restore(self, place: list[list[int]]) -> None:
         self.place = place
 
     def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
         if step != self._step:
-            began = time.monotonic()
+            start = time.monotonic()
             self._images, self._step = self._next(), step
-            self._waited += time.monotonic() - began
+            self._waited += time.monotonic() - start
         if count == self.config.batch:
             return self._images
-        first = distributed.part(self.config.batch).start
-        rows = [i * self.config.batch // count - first for i in range(count)[distributed.part(count)]]
+        first = distributed.local_slice(self.config.batch).start
+        rows = [i * self.config.batch // count - first for i in range(count)[distributed.local_slice(count)]]
         return self._images[rows]
 
     def _next(self) -> torch.Tensor:
-        """This process's part of the batch that comes; all have come here, and all end where one cannot go
-        on: with the same step done, and none of them waiting for another."""
+        """This process's slice of the next batch. If one process fails all raise, at the same step, so that
+        none waits for another."""
         if not self._lanes:
             self._start()
-        images, failed = [], None
+        images, failure = [], None
         try:
-            images = [image for lane in self._lanes for image in lane.take()]
+            images = [image for _, batches in self._lanes for image in next(batches)]
         except FacepclError as error:
-            failed = error
-        rows = [[*astuple(lane.place), failed is not None] for lane in self._lanes]
-        places = distributed.gather(torch.tensor(rows, dtype=torch.long)).tolist()
-        if failed:
-            raise failed
-        if any(is_lost for *_, is_lost in places):
-            raise DataError("another process cannot go on, and says why")
+            failure = error
+        rows = [[*astuple(position), failure is not None] for position, _ in self._lanes]
+        places = distributed.all_gather(torch.tensor(rows, dtype=torch.long)).tolist()
+        if failure:
+            raise failure
+        if any(has_failed for *_, has_failed in places):
+            raise DataError("another process cannot continue; its message has the reason")
         self.place = [place for *place, _ in places]
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        return _stack(images)
 
     def _start(self) -> None:
-        own = range(self.config.stream)[distributed.part(self.config.stream)]
+        numbers = range(self.config.stream)[distributed.local_slice(self.config.stream)]
         self._readers = self._open.enter_context(Readers(Fit.square(self.config.source_size), self._workers))
-        threads = ThreadPoolExecutor(min(THREADS, len(own)), "facepcl-shard")
+        threads = ThreadPoolExecutor(min(THREADS, len(numbers)), "facepcl-shard")
         self._open.callback(threads.shutdown, cancel_futures=True)
         self._open.callback(self._stopped.set)
         patience = min(100, len(self.listing.paths))
 
-        def lane(number: int) -> Lane:
-            def load(k: int) -> Future[list[Item]]:
-                return threads.submit(self._dealt, k * self.config.stream + number)
+        def load(number: int, k: int) -> Future[list[Item]]:
+            return threads.submit(self._read, number, k)
 
-            return Lane(Place(*self.place[number]), self.each, patience, load, self._readers.submit)
+        for number in numbers:
+            position = Position(*self.place[number])
+            batches = lane(position, self.each, patience, partial(load, number), self._readers.submit)
+            self._lanes.append((position, batches))
 
-        self._lanes = [lane(number) for number in own]
-
-    def _dealt(self, number: int) -> list[Item]:
-        """The images of the shard that is dealt as the `number`-th of all, in the order of its epoch."""
-        epoch, place = divmod(number, len(self.listing.paths))
+    def _read(self, number: int, k: int) -> list[Item]:
+        """The shuffled images of the k-th shard of lane `number`."""
+        epoch, place = divmod(k * self.config.stream + number, len(self.listing.paths))
         shard = int(permutation(len(self.listing.paths), self.config.seed, SHARDS, epoch)[place])
         items = read_whole(self.listing.paths[shard], self._stopped)
         return [items[i] for i in permutation(len(items), self.config.seed, IMAGES, epoch, shard).tolist()]
 
     def sample(self, limit: int) -> torch.Tensor:
-        """About `limit` images of the first shard that has any, whatever was seen of it."""
+        """About `limit` images of the first shard that has any."""
         if not self._lanes:
             self._start()
         for path in self.listing.paths:
@@ -256,16 +332,20 @@ class Stream:
             items = items[:: max(1, len(items) // limit)]
             pieces = [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
             decoded = in_order(self._readers.submit, pieces, 2 * self._workers)
-            images = [image.pixels for some in decoded for image in some if image.pixels is not None]
+            images = [image.pixels for piece in decoded for image in piece if image.pixels is not None]
             if images:
-                return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        raise DataError("no shard holds an image any more")
+                return _stack(images)
+        raise DataError("no shard has a readable image any more")
 
     def close(self) -> None:
         self._open.close()
 
 
+def _stack(images: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
 def default_workers(device: torch.device) -> int:
-    """Processes that decode for one that trains: a CPU that trains is slower than one of them."""
-    own = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return 1 if device.type == "cpu" else max(1, own - 1)
+    """Decoding processes for each training process: one is enough for training on a CPU."""
+    available = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return 1 if device.type == "cpu" else max(1, available - 1)

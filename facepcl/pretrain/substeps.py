@@ -1,4 +1,7 @@
-"""What `--method` consists of: sub-steps that make their views of a step's images and give their loss."""
+"""The tasks of a method: each makes views of an iteration's images and computes a loss.
+
+With several processes each computes its samples' terms of the loss of the whole batch.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,28 +9,25 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from facepcl.pretrain import augment, distributed, losses
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.diagnostics import codes_of, effective_ranks, gradient_norms
-from facepcl.pretrain.label_views import label_views, strong_share
-from facepcl.pretrain.networks import (
-    TARGET_SIZE,
-    Networks,
-    contrast_faces,
-    contrast_poses,
-    contrast_shared,
-    disentangle,
-    predict_labels,
-)
-from facepcl.pretrain.reconstructions import draw_reconstructions
-from facepcl.pretrain.rng import noise
-from facepcl.pretrain.sampler import InMemory, LabelRows, Source, label_targets, step_generator
+from facepcl.pretrain.label_heads import label_losses
+from facepcl.pretrain.label_views import label_views, strong_probability
+from facepcl.pretrain.log import draw_reconstructions
+from facepcl.pretrain.networks import TARGET_SIZE, Networks, to_code
+from facepcl.pretrain.rng import noise, step_generator
+from facepcl.pretrain.sampler import InMemory, LabelRows, label_targets
+from facepcl.pretrain.stream import Stream
+
+Source = InMemory | Stream
 
 
 class Iteration(NamedTuple):
-    """Where a run stands: the step, the part of the run that is done, the source of all chance of this step,
-    and the weight of each contrast loss."""
+    """The step, the fraction of the run that is done, the step's generator, and the weight of each contrast
+    loss."""
 
     step: int
     done: float
@@ -36,153 +36,128 @@ class Iteration(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise, and the unweighted losses in it by the names they have in the log: this process's
-    shares of them. `figures`: what else the log says, of all processes."""
+    """A scalar to minimise, and the unweighted losses in it by their names in the log, of this process.
+    `metrics`: other values for the log, of all processes."""
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
-    figures: Mapping[str, torch.Tensor] = MappingProxyType({})
+    metrics: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
-class SubSteps:
-    """The sub-steps of a method on these images and networks, `size` the side of the views in pixels.
+class Tasks:
+    """The tasks of the method of `config`, on views of `size` pixels.
 
-    Raises DataError where the method reads labels and too few faces carry them.
+    Raises DataError if a method needs labels and too few images have them.
     """
 
     def __init__(self, config: Config, source: Source, nets: Networks, size: int, dtype: torch.dtype):
         self.config, self.source, self.nets, self.size, self.dtype = config, source, nets, size, dtype
-        if "labels" in config.sub_steps and isinstance(source, InMemory):
+        if "labels" in config.tasks and isinstance(source, InMemory):
             self.label_rows = LabelRows(source.faces, config)
         self.device = next(nets.parameters()).device
-        self._pictures: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
+        self._reconstructions: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
 
     def of_step(
         self, step: int, done: float, weights: dict[str, float], observe: bool = False
     ) -> Iterator[Loss]:
-        """The loss of each sub-step of iteration `step`; the optimiser moves before the next is asked for.
+        """Yield the loss of each task of iteration `step`; the caller steps the optimiser in between.
 
-        With `observe` each comes with figures about it for the log (`facepcl.pretrain.diagnostics`).
+        With `observe` the losses have `metrics`.
         """
         now = Iteration(step, done, step_generator(self.config.seed, step), weights)
-        sub_steps = {
+        tasks = {
             "disentangle": self._disentangle,
             "face": self._contrast_faces,
             "pose": self._contrast_poses,
             "shared": self._contrast_shared,
-            "labels": self._read_labels,
+            "labels": self._predict_labels,
         }
-        for number, name in enumerate(self.config.sub_steps):
-            with self.nets.observed(observe) as maps:
-                loss = sub_steps[name](now)
+        for number, name in enumerate(self.config.tasks):
+            loss = tasks[name](now)
             if observe:
-                loss = loss._replace(figures=self._figures(loss, maps[-1], with_ranks=number == 0))
+                loss = loss._replace(metrics=self._metrics(loss, with_ranks=number == 0))
             yield loss
 
-    def _figures(self, loss: Loss, maps: torch.Tensor, with_ranks: bool) -> dict[str, torch.Tensor]:
-        figures = gradient_norms(loss.parts, maps)
+    def _metrics(self, loss: Loss, with_ranks: bool) -> dict[str, torch.Tensor]:
+        metrics = gradient_norms(loss.parts, self.nets.maps)
         if with_ranks:
             with self._autocast():
-                figures |= effective_ranks(codes_of(self.nets.encoder, maps))
-        return figures
+                metrics |= effective_ranks(codes_of(self.nets.encoder, self.nets.maps))
+        return metrics
 
     def draw(self, path: Path) -> None:
-        """Write what the decoder drew last, for a method that has a decoder."""
-        if self._pictures is not None:
-            path.parent.mkdir(exist_ok=True)
-            draw_reconstructions(path, *self._pictures)
+        """Draw the decoder's last output, if the method has a decoder."""
+        if self._reconstructions is not None:
+            draw_reconstructions(path, *self._reconstructions)
 
     def _disentangle(self, now: Iteration) -> Loss:
-        """Draw each image from the face code of its mirror and from its own pose code."""
         count = self.config.batch
         images = self._batch(now, 0, count)
         sides = self.size, TARGET_SIZE
         image, target = (augment.to_float(augment.resize(images, side)).to(self.device) for side in sides)
         clean = torch.cat([image, image.flip(3)])
-        added = noise(count, (2, *clean.shape[1:]), now.generator, distributed.part(count), self.device)
+        part = distributed.local_slice(count)
+        added = noise(count, (2, *clean.shape[1:]), now.generator, part, self.device)
         with self._autocast():
-            parts = disentangle(self.nets, clean + self.config.noise * added, target, target.flip(3))
-        self._pictures = target, parts.decoded
+            result = disentangle(self.nets, clean + self.config.noise * added, target, target.flip(3))
+        self._reconstructions = target, result.decoded
         return Loss(
-            parts.reconstruction + self.config.orthogonality_weight * parts.orthogonality,
-            {"reconstruction": parts.reconstruction, "orthogonality": parts.orthogonality},
+            result.reconstruction + self.config.orthogonality_weight * result.orthogonality,
+            {"reconstruction": result.reconstruction, "orthogonality": result.orthogonality},
         )
 
     def _contrast_faces(self, now: Iteration) -> Loss:
-        """Two crops of a face against those of the others."""
-        crops, count = self._face_views(now), self.config.batch
-        mixed = self._mixing(now, count, 2 * count - 2)
+        views, count = self._face_views(now), self.config.batch
+        part = distributed.local_slice(count)
+        mixing = losses.mixing(count, 2 * count - 2, now.generator, part, device=self.device)
         with self._autocast():
-            loss = contrast_faces(self.nets, crops, *mixed)
-        return self._weighted(now, "face", loss)
+            return _weighted(now, "face", contrast_faces(self.nets, views, *mixing))
 
     def _contrast_poses(self, now: Iteration) -> Loss:
-        """A face against its mirror."""
-        count, draws = self.config.pose_batch, self.config.pose_negatives
-        images = self._batch(now, 2, count)
-        positives, negatives = augment.pose_views(
-            images,
-            self.size,
-            draws,
-            now.generator,
-            part=distributed.part(count),
-            count=count,
-            edges=self.config.edges,
+        config, count = self.config, self.config.pose_batch
+        images, part = self._batch(now, 2, count), distributed.local_slice(count)
+        views = augment.pose_views(
+            images, self.size, config.pose_negatives, now.generator, part, count, config.edges
         )
-        positives, negatives = positives.to(self.device), negatives.to(self.device)
-        mixed = self._mixing(now, count, draws, views=1)
+        positives, negatives = (t.to(self.device) for t in views)
+        mixing = losses.mixing(count, config.pose_negatives, now.generator, part, 1, self.device)
         with self._autocast():
-            loss = contrast_poses(self.nets, positives, negatives, *mixed, layout=self.config.negatives)
-        return self._weighted(now, "pose", loss)
+            loss = contrast_poses(self.nets, positives, negatives, *mixing, layout=config.negatives)
+        return _weighted(now, "pose", loss)
 
     def _contrast_shared(self, now: Iteration) -> Loss:
-        """SimCLR: the views of the face sub-step, read from the shared code."""
         with self._autocast():
-            loss = contrast_shared(self.nets, self._face_views(now))
-        return self._weighted(now, "shared", loss)
+            return _weighted(now, "shared", contrast_shared(self.nets, self._face_views(now)))
 
-    def _read_labels(self, now: Iteration) -> Loss:
-        """Action units and expression from the face map, angles from the pose map, identity from the shared
-        code."""
+    def _predict_labels(self, now: Iteration) -> Loss:
+        """METHOD 10: action units and expression from the face map, angles from the pose map, identity from
+        the shared code."""
         rows = self.label_rows.of_step(now.step, now.generator)
-        faces, part = self.label_rows.faces, distributed.part(len(rows))
+        faces, part = self.label_rows.faces, distributed.local_slice(len(rows))
         images = faces.images[rows[part]].to(self.device)
-        share = strong_share(self.config.views, now.done, bool(self.config.init))
-        seen = label_views(images, faces.landmarks[rows], self.size, now.generator, part, share)
-        targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, seen).items()}
+        strong = strong_probability(self.config.views, now.done, bool(self.config.init))
+        views = label_views(images, faces.landmarks[rows], self.size, now.generator, part, strong)
+        targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, views).items()}
         with self._autocast():
-            by_label = predict_labels(self.nets, seen.images, targets)
+            predictions = self.nets.label_heads(self.nets.branches(views.images))
+            if "identity" in predictions:
+                predictions["identity"] = distributed.all_gather(predictions["identity"])
+            by_label = label_losses(predictions, targets, part)
         weights = _label_weights(self.config, now.done)
         return Loss(
             torch.stack([weights[label] * loss for label, loss in by_label.items()]).sum(),
             {f"label_{label}": loss for label, loss in by_label.items()},
         )
 
-    @staticmethod
-    def _weighted(now: Iteration, name: str, loss: torch.Tensor) -> Loss:
-        return Loss(now.weights[name] * loss, {name: loss})
-
-    def _mixing(
-        self, now: Iteration, count: int, slots: int, views: int = 2
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return losses.mixing(count, slots, now.generator, distributed.part(count), views, self.device)
-
     def _face_views(self, now: Iteration) -> torch.Tensor:
-        count = self.config.batch
-        images = self._batch(now, 1, count)
-        found = augment.face_views(
-            images,
-            self.size,
-            now.generator,
-            part=distributed.part(count),
-            count=count,
-            crops=self.config.face_crops,
-            edges=self.config.edges,
-        )
-        return found.to(self.device)
+        config, count = self.config, self.config.batch
+        images, part = self._batch(now, 1, count), distributed.local_slice(count)
+        return augment.face_views(
+            images, self.size, now.generator, part, count, config.face_crops, config.edges
+        ).to(self.device)
 
     def _batch(self, now: Iteration, stream: int, count: int) -> torch.Tensor:
-        """This process's part of a stream's `count` images of this step, uint8 where views are made."""
+        """This process's slice of `count` images, uint8, on the device where views are made."""
         return self.source.batch(now.step, stream, count).to(where_views_are_made(self.device))
 
     def _autocast(self) -> torch.autocast:
@@ -190,13 +165,17 @@ class SubSteps:
 
 
 def where_views_are_made(device: torch.device) -> torch.device:
-    """Apple's GPUs know no float64, which Pillow's arithmetic needs."""
+    """`device`, but the CPU for Apple's GPUs: they have no float64, which Pillow's arithmetic needs."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def _weighted(now: Iteration, name: str, loss: torch.Tensor) -> Loss:
+    return Loss(now.weights[name] * loss, {name: loss})
+
+
 def _label_weights(config: Config, done: float) -> dict[str, float]:
-    """Weight of each label's loss after the part `done` of the run; to an encoder that knows nothing identity
-    comes in over its first third."""
+    """Weight of each label's loss after the fraction `done` of the run. That of identity rises over the first
+    third for a randomly initialised encoder."""
     rise = 1.0 if config.init else min(1.0, 3 * done)
     return {
         "au": config.weight_au,
@@ -204,3 +183,81 @@ def _label_weights(config: Config, done: float) -> dict[str, float]:
         "identity": config.weight_identity * rise,
         "pose": config.weight_pose,
     }
+
+
+class Disentangled(NamedTuple):
+    """Two losses and the four decoded images `[B, 3, 64, 64]`."""
+
+    reconstruction: torch.Tensor
+    orthogonality: torch.Tensor
+    decoded: tuple[torch.Tensor, ...]
+
+
+def disentangle(
+    nets: Networks, noisy: torch.Tensor, image: torch.Tensor, mirror: torch.Tensor
+) -> Disentangled:
+    """Make face codes equal for an image and its mirror, and pose codes tell the side (METHOD 4.1).
+
+    Args:
+        nets: Networks with a decoder.
+        noisy: `[2B, 3, S, S]`: B noisy images, then their B noisy mirrors.
+        image: Targets of the decoder, `[B, 3, 64, 64]`.
+        mirror: Their mirrors.
+    """
+    # one pass for image and mirror, so that batch norm statistics do not tell them apart
+    maps = nets.branches(noisy)
+    face, face_mirror = to_code(maps.face).chunk(2)
+    pose, pose_mirror = to_code(maps.pose).chunk(2)
+    # four calls, in this order: each has its own batch norm statistics, and the last ones stay
+    pairs = ((face, pose_mirror), (face_mirror, pose), (face, pose), (face_mirror, pose_mirror))
+    decoded = tuple(nets.decoder(F.normalize(a + b)) for a, b in pairs)
+    codes = distributed.all_gather(torch.cat([face, pose, face_mirror, pose_mirror], 1))
+    face, pose, face_mirror, pose_mirror = codes.chunk(4, 1)
+    part = distributed.local_slice(len(codes))
+    return Disentangled(
+        losses.reconstruction(decoded, (mirror, image, image, mirror)) / distributed.world_size(),
+        losses.orthogonality(face, pose, part) + losses.orthogonality(face_mirror, pose_mirror, part),
+        decoded,
+    )
+
+
+def contrast_faces(
+    nets: Networks, views: torch.Tensor, mask: torch.Tensor, permutation: torch.Tensor
+) -> torch.Tensor:
+    """Contrast the two crops of a face, `views` `[2B, 3, S, S]`, with those of other faces (METHOD 4.2)."""
+    features = distributed.all_gather(nets.face_head(nets.code("face", views)), copies=2)
+    return losses.face_contrast(features, mask, permutation, distributed.local_slice(len(features) // 2))
+
+
+def contrast_poses(
+    nets: Networks,
+    positives: torch.Tensor,
+    negatives: torch.Tensor,
+    mask: torch.Tensor,
+    permutation: torch.Tensor,
+    layout: str,
+) -> torch.Tensor:
+    """Contrast `positives` `[2B, 3, S, S]` with mirrored `negatives` `[K B, 3, S, S]`, draw by draw (METHOD
+    4.3).
+
+    `layout` "blocks" cuts the draws into B blocks of K rows as the original does, so that only one in B
+    negatives is a mirror of the anchor itself; "own" gives each anchor its own mirrors (METHOD Q1).
+    """
+    batch = len(positives) // 2
+    # one pass through the encoder, so that batch norm statistics do not tell anchors from negatives
+    codes = nets.code("pose", torch.cat([positives, negatives]))
+    anchors = nets.pose_head(codes[: 2 * batch])
+    mirrored = nets.pose_head(codes[2 * batch :])  # a separate call: its own batch norm statistics (Q2)
+    draws = len(mirrored) // batch
+    if layout == "own":
+        blocks = mirrored.unflatten(0, (draws, batch)).transpose(0, 1)
+    else:
+        rows = distributed.all_gather(mirrored, copies=draws)
+        blocks = rows.unflatten(0, (-1, draws))[distributed.local_slice(len(rows) // draws)]
+    return losses.pose_contrast(anchors, blocks, mask, permutation) / distributed.world_size()
+
+
+def contrast_shared(nets: Networks, views: torch.Tensor) -> torch.Tensor:
+    """SimCLR on the shared code (METHOD 12), for the `views` of `contrast_faces`."""
+    features = distributed.all_gather(nets.shared_head(nets.shared_code(views)), copies=2)
+    return losses.nt_xent(features, distributed.local_slice(len(features) // 2))

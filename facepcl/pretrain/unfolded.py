@@ -1,4 +1,4 @@
-"""3x3 convolutions on tiny maps as matrix products: what trains a ResNet's last stage faster on some CPUs."""
+"""3x3 convolutions on tiny maps as matrix products: on some CPUs a ResNet's last stage trains faster."""
 
 import time
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LARGEST = 3  # side of the output map, in positions; on larger maps the library's convolution is faster
-PAYS = 0.95  # of the time of a pass
+MAX_SIDE = 3  # of the output map; on larger ones the library's convolution is faster
+REQUIRED = 0.95  # of the time of a pass
 
 
 class _UnfoldedConv(nn.Conv2d):
-    """A convolution that copies the 3 x 3 surroundings of each position where there are few."""
+    """A convolution that is a matrix product on tiny maps."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.training and torch.is_grad_enabled() and x.device.type == "cpu"):
@@ -22,11 +22,11 @@ class _UnfoldedConv(nn.Conv2d):
 
 
 def _is_tiny(layer: nn.Conv2d, x: torch.Tensor) -> bool:
-    return max((x.shape[dim] - 1) // layer.stride[0] + 1 for dim in (2, 3)) <= LARGEST
+    return max((x.shape[dim] - 1) // layer.stride[0] + 1 for dim in (2, 3)) <= MAX_SIDE
 
 
 def unfolded_conv(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """What a 3x3 `layer` with padding 1 makes of `[B, C, H, W]`, equal up to rounding."""
+    """Apply a 3x3 `layer` with padding 1 to `[B, C, H, W]`; equal up to rounding."""
     stride, (height, width) = layer.stride[0], ((side - 1) // layer.stride[0] + 1 for side in x.shape[2:])
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     taps = [
@@ -34,16 +34,16 @@ def unfolded_conv(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         for i in range(3)
         for j in range(3)
     ]
-    # channels last, as the weights lie in memory
+    # channels last, the memory layout of the weights
     weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
     return F.linear(torch.cat(taps, 3), weight, layer.bias).permute(0, 3, 1, 2)
 
 
 @contextmanager
-def unfolded_convs(network: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Within it the 3x3 convolutions of `network` are matrix products on maps of at most 3 x 3, while it
-    trains on a CPU and if that is `wanted`; names and values of its parameters stay."""
-    layers = [layer for layer in network.modules() if wanted and _can_unfold(layer)]
+def unfolded_convs(network: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Compute the 3x3 convolutions of `network` as matrix products on maps of at most 3 x 3 within this
+    context, while it trains on a CPU and if `enabled`. Its parameters stay as they are."""
+    layers = [layer for layer in network.modules() if enabled and _can_unfold(layer)]
     for layer in layers:
         layer.__class__ = _UnfoldedConv
     try:
@@ -63,15 +63,15 @@ def _can_unfold(layer: nn.Module) -> bool:
 
 
 def unfolding_pays(network: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether a forward and a backward pass of `images` is faster on this processor with matrix products."""
+    """Time forward and backward passes of `images` with and without matrix products."""
     if images.device.type != "cpu" or not _has_tiny_maps(network, images):
         return False
     best = {False: float("inf"), True: float("inf")}
     for _ in range(3):
-        for unfolded in best:  # in turn, so that a machine busy with other things is so to both
+        for unfolded in best:  # in turn, so that other load affects both
             with unfolded_convs(network, unfolded):
                 best[unfolded] = min(best[unfolded], _seconds_of_a_pass(network, images, dtype))
-    return best[True] < PAYS * best[False]
+    return best[True] < REQUIRED * best[False]
 
 
 def _seconds_of_a_pass(network: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> float:
@@ -84,14 +84,14 @@ def _seconds_of_a_pass(network: nn.Module, images: torch.Tensor, dtype: torch.dt
 
 @torch.no_grad()
 def _has_tiny_maps(network: nn.Module, images: torch.Tensor) -> bool:
-    found: list[bool] = []
+    tiny: list[bool] = []
 
-    def look(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         assert isinstance(layer, nn.Conv2d)
-        found.append(_is_tiny(layer, inputs[0]))
+        tiny.append(_is_tiny(layer, inputs[0]))
 
-    hooks = [m.register_forward_pre_hook(look) for m in network.modules() if _can_unfold(m)]
+    hooks = [m.register_forward_pre_hook(hook) for m in network.modules() if _can_unfold(m)]
     network(images[:2])
-    for hook in hooks:
-        hook.remove()
-    return any(found)
+    for handle in hooks:
+        handle.remove()
+    return any(tiny)
