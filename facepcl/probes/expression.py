@@ -7,22 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from facepcl.errors import DataError, OptionError
-from facepcl.probes import metrics
+from facepcl.probes import common, metrics
 from facepcl.probes.charts import Bars, Confusion, Faces, Map
-from facepcl.probes.common import (
-    EPOCHS,
-    MISTAKES,
-    Options,
-    Predicted,
-    Rows,
-    describe_rows,
-    evenly,
-    fit_classes,
-    predict,
-    split_rows,
-    subjects_of,
-    train_published,
-)
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Result
@@ -33,15 +19,15 @@ BATCH, LEARNING_RATE, INITIAL_STD = 256, 1e-2, 0.01  # METHOD 6
 SCORES = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
-def probe(manifest: Manifest, features: Features, branch: str, options: Options) -> Result:
+def probe(manifest: Manifest, features: Features, branch: str, options: common.Options) -> Result:
     """Accuracy, macro F1 and mean class accuracy of the test split. Raises DataError for labels that cannot
     be scored."""
-    x, rows = features.of[branch], split_rows(manifest, features, options.seed)
+    x, rows = features.of[branch], common.split_rows(manifest, features, options.seed)
     labels, classes = _labels(manifest)
     count, test = len(classes), rows.test
     if missing := sorted({classes[labels[i]] for i in test} - {classes[labels[i]] for i in rows.fitted}):
         raise DataError(f"the test split has classes that the training split lacks: {', '.join(missing)}")
-    shown = evenly(test)
+    shown = common.evenly(test)
     embeddings = Map("Embeddings of the test split", x[shown], [classes[labels[i]] for i in shown])
     if options.shots:
         numbers, bars = _few_shots(x, labels, classes, rows, options)
@@ -49,16 +35,16 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     if options.protocol == "paper":
         scores, numbers, notes = _published(x, labels, count, rows, options.seed)
     else:
-        scores, numbers, notes = predict(x[test], *fit_classes(x, labels, rows, count))
+        scores, numbers, notes = common.predict(x[test], *common.fit_classes(x, labels, rows, count))
     truth, predicted = labels[test], scores.argmax(1)
     parts = metrics.confusion_parts(truth, predicted, count)
-    people = subjects_of(manifest, test)
+    people = common.subjects_of(manifest, test)
     estimate = metrics.estimate(people, parts, lambda sums: metrics.class_scores(sums, count), options.seed)
     matrix = parts.sum(0).reshape(count, count).astype(int)
     f1 = metrics.divide(2 * np.diagonal(matrix), matrix.sum(0) + matrix.sum(1))
     numbers = {
         "classes": list(classes),
-        **describe_rows(manifest, rows),
+        **common.describe_rows(manifest, rows),
         **numbers,
         **estimate.numbers(SCORES),
         **{f"f1_{name}": metrics.tidy(value) for name, value in zip(classes, f1, strict=True)},
@@ -67,7 +53,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     }
     confidence = torch.from_numpy(scores).softmax(1).numpy()
     wrong = np.flatnonzero(predicted != truth)
-    worst = wrong[np.argsort(-confidence[wrong, predicted[wrong]], kind="stable")][:MISTAKES]
+    worst = wrong[np.argsort(-confidence[wrong, predicted[wrong]], kind="stable")][: common.MISTAKES]
     captions = [f"{classes[truth[i]]}, predicted {classes[predicted[i]]}" for i in worst]
     charts = [
         Confusion("Confusion", matrix, classes),
@@ -90,7 +76,9 @@ def _labels(manifest: Manifest) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.array([indices[name] for name in names]), classes
 
 
-def _published(x: np.ndarray, labels: np.ndarray, classes: int, rows: Rows, seed: int) -> Predicted:
+def _published(
+    x: np.ndarray, labels: np.ndarray, classes: int, rows: common.Rows, seed: int
+) -> common.Predicted:
     """The published probe (METHOD 6): raw features, Adam, batches in a fixed order."""
     features, targets = torch.from_numpy(x[rows.fitted]), torch.from_numpy(labels[rows.fitted])
     test, truth = torch.from_numpy(x[rows.test]), torch.from_numpy(labels[rows.test])
@@ -98,7 +86,7 @@ def _published(x: np.ndarray, labels: np.ndarray, classes: int, rows: Rows, seed
     weight = (INITIAL_STD * torch.randn(x.shape[1], classes, generator=generator)).requires_grad_()
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, common.EPOCHS)
 
     def train_epoch() -> None:
         for batch, target in zip(features.split(BATCH), targets.split(BATCH), strict=True):
@@ -107,7 +95,7 @@ def _published(x: np.ndarray, labels: np.ndarray, classes: int, rows: Rows, seed
             optimizer.step()
         schedule.step()
 
-    return train_published(
+    return common.train_published(
         train_epoch,
         lambda: test @ weight + bias,
         lambda scores: float((scores.argmax(1) == truth).float().mean()),
@@ -116,7 +104,7 @@ def _published(x: np.ndarray, labels: np.ndarray, classes: int, rows: Rows, seed
 
 
 def _few_shots(
-    x: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], rows: Rows, options: Options
+    x: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], rows: common.Rows, options: common.Options
 ) -> tuple[dict[str, Any], Bars]:
     """Mean and standard deviation over draws of a few training images per class; the strength is chosen by
     four folds of the draw."""

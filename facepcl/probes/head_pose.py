@@ -8,21 +8,8 @@ from torch import nn
 
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES
-from facepcl.probes import metrics
+from facepcl.probes import common, metrics
 from facepcl.probes.charts import Bars, Faces, Map, Scatter
-from facepcl.probes.common import (
-    MISTAKES,
-    Options,
-    Predicted,
-    Rows,
-    describe_rows,
-    evenly,
-    fit_angles,
-    predict,
-    split_rows,
-    subjects_of,
-    train_published,
-)
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Result
@@ -33,7 +20,7 @@ BANDS = (0, 15, 30, 45, 60, 99)  # degrees of yaw to either side
 BATCH, LEARNING_RATE = 128, 1e-3  # METHOD 6
 
 
-def probe(manifest: Manifest, features: Features, branch: str, options: Options) -> Result:
+def probe(manifest: Manifest, features: Features, branch: str, options: common.Options) -> Result:
     """Mean absolute error of yaw, pitch and roll, angle between the rotations, and error by band of yaw, in
     degrees; the paper protocol uses the angles of published tables (docs/DATASETS.md).
 
@@ -41,7 +28,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     """
     if missing := next((image.name for image in manifest.images if image.pose is None), None):
         raise DataError(f"{missing} has no yaw, pitch and roll")
-    x, rows = features.of[branch], split_rows(manifest, features, options.seed)
+    x, rows = features.of[branch], common.split_rows(manifest, features, options.seed)
     test = rows.test
     pose = np.array([image.pose for image in manifest.images], np.float32)
     published = options.protocol == "paper"
@@ -49,7 +36,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         pose = to_pose_para(pose)[:, YAW_FIRST].astype(np.float32)
         predicted, numbers, notes = _published(x, pose, rows, options.seed)
     else:
-        predicted, numbers, notes = predict(x[test], *fit_angles(x, pose, rows))
+        predicted, numbers, notes = common.predict(x[test], *common.fit_angles(x, pose, rows))
     truth = pose[test]
     error = np.abs(predicted - truth)
     ours = [from_pose_para(p[:, YAW_FIRST]) if published else p for p in (truth, predicted)]
@@ -63,13 +50,15 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         errors, count, band_errors, band_counts = np.split(sums, (5, 6, 5 + len(BANDS)), -1)
         return np.concatenate([errors / count, metrics.divide(band_errors, band_counts)], -1)
 
-    estimate = metrics.estimate(subjects_of(manifest, test), np.column_stack(parts), score, options.seed)
+    estimate = metrics.estimate(
+        common.subjects_of(manifest, test), np.column_stack(parts), score, options.seed
+    )
     of_bands = metrics.Estimate(*(values[5:] for values in estimate))
     names = [f"{a}_{b}" for a, b in pairwise(BANDS)]
     constant = np.abs(np.median(pose[rows.fitted], 0) - truth).mean(0)
     numbers = {
         "angles": "Pose_Para" if published else "facepcl",
-        **describe_rows(manifest, rows),
+        **common.describe_rows(manifest, rows),
         **numbers,
         **estimate.numbers((*(f"mae_{angle}" for angle in ANGLES), "mae", "geodesic")),
     }
@@ -77,12 +66,12 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         numbers[f"mae_at_yaw_{name}"] = metrics.tidy(of_bands.value[i])
         numbers[f"n_at_yaw_{name}"] = int((band == i).sum())
     numbers |= {f"constant_mae_{a}": metrics.tidy(c) for a, c in zip(ANGLES, constant, strict=True)}
-    worst = np.argsort(-rotation_error, kind="stable")[:MISTAKES]
+    worst = np.argsort(-rotation_error, kind="stable")[: common.MISTAKES]
     captions = [
         ", ".join(f"{a} {truth[i, n]:.0f} predicted {predicted[i, n]:.0f}" for n, a in enumerate(ANGLES))
         for i in worst
     ]
-    shown = evenly(np.arange(len(test)))
+    shown = common.evenly(np.arange(len(test)))
     titles = tuple(name.replace("_", " to ") for name in names)
     charts = [
         *(Scatter(a.capitalize(), truth[:, n], predicted[:, n], "degrees") for n, a in enumerate(ANGLES)),
@@ -93,7 +82,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     return Result(numbers, charts, manifest, notes)
 
 
-def _published(x: np.ndarray, pose: np.ndarray, rows: Rows, seed: int) -> Predicted:
+def _published(x: np.ndarray, pose: np.ndarray, rows: common.Rows, seed: int) -> common.Predicted:
     """The published probe (METHOD 6): batch norm and a linear layer, AdamW at a constant learning rate,
     shuffled batches, L1."""
     with torch.random.fork_rng(devices=[]):
@@ -115,7 +104,7 @@ def _published(x: np.ndarray, pose: np.ndarray, rows: Rows, seed: int) -> Predic
             optimizer.step()
         network.eval()
 
-    return train_published(
+    return common.train_published(
         train_epoch,
         lambda: network(test),
         lambda angles: -float((angles - truth).abs().mean()),

@@ -6,7 +6,6 @@ from facepcl.errors import DataError, MissingPath, OptionError
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
 from facepcl.probes.datasets.common import Layout
 from facepcl.probes.datasets.csv_files import csv_layout
-from facepcl.probes.datasets.pairs import with_drawn_pairs
 from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import Manifest
 
@@ -51,4 +50,4 @@ def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int =
         raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}")
     manifest = recognised.read(path)
     unpaired = task == "verification" and not manifest.pairs
-    return with_drawn_pairs(manifest, seed) if unpaired else manifest
+    return verification.with_drawn_pairs(manifest, seed) if unpaired else manifest
