@@ -19,8 +19,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", metavar="OUT", nargs="?", help="folder of weights")
-    parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="where to")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="repository on the Hub")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="check everything, send nothing")
     parser.add_argument("--license", metavar="NAME", help="of the weights, such as cc0-1.0 (default: OUT's)")
     parser.add_argument(
@@ -28,7 +28,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="name on the Hub of a data set the weights were trained on; may be given again",
+        help="training data set by its name on the Hub; may be repeated",
     )
     return parser
 

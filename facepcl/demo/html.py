@@ -66,7 +66,7 @@ def notes(sentences: Sequence[str]) -> str:
     return f'<div class="pcl"><div class="notes" role="alert">{lines}</div></div>' if lines else ""
 
 
-def found(photos: Sequence[Photo]) -> str:
+def overview(photos: Sequence[Photo]) -> str:
     """The photos with their faces marked, and the crops, numbered in order."""
     if not photos:
         return ""
@@ -83,7 +83,7 @@ def found(photos: Sequence[Photo]) -> str:
     return above + section("Faces", sentence, f'<div class="row">{crops}</div>')
 
 
-def alike(faces: Sequence[CodedFace]) -> str:
+def similarity_tables(faces: Sequence[CodedFace]) -> str:
     """The cosines of every two faces under each branch."""
     if len(faces) < 2:
         return section("How alike", "Add a second face to compare with.") if faces else ""
@@ -112,7 +112,7 @@ def _matrix(faces: Sequence[CodedFace], branch: str) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def swapped(sheet: Image.Image | None, reason: str) -> str:
+def pose_swaps(sheet: Image.Image | None, reason: str) -> str:
     """Each face drawn in each pose, or why not."""
     title = "One face, another's pose"
     if sheet is None:

@@ -62,7 +62,7 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
             photos, sentences = _add(comparer, paths or [], photos)
             faces = _faces(photos)
             start = [None, photos, html.notes(sentences), gr.update(visible=bool(photos))]
-            start += [html.found(photos), html.alike(faces)]
+            start += [html.overview(photos), html.similarity_tables(faces)]
             rest = ["" for _ in near]
             yield [*start, "", *rest]  # the decoder takes longer
             yield [*start, _swap(comparer, faces), *rest]
@@ -112,8 +112,8 @@ def _swap(comparer: Comparer, faces: list[CodedFace]) -> str:
     if not faces:
         return ""
     if len(faces) < 2 and not comparer.no_decoder:
-        return html.swapped(None, "Add a second face, to lend its pose.")
+        return html.pose_swaps(None, "Add a second face, to lend its pose.")
     try:
-        return html.swapped(comparer.swaps(faces[:MAX_SWAPPED]), "")
+        return html.pose_swaps(comparer.swaps(faces[:MAX_SWAPPED]), "")
     except FacepclError as error:
-        return html.swapped(None, f"{error}.")
+        return html.pose_swaps(None, f"{error}.")

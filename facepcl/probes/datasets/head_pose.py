@@ -170,9 +170,9 @@ def _npz_images(file: Path) -> Iterator[tuple[IO[bytes], int, int, int]]:
 def _npz_items(file: Path, kept: np.ndarray) -> Iterator[Item]:
     """The kept images one by one: the whole array may be larger than memory. OpenCV wrote them as BGR."""
     with _npz_images(file) as (array, _, height, width):
-        for i, wanted in enumerate(kept):
+        for i, is_kept in enumerate(kept):
             data = array.read(height * width * 3)
-            if wanted:
+            if is_kept:
                 pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)[..., ::-1]
                 yield Item(f"{file}/{i}", b"P6 %d %d 255\n" % (width, height) + pixels.tobytes())
 

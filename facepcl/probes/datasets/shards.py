@@ -69,8 +69,8 @@ def read_shards(path: Path, needs: Sequence[str]) -> Manifest:
     manifest = Manifest("shards", images, lambda: read_items(Entry(str(file)) for file in files), files)
     manifest = keep_labelled(manifest, path, needs)
     if "expression" in needs:
-        found = {image.expression for image in manifest.images if image.expression}
-        manifest.classes = tuple(classes) or tuple(sorted(found, key=_class_order))
+        names_used = {image.expression for image in manifest.images if image.expression}
+        manifest.classes = tuple(classes) or tuple(sorted(names_used, key=_class_order))
     return manifest
 
 
@@ -91,7 +91,7 @@ def _shards(path: Path) -> list[tuple[Path, str]]:
 
 def _labelled(shard: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The names of image members with their labels: the members of a sample lie together, as in WebDataset,
-    and share their name up to the last dot, as `facepcl pretrain` reads them."""
+    and share their name up to the last dot, as for `facepcl pretrain`."""
     stem, names, labels = "", [], {}  # type: tuple[str, list[str], dict[str, Any]]
     for member, read in read_shard(shard):
         key, _, kind = member.name.rpartition(".")
