@@ -61,7 +61,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     by_unit = {"auc": averaged["auc"], "share": truth.mean(0), **averaged}
     bounds = f1.numbers([f"f1_{name}" for name in names])
     numbers: dict[str, Any] = {"units": list(names), "occurs_at": OCCURS_AT, "folds": len(runs)}
-    numbers |= describe_rows(manifest, runs[0]) if len(runs) == 1 else _describe_folds(manifest, rows)
+    numbers |= describe_rows(manifest, runs[0] if len(runs) == 1 else Rows(rows[:0], rows[:0], rows))
     numbers |= estimate.numbers(("f1", "f1_at_half"))
     numbers |= {name: metrics.tidy(np.nanmean(values)) for name, values in averaged.items()}
     for u, name in enumerate(names):
@@ -97,16 +97,6 @@ def _runs(manifest: Manifest, features: Features, seed: int) -> list[Rows]:
         val = fold_of(subjects_of(manifest, rest), round(1 / HELD_OUT), (seed, f)) == 0
         runs.append(Rows(rest[~val], rest[val], good[fold == f]))
     return runs
-
-
-def _describe_folds(manifest: Manifest, rows: np.ndarray) -> dict[str, int | None]:
-    subjects = {manifest.images[i].subject for i in rows}
-    known = "" not in subjects
-    return {
-        "n_test": len(rows),
-        "subjects": len(subjects) if known else None,
-        "subjects_in_train_and_test": 0 if known else None,
-    }
 
 
 def _fit(x: np.ndarray, intensity: np.ndarray, occurs: np.ndarray, rows: Rows) -> Predictions:

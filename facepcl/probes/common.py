@@ -53,12 +53,17 @@ def split_rows(manifest: Manifest, features: Features, seed: int) -> Rows:
 
 
 def describe_rows(manifest: Manifest, rows: Rows) -> dict[str, int | None]:
-    """The numbers of images per split, of subjects, and of subjects in train and test, None if unknown."""
+    """The numbers of images per split, of subjects, and of subjects in train and test, None if unknown.
+
+    Splits without images are left out: rows that are scored in folds are all in `test`.
+    """
     subjects = [{manifest.images[i].subject for i in indices} for indices in rows]
     everybody = set.union(*subjects)
     known = "" not in everybody
     overlap = len((subjects[0] | subjects[1]) & subjects[2]) if known else None
-    counts = {f"n_{name}": len(indices) for name, indices in zip(Rows._fields, rows, strict=True)}
+    counts = {
+        f"n_{name}": len(indices) for name, indices in zip(Rows._fields, rows, strict=True) if len(indices)
+    }
     return {**counts, "subjects": len(everybody) if known else None, "subjects_in_train_and_test": overlap}
 
 

@@ -1,6 +1,7 @@
 """Facial expression: FER-2013, RAF-DB, AffectNet, class folders."""
 
 from collections.abc import Iterator
+from functools import partial
 from math import isqrt
 from pathlib import Path
 
@@ -141,22 +142,19 @@ def _classes_below(folder: Path) -> dict[str, list[Path]]:
     return {name: images for name, images in classes.items() if images}
 
 
-def read_split_folders(path: Path) -> Manifest:
-    """SPLIT/CLASS/IMAGE, as FER-2013 is often distributed. Raises DataError if there is no image."""
+def read_folders(path: Path, layout: str) -> Manifest:
+    """SPLIT/CLASS/IMAGE, as FER-2013 is often distributed, or CLASS/IMAGE without splits.
+
+    Raises DataError if there is no image.
+    """
+    splits = _split_folders(path) if layout == "split-folders" else {path: ""}
     images = [
         Labelled(str(image), split, expression=name)
-        for folder, split in _split_folders(path).items()
+        for folder, split in splits.items()
         for name, files in _classes_below(folder).items()
         for image in files
     ]
-    return of_files("split-folders", images, classes=sorted({str(image.expression) for image in images}))
-
-
-def read_class_folders(path: Path) -> Manifest:
-    """CLASS/IMAGE, without splits. Raises DataError if there is no image."""
-    classes = _classes_below(path)
-    images = [Labelled(str(i), expression=name) for name, files in classes.items() for i in files]
-    return of_files("class-folders", images, classes=list(classes))
+    return of_files(layout, images, classes=sorted({str(image.expression) for image in images}))
 
 
 LAYOUTS = (
@@ -178,8 +176,13 @@ LAYOUTS = (
     Layout(
         "split-folders",
         lambda path: any(map(_classes_below, _split_folders(path))),
-        read_split_folders,
+        partial(read_folders, layout="split-folders"),
         "train/CLASS/IMAGE and test/CLASS/IMAGE",
     ),
-    Layout("class-folders", lambda path: len(_classes_below(path)) > 1, read_class_folders, "CLASS/IMAGE"),
+    Layout(
+        "class-folders",
+        lambda path: len(_classes_below(path)) > 1,
+        partial(read_folders, layout="class-folders"),
+        "CLASS/IMAGE",
+    ),
 )

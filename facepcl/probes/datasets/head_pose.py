@@ -12,15 +12,7 @@ from facepcl.data.labels import five_points
 from facepcl.data.sources import Item
 from facepcl.errors import DataError, require
 from facepcl.images.geometry import Square, square_around
-from facepcl.probes.datasets.common import (
-    Layout,
-    existing,
-    fields,
-    images_below,
-    keep,
-    of_files,
-    to_number,
-)
+from facepcl.probes.datasets.common import Layout, existing, fields, images_below, keep, of_files, to_number
 from facepcl.probes.datasets.csv_files import csv_layout
 from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import TEST, TRAIN, Labelled, Manifest
