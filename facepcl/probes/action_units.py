@@ -52,20 +52,19 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
 
     people = subjects_of(manifest, rows)
     estimate = metrics.estimate(people, np.concatenate(parts, 1), score, options.seed)
-    f1 = metrics.Estimate(*(values[2:] for values in estimate))
+    f1 = estimate.since(2)
     units = range(len(names))
     averaged = {"auc": np.array([metrics.auc(probability[:, u], truth[:, u]) for u in units])}
     if not np.isin(graded, (0, 1)).all():
         for name, agreement in (("icc", metrics.icc), ("pearson", metrics.pearson)):
             averaged[name] = np.array([agreement(graded[:, u], predicted.intensity[:, u]) for u in units])
     by_unit = {"auc": averaged["auc"], "share": truth.mean(0), **averaged}
-    bounds = f1.numbers([f"f1_{name}" for name in names])
     numbers: dict[str, Any] = {"units": list(names), "occurs_at": OCCURS_AT, "folds": len(runs)}
     numbers |= describe_rows(manifest, runs[0] if len(runs) == 1 else Rows(rows[:0], rows[:0], rows))
     numbers |= estimate.numbers(("f1", "f1_at_half"))
     numbers |= {name: metrics.tidy(np.nanmean(values)) for name, values in averaged.items()}
     for u, name in enumerate(names):
-        numbers |= {key: bounds[key] for key in (f"f1_{name}{end}" for end in ("", "_low", "_high"))}
+        numbers |= f1.since(u).numbers([f"f1_{name}"])
         numbers |= {f"{key}_{name}": metrics.tidy(values[u]) for key, values in by_unit.items()}
 
     error = np.where(truth, 1 - probability, probability)

@@ -53,7 +53,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: common.O
     estimate = metrics.estimate(
         common.subjects_of(manifest, test), np.column_stack(parts), score, options.seed
     )
-    of_bands = metrics.Estimate(*(values[5:] for values in estimate))
+    of_bands = estimate.since(5)
     names = [f"{a}_{b}" for a, b in pairwise(BANDS)]
     constant = np.abs(np.median(pose[rows.fitted], 0) - truth).mean(0)
     numbers = {

@@ -20,6 +20,10 @@ class Estimate(NamedTuple):
     low: np.ndarray
     high: np.ndarray
 
+    def since(self, start: int) -> "Estimate":
+        """The scores from `start` on."""
+        return Estimate(*(values[start:] for values in self))
+
     def numbers(self, names: Sequence[str]) -> dict[str, float | None]:
         """The first scores as `name`, `name_low`, `name_high`."""
         rows = zip(names, *(bound.tolist() for bound in self), strict=False)
