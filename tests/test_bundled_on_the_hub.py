@@ -1,4 +1,4 @@
-"""The weights of the package on the Hub: `facepcl push --bundled`, and an index that knows where they are."""
+"""The weights of the package on the Hub: `tools/push_bundled.py`, and an index that knows where they are."""
 
 import json
 import re
@@ -21,13 +21,11 @@ def test_bundled_weights_are_pushed_and_the_index_knows_where(hub, tmp_path):
     """In a copy of the package, so that the index of this checkout stays as it is."""
     shutil.copytree(ROOT / "facepcl", tmp_path / "facepcl", ignore=shutil.ignore_patterns("__pycache__"))
     env = environment(hub, tmp_path / "home", PYTHONPATH=str(tmp_path), HF_TOKEN="hf_writer")
-    script = """
-from facepcl.cli import main
-for _ in range(2):
-    assert main(["push", "--bundled", "org"]) == 0
-"""
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=True, cwd=tmp_path)
+    command = [sys.executable, ROOT / "tools/push_bundled.py", "org"]
+    runs = [
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=True, cwd=tmp_path).stdout
+        for _ in range(2)
+    ]
     rows = {f"{row.model}.{row.tag}": row for row in read_index()}
     assert set(hub.repositories) == {f"org/{name}" for name in rows}
     index = tmp_path / "facepcl/weights/index.json"
@@ -40,8 +38,8 @@ for _ in range(2):
         assert data.license == "cc0-1.0"
         assert {r.dataset_name: r.metric_value for r in data.eval_results}["LFW"] == row["metrics"]["lfw"]
         assert len(files["model.safetensors"]) < 1.02 * row["bytes"]  # float16, as in the package
-        assert re.search(rf"pushed [34] files to org/{name}@\w{{40}}; load", run.stdout)
-    assert run.stdout.count("nothing changed: org/") == len(rows)  # the second time
+        assert re.search(rf"pushed [34] files to org/{name}@\w{{40}}; load", runs[0])
+    assert runs[1].count("nothing changed: org/") == len(rows)
     for path in index.parent.glob("*.safetensors"):
         path.rename(tmp_path / path.name)
     script = f"""

@@ -142,13 +142,13 @@ def test_names_of_files_are_text_on_the_page(photographs, faces):
     hostile = photographs[0]._replace(
         name=HOSTILE, faces=[faces[0]._replace(name=HOSTILE)], boxes=[(1, 1, 9, 9)]
     )
-    shown = html.found([hostile]) + html.notes([HOSTILE])
+    shown = html.overview([hostile]) + html.notes([HOSTILE])
     assert "<script" not in shown
     assert shown.count("&lt;script&gt;") >= 3
 
 
 def test_the_table_shows_the_cosine_of_every_two_faces(faces):
-    found = html.alike(faces)
+    found = html.similarity_tables(faces)
     for branch in ("face", "pose"):
         table = re.search(f'<table data-branch="{branch}">.*?</table>', found).group()
         numbers = [float(number) for number in re.findall(r">(-?\d\.\d\d)</td>", table)]

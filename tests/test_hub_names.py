@@ -243,4 +243,4 @@ def test_the_page_about_weights_is_true_as_typed(hub, tmp_path, monkeypatch):
             assert main(line.split()[1:]) == 0, line
             commands += 1
         exec(block, {})
-    assert commands == 9
+    assert commands == 8

@@ -129,7 +129,7 @@ def test_disentangle_takes_the_images_of_series(tmp_path):
     ("member", "message"),
     [
         ({"split": "holdout"}, "the split is 'holdout', not train, val or test"),
-        ({"expression": 3}, "the expression is 3, not a word"),
+        ({"expression": 3}, "expression is 3, not a word"),
         ({"yaw": "left", "pitch": 0, "roll": 0}, "yaw is 'left', not a number"),
         ({"au": {"AU12": 1.5}}, "AU12 is 1.5, not within 0 and 1"),
         ({"au": {"smile": 1}}, "'smile' is no action unit"),
@@ -261,5 +261,5 @@ def test_the_68_landmarks_of_many_data_sets_give_the_five(tmp_path):
 
 def test_landmarks_of_another_number_are_an_error(tmp_path):
     shard = write_shard(tmp_path / "s.tar", samples({**LABELS, "landmarks": [[1, 2]] * 7}))
-    with pytest.raises(DataError, match=r"000\.jpg: landmarks are .* not 5 or 68 points"):
+    with pytest.raises(DataError, match=r"000\.json: landmarks is .* list of 5 or 68 points"):
         read("head-pose", shard)

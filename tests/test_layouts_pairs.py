@@ -11,7 +11,7 @@ import pytest
 
 from facepcl.errors import DataError
 from facepcl.probes.datasets import read_manifest
-from facepcl.probes.datasets.pairs import draw_pairs
+from facepcl.probes.datasets.verification import draw_pairs
 
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 

@@ -236,7 +236,6 @@ def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
     [
         ("push", "say what to push and where to"),
         ("push encoder", "say what to push and where to"),
-        ("push encoder org/faces --bundled org", "takes neither OUT"),
         ("push nowhere org/faces", "nowhere: there is no such folder"),
         ("models --download pcl_vgg", "has no model 'pcl_vgg'"),
     ],

@@ -18,9 +18,10 @@ from facepcl.data.sources import Item
 from facepcl.errors import MissingExtra, MissingPath, OptionError
 from facepcl.images.geometry import Square
 from facepcl.probes import charts
+from facepcl.probes.charts import Bars, Confusion, Curve, Faces, Map, Scatter
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.probes.report import write_report
-from facepcl.probes.result import Bars, Confusion, Curve, Faces, Map, Result, Scatter
+from facepcl.probes.result import Result
 
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")

@@ -6,34 +6,30 @@ from typing import Any
 EXAMPLE = """example: facepcl convert 500.pth converted/
          facepcl convert resnet50.pth trunk/ --arch resnet50
 
-CHECKPOINT: one of the original PCL (training, encoder alone or with a linear probe; .pth or .safetensors),
-or with --arch a ResNet of others under torchvision's or timm's names. Nothing in the file is run."""
+CHECKPOINT: of the original PCL (training, encoder alone or with a linear probe; .pth or .safetensors), or
+with --arch a ResNet with the parameter names of torchvision or timm. Code in the file is never run."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "convert",
-        description="Write the weights of a checkpoint as a folder for local-dir: names.",
+        description="Convert a third-party checkpoint to a folder for local-dir: names.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file to read")
-    parser.add_argument("out", metavar="OUT", help="folder to write, which must not be there")
-    parser.add_argument("--arch", metavar="NAME", help="resnet18 or resnet50: what a ResNet of others is")
+    parser.add_argument("out", metavar="OUT", help="folder to write, new or empty")
+    parser.add_argument("--arch", metavar="NAME", help="resnet18 or resnet50, for a ResNet")
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}",
             nargs=3,
             type=float,
             metavar=("R", "G", "B"),
-            help="what the ResNet's inputs were normalised by (default: ImageNet's)",
+            help="normalisation of the ResNet's input (default: ImageNet's)",
         )
-    parser.add_argument(
-        "--size", type=int, metavar="PIXELS", help="what the ResNet was trained at (default: 224)"
-    )
-    parser.add_argument(
-        "--license", metavar="NAME", help="of the weights, as the card says it (default: none)"
-    )
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="input size of the ResNet (default: 224)")
+    parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (default: none)")
     return parser
 
 

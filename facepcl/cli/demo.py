@@ -5,9 +5,9 @@ from typing import Any
 
 EXAMPLE = """example: facepcl demo --folder examples/faces
 
-The page stands at http://127.0.0.1:7860 until Ctrl-C, for this machine alone unless --host says otherwise,
-and asks no other host for anything. Photographs are deleted as soon as their faces are cut out. A visitor
-may name any folder of this machine to look for nearest faces, but with another --host only --folder's."""
+The page is served at http://127.0.0.1:7860 until Ctrl-C. It listens on localhost only, unless --host is
+given, and makes no outgoing requests. Photos are deleted as soon as their faces are cropped. On localhost a
+visitor may search any folder of this machine for nearest faces; with another --host only --folder's."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -15,8 +15,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "demo",
-        description="Serve a page to drop photographs on: their faces, how alike they are under the face and "
-        "under the pose branch, the nearest in a folder, and one face drawn with another's pose.",
+        description="Serve a local page that shows the faces of photos, their similarity under the face and "
+        "the pose branch, the nearest faces in a folder, and one face drawn with another's pose.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -24,16 +24,16 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--host", default=demo.HOST, help="address to serve at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=demo.PORT, help="default: %(default)s")
     parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: fetched once from the Hub)"
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
     )
-    parser.add_argument("--crops", action="store_true", help="pictures are face crops: no detector is needed")
-    parser.add_argument("--folder", metavar="FACES", help="where nearest faces are looked for")
+    parser.add_argument("--crops", action="store_true", help="images are face crops: no detector is needed")
+    parser.add_argument("--folder", metavar="FACES", help="folder to search for nearest faces")
     parser.add_argument(
         "--max-mb",
         type=int,
         default=demo.MAX_MB,
         metavar="MB",
-        help="the largest file taken (default: %(default)s)",
+        help="largest file accepted (default: %(default)s)",
     )
     return parser
 

@@ -5,14 +5,14 @@ from typing import Any
 
 EXAMPLE = """example: facepcl export pcl_facecycle pcl_facecycle.onnx --with-preprocessing
 
-The outputs are the codes of the branches, [B, D]: what FaceEmbedder gives. .onnx needs facepcl[onnx]. How
-a program without facepcl uses the file: docs/export.md."""
+The outputs are the codes of the branches, [B, D], as from FaceEmbedder. .onnx needs facepcl[onnx].
+docs/export.md shows how to use the file without facepcl."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "export",
-        description="Write an encoder as .onnx, or as .pt2 of torch.export, checked against torch.",
+        description="Export an encoder to .onnx or .pt2 (torch.export), checked against the model.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -23,7 +23,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--with-preprocessing",
         action="store_true",
-        help="take uint8 images [B, H, W, 3]; without it float32 [B, 3, H, W], scaled and normalised by you",
+        help="take uint8 images [B, H, W, 3]; default: float32 [B, 3, H, W], normalised by the caller",
     )
     parser.add_argument(
         "--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: the model's own)"
@@ -34,7 +34,10 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from facepcl.hub import export
 
-    made = export.run(args.name, args.out, with_preprocessing=args.with_preprocessing, size=args.size)
-    outputs = ", ".join(f"{name} [B, {width}]" for name, width in made.meta["outputs"].items())
-    print(f"wrote {made.path}: {made.meta['input']} -> {outputs}; equal to torch within {made.deviation:.0e}")
+    exported = export.run(args.name, args.out, with_preprocessing=args.with_preprocessing, size=args.size)
+    meta = exported.meta
+    outputs = ", ".join(f"{name} [B, {width}]" for name, width in meta["outputs"].items())
+    print(
+        f"wrote {exported.path}: {meta['input']} -> {outputs}; equal to torch within {exported.deviation:.0e}"
+    )
     return 0

@@ -31,7 +31,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     for task, words in TASKS.items():
         _add_options(tasks.add_parser(task, help=words, description=f"Probe of {words}."), task)
     table = tasks.add_parser(
-        "table", help="a table of the results in a folder", description="Results side by side."
+        "table", help="a table of the results in a folder", description="Compare results."
     )
     table.add_argument("runs", metavar="RUNS", help="folder with results")
     table.add_argument("--format", choices=FORMS, default="text", help="default: text")
@@ -46,25 +46,20 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help="a data set: folder, .tar, .csv, .npz or .bin")
     if task not in ("verification", "disentangle"):
-        add("--test", metavar="DATA", help="score on this data set; without it on DATA's test split")
-    add("--layout", default="auto", help="name of DATA's layout (default: what it looks like)")
+        add("--test", metavar="DATA", help="score on this data set (default: DATA's test split)")
+    add("--layout", default="auto", help="name of DATA's layout (default: recognised)")
     add("--model", default="pcl_facecycle", help="a model with weights, random:NAME, pixels or hog")
     if task != "disentangle":
         add("--branch", choices=BRANCH_NAMES, default="shared", help="default: shared")
-    add(
-        "--pool",
-        choices=POOLS,
-        default="code",
-        help="default: code, the model's own",
-    )
+    add("--pool", choices=POOLS, default="code", help="default: code, the model's own")
     add("--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: the model's own)")
-    add("--align", action="store_true", help="cut squares around the landmarks, if DATA has them")
+    add("--align", action="store_true", help="crop squares around the landmarks, which DATA must have")
     if task != "disentangle":
         add(
             "--protocol",
             choices=("clean", "paper"),
             default="clean",
-            help="clean: strength from a validation split, test split used once; paper: as published",
+            help="clean: L2 strength from a validation split, test split used once; paper: as published",
         )
     if task == "expression":
         add(
@@ -72,7 +67,7 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
             type=int,
             default=0,
             metavar="N",
-            help="train on N images a class, at least 4 (default: all)",
+            help="train on N images per class, at least 4 (default: all)",
         )
         add("--repeats", type=int, default=5, metavar="N", help="draws of the shots (default: 5)")
     add("--seed", type=int, default=0, help="of splits, draws, bootstrap and random weights (default: 0)")
@@ -80,14 +75,10 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
     add(
         "--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="float32", help="default: float32"
     )
-    add("--workers", type=int, metavar="N", help="processes that decode")
-    add(
-        "--cache",
-        metavar="FOLDER",
-        help="where features are kept (default: $FACEPCL_CACHE, or the user's cache)",
-    )
-    add("--out", default="probes", metavar="FOLDER", help="where the JSON goes (default: probes)")
-    add("--report", metavar="FILE.html", help="a page with charts and the worst mistakes")
+    add("--workers", type=int, metavar="N", help="decoding processes")
+    add("--cache", metavar="FOLDER", help="of features (default: $FACEPCL_CACHE, or the user's cache)")
+    add("--out", default="probes", metavar="FOLDER", help="of the results as JSON (default: probes)")
+    add("--report", metavar="FILE.html", help="write a page with charts and the worst errors")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     options = {k: v for k, v in vars(args).items() if k not in ("run", "debug", "task", "data")}
     result = run_probe.run(args.task, args.data, **options, progress=True)
     for name, value in result.numbers.items():
-        # those of single action units are in the JSON and the report
+        # those of single action units are only in the JSON and the report
         if isinstance(value, float) and not name.endswith(("_low", "_high")) and "_AU" not in name:
             low, high = (result.numbers.get(f"{name}_{end}") for end in ("low", "high"))
             bounds = f"  ({low:.4g} to {high:.4g})" if low is not None and high is not None else ""

@@ -1,4 +1,4 @@
-"""`facepcl push`: options, then one call of `facepcl.hub.push` or `push_bundled`."""
+"""`facepcl push`: options, then one call of `facepcl.hub.push`."""
 
 import argparse
 import logging
@@ -19,8 +19,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", metavar="OUT", nargs="?", help="folder of weights")
-    parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="where to")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="repository on the Hub")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="check everything, send nothing")
     parser.add_argument("--license", metavar="NAME", help="of the weights, such as cc0-1.0 (default: OUT's)")
     parser.add_argument(
@@ -28,10 +28,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="name on the Hub of a data set the weights were trained on; may be given again",
-    )
-    parser.add_argument(
-        "--bundled", metavar="ORG", help="publish the weights of the package instead, as ORG/MODEL.TAG"
+        help="training data set by its name on the Hub; may be repeated",
     )
     return parser
 
@@ -41,24 +38,23 @@ def run(args: argparse.Namespace) -> int:
     from facepcl.errors import OptionError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns when nothing has changed
-    options = {"private": args.private, "dry_run": args.dry_run, "progress": sys.stderr.isatty()}
-    if args.bundled:
-        if args.out or args.license or args.dataset:
-            raise OptionError(
-                "--bundled ORG takes neither OUT nor --license nor --dataset: the index has them"
-            )
-        done = hub.push_bundled(args.bundled, **options)
-    elif args.out and args.repository:
-        own = {"license": args.license, "datasets": args.dataset}
-        done = [hub.push(args.out, args.repository, **options, **own)]
-    else:
+    if not (args.out and args.repository):
         raise OptionError("say what to push and where to: facepcl push OUT ORG/NAME")
-    for pushed in done:
-        print(_words(pushed))
+    pushed = hub.push(
+        args.out,
+        args.repository,
+        private=args.private,
+        dry_run=args.dry_run,
+        license=args.license,
+        datasets=args.dataset,
+        progress=sys.stderr.isatty(),
+    )
+    print(describe(pushed))
     return 0
 
 
-def _words(pushed: Any) -> str:
+def describe(pushed: Any) -> str:
+    """What `hub.push` did, in a line."""
     if pushed.revision is None:
         files = ", ".join(f"{name} ({size:,} bytes)" for name, size in pushed.files.items())
         return f"would push {files} to {pushed.repository}; nothing was sent"

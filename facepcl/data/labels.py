@@ -1,57 +1,68 @@
-"""What the JSON beside a training image may say, checked: one bad number must not spoil a run hours later."""
+"""Labels in the JSON file beside an image, validated: one bad number must not spoil a run hours later."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from facepcl.data.sources import parse_labels
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES, LANDMARKS
 
-LARGEST = 1e6  # degrees, pixels: all of them fit, and their squares into float32
+MAX_NUMBER = 1e6  # degrees, pixels: its square still fits into float32
+# eyes, nose tip and mouth corners among iBUG's 68 points
+_IBUG_POINTS: tuple[Sequence[int], ...] = (range(36, 42), range(42, 48), [30], [48], [54])
 
 
 def read_labels(data: bytes, name: str) -> dict[str, Any]:
-    """The labels in the JSON file `name`; what is null is left out, keys that nothing here knows stay.
+    """Parse and check the labels in the JSON file `name`; nulls are left out, unknown keys stay.
 
-    Raises DataError that names file and label for one that cannot be, such as NaN.
+    `landmarks` become `{"nose": [x, y], ...}`, whether they are given by name or as a list of 5 or 68
+    points. Raises DataError that names file and label if one is invalid, such as NaN.
     """
     labels = {key: value for key, value in parse_labels(data, name).items() if value is not None}
     for angle in ANGLES:
         if angle in labels:
             labels[angle] = _number(labels[angle], angle, name)
     if "au" in labels:
-        units = _object(labels["au"], "au", name)
-        labels["au"] = {unit: _strength(value, unit, name) for unit, value in units.items()}
+        if not isinstance(labels["au"], dict):
+            raise DataError(f"{name}: au is {labels['au']!r:.40}, not an object")
+        labels["au"] = {unit: _number(value, unit, name) for unit, value in labels["au"].items()}
+        for unit, value in labels["au"].items():
+            if not 0 <= value <= 1:
+                raise DataError(f"{name}: {unit} is {value:g}, not within 0 and 1")
     if not isinstance(labels.get("expression", ""), str):
         raise DataError(f"{name}: expression is {labels['expression']!r:.40}, not a word")
     if not isinstance(labels.get("identity", ""), str | int):
         raise DataError(f"{name}: identity is {labels['identity']!r:.40}, not a word or a whole number")
     if "landmarks" in labels:
-        labels["landmarks"] = _points(labels["landmarks"], name)
+        labels["landmarks"] = _landmarks(labels["landmarks"], name)
     return labels
 
 
-def _points(found: Any, name: str) -> dict[str, list[float]]:
-    known = {key: value for key, value in _object(found, "landmarks", name).items() if key in LANDMARKS}
-    for key, value in known.items():
-        if not isinstance(value, list) or len(value) != 2:
-            raise DataError(f"{name}: {key} is {value!r:.40}, not [x, y] in pixels")
-    return {key: [_number(part, key, name) for part in value] for key, value in known.items()}
+def _landmarks(value: Any, name: str) -> dict[str, list[float]]:
+    if isinstance(value, dict):
+        named = [(key, value[key]) for key in LANDMARKS if value.get(key) is not None]
+    elif isinstance(value, list) and len(value) in (5, 68):
+        named = list(zip(LANDMARKS if len(value) == 5 else map(str, range(68)), value, strict=True))
+    else:
+        raise DataError(f"{name}: landmarks is {value!r:.40}, not an object or a list of 5 or 68 points")
+    for key, point in named:
+        if not isinstance(point, list) or len(point) != 2:
+            raise DataError(f"{name}: {key} is {point!r:.40}, not [x, y] in pixels")
+    points = {key: [_number(coordinate, key, name) for coordinate in point] for key, point in named}
+    if len(points) == 68:
+        return dict(zip(LANDMARKS, map(list, five_points(np.array(list(points.values())))), strict=True))
+    return points
 
 
-def _object(value: Any, what: str, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{name}: {what} is {value!r:.40}, not an object")
-    return value
+def five_points(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """The five landmarks of iBUG's 68 points `[68, 2]`."""
+    return tuple((float(x), float(y)) for x, y in (points[list(part)].mean(0) for part in _IBUG_POINTS))
 
 
-def _strength(value: Any, unit: str, name: str) -> float:
-    if not 0 <= (found := _number(value, unit, name)) <= 1:
-        raise DataError(f"{name}: {unit} is {found:g}, not within 0 and 1")
-    return found
-
-
-def _number(value: Any, what: str, name: str) -> float:
+def _number(value: Any, label: str, name: str) -> float:
     # not <=, so that NaN fails too
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
-        raise DataError(f"{name}: {what} is {value!r:.40}, not a number; leave out what is not known")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+        raise DataError(f"{name}: {label} is {value!r:.40}, not a number; leave out what is not known")
     return float(value)

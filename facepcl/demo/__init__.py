@@ -1,14 +1,14 @@
-"""`facepcl.demo.run`: a page to drop photographs on, served by this machine."""
+"""`facepcl.demo.run`: a local page that compares the faces of photos."""
 
 import logging
 import os
-import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from facepcl.embedding.encoder import MODEL
 from facepcl.errors import MissingPath, OptionError, require
@@ -29,29 +29,37 @@ def run(
     max_mb: int = MAX_MB,
     progress: bool = False,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, and raise KeyboardInterrupt then.
+    """Serve a local page that compares faces, until Ctrl-C or SIGTERM; then raise KeyboardInterrupt.
 
-    `model`: weights with branches. `detector`: YuNet's ONNX file; None fetches it once from the Hub. `crops`:
-    pictures are face crops, and no detector is needed. `folder`: where nearest faces are looked for; a
-    visitor may name another only where `host` is this machine alone. `max_mb`: the largest file that is
-    taken. `progress` prints the address. Raises MissingExtra without gradio, OptionError for a port that is
-    taken, and what `FaceEmbedder` raises.
+    Args:
+        model: Weights with branches.
+        host: Address to serve at.
+        port: Port to serve at.
+        detector: YuNet's ONNX file; None downloads it once from the Hub.
+        crops: Uploads are face crops, and no detector is needed.
+        folder: Where nearest faces are looked for; a visitor may name another only if `host` is local.
+        max_mb: The largest file that is accepted.
+        progress: Print the address.
+
+    Raises:
+        MissingExtra: gradio is not installed.
+        OptionError: The port is in use, or an argument is wrong.
+        MissingPath: There is no such folder.
+        WeightsError: There are no weights.
     """
     if not 1 <= max_mb <= 1000:
         raise OptionError(f"max_mb {max_mb}: between 1 and 1000 megabytes")
     if folder is not None and not os.path.isdir(folder):
         raise MissingPath(f"{folder}: there is no such folder")
     _check_address(host, port)
-    with until_interrupted() as asked, _environment():
+    with until_interrupted() as received, _environment():
         gr = require("gradio", "demo")
         from facepcl.demo.compare import Comparer
         from facepcl.demo.html import CSS
         from facepcl.demo.page import build_page
 
         with closing(Comparer(model, detector=detector, crops=crops)) as comparer:
-            private = host in LOOPBACK
-            where = "this machine" if private else "the machine that serves this page"
-            page = build_page(comparer, str(folder) if folder else None, private, where)
+            page = build_page(comparer, str(folder) if folder else None, host in LOOPBACK)
             fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # the visitor's own: no other host is asked
             theme = gr.themes.Default(primary_hue="teal", font=fonts, font_mono=["ui-monospace", "monospace"])
             _, url, _ = page.launch(
@@ -72,11 +80,11 @@ def run(
             if progress:
                 print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
             try:
-                while not (signal := asked()):
+                while not (signal := received()):
                     time.sleep(0.2)
             finally:
                 comparer.close()  # first: the page waits for what it computes
-                # uvicorn would wait for the pages that are still open, and report each that it cuts off
+                # uvicorn would wait for open pages, and report each that it cuts off
                 page.server.config.timeout_graceful_shutdown = 1
                 logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
                 page.close(verbose=False)
@@ -102,20 +110,10 @@ def _check_address(host: str, port: int) -> None:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """gradio without reports to its makers, with a folder for uploads that is gone at the end, and without a
-    proxy between this machine and itself."""
-    uploads = tempfile.mkdtemp(prefix="facepcl-demo-")
-    proxied = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
-    ours = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "NO_PROXY": proxied}
-    ours["no_proxy"] = proxied
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        shutil.rmtree(uploads, ignore_errors=True)
+    """gradio without telemetry, with a temporary folder for uploads, and without a proxy between this machine
+    and itself."""
+    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
+    with tempfile.TemporaryDirectory(prefix="facepcl-demo-", ignore_cleanup_errors=True) as uploads:
+        gradio = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
+        with patch.dict(os.environ, gradio, NO_PROXY=no_proxy, no_proxy=no_proxy):
+            yield

@@ -1,4 +1,4 @@
-"""Parts of the page of `facepcl demo` as HTML, with the pictures inside: no file is written for them."""
+"""Parts of the page of `facepcl demo` as HTML with inline images: no file is written for them."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from facepcl.demo.compare import BRANCHES, Gallery, SeenFace, SeenPhotograph, similarities, with_boxes
+from facepcl.demo.compare import BRANCHES, CodedFace, Gallery, Photo, similarities, with_boxes
 
 NEIGHBOURS = 6
 TITLES = {"face": "Face branch: like this face", "pose": "Pose branch: turned like it"}
@@ -45,7 +45,7 @@ CSS = """
 
 
 def picture(image: Image.Image | np.ndarray, alt: str) -> str:
-    """An `img` element that has its pixels in it."""
+    """An `img` element with inline pixels."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     file = io.BytesIO()
@@ -54,109 +54,103 @@ def picture(image: Image.Image | np.ndarray, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
+def section(title: str, sentence: str, body: str = "") -> str:
+    """A heading, if any, a paragraph, and HTML below it."""
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f'<div class="pcl">{heading}<p>{escape(sentence)}</p>{body}</div>'
+
+
 def notes(sentences: Sequence[str]) -> str:
-    """What could not be done, a line each."""
+    """What failed, one paragraph each."""
     lines = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     return f'<div class="pcl"><div class="notes" role="alert">{lines}</div></div>' if lines else ""
 
 
-def found(photographs: Sequence[SeenPhotograph]) -> str:
-    """The photographs with their faces marked, and the crops, numbered in order."""
-    if not photographs:
+def overview(photos: Sequence[Photo]) -> str:
+    """The photos with their faces marked, and the crops, numbered in order."""
+    if not photos:
         return ""
     shown, crops, first = "", "", 1
-    for one in photographs:
-        if one.boxes:
-            image = picture(with_boxes(one, first), f"{one.name}, faces marked")
-            shown += f'<figure class="photo">{image}<figcaption>{escape(one.name)}</figcaption></figure>'
-        for number, face in enumerate(one.faces, first):
+    for photo in photos:
+        if photo.boxes:
+            image = picture(with_boxes(photo, first), f"{photo.name}, faces marked")
+            shown += f'<figure class="photo">{image}<figcaption>{escape(photo.name)}</figcaption></figure>'
+        for number, face in enumerate(photo.faces, first):
             crops += _crop(face, f"{number} {_stem(face.name)}")
-        first += len(one.faces)
-    photos = f'<h3>Photographs</h3><div class="row">{shown}</div>' if shown else ""
-    return (
-        f'<div class="pcl">{photos}<h3>Faces</h3><p>Upright and cut alike: this is what the network sees.</p>'
-        f'<div class="row">{crops}</div></div>'
-    )
+        first += len(photo.faces)
+    above = f'<div class="pcl"><h3>Photographs</h3><div class="row">{shown}</div></div>' if shown else ""
+    sentence = "Upright and cut alike: this is what the network sees."
+    return above + section("Faces", sentence, f'<div class="row">{crops}</div>')
 
 
-def alike(faces: Sequence[SeenFace]) -> str:
-    """The cosines of every two faces under the face branch beside those under the pose branch."""
+def similarity_tables(faces: Sequence[CodedFace]) -> str:
+    """The cosines of every two faces under each branch."""
     if len(faces) < 2:
-        return _hint("How alike", "Add a second face to compare with.") if faces else ""
-    tables = "".join(_matrix(list(faces), branch) for branch in BRANCHES)
-    return (
-        '<div class="pcl"><h3>How alike</h3><p>Cosine of the codes: 1 is the same, and even strangers have '
-        "far more than 0, so compare numbers within a table. The darker, the more alike.</p>"
-        f'<div class="row">{tables}</div></div>'
+        return section("How alike", "Add a second face to compare with.") if faces else ""
+    tables = "".join(_matrix(faces, branch) for branch in BRANCHES)
+    sentence = (
+        "Cosine of the codes: 1 is the same, and even strangers have far more than 0, so compare numbers "
+        "within a table. The darker, the more alike."
     )
+    return section("How alike", sentence, f'<div class="row">{tables}</div>')
 
 
-def _matrix(faces: list[SeenFace], branch: str) -> str:
+def _matrix(faces: Sequence[CodedFace], branch: str) -> str:
     cosines = similarities(faces, faces, branch)
     others = cosines[~np.eye(len(faces), dtype=bool)]
-    shares = 0.75 * (cosines - others.min()) / max(float(np.ptp(others)), 1e-6)
-    heads = [picture(face.pixels, f"face {number}") for number, face in enumerate(faces, 1)]
-    lines = f"<tr><td></td>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"
+    shades = 0.75 * (cosines - others.min()) / max(float(np.ptp(others)), 1e-6)
+    heads = [f"<th>{picture(face.pixels, f'face {number}')}</th>" for number, face in enumerate(faces, 1)]
+    lines = f"<tr><td></td>{''.join(heads)}</tr>"
     for i, head in enumerate(heads):
-        cells = (
-            '<td class="self">1</td>'
-            if i == j
-            else f'<td style="background: rgba(13, 148, 136, {share:.2f})">{value:.2f}</td>'
-            for j, (value, share) in enumerate(zip(cosines[i], shares[i], strict=True))
-        )
-        lines += f"<tr><th>{head}</th>{''.join(cells)}</tr>"
+        cells = [
+            f'<td style="background: rgba(13, 148, 136, {shade:.2f})">{cosine:.2f}</td>'
+            for cosine, shade in zip(cosines[i], shades[i], strict=True)
+        ]
+        cells[i] = '<td class="self">1</td>'
+        lines += f"<tr>{head}{''.join(cells)}</tr>"
     table = f'<table data-branch="{branch}"><caption>{TITLES[branch]}</caption>{lines}</table>'
     return f'<div class="scroll">{table}</div>'
 
 
-def swapped(sheet: Image.Image | None, reason: str) -> str:
-    """Each face drawn with each pose, or why not."""
+def pose_swaps(sheet: Image.Image | None, reason: str) -> str:
+    """Each face drawn in each pose, or why not."""
     title = "One face, another's pose"
     if sheet is None:
-        return _hint(title, reason)
-    return (
-        f'<div class="pcl"><h3>{title}</h3><p>Drawn by the decoder from two codes: a row has the face code '
-        "of the picture on its left, a column the pose code of the picture on top.</p>"
-        f'<div class="sheet">{picture(sheet, "faces drawn with the poses of others")}</div></div>'
+        return section(title, reason)
+    sentence = (
+        "Drawn by the decoder from two codes: a row has the face code of the picture on its left, a column "
+        "the pose code of the picture on top."
     )
+    image = picture(sheet, "faces drawn with the poses of others")
+    return section(title, sentence, f'<div class="sheet">{image}</div>')
 
 
-def neighbours(faces: Sequence[SeenFace], gallery: Gallery) -> str:
-    """Of each face the nearest ones of a folder, under both branches."""
-    count = f"{len(gallery.faces):,} face{'s' * (len(gallery.faces) != 1)}"
-    first = "the first " if gallery.cut_off else ""
+def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
+    """The nearest faces of a folder to each face, under both branches."""
+    first = "the first " if gallery.truncated else ""
+    count = f"{first}{len(gallery.faces):,} face{'s' * (len(gallery.faces) != 1)}"
     unread = f"; {gallery.unread:,} files could not be read" if gallery.unread else ""
     if not gallery.faces:
-        return _hint("", f"No face was found in this folder{unread}.")
+        return section("", f"No face was found in this folder{unread}.")
     if not faces:
-        return _hint("", f"The folder has {first}{count}{unread}. Add a photograph to see its nearest faces.")
+        return section("", f"The folder has {count}{unread}. Add a photograph to see its nearest faces.")
+    cosines = {branch: similarities(faces, gallery.faces, branch) for branch in BRANCHES}
     blocks = ""
-    nearest = {branch: similarities(list(faces), gallery.faces, branch) for branch in BRANCHES}
     for i, face in enumerate(faces):
-        rows = "".join(
-            f"<div><p>{TITLES[branch]}</p>{_nearest(gallery, nearest[branch][i])}</div>"
-            for branch in BRANCHES
-        )
+        rows = ""
+        for branch in BRANCHES:
+            nearest = np.argsort(-cosines[branch][i], kind="stable")[:NEIGHBOURS]
+            near = [(gallery.faces[n], cosines[branch][i, n]) for n in nearest]
+            crops = "".join(_crop(other, f"{cosine:.2f} {_stem(other.name)}") for other, cosine in near)
+            rows += f'<div><p>{TITLES[branch]}</p><div class="row">{crops}</div></div>'
         blocks += f'<div class="near">{_crop(face, str(i + 1))}<div>{rows}</div></div>'
-    head = f"<p>Nearest of {first}{count}, by the cosine of the codes{unread}.</p>"
-    return f'<div class="pcl">{head}{blocks}</div>'
+    return section("", f"Nearest of {count}, by the cosine of the codes{unread}.", blocks)
 
 
-def _nearest(gallery: Gallery, cosines: np.ndarray) -> str:
-    order = np.argsort(-cosines, kind="stable")[:NEIGHBOURS]
-    crops = (_crop(gallery.faces[n], f"{cosines[n]:.2f} {_stem(gallery.faces[n].name)}") for n in order)
-    return f'<div class="row">{"".join(crops)}</div>'
-
-
-def _crop(face: SeenFace, caption: str) -> str:
+def _crop(face: CodedFace, caption: str) -> str:
     image = picture(face.pixels, caption)
     return f'<figure class="crop">{image}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
-
-
-def _hint(title: str, sentence: str) -> str:
-    head = f"<h3>{title}</h3>" if title else ""
-    return f'<div class="pcl">{head}<p>{escape(sentence)}</p></div>'

@@ -1,7 +1,6 @@
-"""Weights travel: checkpoints of others in (`convert`), folders out to the Hugging Face Hub (`push`)."""
+"""Share weights: convert third-party checkpoints (`convert`), publish folders on the Hub (`push`)."""
 
-from facepcl.hub.bundled import push_bundled
 from facepcl.hub.convert_checkpoint import convert
 from facepcl.hub.push_folder import push
 
-__all__ = ["convert", "push", "push_bundled"]
+__all__ = ["convert", "push"]

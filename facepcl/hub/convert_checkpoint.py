@@ -1,4 +1,4 @@
-"""`facepcl.hub.convert`: a checkpoint of others becomes a folder that `create_model` and timm load."""
+"""`facepcl.hub.convert`: a third-party checkpoint becomes a folder that `create_model` and timm load."""
 
 import logging
 import tempfile
@@ -11,7 +11,7 @@ from torch import nn
 
 from facepcl.errors import OptionError, WeightsError
 from facepcl.hub.card import CARD_FILE, card_of
-from facepcl.hub.torch_checkpoint import Parts, read_checkpoint, recognise
+from facepcl.hub.torch_checkpoint import read_checkpoint, recognise
 from facepcl.models.decoder import Decoder
 from facepcl.models.factory import create_model
 from facepcl.models.io import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
@@ -19,7 +19,7 @@ from facepcl.models.remap import State
 from facepcl.utils.files import sha256_file
 
 ARCHS = tuple(STOCK_NAMES.values())
-RESNET_SIZE = 224  # pixels most ResNets of others were trained at
+RESNET_SIZE = 224  # pixels that most ResNets were trained at
 
 _logger = logging.getLogger("facepcl")
 
@@ -58,16 +58,22 @@ def convert(
     checkpoint, out = Path(checkpoint), Path(out)
     _check_options(out, arch, mean, std, size)
     parts = recognise(read_checkpoint(checkpoint), arch, checkpoint)
-    model = _build(parts, arch, checkpoint)
+    model: Any = create_model(parts.architecture, pretrained=False, num_classes=0)
+    if arch is not None:
+        model.face = model.pose = None  # a plain ResNet has no branches
+    _load(model, parts.encoder, f"{checkpoint} as {arch or parts.architecture}")
     if arch is not None:
         model.pretrained_cfg |= {
             "mean": tuple(mean or IMAGENET_DEFAULT_MEAN),
             "std": tuple(std or IMAGENET_DEFAULT_STD),
-            "paper_ids": None,  # it is not of PCL's making
+            "paper_ids": None,  # it was not trained by PCL
             "paper_name": None,
             **size_cfg(model, size or RESNET_SIZE),
         }
-    decoder = _filled(Decoder(), parts.decoder, f"the decoder in {checkpoint}") if parts.decoder else None
+    decoder = None
+    if parts.decoder:
+        decoder = Decoder()
+        _load(decoder, parts.decoder, f"the decoder in {checkpoint}")
     about = {"description": f"converted from {checkpoint.name}, sha256 {sha256_file(checkpoint)}"}
     if license:
         about["license"] = license
@@ -78,19 +84,14 @@ def convert(
         folder = save_encoder(model, Path(partial) / out.name, decoder, about)
         if parts.heads:
             save_tensors(parts.heads, folder / ORIGINAL_HEADS_FILE)
-        card = card_of(folder, f"local-dir:{out}")
-        (folder / CARD_FILE).write_text(card, "utf-8")
+        (folder / CARD_FILE).write_text(card_of(folder, f"local-dir:{out}"), "utf-8")
         if out.is_dir():
-            out.rmdir()  # an empty one: _check_options saw to that
+            out.rmdir()  # it is empty: _check_options made sure
         return folder.rename(out)
 
 
 def _check_options(
-    out: Path,
-    arch: str | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    size: int | None,
+    out: Path, arch: str | None, mean: Sequence[float] | None, std: Sequence[float] | None, size: int | None
 ) -> None:
     if arch is None and (mean or std or size):
         raise OptionError("--mean, --std and --size belong to --arch: PCL's own weights take [0, 1] as it is")
@@ -107,29 +108,17 @@ def _check_options(
         raise OptionError(f"{out} is there already; give the name of a new folder")
 
 
-def _build(parts: Parts, arch: str | None, checkpoint: Path) -> Any:
-    """The model with the encoder's tensors; a ResNet of others has no branches."""
-    model: Any = create_model(parts.architecture, pretrained=False, num_classes=0)
-    if arch is not None:
-        model.face = model.pose = None
-    return _filled(model, parts.encoder, f"{checkpoint} as {arch or parts.architecture}")
-
-
-def _filled(network: nn.Module, tensors: State, what: str) -> nn.Module:
-    """`network` with all its tensors from `tensors`, which hold no other; WeightsError names the first."""
+def _load(network: nn.Module, tensors: State, what: str) -> None:
+    """Load all tensors of `network` from `tensors`, which hold no other; WeightsError names the first."""
     own = network.state_dict()
     for key, value in tensors.items():
         if key not in own:
             raise WeightsError(f"{what}: {key} is not known")
         if value.shape != own[key].shape:
             raise WeightsError(f"{what}: {key} is {list(value.shape)}, expected {list(own[key].shape)}")
-    # older releases of torch saved no count of batches, and nothing but training reads it
+    # older releases of torch saved no batch counts, which only training reads
     counts = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
     if missing := [key for key in own if key not in {**counts, **tensors}]:
-        raise WeightsError(f"{what}: {missing[0]} is missing" + _more(missing))
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WeightsError(f"{what}: {missing[0]} is missing{more}")
     network.load_state_dict({**counts, **tensors})
-    return network
-
-
-def _more(keys: list[str]) -> str:
-    return f", and {len(keys) - 1} more" if len(keys) > 1 else ""

@@ -1,11 +1,10 @@
-"""`facepcl.export.run`: an encoder as one file that runs without facepcl, for onnxruntime or for torch."""
+"""`facepcl.export.run`: an encoder as one file for onnxruntime or torch, without facepcl."""
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +18,16 @@ from facepcl.models.onnx import EXTRA, INPUT, open_graph, require_onnx, to_onnx
 from facepcl.utils.files import atomic
 
 META_FILE = "facepcl.json"  # the description inside a .pt2
-COUNTS = 1, 5  # of images, in the check of a file
+BATCH_SIZES = 1, 5  # with which a file is checked
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written, its description, and how far its codes are from the model's."""
+    """An exported file, its description, and how far its codes are from the model's."""
 
     path: Path
     meta: dict[str, Any]
-    deviation: float  # largest difference, as a share of the largest number of a code
+    deviation: float  # largest difference relative to the largest number of a code
 
 
 def run(
@@ -58,30 +57,33 @@ def run(
         ExportError: The model cannot be exported, or the file gives other codes.
     """
     out = Path(out)
-    kind = _check(out)
+    _check(out)
     encoder = Encoder(name, size=size, device="cpu", dtype="float32", backend="eager")
     network = Codes(encoder, with_preprocessing)
     meta = _describe(encoder, network, isinstance(name, str) and not name.startswith("local-dir:"))
+    write, open_file = _FORMATS[out.suffix]
     with atomic(out) as temporary:
         try:
-            kind.write(network, _sample(network, 2), meta, temporary)  # 1 would be taken as fixed
-            program = kind.open(temporary)
-            moved = max(_deviation(program, network, _sample(network, count)) for count in COUNTS)
+            write(network, network.sample(2), meta, temporary)  # a batch of 1 would be taken as fixed
+            program = open_file(temporary)
+            with torch.inference_mode():
+                samples = [network.sample(count) for count in BATCH_SIZES]
+                difference = max(deviation(program(images), network(images)) for images in samples)
         except (FacepclError, OSError):
             raise
         except Exception as error:  # exporters raise anything
             reason = first_cause(error)
             raise ExportError(f"{encoder.name} cannot be written as {out.suffix} ({reason})") from error
-        if moved > FLOAT32_ROUNDING:
+        if difference > FLOAT32_ROUNDING:
             raise ExportError(
-                f"{out} was not written: its codes would differ from {encoder.name}'s by {moved:.1e} of the "
-                f"largest number, and rounding explains {FLOAT32_ROUNDING}"
+                f"{out} was not written: its codes would differ from {encoder.name}'s by {difference:.1e} of "
+                f"the largest number, and rounding explains {FLOAT32_ROUNDING}"
             )
-    return Exported(out, meta, moved)
+    return Exported(out, meta, difference)
 
 
 class Codes(nn.Module):
-    """Images to the codes `[B, D]` of every branch; pixels are scaled and normalised here if asked for."""
+    """Images to the codes `[B, D]` of every branch, with scaling and normalisation if asked for."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -103,56 +105,43 @@ class Codes(nn.Module):
         maps = self.maps(images)
         return tuple(code(self.maps.model, name, m) for name, m in zip(self.outputs, maps, strict=True))
 
-
-def _sample(network: Codes, count: int) -> torch.Tensor:
-    """Noise of all levels, as `network` takes it."""
-    pixels = np.random.default_rng(count).integers(0, 256, (count, *network.shape), np.uint8)
-    images = torch.from_numpy(pixels)
-    return images if network.with_preprocessing else normalised(images, network.mean, network.std)
-
-
-@torch.inference_mode()
-def _deviation(program: Run, network: Codes, images: torch.Tensor) -> float:
-    return deviation(program(images), network(images))
+    def sample(self, count: int) -> torch.Tensor:
+        """Noise as input, with pixels of all levels."""
+        pixels = np.random.default_rng(count).integers(0, 256, (count, *self.shape), np.uint8)
+        images = torch.from_numpy(pixels)
+        return images if self.with_preprocessing else normalised(images, self.mean, self.std)
 
 
 def _describe(encoder: Encoder, network: Codes, named: bool) -> dict[str, Any]:
-    """What the file says of itself. Only weights that are `named` have the tag and licence of their cfg: a
-    folder keeps those of the weights that it was trained from."""
+    """The description in the file. Only weights that are `named` have the tag and licence of their cfg: a
+    folder keeps those of the weights from which it was trained."""
     height, width, _ = network.shape
     cfg = (getattr(encoder.model, "pretrained_cfg", None) or {}) if named else {}
-    taken = (
+    form = (
         f"uint8 [B, {height}, {width}, 3], RGB"
         if network.with_preprocessing
         else f"float32 [B, 3, {height}, {width}], RGB in [0, 1], less mean, over std"
     )
     preprocessing = encoder.meta["preprocessing"]
     with torch.inference_mode():
-        codes = network(_sample(network, 1))
+        codes = network(network.sample(1))
     return {
         "facepcl": encoder.meta["facepcl"],
         "model": encoder.meta["model"],
         "tag": cfg.get("tag"),
         "weights_sha256": encoder.meta["weights_sha256"],
         "license": cfg.get("license"),
-        "input": f"{INPUT}: {taken}",
+        "input": f"{INPUT}: {form}",
         "with_preprocessing": network.with_preprocessing,
         "input_size": preprocessing["input_size"],
         "mean": preprocessing["mean"],
         "std": preprocessing["std"],
         "preprocessing": preprocessing,
-        "outputs": {output: made.shape[1] for output, made in zip(network.outputs, codes, strict=True)},
+        "outputs": {output: c.shape[1] for output, c in zip(network.outputs, codes, strict=True)},
         "pool": encoder.pool,
         "normalize": encoder.normalize,
         "space": {output: encoder.space(output) for output in network.outputs},
     }
-
-
-class _Kind(NamedTuple):
-    """A form of file: how it is written, and opened as a function of images."""
-
-    write: Callable[[Codes, torch.Tensor, dict[str, Any], Path], None]
-    open: Callable[[Path], Run]
 
 
 def _write_onnx(network: Codes, sample: torch.Tensor, meta: dict[str, Any], path: Path) -> None:
@@ -176,19 +165,19 @@ def _open_program(path: Path) -> Run:
         return torch.export.load(file).module()
 
 
-_KINDS = {".onnx": _Kind(_write_onnx, open_graph), ".pt2": _Kind(_write_program, _open_program)}
+_FORMATS = {".onnx": (_write_onnx, open_graph), ".pt2": (_write_program, _open_program)}
 
 
-def _check(out: Path) -> _Kind:
-    """The form of file that `out` asks for; raises for what cannot be written, before anything is loaded."""
-    if out.suffix not in _KINDS:
-        raise OptionError(f"{out}: the name of an exported encoder ends in {' or '.join(_KINDS)}")
+def _check(out: Path) -> None:
+    """Raise for a file that cannot be written, before the model is loaded."""
+    folder = out.absolute().parent
+    if out.suffix not in _FORMATS:
+        raise OptionError(f"{out}: the name of an exported encoder ends in {' or '.join(_FORMATS)}")
     if out.is_dir():
         raise OptionError(f"{out} is a folder; name a file")
-    if not out.absolute().parent.is_dir():
-        raise MissingPath(f"{out.absolute().parent}: there is no such folder to write to")
-    if not os.access(out.absolute().parent, os.W_OK | os.X_OK):
-        raise OptionError(f"{out.absolute().parent}: cannot be written to")
+    if not folder.is_dir():
+        raise MissingPath(f"{folder}: there is no such folder to write to")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"{folder}: cannot be written to")
     if out.suffix == ".onnx":
         require_onnx()
-    return _KINDS[out.suffix]

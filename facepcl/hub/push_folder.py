@@ -22,18 +22,18 @@ from facepcl.models.io import (
     read_config,
 )
 
-# nothing else of a folder is pushed
+# pushed if they are in the folder, with config and card
 WEIGHTS = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE, ORIGINAL_HEADS_FILE)
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What `push` did: a commit with `files` (bytes of each), or `revision` None if it was a dry run."""
+    """The pushed `files` with their sizes in bytes, and the `revision`, None for a dry run."""
 
     repository: str
     files: dict[str, int]
     revision: str | None
-    changed: bool  # False: the repository held all this already, and nothing was committed
+    changed: bool  # False: the repository had all this already, and nothing was committed
 
 
 def push(
@@ -75,10 +75,9 @@ def push(
     sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in contents.items()}
     if dry_run:
         return Pushed(repository, sizes, None, False)
-    with _explained(repository), _bars(progress):
-        before, revision = _commit(
-            contents, repository, private, architecture_of(read_config(folder), folder)
-        )
+    architecture = architecture_of(read_config(folder), folder)
+    with _one_sentence(repository), _progress_bars(progress):
+        before, revision = _commit(contents, repository, private, architecture)
     return Pushed(repository, sizes, revision, revision != before)
 
 
@@ -88,19 +87,16 @@ def _check_name(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise OptionError(f"{repository!r} is no name for a repository: {_first_line(error)}") from error
+        reason = str(error).split("\n", 1)[0].rstrip(".")
+        raise OptionError(f"{repository!r} is no name for a repository: {reason}") from error
     if "/" not in repository:
         raise OptionError(f"{repository!r}: expected ORG/NAME, or USER/NAME for your own")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n", 1)[0].rstrip(".")
 
 
 def _contents(
     folder: Path, repository: str, license: str | None, datasets: Sequence[str]
 ) -> dict[str, Path | bytes]:
-    """What the repository is to hold: files as they are, card and config as they are to be."""
+    """The files of the repository: weights as they are, card and config as they are to be."""
     tensors = create_model(f"local-dir:{folder}").state_dict()  # what does not load here is not published
     if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise WeightsError(f"{folder} holds numbers that are not finite: {bad[0]}")
@@ -131,46 +127,38 @@ def _contents(
 def _commit(
     contents: dict[str, Path | bytes], repository: str, private: bool, architecture: str
 ) -> tuple[str, str]:
-    """One commit with what changed; the revisions before and after it, equal if nothing did."""
+    """Commit what changed; the revisions before and after, equal if nothing did."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if get_token() is None:
         raise HubError("there is no token: type hf auth login, or set HF_TOKEN to one that may write")
     api = HfApi(library_name="facepcl")
     api.create_repo(repository, private=private or None, exist_ok=True)
-    there = api.model_info(repository)
-    files = {sibling.rfilename for sibling in there.siblings or ()}
-    _check_free(api, there, files, private, architecture)
-    stale = [name for name in WEIGHTS if name in files and name not in contents]
+    info = api.model_info(repository)
+    if private and not info.private:
+        raise HubError(f"{info.id} is there already and public; make it private in its settings first")
+    files = {sibling.rfilename for sibling in info.siblings or ()}
+    if files - {".gitattributes", CARD_FILE}:
+        held = "no config.json"
+        if CONFIG_FILE in files:
+            config = read_config(Path(api.hf_hub_download(info.id, CONFIG_FILE, revision=info.sha)).parent)
+            held = config.get("facepcl", {}).get("architecture", config.get("architecture", "another model"))
+        if held != architecture:
+            raise HubError(f"{info.id} is taken: it holds {held}, not {architecture}; give another name")
     operations: list[Any] = [
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in contents.items()
     ]
-    operations += [CommitOperationDelete(name) for name in stale]
-    # what was looked at is what is changed: of two pushes at once the second is told
+    operations += [CommitOperationDelete(name) for name in WEIGHTS if name in files and name not in contents]
+    # of two concurrent pushes the second fails: its parent is not the head any more
     message = f"{architecture} by facepcl"
-    commit = api.create_commit(repository, operations, commit_message=message, parent_commit=there.sha)
-    return str(there.sha), commit.oid
-
-
-def _check_free(api: Any, there: Any, files: set[str], private: bool, architecture: str) -> None:
-    """Refuse a repository that holds something else, or that everybody sees where `private` was asked for."""
-    if private and not there.private:
-        raise HubError(f"{there.id} is there already and public; make it private in its settings first")
-    if not files - {".gitattributes", CARD_FILE}:
-        return
-    found = "no config.json"
-    if CONFIG_FILE in files:
-        path = api.hf_hub_download(there.id, CONFIG_FILE, revision=there.sha)
-        config = read_config(Path(path).parent)
-        found = config.get("facepcl", {}).get("architecture", config.get("architecture", "another model"))
-    if found != architecture:
-        raise HubError(f"{there.id} is taken: it holds {found}, not {architecture}; give another name")
+    commit = api.create_commit(repository, operations, commit_message=message, parent_commit=info.sha)
+    return str(info.sha), commit.oid
 
 
 @contextmanager
-def _explained(repository: str) -> Iterator[None]:
-    """Turns whatever a call to the Hub raises into one sentence."""
+def _one_sentence(repository: str) -> Iterator[None]:
+    """Turn whatever a call to the Hub raises into a HubError of one sentence."""
     try:
         yield
     except FacepclError:
@@ -180,19 +168,15 @@ def _explained(repository: str) -> Iterator[None]:
 
 
 @contextmanager
-def _bars(wanted: bool) -> Iterator[None]:
-    """huggingface_hub's progress bars only if they are `wanted`, and afterwards as they were."""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+def _progress_bars(wanted: bool) -> Iterator[None]:
+    """Disable huggingface_hub's progress bars unless they are `wanted`, and restore them."""
+    from huggingface_hub import utils
 
-    if wanted or are_progress_bars_disabled():
+    if wanted or utils.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    utils.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        utils.enable_progress_bars()

@@ -1,6 +1,7 @@
-"""Checkpoints of others: opened without running anything in them, and recognised by their keys."""
+"""Third-party checkpoints: opened without running code in them, and recognised by their keys."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,19 +12,19 @@ from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import load_tensors
 from facepcl.models.remap import State, rename_original_keys, split_original
 
-# where training programs put the weights among the rest they save
-CONTAINERS = ("state_dict", "model", "codegeneration")
+CONTAINERS = ("state_dict", "model", "codegeneration")  # keys under which training programs save weights
 PROBES = {"linear_classifier.": "linear_classifier.", "0.": "pose_probe.0.", "1.": "pose_probe.1."}
+MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # of zip files and pickles
 
 
 class Parts(NamedTuple):
-    """What a checkpoint holds: the encoder of `architecture`, what lies around it, and what was left out."""
+    """The contents of a checkpoint: the encoder of `architecture`, the networks around it, and the rest."""
 
     architecture: str
     encoder: State
     heads: State  # projection heads and the layers of a linear probe
     decoder: State
-    dropped: tuple[str, ...]  # keys that no part takes
+    dropped: tuple[str, ...]  # keys of no part
 
 
 def read_checkpoint(path: str | Path) -> State:
@@ -40,9 +41,7 @@ def read_checkpoint(path: str | Path) -> State:
 
 
 def _unpickle(path: Path) -> Any:
-    if (
-        torch.__version__ < "2.6"
-    ):  # compares versions, not text; CVE-2025-32434: weights_only could be led round
+    if torch.__version__ < "2.6":  # compares versions, not text; CVE-2025-32434: weights_only can be bypassed
         raise WeightsError(
             f"{path}: opening a pickle is safe from torch 2.6 on, and this is torch {torch.__version__}; "
             "upgrade torch, or give a .safetensors file"
@@ -50,55 +49,43 @@ def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not _is_pickle(path):
+        with path.open("rb") as file:
+            is_pickle = file.read(2) in MAGIC
+        if not is_pickle:
             raise WeightsError(f"{path} is neither a PyTorch checkpoint nor a .safetensors file") from error
+        match = re.search(r"GLOBAL (\S+)", str(error))  # in a message of many lines
+        refused = f" ({match[1]})" if match else ""
         raise WeightsError(
-            f"{path} wants to run code when it is opened{_what_code(str(error))}, which convert never does; "
+            f"{path} wants to run code when it is opened{refused}, which convert never does; "
             "ask its author for the bare state_dict, saved as .safetensors"
         ) from error
-    except Exception as error:  # of a damaged file torch.load raises almost anything
+    except Exception as error:  # torch.load raises almost anything for a damaged file
         reason = str(error).partition(". ")[0] if isinstance(error, RuntimeError) else type(error).__name__
         raise WeightsError(f"{path} is not a whole PyTorch checkpoint of weights ({reason})") from error
 
 
-def _is_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(2)
-    return start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-def _what_code(message: str) -> str:
-    """The name torch refused, from its message of many lines."""
-    _, found, rest = message.partition("GLOBAL ")
-    return f" ({rest.split()[0]})" if found and rest else ""
-
-
 def _tensors_in(content: Any, path: Path) -> State:
-    """The mapping of names to tensors in what a training program saved."""
-    if isinstance(content, Mapping):
-        for name in CONTAINERS:
-            if isinstance(content.get(name), Mapping):
-                return _tensors_in(content[name], path)
-        if content and all(torch.is_tensor(value) for value in content.values()):
-            return dict(content)
-        found = ", ".join(map(str, list(content)[:3])) or "nothing"
-        raise WeightsError(f"{path} holds {found}; expected a state_dict, or one under {_either(CONTAINERS)}")
-    raise WeightsError(f"{path} holds a {type(content).__name__}; expected a state_dict")
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    """The state dict in the contents of a checkpoint."""
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a state_dict")
+    for name in CONTAINERS:
+        if isinstance(content.get(name), Mapping):
+            return _tensors_in(content[name], path)
+    if content and all(torch.is_tensor(value) for value in content.values()):
+        return dict(content)
+    keys = ", ".join(map(str, list(content)[:3])) or "nothing"
+    containers = f"{', '.join(CONTAINERS[:-1])} or {CONTAINERS[-1]}"
+    raise WeightsError(f"{path} holds {keys}; expected a state_dict, or one under {containers}")
 
 
 def recognise(tensors: State, arch: str | None, path: str | Path) -> Parts:
     """The parts of a checkpoint: PCL's own by its keys, a ResNet if `arch` (`resnet18`, `resnet50`) says so.
 
-    Raises OptionError for a ResNet without `arch`, WeightsError for what is neither.
+    Raises OptionError for a ResNet without `arch`, WeightsError for FaceCycle's encoder.
     """
     if arch is not None:
         trunk = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
-        dropped = tuple(key for key in tensors if key.startswith("fc."))
-        return Parts(f"pcl_{arch}", trunk, {}, {}, dropped)
+        return Parts(f"pcl_{arch}", trunk, {}, {}, tuple(key for key in tensors if key not in trunk))
     if "layer1.0.conv1.weight" in tensors:
         raise OptionError(f"{path} looks like a ResNet: say which by --arch resnet18 or --arch resnet50")
     last = tensors.get("encoder.layer3_1.2.weight", tensors.get("layer3_1.2.weight"))
@@ -107,24 +94,17 @@ def recognise(tensors: State, arch: str | None, path: str | Path) -> Parts:
             f"{path} is FaceCycle's encoder, not PCL's: its layer3_1 ends in 256 channels, where "
             "pcl_facecycle has 128"
         )
-    return _parts_of_pcl(tensors)
-
-
-def _parts_of_pcl(tensors: State) -> Parts:
-    """Parts of a training checkpoint, of an encoder alone, or of an encoder with a linear probe."""
-    whole = any(key.startswith("encoder.") for key in tensors)
-    if whole:
-        encoder, face, pose, decoder = split_original(tensors)
-        known = ("encoder.", "exp_fc.", "pose_fc.", "decoder.")
-        # unknown keys go to the encoder, whose check names them
-        encoder |= {key: value for key, value in tensors.items() if not key.startswith(known)}
-    else:
-        _, face, pose, decoder = split_original(tensors)
-        around = ("exp_fc.", "pose_fc.", "decoder.", *PROBES)
-        encoder = rename_original_keys({k: v for k, v in tensors.items() if not k.startswith(around)})
+    encoder, face, pose, decoder = split_original(tensors)
     heads = {f"face_head.{key}": value for key, value in face.items()}
     heads |= {f"pose_head.{key}": value for key, value in pose.items()}
-    if not whole:
+    around = ("exp_fc.", "pose_fc.", "decoder.")
+    if any(key.startswith("encoder.") for key in tensors):  # of training
+        # unknown keys go to the encoder, whose check names them
+        known = ("encoder.", *around)
+        encoder |= {key: value for key, value in tensors.items() if not key.startswith(known)}
+    else:  # an encoder alone, or with a linear probe
+        own = {k: v for k, v in tensors.items() if not k.startswith((*around, *PROBES))}
+        encoder = rename_original_keys(own)
         for old, new in PROBES.items():
             heads |= {new + key[len(old) :]: v for key, v in tensors.items() if key.startswith(old)}
     return Parts("pcl_facecycle", encoder, heads, decoder, ())

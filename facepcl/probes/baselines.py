@@ -1,5 +1,6 @@
-"""What a probe's encoder may be besides weights: a random initialisation, raw pixels, gradient histograms."""
+"""Baseline encoders: random initialisation, raw pixels, histograms of gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -11,13 +12,13 @@ from facepcl.errors import OptionError, require
 from facepcl.models.factory import FAMILY, create_model
 
 RANDOM = "random:"
-SIDE = 64  # pixels of what the baselines see, as our encoders do
+SIDE = 64  # pixels, as for our encoders
 
 
 def load_encoder(name: str, seed: int) -> str | nn.Module:
-    """`random:NAME` (weights drawn with `seed`), `pixels` or `hog` as a module; other names as they are.
+    """`random:NAME` (weights drawn with `seed`), `pixels` or `hog` as a module; other names unchanged.
 
-    Raises OptionError for a random model that does not exist, MissingExtra for hog.
+    Raises OptionError for an unknown random model, MissingExtra for hog.
     """
     if name in BASELINES:
         return BASELINES[name]()
@@ -33,12 +34,15 @@ def load_encoder(name: str, seed: int) -> str | nn.Module:
         return timm.create_model(architecture, pretrained=False, num_classes=0)
 
 
-class _Baseline(nn.Module):
-    """Takes RGB `[B, 3, 64, 64]` in [0, 1] and gives a map, as the trunk of a model does."""
+class Baseline(nn.Module):
+    """RGB `[B, 3, 64, 64]` in [0, 1] to fixed `features`, shaped like a trunk of timm."""
 
-    def __init__(self, architecture: str, settings: list[int]):
+    def __init__(
+        self, architecture: str, settings: list[int], features: Callable[[torch.Tensor], torch.Tensor]
+    ):
         super().__init__()
-        # what it computes is all that its weights' hash can tell it by
+        self.forward_features = features
+        # the hash of the weights must identify what is computed
         self.register_buffer("settings", torch.tensor(settings, dtype=torch.float32))
         self.pretrained_cfg: dict[str, Any] = {
             "architecture": architecture,
@@ -53,31 +57,23 @@ class _Baseline(nn.Module):
         return maps.flatten(1)
 
 
-class Pixels(_Baseline):
-    """Grey pixels, halved: `[B, 1, 32, 32]`."""
-
-    def __init__(self) -> None:
-        super().__init__("pixels", [SIDE // 2])
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(x.mean(1, keepdim=True), 2)
+def pixels() -> Baseline:
+    """Grey pixels at half size: `[B, 1, 32, 32]`."""
+    return Baseline("pixels", [SIDE // 2], lambda x: F.avg_pool2d(x.mean(1, keepdim=True), 2))
 
 
-class Hog(_Baseline):
-    """Histograms of oriented gradients of the grey image, scikit-image's with 8 orientations, cells of 8 px
+def hog() -> Baseline:
+    """Histograms of oriented gradients of the grey image by scikit-image, with 8 orientations, cells of 8 px
     and blocks of 2 x 2 cells: `[B, 1568]`."""
+    orientations, cell, block = 8, 8, 2
+    histograms = require("skimage.feature", "probe").hog
 
-    ORIENTATIONS, CELL, BLOCK = 8, 8, 2
-
-    def __init__(self) -> None:
-        super().__init__("hog", [self.ORIENTATIONS, self.CELL, self.BLOCK])
-        self._hog = require("skimage.feature", "probe").hog
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        cell, block = (self.CELL, self.CELL), (self.BLOCK, self.BLOCK)
-        grey = (255 * x).round().double().mean(1).cpu().numpy()  # the bytes again: it has a scale
-        rows = [self._hog(g, self.ORIENTATIONS, cell, block) for g in grey]
+    def features(x: torch.Tensor) -> torch.Tensor:
+        grey = (255 * x).round().double().mean(1).cpu().numpy()  # in bytes: it depends on the scale
+        rows = [histograms(image, orientations, (cell, cell), (block, block)) for image in grey]
         return torch.stack([torch.from_numpy(row) for row in rows]).float().to(x.device)
 
+    return Baseline("hog", [orientations, cell, block], features)
 
-BASELINES = {"pixels": Pixels, "hog": Hog}
+
+BASELINES = {"pixels": pixels, "hog": hog}

@@ -1,25 +1,27 @@
-"""What the probes have in common: their options, the rows of each split, the choice of a strength."""
+"""Shared by the probes: options, the images of each split, the fit of a linear probe, mistakes to show."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from facepcl.errors import DataError
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Manifest
-from facepcl.probes.metrics import subject_numbers
+from facepcl.probes.metrics import subject_indices, tidy
 from facepcl.probes.solvers import STRENGTHS, Basis, Linear, class_path, ridge_path
 from facepcl.probes.splits import complete_splits
 
-WORST = 24  # mistakes that a report shows
-MAPPED = 1500  # embeddings that a report lays out
+MISTAKES = 24  # in a report
+MAPPED = 1500  # embeddings laid out in a report
+EPOCHS = 300  # METHOD 6
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a task is scored; `shots` images a class in `repeats` draws, 0 = all images."""
+    """How a task is scored; `shots` images per class in `repeats` draws, 0 = all images."""
 
     protocol: str = "clean"
     seed: int = 0
@@ -28,7 +30,7 @@ class Options:
 
 
 class Rows(NamedTuple):
-    """Numbers of the images of each split that could be read and have a label."""
+    """Indices of the readable, labelled images of each split."""
 
     train: np.ndarray
     val: np.ndarray
@@ -36,45 +38,49 @@ class Rows(NamedTuple):
 
     @property
     def fitted(self) -> np.ndarray:
-        """What the final probe sees: its strength is chosen by then."""
+        """What the final probe is trained on, once its strength is chosen."""
         return np.sort(np.concatenate([self.train, self.val]))
 
 
-def rows_of(manifest: Manifest, features: Features, seed: int) -> Rows:
-    """The rows of train, val and test. Raises DataError if one of them is empty."""
+def split_rows(manifest: Manifest, features: Features, seed: int) -> Rows:
+    """The rows of train, val and test. Raises DataError if one is empty."""
     splits = complete_splits(manifest, seed)
     rows = Rows(*(np.flatnonzero(features.good & (splits == name)) for name in (TRAIN, VAL, TEST)))
-    for name, chosen in zip(Rows._fields, rows, strict=True):
-        if not len(chosen):
+    for name, indices in zip(Rows._fields, rows, strict=True):
+        if not len(indices):
             raise DataError(f"no readable image of the {manifest.layout} data is in the split {name!r}")
     return rows
 
 
 def describe_rows(manifest: Manifest, rows: Rows) -> dict[str, int | None]:
-    """How many images each split has, how many subjects are known, and how many are in train and test: None
-    where people are unknown."""
-    subjects = [{manifest.images[i].subject for i in chosen} for chosen in rows]
+    """The numbers of images per split, of subjects, and of subjects in train and test, None if unknown.
+
+    Splits without images are left out: rows that are scored in folds are all in `test`.
+    """
+    subjects = [{manifest.images[i].subject for i in indices} for indices in rows]
     everybody = set.union(*subjects)
     known = "" not in everybody
-    both = len((subjects[0] | subjects[1]) & subjects[2]) if known else None
-    counts = {f"n_{name}": len(chosen) for name, chosen in zip(Rows._fields, rows, strict=True)}
-    return {**counts, "subjects": len(everybody) if known else None, "subjects_in_train_and_test": both}
+    overlap = len((subjects[0] | subjects[1]) & subjects[2]) if known else None
+    counts = {
+        f"n_{name}": len(indices) for name, indices in zip(Rows._fields, rows, strict=True) if len(indices)
+    }
+    return {**counts, "subjects": len(everybody) if known else None, "subjects_in_train_and_test": overlap}
 
 
 def people_note(numbers: Mapping[str, Any]) -> tuple[str, ...]:
-    """A word where people are unknown, or are both trained and scored on."""
+    """A note if people are unknown, or are in train and in test."""
     if "subjects_in_train_and_test" not in numbers:
         return ()
-    if (both := numbers["subjects_in_train_and_test"]) is None:
+    if (overlap := numbers["subjects_in_train_and_test"]) is None:
         return ("people are not known for all images: one may be in train and in test",)
-    if both:
-        return (f"{both} people are in train and in test: the scores say little about new people",)
+    if overlap:
+        return (f"{overlap} people are in train and in test: the scores say little about new people",)
     return ()
 
 
-def groups(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    """The number of the subject of each of `rows`, each image its own where none is known."""
-    return subject_numbers([manifest.images[i].subject for i in rows])
+def subjects_of(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
+    """The index of the subject of each row; an image without one is its own."""
+    return subject_indices([manifest.images[i].subject for i in rows])
 
 
 def fit(
@@ -84,38 +90,65 @@ def fit(
     path: Callable[[Basis, np.ndarray, Sequence[float]], Iterator[Linear]],
     score: Callable[[np.ndarray, np.ndarray], float],
 ) -> tuple[Linear, float]:
-    """A probe and its strength: the one whose scores of val have the highest `score(scores, targets)`, of
-    equal ones the strongest; then fitted on train and val together."""
-    val, wanted = x[rows.val], targets[rows.val]
-    basis = Basis(x, rows.train)
-    found = [score(linear(val), wanted) for linear in path(basis, targets[rows.train], STRENGTHS)]
-    chosen = int(np.argmax(found))
-    *_, linear = path(Basis(x, rows.fitted), targets[rows.fitted], STRENGTHS[: chosen + 1])
-    return linear, STRENGTHS[chosen]
+    """Fit a probe on train and val with the strength that has the highest `score(outputs, targets)` on val,
+    the strongest of equal ones. Returns the probe and its strength."""
+    val, basis = x[rows.val], Basis(x, rows.train)
+    linears = path(basis, targets[rows.train], STRENGTHS)
+    best = int(np.argmax([score(linear(val), targets[rows.val]) for linear in linears]))
+    *_, linear = path(Basis(x, rows.fitted), targets[rows.fitted], STRENGTHS[: best + 1])
+    return linear, STRENGTHS[best]
 
 
 def fit_classes(x: np.ndarray, labels: np.ndarray, rows: Rows, classes: int) -> tuple[Linear, float]:
-    """`fit` by logistic regression for the accuracy of `labels` `[N]`."""
+    """`fit` logistic regression for the accuracy of `labels` `[N]`."""
 
-    def path(basis: Basis, target: np.ndarray, strengths: Sequence[float]) -> Iterator[Linear]:
-        return class_path(basis, target, classes, strengths)
+    def path(basis: Basis, targets: np.ndarray, strengths: Sequence[float]) -> Iterator[Linear]:
+        return class_path(basis, targets, classes, strengths)
 
-    return fit(x, labels, rows, path, lambda scores, wanted: (scores.argmax(1) == wanted).mean())
+    return fit(x, labels, rows, path, lambda scores, truth: (scores.argmax(1) == truth).mean())
 
 
 def fit_angles(x: np.ndarray, pose: np.ndarray, rows: Rows) -> tuple[Linear, float]:
-    """`fit` by ridge regression, which is batch norm and a linear layer in closed form, for the mean
-    absolute error of `pose` `[N, 3]`."""
-    return fit(x, pose, rows, ridge_path, lambda angles, wanted: -np.abs(angles - wanted).mean())
+    """`fit` ridge regression, which is batch norm and a linear layer in closed form, for the mean absolute
+    error of `pose` `[N, 3]`."""
+    return fit(x, pose, rows, ridge_path, lambda angles, truth: -np.abs(angles - truth).mean())
 
 
-def edge_note(strength: float) -> tuple[str, ...]:
-    """A word if the best strength is the first or last that was tried."""
-    if strength in (STRENGTHS[0], STRENGTHS[-1]):
-        return ("the best strength is at an end of the path that was tried",)
-    return ()
+class Predicted(NamedTuple):
+    """Outputs `[T, K]` for the test rows, numbers on how they came about, and notes."""
+
+    outputs: np.ndarray
+    numbers: dict[str, Any]
+    notes: tuple[str, ...]
 
 
-def spread(rows: np.ndarray, count: int = MAPPED) -> np.ndarray:
-    """At most `count` of `rows`, evenly."""
+def predict(x: np.ndarray, linear: Linear, strength: float) -> Predicted:
+    """Outputs of a fitted probe for the features `x` of the test rows."""
+    at_end = strength in (STRENGTHS[0], STRENGTHS[-1])
+    notes = ("the best strength is at an end of the path that was tried",) if at_end else ()
+    return Predicted(linear(x), {"strength": strength}, notes)
+
+
+def train_published(
+    train_epoch: Callable[[], None],
+    predict: Callable[[], torch.Tensor],
+    score: Callable[[torch.Tensor], float],
+    last: str,
+) -> Predicted:
+    """Train as published (METHOD 6): 300 epochs, the best of which is chosen on the test split. That
+    flatters, so the absolute score of the last epoch is returned, too, as `last`."""
+    best, best_score, best_epoch, latest = torch.empty(0), float("-inf"), 0, 0.0
+    for epoch in range(1, EPOCHS + 1):
+        train_epoch()
+        with torch.no_grad():
+            outputs = predict()
+        latest = score(outputs)
+        if latest > best_score:
+            best, best_score, best_epoch = outputs, latest, epoch
+    numbers = {"epoch": best_epoch, last: tidy(abs(latest))}
+    return Predicted(best.numpy(), numbers, ("the epoch was chosen on the test split, as published",))
+
+
+def evenly(rows: np.ndarray, count: int = MAPPED) -> np.ndarray:
+    """At most `count` of `rows`, evenly spaced."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]

@@ -1,4 +1,4 @@
-"""Labelled images as the probes take them, whatever layout they lie in on the disk: `Manifest`."""
+"""A data set as the probes take it, whatever its layout on disk: `Manifest`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,19 +10,17 @@ from facepcl.images.geometry import Square
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
-
-# Of a face 2 of the 5 steps of FACS intensity, or 0.4 of 1: from there on a unit counts as there.
-OCCURS_AT = 0.4
+OCCURS_AT = 0.4  # intensity from which a unit counts as present: 2 of the 5 steps of FACS
 
 
 class Labelled(NamedTuple):
-    """One image and what is known about it.
+    """One image and its labels.
 
-    `name` names it in messages and reports; `split` is train, val, test or "" (the probe splits); `subject`
+    `name` appears in messages and reports; `split` is train, val, test or "" (the probe splits); `subject`
     is the person, or whatever else ties images together, "" = unknown; `pose` yaw, pitch, roll in degrees,
     signs as in docs/DATASETS.md; `units` intensities of 0 to 1 (`AU12` -> 0.4); `landmarks` x, y of right
-    eye, left eye, nose, right and left mouth corner (the subject's), in pixels; `square` the face within a
-    photograph, which is cut out; `series` the name of what alone changes in its series of images.
+    eye, left eye, nose, right and left mouth corner (the subject's), in pixels; `square` the face to crop
+    from a photo; `series` the name of what alone changes in its series of images.
     """
 
     name: str
@@ -37,8 +35,8 @@ class Labelled(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two images by their numbers in the manifest, whether they show the same person, and the fold of
-    cross-validation, -1 where the data set names none."""
+    """Two images by index, whether they show the same person, and the fold of cross-validation, -1 if the
+    data set has none."""
 
     a: int
     b: int
@@ -48,11 +46,11 @@ class Pair(NamedTuple):
 
 @dataclass
 class Manifest:
-    """A data set: `images`, and `items()`, their encoded forms in the same order.
+    """A data set: `images`, and `items()`, the encoded images in the same order.
 
-    `layout` is the name of the layout it was read from, `files` all that it was read from (their sizes and
-    times tell whether kept features still hold), `classes` the expressions in the data set's order,
-    `dropped` how many images were left out, with the reason in `notes`.
+    `files` are all files it was read from (cached features are valid while their sizes and times are the
+    same), `classes` the expressions in the data set's order, `dropped` the number of images left out, with
+    the reason in `notes`.
     """
 
     layout: str

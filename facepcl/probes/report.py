@@ -1,9 +1,9 @@
-"""A result as one HTML page that asks for nothing from outside: numbers, charts, faces."""
+"""A result as one self-contained HTML page: numbers, charts, faces."""
 
 import base64
 import html
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from facepcl.data.sources import Item
 from facepcl.errors import ImageError, MissingPath, OptionError, require
 from facepcl.images.decode import decode, quiet_pillow
 from facepcl.images.geometry import cut_square
-from facepcl.probes.charts import draw
-from facepcl.probes.manifest import Manifest
-from facepcl.probes.result import Chart, Faces, Result
+from facepcl.probes.charts import Chart, Faces, Plot, draw
+from facepcl.probes.manifest import Labelled, Manifest
+from facepcl.probes.result import Result
 from facepcl.probes.table import FIGURES
 from facepcl.utils.files import atomic
 
@@ -30,9 +30,7 @@ TITLES = {
     "disentangle": "Disentanglement",
 }
 BRANCHES = {"concat": "all codes joined", "all": "each code"}
-ENDS = ("low", "high", "std")  # of the keys that belong to the score before them
-
-# No script and no address may work here, whatever the names of files hold.
+# no script runs and no address is opened, whatever the file names contain
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
@@ -94,7 +92,7 @@ def write_report(result: Result, path: str | Path) -> None:
     """
     check_report(path)
     page = "\n".join(_page(result))
-    with atomic(path) as temporary:  # names of files need not be UTF-8
+    with atomic(path) as temporary:  # file names need not be UTF-8
         temporary.write_bytes(page.encode("utf-8", "replace"))
 
 
@@ -116,13 +114,13 @@ def _page(result: Result) -> Iterator[str]:
 
 def _title(numbers: dict[str, Any]) -> str:
     """Expression: FER-2013, pcl_facecycle, shared code."""
-    task, branch = str(numbers.get("task", "result")), numbers.get("branch")
-    data = (
-        f"{numbers.get('data')}, scored on {numbers['test']}" if numbers.get("test") else numbers.get("data")
-    )
+    task, data, model, branch = (numbers.get(key) for key in ("task", "data", "model", "branch"))
+    if numbers.get("test"):
+        data = f"{data}, scored on {numbers['test']}"
     code = BRANCHES.get(str(branch), f"{branch} code") if branch else None
-    parts = [str(part) for part in (data, numbers.get("model"), code) if part]
-    return f"{TITLES.get(task, task)}: {', '.join(parts)}" if parts else TITLES.get(task, task)
+    parts = ", ".join(str(part) for part in (data, model, code) if part)
+    heading = TITLES.get(str(task), str(task))
+    return f"{heading}: {parts}" if parts else heading
 
 
 def _main_figures(numbers: dict[str, Any]) -> Iterator[str]:
@@ -141,41 +139,31 @@ def _main_figures(numbers: dict[str, Any]) -> Iterator[str]:
 
 
 def _tables(numbers: dict[str, Any]) -> Iterator[str]:
-    """All numbers but lists: how it was measured, and what came out."""
+    """All numbers but lists: scores, then how they were measured."""
     rows = {key: value for key, value in numbers.items() if not isinstance(value, (list, dict))}
-    ends = {f"{key}_{end}" for key in rows for end in ENDS}
-    scores = [key for key in rows if key not in ends and _is_score(key, rows[key])]
-    setting = [key for key in rows if key not in ends and key not in scores]
-    for title, keys in (("Scores", scores), ("Setting", setting)):
-        if keys:
+    bounds = {f"{key}_{end}" for key in rows for end in ("low", "high", "std")}
+    scores = [key for key in rows if isinstance(rows[key], float) and not key.startswith("strength")]
+    for title, keys in (("Scores", scores), ("Setting", [key for key in rows if key not in scores])):
+        if keys := [key for key in keys if key not in bounds]:
             yield f'<section class="card"><h2>{title}</h2><table>'
-            yield from (
-                f'<tr><th scope="row">{_key(key)}</th><td>{_cell(key, rows)}</td></tr>' for key in keys
-            )
+            for key in keys:
+                name = _text(key).replace("_", "_<wbr>")  # it may wrap after each word
+                yield f'<tr><th scope="row">{name}</th><td>{_cell(key, rows)}</td></tr>'
             yield "</table></section>"
-
-
-def _key(key: str) -> str:
-    """A key that may go on in the next line after each of its words."""
-    return _text(key).replace("_", "_<wbr>")
-
-
-def _is_score(key: str, value: Any) -> bool:
-    return isinstance(value, float) and not key.startswith("strength")
 
 
 def _cell(key: str, numbers: dict[str, Any]) -> str:
     """A value with its deviation and bounds: 0.481 ± 0.012 (0.464 to 0.497)."""
-    low, high, deviation = (numbers.get(f"{key}_{end}") for end in ENDS)
-    text = str(numbers[key]) if key == "seed" else _words(numbers[key])
+    low, high, deviation = (numbers.get(f"{key}_{end}") for end in ("low", "high", "std"))
+    text = str(numbers[key]) if key == "seed" else _format(numbers[key])
     if deviation is not None:
-        text += f" ± {_words(deviation)}"
+        text += f" ± {_format(deviation)}"
     if low is not None and high is not None:
-        text += f" ({_words(low)} to {_words(high)})"
+        text += f" ({_format(low)} to {_format(high)})"
     return _text(text)
 
 
-def _words(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -197,7 +185,7 @@ def _card(chart: Chart, name: str, manifest: Manifest, tiles: dict[int, str]) ->
             title = _text(manifest.images[image].name)
             yield f'<li title="{title}">{tiles[image]}{_text(caption)}</li>'
         yield "</ul>"
-    else:
+    elif isinstance(chart, Plot):
         drawing = draw(chart, name)
         yield f'<p class="soft">{_text(drawing.note)}</p></figcaption>{drawing.svg}'
     yield "</figure>"
@@ -206,14 +194,14 @@ def _card(chart: Chart, name: str, manifest: Manifest, tiles: dict[int, str]) ->
 def _tiles(result: Result) -> dict[int, str]:
     """An HTML element for each image that the charts show, read in one pass over the data."""
     wanted = {i for chart in result.charts if isinstance(chart, Faces) for i in chart.images}
-    items: Iterable[Item] = islice(result.manifest.items(), max(wanted, default=-1) + 1)
-    tiles = {i: _tile(item, result.manifest, i) for i, item in enumerate(items) if i in wanted}
-    gone = _empty("it has vanished from the data")
-    return {i: tiles.get(i, gone) for i in sorted(wanted)}
+    tiles = dict.fromkeys(wanted, _empty("it has vanished from the data"))
+    for i, item in enumerate(islice(result.manifest.items(), max(wanted, default=-1) + 1)):
+        if i in wanted:
+            tiles[i] = _tile(item, result.manifest.images[i])
+    return tiles
 
 
-def _tile(item: Item, manifest: Manifest, number: int) -> str:
-    labelled = manifest.images[number]
+def _tile(item: Item, labelled: Labelled) -> str:
     try:
         with quiet_pillow():
             image = decode(item.read())
@@ -224,8 +212,7 @@ def _tile(item: Item, manifest: Manifest, number: int) -> str:
         return _empty(str(error))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
-    data = base64.b64encode(file.getvalue()).decode()
-    source = f"data:image/jpeg;base64,{data}"
+    source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
     return f'<img width="{TILE}" height="{TILE}" alt="{_text(labelled.name)}" src="{source}">'
 
 

@@ -1,4 +1,4 @@
-"""Head pose as angles and as rotations, and the conventions of other data sets in ours.
+"""Head pose as angles and as rotation matrices, and conversion from the conventions of other data sets.
 
 Ours (docs/DATASETS.md): degrees; yaw > 0 = the nose moves towards the image's right, pitch > 0 = up, roll > 0
 = the head tilts clockwise in the image. R = Ry(yaw) Rx(-pitch) Rz(-roll), x right, y up, z to the camera.
@@ -6,7 +6,7 @@ Ours (docs/DATASETS.md): degrees; yaw > 0 = the nose moves towards the image's r
 
 import numpy as np
 
-# x right, y down, z away from the camera, as cameras count, and back
+# to axes of cameras (x right, y down, z away), and back
 _FLIP = np.diag([1.0, -1.0, -1.0])
 
 
@@ -27,7 +27,7 @@ def angles(rotations: np.ndarray) -> np.ndarray:
 
 
 def geodesic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The angle in degrees `[N]` of the one turn that leads from each rotation `[N, 3, 3]` to the other."""
+    """The angle in degrees `[N]` between rotations `[N, 3, 3]`."""
     between = np.swapaxes(np.asarray(a, np.float64), -1, -2) @ np.asarray(b, np.float64)
     skew = between - np.swapaxes(between, -1, -2)
     sine = np.sqrt(skew[..., 2, 1] ** 2 + skew[..., 0, 2] ** 2 + skew[..., 1, 0] ** 2) / 2
@@ -36,18 +36,18 @@ def geodesic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def from_pose_para(pitch_yaw_roll: np.ndarray) -> np.ndarray:
-    """Our yaw, pitch, roll `[N, 3]` of the angles of 300W-LP and AFLW2000, their order, in degrees `[N, 3]`.
+    """Our yaw, pitch, roll `[N, 3]` from pitch, yaw, roll of 300W-LP and AFLW2000 in degrees `[N, 3]`.
 
     Theirs are left-handed about x right, y up, z to the camera: R = Rx(-pitch) Ry(-yaw) Rz(-roll). So their
-    yaw > 0 is the nose towards the image's left, and the turns come in another order.
+    yaw > 0 turns the nose to the image's left, and the rotations are in another order.
     """
     pitch, yaw, roll = np.asarray(pitch_yaw_roll, np.float64).reshape(-1, 3).T
     return angles(_about(0, -pitch) @ _about(1, -yaw) @ _about(2, -roll))
 
 
 def to_pose_para(pose: np.ndarray) -> np.ndarray:
-    """The angles of 300W-LP and AFLW2000, pitch, yaw, roll in degrees `[N, 3]`, of ours `[N, 3]`: published
-    tables are errors of these."""
+    """Pitch, yaw, roll of 300W-LP and AFLW2000 in degrees `[N, 3]` from ours `[N, 3]`: published tables are
+    errors of these."""
     R = rotation(pose)
     pitch = np.arctan2(R[:, 1, 2], R[:, 2, 2])
     yaw = -np.arctan2(R[:, 0, 2], np.hypot(R[:, 0, 0], R[:, 0, 1]))
@@ -56,13 +56,13 @@ def to_pose_para(pose: np.ndarray) -> np.ndarray:
 
 
 def from_camera(rotations: np.ndarray) -> np.ndarray:
-    """Our yaw, pitch, roll `[N, 3]` of rotations `[N, 3, 3]` in axes as cameras have them (x right, y down,
-    z away), for head and image alike, as BIWI's are."""
+    """Our yaw, pitch, roll `[N, 3]` from rotations `[N, 3, 3]` in camera axes (x right, y down, z away), for
+    head and image alike, such as BIWI's."""
     return angles(_FLIP @ np.asarray(rotations, np.float64).reshape(-1, 3, 3) @ _FLIP)
 
 
 def _about(axis: int, degrees: np.ndarray) -> np.ndarray:
-    """Right-handed turns `[N, 3, 3]` about one axis."""
+    """Right-handed rotations `[N, 3, 3]` about one axis."""
     first, second = (axis + 1) % 3, (axis + 2) % 3
     R = np.zeros((len(degrees), 3, 3))
     radians = np.radians(degrees)

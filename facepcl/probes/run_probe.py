@@ -1,4 +1,4 @@
-"""What frozen features hold: `facepcl.probes.run("expression", "fer2013/", model="pcl_facecycle")`."""
+"""Evaluate frozen features: `facepcl.probes.run("expression", "fer2013/", model="pcl_facecycle")`."""
 
 import dataclasses
 import hashlib
@@ -29,16 +29,16 @@ from facepcl.probes.splits import join
 
 __all__ = ["TASKS", "Result", "run"]
 
-OF_A_BRANCH: dict[str, Callable[[Manifest, Features, str, Options], Result]] = {
+BRANCH_PROBES: dict[str, Callable[[Manifest, Features, str, Options], Result]] = {
     "expression": expression.probe,
     "verification": verification.probe,
     "action-units": action_units.probe,
     "head-pose": head_pose.probe,
 }
 DISENTANGLE = "disentangle"
-TASKS = (*OF_A_BRANCH, DISENTANGLE)
+TASKS = (*BRANCH_PROBES, DISENTANGLE)
 PROTOCOLS = ("clean", "paper")
-LONGEST = 32  # letters of a part of a name: file systems take 255 in all
+MAX_PART = 32  # letters of a part of a file name: file systems take 255 in all
 PAPER_SIZE = {"expression": 100, "head-pose": 256}  # pixels (METHOD 6)
 
 
@@ -95,25 +95,27 @@ def run(
         DataError: The data set is not in the layout; names file and line.
         WeightsError: There are no weights.
     """
-    _check(task, protocol, branch, seed, shots, repeats)
+    options = Options(protocol, seed, shots, repeats)
+    _check(task, branch, options)
     if report is not None:
         check_report(Path(report))
     if out is not None:
         _make_folder(Path(out))
     if task in ("verification", "action-units"):
-        require("sklearn.metrics", "probe")  # now, not after the features are there
-    manifest = read_manifest(task, Path(data), layout, seed)
+        require("sklearn.metrics", "probe")  # now, not after the features are extracted
+    manifest = read_manifest(task, data, layout, seed)
     if test is not None:
         if task in ("verification", DISENTANGLE):
             raise OptionError(f"{task} trains nothing that a second data set could be scored with")
-        manifest = join(manifest, read_manifest(task, Path(test), "auto", seed))
+        manifest = join(manifest, read_manifest(task, test, "auto", seed))
         if task == "action-units":
-            manifest.images, more = common_units(manifest.images)
-            manifest.notes += more
+            manifest.images, notes = common_units(manifest.images)
+            manifest.notes += notes
     if align:
-        manifest = dataclasses.replace(manifest, images=aligned(manifest, turn=task != "head-pose"))
+        manifest.images = aligned(manifest, turn=task != "head-pose")
     if protocol == "paper":
         pool, size = "flatten", size or PAPER_SIZE[task]
+
     embedder = FaceEmbedder(
         load_encoder(model, seed) if isinstance(model, str) else model,
         pool=pool,
@@ -122,109 +124,45 @@ def run(
         dtype=dtype,
         backend="eager" if model in BASELINES else "auto",
     )
-    features = _features(manifest, embedder, branch, task, cache, workers, progress)
-    options = Options(protocol, seed, shots, repeats)
-    if task == DISENTANGLE:
-        branches = Branches._fields if embedder.has_branches else ("shared",)
-        found = disentangle.probe(manifest, features, branches, options)
-    else:
-        found = OF_A_BRANCH[task](manifest, features, branch, options)
-    head = _head(task, data, test, model, branch, align, manifest, features, options)
-    notes = (*manifest.notes, *found.notes, *people_note(found.numbers))
-    result = dataclasses.replace(found, numbers={**head, **found.numbers}, notes=notes)
-    if out is not None:
-        result.write(Path(out) / result_name(result.numbers))
-    if report is not None:
-        write_report(result, Path(report))
-    return result
-
-
-def _check(task: str, protocol: str, branch: str, seed: int, shots: int, repeats: int) -> None:
-    if task not in TASKS:
-        raise OptionError(f"there is no probe {task!r}; choose {', '.join(TASKS)}")
-    if protocol not in PROTOCOLS:
-        raise OptionError(f"protocol {protocol!r}: choose {' or '.join(PROTOCOLS)}")
-    if protocol == "paper" and task not in PAPER_SIZE:
-        raise OptionError(f"nothing is published of how PCL was probed for {task}; use --protocol clean")
-    if branch not in BRANCH_NAMES:
-        raise OptionError(f"branch {branch!r}: choose {', '.join(BRANCH_NAMES)}")
-    if seed < 0:
-        raise OptionError(f"--seed {seed}: at least 0")
-    if shots and (task != "expression" or protocol == "paper"):
-        raise OptionError("--shots is for expression under the clean protocol")
-    if (shots and shots < expression.SHOT_FOLDS) or shots < 0 or repeats < 1:
-        raise OptionError(f"--shots {shots} --repeats {repeats}: at least {expression.SHOT_FOLDS} and 1")
-
-
-def _make_folder(folder: Path) -> None:
-    """Before the work: a folder that cannot be made or written to would lose it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MissingPath(f"{folder}: cannot be made a folder for results ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise MissingPath(f"{folder}: cannot be written to")
-
-
-def _features(
-    manifest: Manifest,
-    embedder: FaceEmbedder,
-    branch: str,
-    task: str,
-    cache: str | Path | None,
-    workers: int | None,
-    progress: bool,
-) -> Features:
-    """The features that a task takes. All branches together, so that the next probe finds them."""
     if branch != "shared" and not embedder.has_branches:
         raise OptionError(
             f"{embedder.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
         )
+    # all branches together, so that the next probe finds them
     branches = Branches._fields if embedder.has_branches else ("shared",)
     features = extract(
         manifest,
         embedder,
         branches,
         mirrored=task == DISENTANGLE,
-        cache=None if cache is None else Path(cache),
+        cache=cache,
         workers=workers,
         progress=progress,
     )
     if branch == "concat":
         features.of[branch] = np.concatenate([features.of[name] for name in branches], 1)
-    return features
 
-
-def _head(
-    task: str,
-    data: str | Path,
-    test: str | Path | None,
-    model: str | nn.Module,
-    branch: str,
-    align: bool,
-    manifest: Manifest,
-    features: Features,
-    options: Options,
-) -> dict[str, Any]:
-    """What was probed, on what, and how: the first lines of every result."""
+    if task == DISENTANGLE:
+        result = disentangle.probe(manifest, features, branches, options)
+        branch = "all"
+    else:
+        result = BRANCH_PROBES[task](manifest, features, branch, options)
     meta = features.meta
     name = model if isinstance(model, str) else meta["model"]
-    weights = "random" if name.startswith("random:") else meta["tag"]
-    several = task == DISENTANGLE
-    return {
+    setting = {
         "task": task,
         "data": Path(data).name,
         "test": Path(test).name if test is not None else None,
         "layout": manifest.layout,
         "model": name,
-        "tag": weights,
-        "branch": "all" if several else branch,
+        "tag": "random" if name.startswith("random:") else meta["tag"],
+        "branch": branch,
         "pool": meta["pool"],
-        "dimension": features.of["shared" if several else branch].shape[1],
+        "dimension": features.of["shared" if branch == "all" else branch].shape[1],
         "input": meta["preprocessing"]["input_size"][-1],
         "aligned": align,
-        "protocol": options.protocol,
-        "seed": options.seed,
+        "protocol": protocol,
+        "seed": seed,
         "weights_sha256": meta["weights_sha256"],
         "labels_sha256": _labels_sha256(manifest),
         "files_sha256": _files_sha256(manifest),
@@ -234,6 +172,41 @@ def _head(
         "n_dropped": manifest.dropped,
         "n_failed": len(features.failed),
     }
+    notes = (*manifest.notes, *result.notes, *people_note(result.numbers))
+    result = dataclasses.replace(result, numbers={**setting, **result.numbers}, notes=notes)
+    if out is not None:
+        result.write(Path(out) / result_name(result.numbers))
+    if report is not None:
+        write_report(result, Path(report))
+    return result
+
+
+def _check(task: str, branch: str, options: Options) -> None:
+    _, seed, shots, repeats = dataclasses.astuple(options)
+    if task not in TASKS:
+        raise OptionError(f"there is no probe {task!r}; choose {', '.join(TASKS)}")
+    if options.protocol not in PROTOCOLS:
+        raise OptionError(f"protocol {options.protocol!r}: choose {' or '.join(PROTOCOLS)}")
+    if options.protocol == "paper" and task not in PAPER_SIZE:
+        raise OptionError(f"nothing is published of how PCL was probed for {task}; use --protocol clean")
+    if branch not in BRANCH_NAMES:
+        raise OptionError(f"branch {branch!r}: choose {', '.join(BRANCH_NAMES)}")
+    if seed < 0:
+        raise OptionError(f"--seed {seed}: at least 0")
+    if shots and (task != "expression" or options.protocol == "paper"):
+        raise OptionError("--shots is for expression under the clean protocol")
+    if (shots and shots < expression.SHOT_FOLDS) or shots < 0 or repeats < 1:
+        raise OptionError(f"--shots {shots} --repeats {repeats}: at least {expression.SHOT_FOLDS} and 1")
+
+
+def _make_folder(folder: Path) -> None:
+    """Before the work, which would be lost if the folder cannot be created or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MissingPath(f"{folder}: cannot be made a folder for results ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise MissingPath(f"{folder}: cannot be written to")
 
 
 def _labels_sha256(manifest: Manifest) -> str:
@@ -246,21 +219,20 @@ def _labels_sha256(manifest: Manifest) -> str:
 
 
 def _files_sha256(manifest: Manifest) -> str:
-    """A hash of the sizes of a data set's files: the same names and labels may belong to other pictures."""
+    """A hash of the sizes of a data set's files: the same names and labels may belong to other images."""
     sizes = [path.stat().st_size if path.exists() else 0 for path in manifest.files]
     return hashlib.sha256(f"{sizes}".encode()).hexdigest()[:6]
 
 
 def result_name(numbers: dict[str, Any]) -> str:
-    """The name of the JSON file of a result: the same run writes the same file again, another one does
-    not."""
+    """The name of the JSON file of a result, which only the same run has."""
     parts = [numbers[key] for key in ("task", "data", "test", "labels_sha256", "files_sha256")]
-    where, colon, path = numbers["model"].rpartition(":")
-    parts.append(f"{where}{colon}{'/'.join(Path(path).parts[-2:])}"[-LONGEST:])
+    prefix, colon, path = numbers["model"].rpartition(":")
+    parts.append(f"{prefix}{colon}{'/'.join(Path(path).parts[-2:])}"[-MAX_PART:])
     parts += [numbers["weights_sha256"][:12], numbers["branch"], numbers["pool"], f"{numbers['input']}-px"]
     parts += ["aligned"] * numbers["aligned"] + [numbers["protocol"]] * (numbers["protocol"] != "clean")
     parts += [numbers["dtype"]] * (numbers["dtype"] != "float32")
     if "shots" in numbers:
         parts.append(f"{numbers['shots']}-shots-{numbers['repeats']}-times")
     parts.append(f"seed-{numbers['seed']}")
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part))[:LONGEST] for part in parts if part) + ".json"
+    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part))[:MAX_PART] for part in parts if part) + ".json"

@@ -1,53 +1,40 @@
 """Which images train a probe, choose its strength, and are scored, once."""
 
-from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, compress
 
 import numpy as np
 
-from facepcl.data.sources import Item
 from facepcl.errors import DataError
-from facepcl.probes.manifest import TEST, TRAIN, VAL, Labelled, Manifest
-from facepcl.probes.metrics import subject_numbers
+from facepcl.probes.manifest import TEST, TRAIN, VAL, Manifest
+from facepcl.probes.metrics import subject_indices
 
-HELD_OUT = 0.2  # the part that a missing split gets
-FOLDS = 3  # of subjects, where a data set has no split at all
+HELD_OUT = 0.2  # the share of a missing split
+FOLDS = 3  # of subjects, if a data set has no split at all
 
 
 def join(train: Manifest, test: Manifest) -> Manifest:
     """Two data sets as one: the first without its test images, and the second's test images, or all of it
     if it has no splits."""
-    first = [i for i, image in enumerate(train.images) if image.split != TEST]
-    second = [i for i, image in enumerate(test.images) if image.split == TEST] or range(len(test.images))
-    images = [_as_train(train.images[i]) for i in first]
-    images += [test.images[i]._replace(split=TEST) for i in second]
-
-    def items() -> Iterator[Item]:
-        return chain(_chosen(train, set(first)), _chosen(test, set(second)))
-
+    first = [image.split != TEST for image in train.images]
+    second = [image.split == TEST for image in test.images]
+    if not any(second):
+        second = [True] * len(second)
+    images = [i if i.split == VAL else i._replace(split=TRAIN) for i in compress(train.images, first)]
+    images += [image._replace(split=TEST) for image in compress(test.images, second)]
     return Manifest(
         layout=f"{train.layout} + {test.layout}",
         images=images,
-        items=items,
+        items=lambda: chain(compress(train.items(), first), compress(test.items(), second)),
         files=[*train.files, *test.files],
-        pairs=[],
         classes=train.classes,
         dropped=train.dropped + test.dropped,
         notes=(*train.notes, *test.notes),
     )
 
 
-def _as_train(image: Labelled) -> Labelled:
-    return image if image.split == VAL else image._replace(split=TRAIN)
-
-
-def _chosen(manifest: Manifest, rows: set[int]) -> Iterator[Item]:
-    return (item for i, item in enumerate(manifest.items()) if i in rows)
-
-
 def complete_splits(manifest: Manifest, seed: int) -> np.ndarray:
     """The split of each image `[N]`: the data set's own; a missing test or val split is drawn, by subject,
-    out of the training images. Raises DataError if only some images have one."""
+    from the training images. Raises DataError if only some images have a split."""
     splits = np.array([image.split for image in manifest.images], dtype="<U5")
     if (splits == "").any() and (splits != "").any():
         row = int(np.flatnonzero(splits == "")[0])
@@ -63,15 +50,16 @@ def complete_splits(manifest: Manifest, seed: int) -> np.ndarray:
 
 
 def _held_out(manifest: Manifest, rows: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
-    """A fifth of `rows`, all images of a subject together, or else of each expression, as a mask."""
-    if not any(manifest.images[i].subject for i in rows):
-        classes = np.array([manifest.images[i].expression or "" for i in rows])
+    """A mask of a fifth of `rows`, by subject, or by expression if no subject is known."""
+    images = [manifest.images[i] for i in rows]
+    if not any(image.subject for image in images):
+        classes = np.array([image.expression or "" for image in images])
         order = np.random.default_rng(seed).permutation(len(rows))
         order = order[np.argsort(classes[order], kind="stable")]
-        held = np.zeros(len(rows), bool)
-        held[order[:: round(1 / HELD_OUT)]] = True
-        return held
-    subjects = subject_numbers([manifest.images[i].subject for i in rows])
+        held_out = np.zeros(len(rows), bool)
+        held_out[order[:: round(1 / HELD_OUT)]] = True
+        return held_out
+    subjects = subject_indices([image.subject for image in images])
     if (people := len(np.unique(subjects))) < 2:
         raise DataError(
             f"{people} person is left to draw the missing splits from; test and val by person take 3 people"
@@ -80,7 +68,7 @@ def _held_out(manifest: Manifest, rows: np.ndarray, seed: tuple[int, ...]) -> np
 
 
 def fold_of(subjects: np.ndarray, folds: int, seed: int | tuple[int, ...]) -> np.ndarray:
-    """The fold `[N]` of each example: subjects, shuffled, dealt so that folds hold about as many examples.
+    """The fold `[N]` of each example, by subject: shuffled and dealt so that folds have similar sizes.
 
     Raises DataError for fewer subjects than folds.
     """
@@ -88,10 +76,10 @@ def fold_of(subjects: np.ndarray, folds: int, seed: int | tuple[int, ...]) -> np
     if len(counts) < folds:
         raise DataError(f"{len(counts)} subjects are too few for {folds} folds of different subjects")
     order = np.random.default_rng(seed).permutation(len(counts))
-    if counts.max() > 1:  # big ones first, each to the emptiest fold
+    if counts.max() > 1:  # largest first, each to the emptiest fold
         order = order[np.argsort(-counts[order], kind="stable")]
-    held, fold = np.zeros(folds), np.empty(len(counts), np.int64)
+    sizes, fold = np.zeros(folds), np.empty(len(counts), np.int64)
     for subject in order:
-        fold[subject] = held.argmin()
-        held[fold[subject]] += counts[subject]
+        fold[subject] = sizes.argmin()
+        sizes[fold[subject]] += counts[subject]
     return fold[subjects]

@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ SETTING = ("data", "model", "branch", "pool", "dimension", "protocol", "shots", 
 
 
 class Figure(NamedTuple):
-    """A score as people read it: its `key` in a result, its `name`, its unit, digits after the point."""
+    """How a score is shown: its `key` in a result, its `name` and unit, and the digits after the point."""
 
     key: str
     name: str
@@ -28,17 +27,17 @@ class Figure(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """Name and unit: what stands above a column."""
+        """The title of a column."""
         return f"{self.name} {self.unit}".strip()
 
     def text(self, value: Any) -> str:
-        """A number in the figure's unit; a fraction as per cent; "" for what is no number."""
+        """A number in the figure's unit; "" for anything else."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return ""
         return f"{value * 100 if self.unit == '%' else value:.{self.digits}f}"
 
     def spread(self, numbers: dict[str, Any]) -> str:
-        """Its deviation and its confidence interval, as far as a result has them: `± 1.2 (46.4-49.7)`."""
+        """Standard deviation and confidence interval, if a result has them: `± 1.2 (46.4-49.7)`."""
         deviation, low, high = (self.text(numbers.get(f"{self.key}_{end}")) for end in ("std", "low", "high"))
         parts = [f"± {deviation}"] if deviation else []
         if low and high:
@@ -46,7 +45,7 @@ class Figure(NamedTuple):
         return " ".join(parts)
 
     def cell(self, numbers: dict[str, Any]) -> str:
-        """Value and spread: `48.1 (46.4-49.7)`; "" where a result has none."""
+        """Value and spread: `48.1 (46.4-49.7)`; "" if a result has none."""
         value = self.text(numbers.get(self.key))
         return f"{value} {self.spread(numbers)}".strip() if value else ""
 
@@ -82,20 +81,23 @@ FIGURES = {
 
 
 def table(folder: str | Path, form: str = "text") -> str:
-    """The runs whose JSON files lie below `folder`, a row each, a table each task; `form`: text, markdown,
+    """The runs whose JSON files lie below `folder`, a row each, in a table per task; `form`: text, markdown,
     or csv (one table). Raises MissingPath, OptionError, or DataError if there is no result."""
     if form not in FORMS:
         raise OptionError(f"a table is {', '.join(FORMS)}, not {form!r}")
-    runs = _runs(Path(folder))
-    tasks = [(task, list(group)) for task, group in groupby(runs, lambda numbers: str(numbers["task"]))]
+    rows = [_row(numbers) for numbers in _runs(Path(folder))]
     if form == "csv":
-        return _csv(tasks)
+        lines = io.StringIO()
+        columns = dict.fromkeys(column for row in rows for column in row)
+        writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return lines.getvalue().rstrip("\n")
     blocks = []
-    for task, group in tasks:
-        figures = FIGURES.get(task, ())
-        rows = [[*SETTING, *(figure.heading for figure in figures)]]
-        rows += [[*_setting(numbers), *(figure.cell(numbers) for figure in figures)] for numbers in group]
-        blocks.append(_markdown(task, rows) if form == "markdown" else _text(task, rows))
+    for task, group in groupby(rows, lambda row: row["task"]):
+        dicts = [{column: cell for column, cell in row.items() if column != "task"} for row in group]
+        cells = [list(dicts[0]), *(list(row.values()) for row in dicts)]
+        blocks.append(_markdown(task, cells) if form == "markdown" else _text(task, cells))
     return "\n\n".join(blocks)
 
 
@@ -114,35 +116,25 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _order(numbers: dict[str, Any]) -> tuple[Any, ...]:
-    """By what the rows say; numbers by size."""
+    """By the cells of a row; numbers by size."""
     cells = [numbers["task"], *(numbers.get(key) for key in ("data", "test", *SETTING[1:]))]
     return tuple((c, "") if isinstance(c, (int, float)) else (0, str(c or "")) for c in cells)
 
 
-def _setting(numbers: dict[str, Any]) -> list[str]:
-    cells = {key: _plain(numbers.get(key)) for key in SETTING}
+def _row(numbers: dict[str, Any]) -> dict[str, str]:
+    """The cells of a run by their columns."""
+    task = numbers["task"]
+    row = {"task": task, **{key: _plain(numbers.get(key)) for key in SETTING}}
     if numbers.get("test"):
-        cells["data"] += f", scored on {_plain(numbers['test'])}"
+        row["data"] += f", scored on {_plain(numbers['test'])}"
     if numbers.get("aligned"):
-        cells["protocol"] += ", aligned"
-    cells["shots"] = cells["shots"] if numbers.get("shots") else "all"
-    return list(cells.values())
+        row["protocol"] += ", aligned"
+    row["shots"] = row["shots"] if numbers.get("shots") else "all"
+    return row | {figure.heading: figure.cell(numbers) for figure in FIGURES.get(task, ())}
 
 
 def _plain(value: Any) -> str:
     return "" if value is None else " ".join(str(value).split())
-
-
-def _csv(tasks: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
-    columns = list(dict.fromkeys(figure.heading for task, _ in tasks for figure in FIGURES.get(task, ())))
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["task", *SETTING, *columns])
-    for task, group in tasks:
-        for numbers in group:
-            cells = {figure.heading: figure.cell(numbers) for figure in FIGURES.get(task, ())}
-            writer.writerow([task, *_setting(numbers), *(cells.get(column, "") for column in columns)])
-    return lines.getvalue().rstrip("\n")
 
 
 def _text(task: str, rows: list[list[str]]) -> str:

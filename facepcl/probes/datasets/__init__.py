@@ -1,4 +1,4 @@
-"""Data sets as their authors hand them out: `read_manifest(task, path)`."""
+"""Data sets in the layouts of their authors: `read_manifest(task, path)`."""
 
 from pathlib import Path
 
@@ -21,10 +21,18 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 
 def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int = 0) -> Manifest:
-    """The labelled images at `path` for a task; "auto" takes the first layout that recognises it.
+    """Read the labelled images at `path` for a task.
 
-    Raises MissingPath, OptionError for an unknown task or layout, DataError for data that no layout
-    recognises or that its layout cannot read.
+    Args:
+        task: A key of `LAYOUTS`.
+        path: A folder or file.
+        layout: Name of the layout; "auto" takes the first that recognises `path`.
+        seed: For verification data without pairs, which are drawn.
+
+    Raises:
+        OptionError: Unknown task or layout.
+        MissingPath: `path` does not exist.
+        DataError: No layout recognises the data, or its labels are invalid.
     """
     path = Path(path)
     if task not in LAYOUTS:
@@ -34,10 +42,12 @@ def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int =
         raise OptionError(f"unknown layout {layout!r} of {task}; there are auto, {', '.join(layouts)}")
     if not path.exists():
         raise MissingPath(f"{path}: there is no such file or folder")
-    asked = list(layouts.values()) if layout == "auto" else [layouts[layout]]
-    found = next((known for known in asked if known.recognise(path)), None)
-    if found is None:
+    candidates = list(layouts.values()) if layout == "auto" else [layouts[layout]]
+    recognised = next((known for known in candidates if known.recognise(path)), None)
+    if recognised is None:
         kind = "known data set" if layout == "auto" else f"{layout} data"
-        looked_for = "; ".join(known.looks_for for known in asked)
+        looked_for = "; ".join(known.looks_for for known in candidates)
         raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}")
-    return found.read(path, seed)
+    manifest = recognised.read(path)
+    unpaired = task == "verification" and not manifest.pairs
+    return verification.with_drawn_pairs(manifest, seed) if unpaired else manifest

@@ -1,4 +1,4 @@
-"""What the readers of data sets share: lines with numbers, splits, units, and manifests of image files."""
+"""Shared by all layouts: checked numbers and lines, splits, units, and manifests of image files."""
 
 import re
 from collections import Counter
@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from facepcl.data.sources import Item, csv_lines, files_below, is_image_name
 from facepcl.errors import DataError, MissingPath
@@ -18,26 +16,21 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), VAL),
     **dict.fromkeys(("test", "testing"), TEST),
 }
-# The right eye, the left eye, the nose's tip, and both corners of the mouth
-_OF_68: tuple[Sequence[int], ...] = (range(36, 42), range(42, 48), [30], [48], [54])
-_UNIT = re.compile(r"AU0*([1-9]\d?)")
-_CALLED = {
-    "expression": "expression",
-    "pose": "yaw, pitch and roll",
-    "units": "action units",
-    "subject": "identity",
-    "series": "series",
-}
+_LABEL_NAMES = {"pose": "yaw, pitch and roll", "units": "action units", "subject": "identity"}
 
 
 class Layout(NamedTuple):
-    """A way in which data sets lie on the disk: `recognise` tells whether a path holds one, `read` makes a
-    manifest of it (with the seed, where pairs are drawn), `looks_for` says what it is known by."""
+    """A directory or file layout: `recognise(path)`, `read(path)`, and what `recognise` looks for."""
 
     name: str
     recognise: Callable[[Path], bool]
-    read: Callable[[Path, int], Manifest]
-    looks_for: str = ""
+    read: Callable[[Path], Manifest]
+    looks_for: str
+
+
+def marked_layout(name: str, read: Callable[[Path], Manifest], marker: str) -> Layout:
+    """A layout recognised by a file or folder named `marker`."""
+    return Layout(name, lambda path: (path / marker).exists(), read, marker)
 
 
 def at(path: Path, line: int) -> str:
@@ -46,36 +39,29 @@ def at(path: Path, line: int) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers. Raises MissingPath."""
-    if not path.is_file():
-        raise MissingPath(f"{path}: there is no such file")
+    """The non-blank lines of a text file with their numbers. Raises MissingPath."""
+    _check_file(path)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if line := line.strip():
-                yield number, line
+        yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
 
 
-def fields(
-    path: Path, count: int | None = None, between: str | None = None
-) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line, parted by `between` or by blanks. Raises DataError unless they are `count`."""
+def fields(path: Path, count: int | None = None, sep: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each line, split at `sep` or at blanks. Raises DataError unless there are `count`."""
     for number, line in text_lines(path):
-        found = [field.strip() for field in line.split(between)]
-        if count is not None and len(found) != count:
-            raise DataError(f"{at(path, number)} has {len(found)} fields where {count} were expected")
-        yield number, found
+        cells = [cell.strip() for cell in line.split(sep)]
+        if count is not None and len(cells) != count:
+            raise DataError(f"{at(path, number)} has {len(cells)} fields where {count} were expected")
+        yield number, cells
 
 
 def table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """The header of a CSV file, without blanks around its names, and its rows by these with line numbers.
+    """The column names of a CSV file and its rows as dicts with line numbers, all stripped of blanks.
 
-    Raises MissingPath; the rows raise DataError for a line that is cut off.
+    Raises MissingPath; iterating raises DataError for a row with too few or too many cells.
     """
-    if not path.is_file():
-        raise MissingPath(f"{path}: there is no such file")
+    _check_file(path)
     lines = csv_lines(path)
-    _, header = next(lines, (1, []))
-    header = [name.strip() for name in header]
+    header = [name.strip() for name in next(lines, (1, []))[1]]
 
     def rows() -> Iterator[tuple[int, dict[str, str]]]:
         for number, cells in lines:
@@ -88,45 +74,55 @@ def table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     return header, rows()
 
 
-def to_number(text: str, what: str, where: str) -> float:
-    """A finite number. Raises DataError that says `what` it is and `where`."""
+def check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise DataError unless a CSV file has these columns."""
+    if missing := next((name for name in columns if name not in header), None):
+        raise DataError(f"{path} has no column {missing!r}; its first line says {','.join(header)[:80]!r}")
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise MissingPath(f"{path}: there is no such file")
+
+
+def to_number(text: str, name: str, where: str) -> float:
+    """A finite number. Raises DataError that says `name` and `where`."""
     try:
         number = float(text)
     except ValueError:
         number = float("nan")
     if not abs(number) < float("inf"):
-        raise DataError(f"{where}: {what} is {text[:40]!r}, not a number")
+        raise DataError(f"{where}: {name} is {text[:40]!r}, not a number")
     return number
 
 
-def to_integer(text: str, lowest: int, highest: int, what: str, where: str) -> int:
-    """A whole number from `lowest` to `highest`. Raises DataError that says `what` it is and `where`."""
+def to_integer(text: str, lowest: int, highest: int, name: str, where: str) -> int:
+    """An integer from `lowest` to `highest`. Raises DataError that says `name` and `where`."""
     if text.isascii() and text.isdigit() and lowest <= int(text) <= highest:
         return int(text)
-    raise DataError(f"{where}: {what} is {text[:40]!r}, not a whole number from {lowest} to {highest}")
+    raise DataError(f"{where}: {name} is {text[:40]!r}, not a whole number from {lowest} to {highest}")
 
 
-def to_split(word: str, where: str) -> str:
-    """The split that a word names. Raises DataError for any other word."""
-    if split := split_named(word):
+def to_split(text: str, where: str) -> str:
+    """The split called `text`. Raises DataError for an unknown name."""
+    if split := split_named(text):
         return split
-    raise DataError(f"{where}: the split is {word[:40]!r}, not train, val or test")
+    raise DataError(f"{where}: the split is {text[:40]!r}, not train, val or test")
 
 
-def split_named(word: str) -> str:
-    """train, val or test for the words that data sets use, else ""."""
-    return _SPLITS.get(word.lower(), "")
+def split_named(text: str) -> str:
+    """train, val or test for the names that data sets use, else ""."""
+    return _SPLITS.get(text.lower(), "")
 
 
 def unit_name(text: str) -> str | None:
-    """`AU12` for `AU12` or `AU012`, None for what is no unit."""
-    match = _UNIT.fullmatch(text.strip().upper())
+    """`AU12` for `AU12` or `AU012`, None if `text` is not an action unit."""
+    match = re.fullmatch(r"AU0*([1-9]\d?)", text.strip().upper())
     return f"AU{match[1]}" if match else None
 
 
-def five_points(points: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """Eyes, nose and corners of the mouth of the 68 points `[68, 2]` of iBUG's scheme."""
-    return tuple((float(x), float(y)) for x, y in (points[list(part)].mean(0) for part in _OF_68))
+def unit_order(unit: str) -> int:
+    return int(unit[2:])
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -135,7 +131,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def existing(path: Path, where: str) -> Path:
-    """`path`, an image that `where` names. Raises MissingPath if it is not there."""
+    """`path`, an image listed at `where`. Raises MissingPath."""
     if not path.is_file():
         raise MissingPath(f"{where}: there is no image {path}")
     return path
@@ -144,20 +140,19 @@ def existing(path: Path, where: str) -> Path:
 def of_files(
     layout: str,
     images: Sequence[Labelled],
-    labels: Sequence[Path] = (),
+    label_files: Sequence[Path] = (),
     classes: Sequence[str] = (),
     dropped: int = 0,
     notes: Sequence[str] = (),
 ) -> Manifest:
-    """A manifest of images that are files, each named by its path."""
+    """A manifest of image files, each named by its path. Raises DataError if there is none."""
     if not images:
         raise DataError(f"no image of the {layout} data is left" + "".join(f"; {note}" for note in notes))
-    images = list(images)
     return Manifest(
         layout=layout,
-        images=images,
+        images=list(images),
         items=lambda: (Item(image.name) for image in images),
-        files=[*labels, *(Path(image.name) for image in images)],
+        files=[*label_files, *(Path(image.name) for image in images)],
         classes=tuple(classes),
         dropped=dropped,
         notes=tuple(notes),
@@ -165,36 +160,35 @@ def of_files(
 
 
 def keep(manifest: Manifest, kept: Sequence[bool]) -> Manifest:
-    """The images of `manifest` that are `kept`, and their items; its pairs, if any, are the caller's."""
-    whole = manifest.items
+    """Reduce images and items to those `kept`."""
+    items = manifest.items
     manifest.images = list(compress(manifest.images, kept))
-    manifest.items = lambda: compress(whole(), kept)
+    manifest.items = lambda: compress(items(), kept)
     return manifest
 
 
 def keep_labelled(manifest: Manifest, source: Path, needs: Sequence[str]) -> Manifest:
-    """The images that have all the labels that a task `needs`; how many have not is counted and noted.
+    """Reduce the images to those with all labels that a task `needs`, and note how many lack which.
 
     Raises DataError if none is left.
     """
-    lacking: Counter[str] = Counter()
-    kept = []
-    for image in manifest.images:
-        missing = next((name for name in needs if getattr(image, name) in (None, "")), None)
-        kept.append(missing is None)
-        if missing:
-            lacking[missing] += 1
-    total = len(kept)
-    notes = [f"{n} of {total} images left out: no {_CALLED[name]}" for name, n in lacking.items()]
-    if not any(kept):
+    missing = [
+        next((name for name in needs if getattr(image, name) in (None, "")), "") for image in manifest.images
+    ]
+    counts = Counter(filter(None, missing))
+    notes = [
+        f"{count} of {len(missing)} images left out: no {_LABEL_NAMES.get(name, name)}"
+        for name, count in counts.items()
+    ]
+    if counts.total() == len(missing):
         raise DataError(f"no image of {source} is left: {'; '.join(notes) or 'it holds none'}")
     manifest.notes += tuple(notes)
-    manifest.dropped += total - sum(kept)
-    return manifest if all(kept) else keep(manifest, kept)
+    manifest.dropped += counts.total()
+    return keep(manifest, [not name for name in missing])
 
 
 def common_units(images: Sequence[Labelled]) -> tuple[list[Labelled], tuple[str, ...]]:
-    """The images with the units that all of them have, in the order of their numbers, and a note on others.
+    """The images with only the units labelled in all of them, in numerical order, and a note on the others.
 
     Raises DataError if there is no such unit.
     """
@@ -204,10 +198,5 @@ def common_units(images: Sequence[Labelled]) -> tuple[list[Labelled], tuple[str,
         raise DataError(f"no action unit is labelled in all images; there are {', '.join(sorted(counts))}")
     others = sorted(set(counts) - set(units), key=unit_order)
     note = f"{', '.join(others)} left out: not labelled in all images"
-    found = [image._replace(units={u: (image.units or {})[u] for u in units}) for image in images]
-    return found, (note,) if others else ()
-
-
-def unit_order(unit: str) -> int:
-    """The number of a unit."""
-    return int(unit[2:])
+    reduced = [image._replace(units={u: (image.units or {})[u] for u in units}) for image in images]
+    return reduced, (note,) if others else ()

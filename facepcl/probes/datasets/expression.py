@@ -1,6 +1,7 @@
 """Facial expression: FER-2013, RAF-DB, AffectNet, class folders."""
 
 from collections.abc import Iterator
+from functools import partial
 from math import isqrt
 from pathlib import Path
 
@@ -28,18 +29,19 @@ RAF_DB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutr
 AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 _NO_EXPRESSION = 10  # AffectNet's 8 none, 9 uncertain and 10 no face
 _USAGE = {"Training": TRAIN, "PublicTest": VAL, "PrivateTest": TEST}
+_RAF_LIST = Path("EmoLabel", "list_patition_label.txt")  # [sic]
 
 
 def _fer2013_csv(path: Path) -> Path | None:
-    names = [path] if path.is_file() else [path / "fer2013.csv", path / "icml_face_data.csv"]
-    names = [p for p in names if p.suffix.lower() == ".csv" and p.is_file()]
-    return next((p for p in names if {"emotion", "pixels", "Usage"} <= set(table(p)[0])), None)
+    files = [path] if path.is_file() else [path / "fer2013.csv", path / "icml_face_data.csv"]
+    files = [p for p in files if p.suffix.lower() == ".csv" and p.is_file()]
+    return next((p for p in files if {"emotion", "pixels", "Usage"} <= set(table(p)[0])), None)
 
 
-def read_fer2013(path: Path, seed: int = 0) -> Manifest:
-    """FER-2013 as Kaggle has it: PublicTest is val, PrivateTest is test.
+def read_fer2013(path: Path) -> Manifest:
+    """FER-2013 as distributed on Kaggle: PublicTest is val, PrivateTest is test.
 
-    The pixels become images only as they are asked for. Raises DataError with the line.
+    Pixels are encoded lazily. Raises DataError with the line.
     """
     if (file := _fer2013_csv(path)) is None:
         raise DataError(f"{path} is or holds no fer2013.csv with the columns emotion, pixels and Usage")
@@ -51,12 +53,11 @@ def read_fer2013(path: Path, seed: int = 0) -> Manifest:
             raise DataError(f"{where}: Usage is {row['Usage'][:40]!r}, not one of {', '.join(_USAGE)}")
         images.append(Labelled(where, _USAGE[row["Usage"]], expression=FER2013[label]))
     manifest = of_files("fer2013", images, classes=FER2013)
-    manifest.items, manifest.files = lambda: _drawn(file), [file]
+    manifest.items, manifest.files = lambda: _fer2013_items(file), [file]
     return manifest
 
 
-def _drawn(file: Path) -> Iterator[Item]:
-    """Each row's pixels as an encoded image."""
+def _fer2013_items(file: Path) -> Iterator[Item]:
     for number, row in table(file)[1]:
         where = at(file, number)
         try:
@@ -70,15 +71,12 @@ def _drawn(file: Path) -> Iterator[Item]:
             yield Item(where, b"P5 %d %d 255\n" % (side, side) + pixels.astype(np.uint8).tobytes())
 
 
-_RAF_LIST = Path("EmoLabel", "list_patition_label.txt")  # so spelt
-
-
 def _raf_root(path: Path) -> Path | None:
     return next((p for p in (path, path / "basic") if (p / _RAF_LIST).is_file()), None)
 
 
-def read_raf_db(path: Path, seed: int = 0) -> Manifest:
-    """The basic set of RAF-DB with its aligned images; the names tell train and test.
+def read_raf_db(path: Path) -> Manifest:
+    """The basic set of RAF-DB with its aligned images; file names begin with the split.
 
     Raises DataError or MissingPath with the line.
     """
@@ -86,8 +84,7 @@ def read_raf_db(path: Path, seed: int = 0) -> Manifest:
     file, images = root / _RAF_LIST, []
     for number, (name, label) in fields(file, 2):
         where = at(file, number)
-        split = split_named(name.partition("_")[0])
-        if not split:
+        if not (split := split_named(name.partition("_")[0])):
             raise DataError(f"{where}: {name[:40]!r} begins neither with train_ nor with test_")
         image = root / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg"
         expression = RAF_DB[to_integer(label, 1, len(RAF_DB), "the label", where) - 1]
@@ -95,8 +92,8 @@ def read_raf_db(path: Path, seed: int = 0) -> Manifest:
     return of_files("raf-db", images, [file], RAF_DB)
 
 
-def read_affectnet(path: Path, seed: int = 0) -> Manifest:
-    """AffectNet's train_set and val_set; val_set is what results are reported on, so it is test.
+def read_affectnet(path: Path) -> Manifest:
+    """AffectNet's train_set and val_set; results are reported on val_set, so it is test.
 
     Faces without one of the eight expressions are left out. Raises DataError or MissingPath.
     """
@@ -116,55 +113,48 @@ def read_affectnet(path: Path, seed: int = 0) -> Manifest:
 
 
 def _array_label(file: Path) -> int:
-    """The number in an annotation: an array of one string or number."""
+    """The label in an annotation file: an array of one string or number."""
     existing(file, f"{file.parent}")
     try:
-        found = np.load(file, allow_pickle=False)
+        array = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{file} is no array of one label ({error})") from error
-    if found.size != 1:
-        raise DataError(f"{file} holds {found.size} labels where 1 was expected")
-    return to_integer(str(found.item()), 0, _NO_EXPRESSION, "the expression", str(file))
+    if array.size != 1:
+        raise DataError(f"{file} holds {array.size} labels where 1 was expected")
+    return to_integer(str(array.item()), 0, _NO_EXPRESSION, "the expression", str(file))
 
 
 def _split_folders(path: Path) -> dict[Path, str]:
-    """The folders of splits with the split of each. FER-2013's public test half is val beside the private."""
+    """The folders of splits. FER-2013's public_test is val if there is a private_test, else test."""
     if not path.is_dir():
         return {}
-    names = {f.name.lower().replace("_", ""): f for f in sorted(path.iterdir()) if f.is_dir()}
-    found = {folder: split_named(name) for name, folder in names.items()}
-    if "publictest" in names:
-        found[names["publictest"]] = VAL if "privatetest" in names else TEST
-    if "privatetest" in names:
-        found[names["privatetest"]] = TEST
-    return {folder: split for folder, split in found.items() if split}
+    folders = {f.name.lower().replace("_", ""): f for f in sorted(path.iterdir()) if f.is_dir()}
+    special = {"publictest": VAL if "privatetest" in folders else TEST, "privatetest": TEST}
+    splits = {folder: special.get(name) or split_named(name) for name, folder in folders.items()}
+    return {folder: split for folder, split in splits.items() if split}
 
 
 def _classes_below(folder: Path) -> dict[str, list[Path]]:
-    """The images in each class folder; those beside the folders are none's."""
+    """The images in each class folder; images beside the folders are ignored."""
     if not folder.is_dir():
         return {}
-    found = {f.name: images_below(f) for f in sorted(folder.iterdir()) if f.is_dir() and f.name[0] != "."}
-    return {name: images for name, images in found.items() if images}
+    classes = {f.name: images_below(f) for f in sorted(folder.iterdir()) if f.is_dir() and f.name[0] != "."}
+    return {name: images for name, images in classes.items() if images}
 
 
-def read_split_folders(path: Path, seed: int = 0) -> Manifest:
-    """SPLIT/CLASS/IMAGE, as FER-2013 is spread as folders. Raises DataError if there is no image."""
-    folders = _split_folders(path)
+def read_folders(path: Path, layout: str) -> Manifest:
+    """SPLIT/CLASS/IMAGE, as FER-2013 is often distributed, or CLASS/IMAGE without splits.
+
+    Raises DataError if there is no image.
+    """
+    splits = _split_folders(path) if layout == "split-folders" else {path: ""}
     images = [
         Labelled(str(image), split, expression=name)
-        for folder, split in folders.items()
-        for name, found in _classes_below(folder).items()
-        for image in found
+        for folder, split in splits.items()
+        for name, files in _classes_below(folder).items()
+        for image in files
     ]
-    return of_files("split-folders", images, classes=sorted({i.expression for i in images if i.expression}))
-
-
-def read_class_folders(path: Path, seed: int = 0) -> Manifest:
-    """CLASS/IMAGE, without splits. Raises DataError if there is no image."""
-    classes = _classes_below(path)
-    images = [Labelled(str(i), expression=name) for name, found in classes.items() for i in found]
-    return of_files("class-folders", images, classes=list(classes))
+    return of_files(layout, images, classes=sorted({str(image.expression) for image in images}))
 
 
 LAYOUTS = (
@@ -185,9 +175,14 @@ LAYOUTS = (
     ),
     Layout(
         "split-folders",
-        lambda path: any(_classes_below(folder) for folder in _split_folders(path)),
-        read_split_folders,
+        lambda path: any(map(_classes_below, _split_folders(path))),
+        partial(read_folders, layout="split-folders"),
         "train/CLASS/IMAGE and test/CLASS/IMAGE",
     ),
-    Layout("class-folders", lambda path: len(_classes_below(path)) > 1, read_class_folders, "CLASS/IMAGE"),
+    Layout(
+        "class-folders",
+        lambda path: len(_classes_below(path)) > 1,
+        partial(read_folders, layout="class-folders"),
+        "CLASS/IMAGE",
+    ),
 )

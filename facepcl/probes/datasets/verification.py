@@ -2,32 +2,75 @@
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from facepcl.data.sources import Item
 from facepcl.errors import DataError, MissingPath
-from facepcl.probes.datasets.common import Layout, at, fields, images_below, of_files, table, to_integer
+from facepcl.probes.datasets.common import (
+    Layout,
+    at,
+    check_columns,
+    existing,
+    fields,
+    images_below,
+    keep,
+    marked_layout,
+    of_files,
+    table,
+    to_integer,
+)
 from facepcl.probes.datasets.csv_files import is_csv
-from facepcl.probes.datasets.pairs import FOLDS, Paired, with_drawn_pairs
-from facepcl.probes.datasets.shards import are_shards, read_shards
+from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import Labelled, Manifest, Pair
 
+FOLDS = 10
+MAX_PAIRS = 300  # same pairs per fold, and as many different ones: what LFW has
+_MAX_IMAGES = 25  # of a person: they make 300 pairs
 _LFW_FOLDERS = ("lfw", "lfw_funneled", "lfw-deepfunneled/lfw-deepfunneled", "lfw-deepfunneled")
 _SAME = {**dict.fromkeys(("1", "true", "same"), True), **dict.fromkeys(("0", "false", "different"), False)}
 
 
-def read_lfw(path: Path, seed: int = 0) -> Manifest:
-    """LFW by its pairs.txt, whose first line tells folds and pairs. Raises DataError or MissingPath with the
-    line."""
-    file, paired = path / "pairs.txt", Paired()
+class PairList:
+    """Pairs and their images, each image once."""
+
+    def __init__(self) -> None:
+        self.images: list[Labelled] = []
+        self.pairs: list[Pair] = []
+        self._indices: dict[Path, int] = {}
+
+    def add(self, a: Path, b: Path, same: bool, fold: int, where: str, subjects: tuple[str, str]) -> None:
+        """Add a pair listed at `where`. Raises MissingPath if one of its images does not exist."""
+        for path, subject in zip((a, b), subjects, strict=True):
+            if path not in self._indices:
+                self._indices[path] = len(self.images)
+                self.images.append(Labelled(str(existing(path, where)), subject=subject))
+        self.pairs.append(Pair(self._indices[a], self._indices[b], same, fold))
+
+    def manifest(self, layout: str, label_files: Sequence[Path]) -> Manifest:
+        """The manifest of all pairs. Raises DataError if there is none."""
+        manifest = of_files(layout, self.images, label_files)
+        manifest.pairs = self.pairs
+        return manifest
+
+
+def read_lfw(path: Path) -> Manifest:
+    """LFW by its pairs.txt, whose first line has the numbers of folds and pairs.
+
+    Raises DataError or MissingPath with the line.
+    """
+    file, pair_list = path / "pairs.txt", PairList()
     folder = next((path / name for name in _LFW_FOLDERS if (path / name).is_dir()), path)
     lines = fields(file)
     number, header = next(lines, (1, [""]))
-    sizes = [
-        to_integer(text, 1, 10**6, "the number of folds or pairs", at(file, number)) for text in header[:2]
-    ]
+    where = at(file, number)
+    sizes = [to_integer(text, 1, 10**6, "the number of folds or pairs", where) for text in header[:2]]
     folds, size = sizes if len(sizes) == 2 else (1, sizes[0])
     count = 0
     for count, (number, words) in enumerate(lines, 1):
@@ -40,10 +83,10 @@ def read_lfw(path: Path, seed: int = 0) -> Manifest:
             _lfw_image(folder, name, to_integer(n, 1, 9999, "the image", where))
             for name, n in zip(names, (words[1], words[-1]), strict=True)
         )
-        paired.add(a, b, same, fold, where, names)
+        pair_list.add(a, b, same, fold, where, names)
     if count != folds * 2 * size:
         raise DataError(f"{file} breaks off: {count} pairs where its first line promises {folds * 2 * size}")
-    return paired.manifest("lfw", [file])
+    return pair_list.manifest("lfw", [file])
 
 
 def _lfw_image(folder: Path, name: str, number: int) -> Path:
@@ -58,7 +101,7 @@ def read_two_line_pairs(path: Path, name: str) -> Manifest:
     The k-th tenth of the same and of the different pairs is fold k. Raises DataError or MissingPath with the
     line.
     """
-    file, paired = path / f"pairs_{name}.txt", Paired()
+    file, pair_list = path / f"pairs_{name}.txt", PairList()
     folder = next((path / f for f in ("aligned images", "images") if (path / f).is_dir()), path)
     lines = list(fields(file, 2))
     if len(lines) % 2:
@@ -67,75 +110,65 @@ def read_two_line_pairs(path: Path, name: str) -> Manifest:
         where = at(file, number)
         same = to_integer(label, 0, FOLDS, "the label", where) > 0
         if label != again:
-            raise DataError(
-                f"{where}: the two lines of a pair have different labels, {label} and {again[:9]}"
-            )
+            labels = f"{label} and {again[:9]}"
+            raise DataError(f"{where}: the two lines of a pair have different labels, {labels}")
         subjects = (first.rpartition("_")[0], second.rpartition("_")[0])
-        paired.add(folder / first, folder / second, same, -1, where, subjects)
-    paired.pairs = _in_tenths(paired.pairs)
-    return paired.manifest(name.lower(), [file])
-
-
-def _in_tenths(pairs: list[Pair]) -> list[Pair]:
-    counts = {kind: sum(pair.same == kind for pair in pairs) for kind in (True, False)}
-    seen = {True: 0, False: 0}
-    found = []
-    for pair in pairs:
-        found.append(pair._replace(fold=seen[pair.same] * FOLDS // counts[pair.same]))
+        pair_list.add(folder / first, folder / second, same, -1, where, subjects)
+    total, seen = Counter(pair.same for pair in pair_list.pairs), Counter[bool]()
+    for i, pair in enumerate(pair_list.pairs):
+        pair_list.pairs[i] = pair._replace(fold=seen[pair.same] * FOLDS // total[pair.same])
         seen[pair.same] += 1
-    return found
+    return pair_list.manifest(name.lower(), [file])
 
 
 def read_cfp(path: Path, protocol: str) -> Manifest:
-    """CFP's frontal-profile (FP) or frontal-frontal (FF) protocol, a folder of pairs a fold.
+    """CFP's frontal-profile (FP) or frontal-frontal (FF) protocol, a folder of pairs per fold.
 
     Raises DataError or MissingPath with the line.
     """
-    root = path / "Protocol"
-    frontal = _numbered(root / "Pair_list_F.txt")
-    other = _numbered(root / "Pair_list_P.txt") if protocol == "FP" else frontal
-    files, paired = [root / f"Pair_list_{letter}.txt" for letter in sorted(set("F" + protocol[1]))], Paired()
+    root, pair_list = path / "Protocol", PairList()
+    lists = [root / f"Pair_list_{letter}.txt" for letter in protocol]
+    images = [_numbered(file) for file in lists]
+    files = sorted(set(lists))
     folders = sorted(f for f in (root / "Split" / protocol).glob("*") if f.is_dir())
     for fold, folder in enumerate(folders):
         for name, same in (("same.txt", True), ("diff.txt", False)):
             files.append(folder / name)
-            for number, words in fields(folder / name, 2, ","):
-                where = at(folder / name, number)
-                a, b = (_listed(lst, w, where) for lst, w in zip((frontal, other), words, strict=True))
-                paired.add(a, b, same, fold, where, (a.parent.parent.name, b.parent.parent.name))
-    return paired.manifest(f"cfp-{protocol.lower()}", files)
+            for line, numbers in fields(folder / name, 2, ","):
+                where = at(folder / name, line)
+                for number, known in zip(numbers, images, strict=True):
+                    if number not in known:
+                        listed = f"the list has {len(known)}"
+                        raise DataError(f"{where}: no image has the number {number[:20]!r}; {listed}")
+                a, b = (known[number] for number, known in zip(numbers, images, strict=True))
+                pair_list.add(a, b, same, fold, where, (a.parent.parent.name, b.parent.parent.name))
+    return pair_list.manifest(f"cfp-{protocol.lower()}", files)
 
 
 def _numbered(file: Path) -> dict[str, Path]:
-    """The images of a list by their numbers; it names them relative to its own folder."""
+    """The images of a list by their numbers; its paths are relative to its folder."""
     return {number: Path(os.path.normpath(file.parent / name)) for _, (number, name) in fields(file, 2)}
 
 
-def _listed(images: dict[str, Path], number: str, where: str) -> Path:
-    if number not in images:
-        raise DataError(f"{where}: no image has the number {number[:20]!r}; the list has {len(images)}")
-    return images[number]
-
-
-class _Plain(pickle.Unpickler):
-    """Lists, bytes and booleans: all that a .bin needs, and nothing that could run code."""
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads lists, bytes and booleans: all that a .bin needs, and nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise DataError(f"it asks for {module}.{name}, and only plain bytes and booleans are read")
 
 
 def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
-    """The images and answers of a .bin. Raises DataError for anything else, and runs nothing of it."""
+    """The images and answers of a .bin, without running code in it. Raises DataError for anything else."""
     try:
         with path.open("rb") as file:
-            found = _Plain(file, encoding="bytes").load()
+            content = _PlainUnpickler(file, encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{path} is refused: {error}") from error
     except Exception as error:  # a damaged pickle raises nearly any error
         raise DataError(f"{path} is no insightface .bin, or is cut off ({type(error).__name__})") from error
-    if not (isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(x, list) for x in found)):
+    if not (isinstance(content, tuple | list) and [type(part) for part in content] == [list, list]):
         raise DataError(f"{path} holds no pair of lists, of images and of answers")
-    images, same = found
+    images, same = content
     if not all(isinstance(x, bytes) for x in images) or not all(isinstance(x, bool) for x in same):
         raise DataError(f"{path} holds something else than encoded images and booleans")
     if not same or len(images) != 2 * len(same):
@@ -143,96 +176,118 @@ def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     return images, same
 
 
-def read_bin(path: Path, seed: int = 0) -> Manifest:
-    """insightface's .bin: images 2i and 2i+1 are pair i; a tenth of the pairs, as they lie, is a fold.
+def read_bin(path: Path) -> Manifest:
+    """insightface's .bin: images 2i and 2i+1 are pair i; each tenth of the pairs in order is a fold.
 
     Raises DataError unless it is a plain pickle of bytes and booleans.
     """
     _, same = _load_bin(path)
-
-    def items() -> Iterator[Item]:
-        return (Item(f"{path}/{i}", data) for i, data in enumerate(_load_bin(path)[0]))
-
     return Manifest(
         layout="bin",
         images=[Labelled(f"{path}/{i}") for i in range(2 * len(same))],
-        items=items,
+        items=lambda: (Item(f"{path}/{i}", data) for i, data in enumerate(_load_bin(path)[0])),
         files=[path],
         pairs=[Pair(2 * i, 2 * i + 1, s, i * FOLDS // len(same)) for i, s in enumerate(same)],
     )
 
 
-def read_pairs_csv(path: Path, seed: int = 0) -> Manifest:
+def read_pairs_csv(path: Path) -> Manifest:
     """A CSV of pairs: path1, path2, same, and maybe fold, subject1, subject2; paths relative to its folder.
 
     Raises DataError or MissingPath with the line.
     """
     header, rows = table(path)
-    if lacking := {"path1", "path2", "same"} - set(header):
-        raise DataError(
-            f"{path} has no column {min(lacking)!r}; its first line says {','.join(header)[:80]!r}"
-        )
-    paired = Paired()
+    check_columns(path, header, ("path1", "path2", "same"))
+    pair_list = PairList()
     for number, row in rows:
         where = at(path, number)
         if (same := _SAME.get(row["same"].lower())) is None:
             raise DataError(f"{where}: same is {row['same'][:20]!r}, not 1 or 0")
         fold = to_integer(row["fold"], 0, 10**6, "the fold", where) if row.get("fold") else -1
         subjects = (row.get("subject1", ""), row.get("subject2", ""))
-        paired.add(path.parent / row["path1"], path.parent / row["path2"], same, fold, where, subjects)
-    return paired.manifest("csv", [path])
+        pair_list.add(path.parent / row["path1"], path.parent / row["path2"], same, fold, where, subjects)
+    return pair_list.manifest("csv", [path])
 
 
 def _people(path: Path) -> dict[Path, str]:
-    """The images in folders of people with whose they are; none if an image lies outside of such folders."""
+    """The images in folders of people, each with its person; none if an image lies beside the folders."""
     if not path.is_dir():
         return {}
-    found = {image: str(image.parent.relative_to(path)) for image in images_below(path)}
-    return {} if "." in found.values() else found
+    people = {image: str(image.parent.relative_to(path)) for image in images_below(path)}
+    return {} if "." in people.values() else people
 
 
-def read_identity_folders(path: Path, seed: int = 0) -> Manifest:
-    """PERSON/IMAGE, with pairs drawn by `seed`. Raises DataError for too few people or images."""
+def read_identity_folders(path: Path) -> Manifest:
+    """PERSON/IMAGE, without pairs. Raises DataError if there is no image."""
     if not path.is_dir():
         raise MissingPath(f"{path}: there is no such folder")
     images = [Labelled(str(image), subject=person) for image, person in _people(path).items()]
-    return with_drawn_pairs(of_files("identity-folders", images), seed)
+    return of_files("identity-folders", images)
+
+
+def with_drawn_pairs(manifest: Manifest, seed: int) -> Manifest:
+    """The manifest reduced to pairs drawn from it: up to ten folds of different people, each with as many
+    same as different pairs, at most 300. Raises DataError for fewer than two people, or if nobody has two
+    images."""
+    pairs = draw_pairs([image.subject for image in manifest.images], seed)
+    used = sorted({index for pair in pairs for index in (pair.a, pair.b)})
+    total = len(manifest.images)
+    manifest = keep(manifest, np.isin(np.arange(total), used).tolist())
+    new_index = {old: new for new, old in enumerate(used)}
+    manifest.pairs = [pair._replace(a=new_index[pair.a], b=new_index[pair.b]) for pair in pairs]
+    folds = 1 + max(pair.fold for pair in pairs)
+    note = f"{len(pairs)} pairs in {folds} folds of different people, drawn with seed {seed}"
+    manifest.notes += (f"{note}; {total - len(used)} images are in no pair",)
+    return manifest
+
+
+def draw_pairs(subjects: Sequence[str], seed: int) -> list[Pair]:
+    """Pairs of images given the person of each; the same seed gives the same pairs."""
+    people: defaultdict[str, list[int]] = defaultdict(list)
+    for index, subject in enumerate(subjects):
+        people[subject].append(index)
+    multiple = [images for images in people.values() if len(images) > 1]
+    folds = min(FOLDS, len(multiple), len(people) // 2)
+    if not folds:
+        raise DataError("pairs need two people at least, and one of them with two images")
+    rng = np.random.default_rng(seed)
+    single = [images for images in people.values() if len(images) == 1]
+    # people with several images are dealt first, so that each fold has some
+    dealt = [group[i] for group in (multiple, single) for i in rng.permutation(len(group))]
+    return [pair for fold in range(folds) for pair in _fold_pairs(dealt[fold::folds], fold, rng)]
+
+
+def _fold_pairs(people: list[list[int]], fold: int, rng: np.random.Generator) -> Iterator[Pair]:
+    same_pairs, images = sum(len(p) * (len(p) - 1) // 2 for p in people), sum(map(len, people))
+    count = min(MAX_PAIRS, same_pairs, images * (images - 1) // 2 - same_pairs)
+    # one pair of each person in turn, or a person with many images would outweigh all others
+    rounds = zip_longest(*(_same_pairs(p, rng) for p in people))
+    same = [pair for pairs in rounds for pair in pairs if pair is not None]
+    yield from (Pair(a, b, True, fold) for a, b in same[:count])
+    different: dict[tuple[int, int], None] = {}
+    while len(different) < count:  # by person and then by image, each pair once
+        first, second = rng.choice(len(people), 2, replace=False)
+        a, b = (people[p][rng.integers(len(people[p]))] for p in (first, second))
+        different[min(a, b), max(a, b)] = None
+    yield from (Pair(a, b, False, fold) for a, b in different)
+
+
+def _same_pairs(images: list[int], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Up to 300 pairs of one person's images, in random order."""
+    chosen = sorted(rng.permutation(len(images))[:_MAX_IMAGES])
+    pairs = [(images[a], images[b]) for a, b in combinations(chosen, 2)]
+    return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
 LAYOUTS = (
-    Layout("lfw", lambda path: (path / "pairs.txt").is_file(), read_lfw, "pairs.txt"),
-    Layout(
-        "cplfw",
-        lambda path: (path / "pairs_CPLFW.txt").is_file(),
-        lambda path, seed: read_two_line_pairs(path, "CPLFW"),
-        "pairs_CPLFW.txt",
-    ),
-    Layout(
-        "calfw",
-        lambda path: (path / "pairs_CALFW.txt").is_file(),
-        lambda path, seed: read_two_line_pairs(path, "CALFW"),
-        "pairs_CALFW.txt",
-    ),
-    Layout(
-        "cfp-fp",
-        lambda path: (path / "Protocol" / "Split" / "FP").is_dir(),
-        lambda path, seed: read_cfp(path, "FP"),
-        "Protocol/Split/FP",
-    ),
-    Layout(
-        "cfp-ff",
-        lambda path: (path / "Protocol" / "Split" / "FF").is_dir(),
-        lambda path, seed: read_cfp(path, "FF"),
-        "Protocol/Split/FF",
-    ),
+    marked_layout("lfw", read_lfw, "pairs.txt"),
+    marked_layout("cplfw", partial(read_two_line_pairs, name="CPLFW"), "pairs_CPLFW.txt"),
+    marked_layout("calfw", partial(read_two_line_pairs, name="CALFW"), "pairs_CALFW.txt"),
+    marked_layout("cfp-fp", partial(read_cfp, protocol="FP"), "Protocol/Split/FP"),
+    marked_layout("cfp-ff", partial(read_cfp, protocol="FF"), "Protocol/Split/FF"),
     Layout("bin", lambda path: path.suffix.lower() == ".bin" and path.is_file(), read_bin, "a .bin file"),
     Layout("csv", lambda path: is_csv(path, "path1"), read_pairs_csv, "a .csv file with a column path1"),
-    Layout(
-        "shards",
-        are_shards,
-        lambda path, seed: with_drawn_pairs(read_shards(path, ["subject"]), seed),
-        "a .tar shard with identities, or a folder of them",
-    ),
+    shards_layout("subject")._replace(looks_for="a .tar shard with identities, or a folder of them"),
     Layout(
         "identity-folders",
         lambda path: len(set(_people(path).values())) > 1,
