@@ -7,7 +7,7 @@ import pickle
 import pytest
 import timm
 import torch
-from conftest import no_room_beyond
+from helpers.files import no_room_beyond
 from timm.data import IMAGENET_DEFAULT_MEAN
 
 import facepcl

@@ -13,8 +13,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from browser import Browser
-from conftest import FACES
+from helpers.browser import Browser
+from helpers.files import FACES
 from PIL import Image
 
 import facepcl

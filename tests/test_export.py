@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import FACES
+from helpers.files import FACES, ROOT
 from torch import nn
 
 import facepcl
@@ -25,7 +25,6 @@ from facepcl.hub import export
 from facepcl.models.io import save_encoder
 from facepcl.models.onnx import open_graph, to_onnx
 
-ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs/export.md").read_text("utf-8")
 BRANCHES = ("shared", "face", "pose")
 # Measured: up to 3e-6 under onnxruntime, whose sums run in another order than torch's, as they do in another

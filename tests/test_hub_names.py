@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import no_room_beyond
-from hub_clients import FACES, ROOT, assert_same_codes, assert_sentence, environment, files_of, run_python
-from hub_server import Hub
+from helpers.files import no_room_beyond
+from helpers.hub_clients import (
+    FACES,
+    ROOT,
+    assert_same_codes,
+    assert_sentence,
+    environment,
+    files_of,
+    run_python,
+)
+from helpers.hub_server import Hub
 from huggingface_hub import constants
 
 import facepcl

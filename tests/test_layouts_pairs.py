@@ -1,19 +1,15 @@
 """Pairs drawn from labels of identity: the same for a seed, within folds of different people."""
 
-import io
-import json
-import tarfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import FACES, pack
 
 from facepcl.errors import DataError
 from facepcl.probes.datasets import read_manifest
 from facepcl.probes.datasets.pairs import draw_pairs
-
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 
 
 def put(path, number=0):
@@ -75,16 +71,11 @@ def test_people_with_one_image_each_make_no_pairs(tmp_path):
 
 
 def test_pairs_of_a_shard_are_drawn_from_its_identities(tmp_path):
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for number in range(7):
-            identity = number // 2 if number < 6 else None
-            for kind, data in (
-                ("jpg", FACES[number].read_bytes()),
-                ("json", json.dumps({"identity": identity}).encode()),
-            ):
-                info = tarfile.TarInfo(f"{number}.{kind}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+    members = {}
+    for number in range(7):
+        members[f"{number}.jpg"] = FACES[number].read_bytes()
+        members[f"{number}.json"] = {"identity": number // 2 if number < 6 else None}
+    pack(tmp_path / "s.tar", members)
     manifest = read(tmp_path / "s.tar")
     assert (manifest.dropped, "" in {image.subject for image in manifest.images}) == (1, False)
     for pair in manifest.pairs:

@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from conftest import FACES
+from helpers.files import FACES
 
 import facepcl
 from facepcl.alignment.crop_names import CropNames

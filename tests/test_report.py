@@ -8,10 +8,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import FACES
 from PIL import Image
 
 from facepcl.data.sources import Item
@@ -22,7 +22,6 @@ from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.probes.report import write_report
 from facepcl.probes.result import Bars, Confusion, Curve, Faces, Map, Result, Scatter
 
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 HOSTILE = "<script>alert(1)</script>\"'&$x_{$.jpg"
 CHROMIUM = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
