@@ -79,18 +79,6 @@ def photographs(shared, tmp_path_factory):
     return folder / "photos"
 
 
-def read_layout(task, path, layout="auto"):
-    """The manifest of a data set, once its items are known to be its images, in order."""
-    from facepcl.images.decode import decode
-    from facepcl.probes.datasets import read_manifest
-
-    manifest = read_manifest(task, path, layout)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(decode(item.read()).width for item in items)
-    return manifest
-
-
 def relative_error(found, wanted):
     """Largest deviation, relative to max(1, largest value)."""
     found, wanted = torch.as_tensor(found).double(), torch.as_tensor(wanted).double()
@@ -147,6 +135,15 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home/token"))
         monkeypatch.setenv("HF_TOKEN", "hf_writer")
         yield hub
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A FaceCycle with random weights, which tests leave as they are."""
+    import facepcl
+
+    torch.manual_seed(0)
+    return facepcl.create_model("pcl_facecycle")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers.browser import Browser
 from helpers.files import FACES
+from helpers.scripts import free_port
 from PIL import Image
 
 import facepcl
@@ -48,12 +49,6 @@ def photographs(crops):
 @pytest.fixture(scope="module")
 def faces(photographs):
     return [face for one in photographs for face in one.faces]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_codes_are_those_of_the_embedder(faces):

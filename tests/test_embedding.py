@@ -23,12 +23,6 @@ TOLERANCE = 1e-5  # float32: another batch size sums in another order
 FLOAT32 = {"dtype": "float32"}  # auto is bfloat16 on processors with units for it
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return facepcl.create_model("pcl_facecycle")
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Eleven pictures of several sizes, formats and shapes, and three bad ones in between."""

@@ -144,6 +144,7 @@ def test_the_last_line_says_what_was_written(onnxruntime, typed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1], ids=["onnxruntime", "torch"])
 def test_a_program_without_facepcl_runs_as_the_page_has_it(files, tmp_path, number):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -162,7 +163,10 @@ def test_a_program_without_facepcl_runs_as_the_page_has_it(files, tmp_path, numb
     assert done.stdout.strip() == f"cosine {a @ b:.3f}"
 
 
-@pytest.mark.parametrize(("model", "branch"), [("pcl_facecycle", "concat"), ("pcl_resnet18", "shared")])
+@pytest.mark.parametrize(
+    ("model", "branch"),
+    [("pcl_facecycle", "concat"), pytest.param("pcl_resnet18", "shared", marks=pytest.mark.slow)],
+)
 def test_the_onnx_backend_gives_the_codes_of_torch_in_the_same_space(onnxruntime, model, branch):
     default = facepcl.FaceEmbedder(model, branch, dtype="float32")
     other = facepcl.FaceEmbedder(model, branch, backend="onnx")

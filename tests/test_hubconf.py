@@ -101,6 +101,7 @@ def test_torch_hub_names_a_dependency_that_is_missing(cached, monkeypatch):
         torch.hub.load(cached, "pcl_facecycle", **GITHUB)
 
 
+@pytest.mark.slow
 def test_the_downloaded_copy_brings_its_own_package_and_weights(cached, tmp_path):
     """In a process where nothing else of facepcl is at hand, and without a network."""
     script = f"""

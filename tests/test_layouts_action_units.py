@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import read_layout
 from helpers.files import put_face
+from helpers.layouts import read_layout
 
 from facepcl.errors import DataError
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.files import FACES, pack
+from helpers.layouts import read_layout as read
 
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.datasets import read_manifest
@@ -27,15 +28,6 @@ def samples(*labels, first=0):
     for number, label in enumerate(labels, first):
         members |= {f"{number:03}.jpg": FACES[number].read_bytes(), f"{number:03}.json": label}
     return members
-
-
-def read(task, path):
-    """The manifest, once its items are known to be its images, in order."""
-    manifest = read_manifest(task, path)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(item.read() for item in items)
-    return manifest
 
 
 def test_a_shard_gives_all_labels_of_an_image(tmp_path):

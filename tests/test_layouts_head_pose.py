@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import read_layout
 from helpers.files import put_face
+from helpers.layouts import read_layout
 
 from facepcl.errors import DataError, MissingPath
 from facepcl.images.decode import decode

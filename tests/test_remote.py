@@ -10,7 +10,6 @@ import tarfile
 import fsspec
 import numpy as np
 import pytest
-import torch
 from helpers.files import FACES
 
 import facepcl
@@ -47,12 +46,6 @@ def folder(tmp_path_factory):
         for i, face in enumerate(FACES[8:12]):
             tar.add(face, f"{i}.jpg")
     return folder
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return facepcl.create_model("pcl_facecycle")
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""Examples run as they are typed, in this process: a new one would spend seconds importing torch."""
+"""Scripts run as they are typed, in this process: a new one would spend seconds importing torch."""
 
 import io
 import runpy
 import shlex
+import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -41,3 +42,10 @@ def output(command):
     done = run_script(command)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def free_port():
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from facepcl.models.io import load_tensors
 from facepcl.pretrain import Config, run, substeps
+from helpers.scripts import free_port
 
 SMALL = {
     "batch": 4,
@@ -110,12 +110,6 @@ def stop_in_step(number, config, monkeypatch, contrast="contrast_faces", sent=si
             run(config)
     assert Path(config.out, f"checkpoint-{number:08d}.safetensors").is_file()
     assert not Path(config.out, "encoder").exists()
-
-
-def free_port():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
 
 
 def in_processes(function, *arguments, processes=2):
