@@ -18,6 +18,22 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.hookimpl(trylast=True)  # once marks have been chosen
+def pytest_collection_modifyitems(items):
+    """Each process begins with its part of the slow tests, so that none is left alone with one at the end."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    ordered = []
+    for process in range(processes):  # of the list, each takes such a piece first
+        start, end = (len(slow) * edge // processes for edge in (process, process + 1))
+        ordered += slow[start:end]
+        rest = max(len(items) // processes - (end - start), 0)
+        ordered += quick[:rest]
+        del quick[:rest]
+    items[:] = ordered + quick
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     """Whatever the machine allows, a test talks to the loopback only."""
