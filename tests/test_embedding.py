@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from synthetic_faces.generator import Generator
 
 import facepcl
 from facepcl.cli import main
@@ -354,6 +353,9 @@ def test_long_names_on_the_sheet_keep_the_end_that_tells_them_apart():
 
 def test_a_jpeg_decoded_at_reduced_scale_keeps_its_code():
     """Large pictures, and some of 192 px, where the least is left (1.5 pixels for each of 64), and odd."""
+    pytest.importorskip("numba", reason="needs the extra synth")
+    from synthetic_faces.generator import Generator
+
     exact, reduced = [], []
     fit, generator = Fit.square(64), Generator(seed=3, size=400)
     for number in range(8):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from synthetic_faces.generator import Generator
 
 from facepcl.probes.rotations import angles, from_camera, from_pose_para, geodesic, rotation, to_pose_para
 
@@ -97,6 +96,9 @@ def test_camera_axes_and_pose_para_give_the_same_for_the_same_head():
 
 def test_rendered_faces_turn_as_the_convention_says():
     """The nose leaves the middle of the face where R points it, and the eyes' line tilts as R tilts it."""
+    pytest.importorskip("numba", reason="needs the extra synth")
+    from synthetic_faces.generator import Generator
+
     generator = Generator(seed=7, size=48)
     faces = [generator.image(person, image)[1] for person in range(40) for image in range(3)]
     poses = np.array([[face[angle] for angle in ("yaw", "pitch", "roll")] for face in faces])

@@ -163,6 +163,7 @@ def test_results_of_two_data_sets_of_one_name_lie_side_by_side(tmp_path, shard):
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
 
 
+@pytest.mark.slow
 def test_results_of_another_precision_or_number_of_draws_lie_side_by_side(tmp_path, shard):
     probe(tmp_path, "expression", shard)
     for options in (("--dtype", "bfloat16"), *(("--shots", "4", "--repeats", n) for n in "23")):
