@@ -4,17 +4,21 @@ BIN := $(VENV)/bin
 EMBEDS := $(VENV)/.embeds
 READY := $(VENV)/.ready
 
-.PHONY: embed test test-fast soak bench audit lint clean
+.PHONY: embed test test-all soak bench audit lint clean
 
 embed: $(EMBEDS)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
 	@echo "look at sheet.png; read the table with facepcl.read_embeddings('embeddings.parquet')"
 
-# A file of tests a core: one thread each, or they wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+# One process a core and one thread each, or they wait for each other; a core that is done takes tests from
+# the one with the most left.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-test: $(READY)  ## all tests, without a GPU; timm's own are downloaded once
+test: $(READY)  ## the quick tests: five minutes of two cores, no GPU, no network
 	$(PYTEST)
+
+test-all: $(READY)  ## all tests but the soak; timm's own are downloaded once
+	$(PYTEST) -m "not soak"
 
 soak: $(READY)  ## twenty kills of each job, a million members, a Ray cluster (needs .[ray]), 100,000 damaged files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
@@ -22,9 +26,6 @@ soak: $(READY)  ## twenty kills of each job, a million members, a Ray cluster (n
 
 bench: $(READY)  ## beside what users have today, and how the cost grows; tables for benchmarks/RESULTS.md
 	for job in embed peers decode growth pretrain; do $(BIN)/python benchmarks/$$job.py || exit 1; done
-
-test-fast: $(READY)  ## the tests that take less than ten seconds each
-	$(PYTEST) -m "not slow and not soak"
 
 audit: $(READY)  ## known weaknesses and licences of the dependencies; needs a network
 	$(BIN)/python tools/audit.py

@@ -2,22 +2,36 @@
 
 import json
 import os
-import signal
 import socket
 import tarfile
-from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from helpers.files import FACES, no_room_beyond  # noqa: F401
 from reference.fill import fill
 from safetensors.torch import load_file
 
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.hookimpl(trylast=True)  # once marks have been chosen
+def pytest_collection_modifyitems(items):
+    """Each process begins with its part of the slow tests, so that none is left alone with one at the end."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    ordered = []
+    for process in range(processes):  # of the list, each takes such a piece first
+        start, end = (len(slow) * edge // processes for edge in (process, process + 1))
+        ordered += slow[start:end]
+        rest = max(len(items) // processes - (end - start), 0)
+        ordered += quick[:rest]
+        del quick[:rest]
+    items[:] = ordered + quick
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +73,17 @@ def original_state():
 
 
 @pytest.fixture(scope="session")
-def detector(shared):
+def detector():
+    """The face detector's file: in the folder of data, or where an earlier use of it has left it."""
     pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
-    return shared / "models/face_detection_yunet_2023mar.onnx"
+    from facepcl.errors import WeightsError
+    from facepcl.images.detector_file import find_detector
+
+    path = SHARED / "models/face_detection_yunet_2023mar.onnx"
+    try:
+        return path if path.is_file() else find_detector()
+    except WeightsError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -73,40 +95,6 @@ def photographs(shared, tmp_path_factory):
     return folder / "photos"
 
 
-@contextmanager
-def no_room_beyond(size):
-    """Writing more than `size` bytes to a file fails, as on a disk that is full."""
-    import resource  # not on Windows
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
-
-
-def put_face(path, number=0):
-    """Write one of the sample faces to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FACES[number % len(FACES)].read_bytes())
-    return path
-
-
-def read_layout(task, path, layout="auto"):
-    """The manifest of a data set, once its items are known to be its images, in order."""
-    from facepcl.images.decode import decode
-    from facepcl.probes.datasets import read_manifest
-
-    manifest = read_manifest(task, path, layout)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(decode(item.read()).width for item in items)
-    return manifest
-
-
 def relative_error(found, wanted):
     """Largest deviation, relative to max(1, largest value)."""
     found, wanted = torch.as_tensor(found).double(), torch.as_tensor(wanted).double()
@@ -115,46 +103,42 @@ def relative_error(found, wanted):
 
 @pytest.fixture
 def faces_folder(tmp_path):
-    """Twelve smooth pictures of three people with a white disc, whose place is in the JSON of labels
-    beside."""
-    from PIL import Image, ImageDraw
+    """Twelve pictures of three people with labels."""
+    from helpers.training import label_faces
 
-    rng = np.random.default_rng(0)
-    for person in range(3):
-        folder = tmp_path / "faces" / f"person{person}"
-        folder.mkdir(parents=True)
-        base = rng.uniform(0, 255, (5, 5, 3))
-        for number in range(4):
-            levels = np.clip(base + rng.normal(0, 20, base.shape), 0, 255).astype(np.uint8)
-            image = Image.fromarray(levels).resize((72, 72), Image.Resampling.BICUBIC)
-            yaw, unit = 10.0 * number - 15, number / 4
-            x, y = 36 + yaw, 28 + 24 * unit
-            ImageDraw.Draw(image).ellipse(
-                (x - 9, y - 9, x + 9, y + 9), "white"
-            )  # where it is tells the labels
-            image.save(folder / f"{number}.jpg")
-            labels = {
-                "yaw": yaw,
-                "pitch": 5.0,
-                "roll": 0.0,
-                "au": {"AU12": unit, "AU4": 0.2},
-                "expression": ("happy", "sad")[number % 2],
-                "landmarks": {
-                    "right_eye": [26, 30],
-                    "left_eye": [46, 30],
-                    "nose": [36, 40],
-                    "mouth_right": [28, 52],
-                    "mouth_left": [44, 52],
-                },
-            }
-            (folder / f"{number}.json").write_text(json.dumps(labels))
-    return tmp_path / "faces"
+    return label_faces(tmp_path / "faces")
+
+
+@pytest.fixture
+def config(faces_folder, tmp_path):
+    """Two steps of PCL on these pictures."""
+    from helpers.training import small_config
+
+    return small_config(faces_folder, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """finished(method) -> the configuration of a run of two steps, which is at its end. Tests that share it
+    write nothing to its folder."""
+    from helpers.training import label_faces, small_config
+
+    from facepcl.pretrain import run
+
+    @cache
+    def of(method):
+        folder = tmp_path_factory.mktemp(method)
+        config = small_config(label_faces(folder / "faces"), folder / "run", method=method)
+        run(config)
+        return config
+
+    return of
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub on the loopback; this process is logged in there and has an empty cache."""
-    from hub_server import Hub
+    from helpers.hub_server import Hub
     from huggingface_hub import constants
 
     with Hub() as hub:
@@ -167,6 +151,15 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home/token"))
         monkeypatch.setenv("HF_TOKEN", "hf_writer")
         yield hub
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A FaceCycle with random weights, which tests leave as they are."""
+    import facepcl
+
+    torch.manual_seed(0)
+    return facepcl.create_model("pcl_facecycle")
 
 
 @pytest.fixture(scope="session")

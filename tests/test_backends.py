@@ -8,19 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-import facepcl
 from facepcl.data.sources import Item
 from facepcl.embedding.backends import make_run
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import Encoder
 from facepcl.errors import OptionError
 from facepcl.utils import device
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return facepcl.create_model("pcl_facecycle")
 
 
 def pixels(count):

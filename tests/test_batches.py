@@ -7,27 +7,15 @@ import pytest
 import torch
 
 from facepcl.errors import DataError
-from facepcl.pretrain import Config, run
+from facepcl.pretrain import run
 from facepcl.pretrain.dataset import read_faces
 from facepcl.pretrain.rng import step_generator
 from facepcl.pretrain.sampler import LabelRows, schedule, shuffled_rows
 
-SMALL = {
-    "batch": 2,
-    "pose_batch": 2,
-    "pose_negatives": 1,
-    "source_size": 64,
-    "size": 32,
-    "dtype": "float32",
-    "max_yaw": 90.0,
-    "steps": 1,
-    "log_steps": 1,
-}
-
 
 @pytest.fixture
-def config(faces_folder, tmp_path):
-    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
+def config(config):
+    return replace(config, steps=1)
 
 
 def test_epochs_walk_over_all_images_in_new_orders():

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import FACES, ROOT
 
 from facepcl import FaceEmbedder, cli
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-FACES = sorted((BENCHMARKS.parent / "examples/faces").glob("*.jpg"))[:4]
+BENCHMARKS, FOUR = ROOT / "benchmarks", FACES[:4]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def at_once(monkeypatch):
 def four(tmp_path):
     """A folder of four faces of 112 px."""
     (tmp_path / "four").mkdir()
-    for face in FACES:
+    for face in FOUR:
         shutil.copy(face, tmp_path / "four")
     return tmp_path / "four"
 
@@ -66,8 +68,8 @@ def test_a_script_as_timms_gives_the_vectors_that_facepcl_gives(four, tmp_path):
 
     peer_jobs.main(["timm", str(four), str(tmp_path / "t.npz"), "--workers", "1"])
     found = np.load(tmp_path / "t.npz")
-    assert [Path(path).name for path in found["paths"]] == [face.name for face in FACES]
-    wanted = FaceEmbedder(pool="avg", dtype="float32")(FACES)
+    assert [Path(path).name for path in found["paths"]] == [face.name for face in FOUR]
+    wanted = FaceEmbedder(pool="avg", dtype="float32")(FOUR)
     np.testing.assert_allclose(found["vectors"], wanted, rtol=1e-3, atol=1e-5)
 
 

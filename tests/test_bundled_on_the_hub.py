@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import timm
-from hub_clients import ROOT, assert_sentence, environment, files_of, run_python
+from helpers.hub_clients import ROOT, assert_sentence, environment, files_of, run_python
 from huggingface_hub import ModelCard
 
 import facepcl

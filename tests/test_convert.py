@@ -7,7 +7,8 @@ import pickle
 import pytest
 import timm
 import torch
-from conftest import no_room_beyond
+from helpers.files import no_room_beyond
+from helpers.hub_clients import assert_same_codes
 from timm.data import IMAGENET_DEFAULT_MEAN
 
 import facepcl
@@ -43,19 +44,12 @@ def encoder_alone(state):
     return {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
 
 
-def assert_same_codes(folder, encoder):
-    faces = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    loaded = facepcl.create_model(f"local-dir:{folder}").eval()
-    for a, b in zip(loaded.forward_codes(faces), encoder.forward_codes(faces), strict=True):
-        torch.testing.assert_close(a, b)
-
-
 @pytest.mark.parametrize("prefix", ["module.", ""], ids=["DataParallel", "plain"])
 def test_a_training_checkpoint_becomes_encoder_decoder_and_heads(original, tmp_path, prefix):
     nets, state = original
     checkpoint = {"epoch": 500, "state_dict": {prefix + key: value for key, value in state.items()}}
     folder = facepcl.hub.convert(save(checkpoint, tmp_path / "500.pth"), tmp_path / "out")
-    assert_same_codes(folder, nets["encoder"])
+    assert_same_codes(facepcl.create_model(f"local-dir:{folder}"), nets["encoder"])
     code = torch.nn.functional.normalize(torch.rand(2, 2048), dim=1)
     torch.testing.assert_close(facepcl.create_decoder(f"local-dir:{folder}")(code), nets["decoder"](code))
     heads = load_tensors(folder / "original_heads.safetensors")
@@ -70,7 +64,7 @@ def test_an_encoder_alone_comes_from_pickle_or_safetensors(original, tmp_path):
     save_tensors(encoder, tmp_path / "encoder.safetensors")
     for path in (save(encoder, tmp_path / "encoder.pth"), tmp_path / "encoder.safetensors"):
         folder = facepcl.hub.convert(path, tmp_path / f"from{path.suffix}")
-        assert_same_codes(folder, nets["encoder"])
+        assert_same_codes(facepcl.create_model(f"local-dir:{folder}"), nets["encoder"])
         assert not (folder / "original_heads.safetensors").exists()
 
 
@@ -85,7 +79,7 @@ def test_the_linear_layer_of_a_probe_goes_beside_its_encoder(original, tmp_path,
     old = {"expression": "linear_classifier.weight", "pose": "1.weight"}[probe]
     path = save({"state_dict": encoder_alone(state) | layers}, tmp_path / "probe.pth")
     folder = facepcl.hub.convert(path, tmp_path / "out")
-    assert_same_codes(folder, nets["encoder"])
+    assert_same_codes(facepcl.create_model(f"local-dir:{folder}"), nets["encoder"])
     assert torch.equal(load_tensors(folder / "original_heads.safetensors")[name], layers[old])
 
 

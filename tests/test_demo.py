@@ -13,8 +13,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from browser import Browser
-from conftest import FACES
+from helpers.browser import Browser
+from helpers.files import FACES
+from helpers.scripts import free_port
 from PIL import Image
 
 import facepcl
@@ -48,12 +49,6 @@ def photographs(crops):
 @pytest.fixture(scope="module")
 def faces(photographs):
     return [face for one in photographs for face in one.faces]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_codes_are_those_of_the_embedder(faces):

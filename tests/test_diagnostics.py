@@ -1,30 +1,16 @@
 """What each line of a run's log says about the codes: gradient norms at the trunk and effective ranks."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.training import assert_same, end_of, log_of
 
-from facepcl.models.io import load_tensors
-from facepcl.pretrain import Config, run
+from facepcl.pretrain import run
 from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.diagnostics import codes_of, effective_rank, gradient_norms
 from facepcl.pretrain.networks import Networks
 
-SMALL = {
-    "batch": 4,
-    "pose_batch": 2,
-    "pose_negatives": 2,
-    "source_size": 64,
-    "size": 48,
-    "max_yaw": 90.0,
-    "dtype": "float32",
-    "device": "cpu",
-    "steps": 2,
-    "log_steps": 1,
-}
 LOSSES = {
     "pcl": ("reconstruction", "orthogonality", "face", "pose"),
     "pcl-no-orthogonal": ("reconstruction", "orthogonality", "face", "pose"),
@@ -32,15 +18,6 @@ LOSSES = {
     "simclr": ("shared",),
     "labels": ("label_au", "label_expression", "label_identity", "label_pose"),
 }
-
-
-@pytest.fixture
-def config(faces_folder, tmp_path):
-    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
-
-
-def lines(config):
-    return [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
 
 
 def test_the_effective_rank_counts_equal_directions():
@@ -74,11 +51,9 @@ def test_a_gradient_norm_is_that_of_the_unweighted_loss_and_leaves_the_graph():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_line_of_every_method_has_the_norms_and_the_ranks(config, method):
-    config = replace(config, method=method)
-    run(config)
+def test_every_line_of_every_method_has_the_norms_and_the_ranks(finished, method):
     codes = ("shared",) if method == "simclr" else ("shared", "face", "pose")
-    for line in lines(config):
+    for line in log_of(finished(method)):
         assert {name for name in line if name.startswith("grad_norm_")} == {
             f"grad_norm_{name}" for name in LOSSES[method]
         }
@@ -88,12 +63,10 @@ def test_every_line_of_every_method_has_the_norms_and_the_ranks(config, method):
 
 
 @pytest.mark.parametrize("method", ["pcl", "labels"])
-def test_looking_changes_no_weight(config, method):
-    config = replace(config, method=method)
-    looked = load_tensors(run(config) / "model.safetensors")
-    seldom = replace(config, log_steps=100, out=config.out + "-seldom")
-    unseen = load_tensors(run(seldom) / "model.safetensors")
-    assert all(torch.equal(looked[name], unseen[name]) for name in looked)
+def test_looking_changes_no_weight(config, finished, method):
+    seldom = replace(config, method=method, log_steps=100)
+    run(seldom)
+    assert_same(end_of(seldom), end_of(finished(method)))
 
 
 @pytest.mark.parametrize("model", ["pcl_facecycle", "pcl_resnet18"])

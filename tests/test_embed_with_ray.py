@@ -5,15 +5,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FACES
+from helpers.files import FACES, ROOT
 
 import facepcl
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # A worker that is killed after its second batch, once; then the example as it is.
 SCRIPT = """

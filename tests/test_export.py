@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import FACES
+from helpers.files import FACES, ROOT
 from torch import nn
 
 import facepcl
@@ -25,7 +25,6 @@ from facepcl.hub import export
 from facepcl.models.io import save_encoder
 from facepcl.models.onnx import open_graph, to_onnx
 
-ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs/export.md").read_text("utf-8")
 BRANCHES = ("shared", "face", "pose")
 # Measured: up to 3e-6 under onnxruntime, whose sums run in another order than torch's, as they do in another
@@ -145,6 +144,7 @@ def test_the_last_line_says_what_was_written(onnxruntime, typed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1], ids=["onnxruntime", "torch"])
 def test_a_program_without_facepcl_runs_as_the_page_has_it(files, tmp_path, number):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -163,7 +163,10 @@ def test_a_program_without_facepcl_runs_as_the_page_has_it(files, tmp_path, numb
     assert done.stdout.strip() == f"cosine {a @ b:.3f}"
 
 
-@pytest.mark.parametrize(("model", "branch"), [("pcl_facecycle", "concat"), ("pcl_resnet18", "shared")])
+@pytest.mark.parametrize(
+    ("model", "branch"),
+    [("pcl_facecycle", "concat"), pytest.param("pcl_resnet18", "shared", marks=pytest.mark.slow)],
+)
 def test_the_onnx_backend_gives_the_codes_of_torch_in_the_same_space(onnxruntime, model, branch):
     default = facepcl.FaceEmbedder(model, branch, dtype="float32")
     other = facepcl.FaceEmbedder(model, branch, backend="onnx")

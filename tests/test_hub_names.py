@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import no_room_beyond
-from hub_clients import FACES, ROOT, assert_same_codes, assert_sentence, environment, files_of, run_python
-from hub_server import Hub
+from helpers.files import no_room_beyond
+from helpers.hub_clients import (
+    FACES,
+    ROOT,
+    assert_same_codes,
+    assert_sentence,
+    environment,
+    files_of,
+    run_python,
+)
+from helpers.hub_server import Hub
 from huggingface_hub import constants
 
 import facepcl
@@ -147,6 +155,7 @@ def test_a_python_call_prints_nothing(hub, encoders, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_plain_timm_gives_the_trunk_of_a_pushed_resnet_without_facepcl(hub, encoders, tmp_path):
     model, folder = encoders("pcl_resnet18")
     pushed = facepcl.hub.push(folder, "org/faces")
@@ -190,6 +199,7 @@ def test_another_timm_model_of_a_repository_or_folder_embeds(hub, tmp_path):
         facepcl.FaceEmbedder(name)
 
 
+@pytest.mark.slow
 def test_a_killed_download_does_not_spoil_the_next(hub, encoders, tmp_path):
     """SIGKILL in the middle of a file; then the same command."""
     model, folder = encoders("pcl_facecycle")
@@ -213,6 +223,7 @@ torch.testing.assert_close(model.forward_codes(sample["x"]).face, sample["y"])
     run_python(script, env)
 
 
+@pytest.mark.slow
 def test_the_page_about_weights_is_true_as_typed(hub, tmp_path, monkeypatch):
     """Every command and call of docs/hub.md, in order, in a folder that has the files they name."""
     monkeypatch.chdir(tmp_path)

@@ -5,15 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import timm
 import torch
+from helpers.files import ROOT
 
 import facepcl
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +101,7 @@ def test_torch_hub_names_a_dependency_that_is_missing(cached, monkeypatch):
         torch.hub.load(cached, "pcl_facecycle", **GITHUB)
 
 
+@pytest.mark.slow
 def test_the_downloaded_copy_brings_its_own_package_and_weights(cached, tmp_path):
     """In a process where nothing else of facepcl is at hand, and without a network."""
     script = f"""

@@ -1,16 +1,14 @@
 """`pcl_facecycle` in 8 bits stays near its float codes, in each of its numbers."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import FACES
 from PIL import Image
 
 import facepcl
 from facepcl.errors import MissingExtra, OptionError
-
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,24 @@
 """`--method labels`: which maps its heads train, their views, and the heads that travel with the encoder."""
 
 import json
+import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.training import end_of
 
 import facepcl
 from facepcl.errors import OptionError, WeightsError
 from facepcl.models.decoder import resize_maps
 from facepcl.models.io import load_tensors, save_tensors
-from facepcl.pretrain import Config, label_views, run, substeps
+from facepcl.pretrain import label_views, run, substeps
 from facepcl.pretrain.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
 from facepcl.pretrain.label_views import MILD, STRONG, strong_probability
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.sampler import InMemory
 
-SMALL = {
-    "method": "labels",
-    "batch": 4,
-    "source_size": 64,
-    "size": 48,
-    "max_yaw": 90.0,
-    "dtype": "float32",
-    "device": "cpu",
-    "steps": 2,
-    "log_steps": 1,
-}
 OUTPUTS = {
     "au": ("AU4", "AU12"),
     "expression": ("happy", "sad"),
@@ -40,8 +30,8 @@ MODELS = ("pcl_facecycle", "pcl_resnet18")
 
 
 @pytest.fixture
-def config(faces_folder, tmp_path):
-    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
+def config(config):
+    return replace(config, method="labels", size=48)
 
 
 def generator(seed=0):
@@ -169,17 +159,23 @@ def test_the_statistics_of_released_heads_are_those_of_clean_faces(config):
 
 def test_the_average_has_heads_of_its_own(config):
     encoder = run(replace(config, ema=0.9))
-    checkpoint = load_tensors(Path(config.out, "checkpoint-00000002.safetensors"))
+    checkpoint = end_of(config)
     averaged = checkpoint["averaged.label_heads.heads.pose.linear.weight"]
     assert not torch.equal(averaged, checkpoint["label_heads.heads.pose.linear.weight"])
     assert (encoder / "heads.safetensors").is_file()
 
 
-def test_weights_without_heads_are_refused_with_what_writes_them(config):
+def test_weights_without_heads_are_refused_with_what_writes_them():
     with pytest.raises(WeightsError, match=r"pcl_facecycle comes without heads; .*--method labels writes"):
         facepcl.create_heads("pcl_facecycle")
     with pytest.raises(OptionError, match="no model 'pcl_resnet5'"):
         facepcl.create_heads("pcl_resnet5")
+
+
+@pytest.fixture
+def encoder(finished, tmp_path):
+    """A copy of the folder that a run leaves, to be damaged."""
+    return shutil.copytree(f"{finished('labels').out}/encoder", tmp_path / "encoder")
 
 
 @pytest.mark.parametrize(
@@ -195,8 +191,7 @@ def test_weights_without_heads_are_refused_with_what_writes_them(config):
         ({"forward": POSE}, "does not hold the heads"),
     ],
 )
-def test_a_description_of_heads_that_cannot_be_is_one_sentence(config, change, said):
-    encoder = run(replace(config, steps=1))
+def test_a_description_of_heads_that_cannot_be_is_one_sentence(encoder, change, said):
     described = json.loads((encoder / "config.json").read_text())
     described["facepcl"]["heads"] |= change
     (encoder / "config.json").write_text(json.dumps(described))
@@ -204,8 +199,7 @@ def test_a_description_of_heads_that_cannot_be_is_one_sentence(config, change, s
         facepcl.create_heads(f"local-dir:{encoder}")
 
 
-def test_heads_of_another_model_are_refused(config):
-    encoder = run(replace(config, steps=1))
+def test_heads_of_another_model_are_refused(encoder):
     tensors = load_tensors(encoder / "heads.safetensors")
     tensors.pop("pose.bias")
     save_tensors(tensors, encoder / "heads.safetensors")

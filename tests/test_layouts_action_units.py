@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import put_face, read_layout
+from helpers.files import put_face
+from helpers.layouts import read_layout
 
 from facepcl.errors import DataError
 

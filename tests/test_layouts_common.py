@@ -1,17 +1,15 @@
 """What every task reads: our shards with labels, and CSV manifests."""
 
-import io
-import json
-import tarfile
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from helpers.files import FACES, pack
+from helpers.layouts import read_layout as read
 
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.datasets import read_manifest
 
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
 LABELS = {
     "yaw": 10,
     "pitch": -5.5,
@@ -24,17 +22,6 @@ LABELS = {
 }
 
 
-def write_shard(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            data = data if isinstance(data, bytes) else json.dumps(data).encode()
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 def samples(*labels, first=0):
     """NAME.jpg with NAME.json for each of some labels."""
     members = {}
@@ -43,17 +30,8 @@ def samples(*labels, first=0):
     return members
 
 
-def read(task, path):
-    """The manifest, once its items are known to be its images, in order."""
-    manifest = read_manifest(task, path)
-    items = list(manifest.items())
-    assert [item.path for item in items] == [image.name for image in manifest.images]
-    assert all(item.read() for item in items)
-    return manifest
-
-
 def test_a_shard_gives_all_labels_of_an_image(tmp_path):
-    shard = write_shard(tmp_path / "s.tar", samples(LABELS))
+    shard = pack(tmp_path / "s.tar", samples(LABELS))
     (image,) = read("head-pose", shard).images
     assert image.name == f"{shard}/000.jpg"
     assert (image.pose, image.units, image.expression) == ((10.0, -5.5, 0.0), {"AU12": 0.5}, "happy")
@@ -67,20 +45,20 @@ def test_names_may_hold_dots(tmp_path):
     for frame in range(3):
         members[f"video.{frame:04}.jpg"] = FACES[frame].read_bytes()
         members[f"video.{frame:04}.json"] = {**LABELS, "yaw": 10.0 * frame, "identity": frame}
-    images = read("head-pose", write_shard(tmp_path / "s.tar", members)).images
+    images = read("head-pose", pack(tmp_path / "s.tar", members)).images
     assert [(image.pose[0], image.subject) for image in images] == [(0.0, "0"), (10.0, "1"), (20.0, "2")]
 
 
 def test_labels_may_lie_before_their_image(tmp_path):
     jpeg = FACES[0].read_bytes()
     members = {"a.cls": b"1", "a.jpg": jpeg, "b.jpg": jpeg, "b.cls": b"0"}
-    images = read("expression", write_shard(tmp_path / "s.tar", members)).images
+    images = read("expression", pack(tmp_path / "s.tar", members)).images
     assert [image.expression for image in images] == ["1", "0"]
 
 
 def test_images_without_the_label_are_left_out_of_images_and_items_alike(tmp_path):
     labels = [{"expression": "sad"}, {"expression": None}, {}, {"expression": "happy"}]
-    manifest = read("expression", write_shard(tmp_path / "s.tar", samples(*labels)))
+    manifest = read("expression", pack(tmp_path / "s.tar", samples(*labels)))
     assert [Path(image.name).name for image in manifest.images] == ["000.jpg", "003.jpg"]
     assert (manifest.dropped, manifest.classes) == (2, ("happy", "sad"))
     assert manifest.notes == ("2 of 4 images left out: no expression",)
@@ -91,7 +69,7 @@ def test_folders_of_shards_are_splits_and_classnames_name_the_classes(tmp_path):
     """As clip-benchmark/wds_fer2013 lies."""
     for number, split in enumerate(("train", "test")):
         members = {"s0.cls": str(number).encode(), "s0.jpg": FACES[number].read_bytes()}
-        write_shard(tmp_path / split / "0.tar", members)
+        pack(tmp_path / split / "0.tar", members)
     (tmp_path / "classnames.txt").write_text("angry\nvery happy\n")
     manifest = read("expression", tmp_path)
     assert [(i.split, i.expression) for i in manifest.images] == [("train", "angry"), ("test", "very happy")]
@@ -102,15 +80,15 @@ def test_folders_of_shards_are_splits_and_classnames_name_the_classes(tmp_path):
 
 def test_the_names_of_shards_are_splits_if_all_tell_one(tmp_path):
     for name in ("faces-96-test.tar", "faces-96-train.tar"):
-        write_shard(tmp_path / name, samples(LABELS))
+        pack(tmp_path / name, samples(LABELS))
     assert [image.split for image in read("expression", tmp_path).images] == ["test", "train"]
-    write_shard(tmp_path / "more.tar", samples(LABELS))
+    pack(tmp_path / "more.tar", samples(LABELS))
     assert [image.split for image in read("expression", tmp_path).images] == ["", "", ""]
 
 
 def test_a_unit_that_a_label_does_not_name_does_not_occur(tmp_path):
     labels = [{"au": {"AU12": 1}}, {"au": {"AU4": 0.25}}, {"au": {}}, {"au": None}]
-    manifest = read("action-units", write_shard(tmp_path / "s.tar", samples(*labels)))
+    manifest = read("action-units", pack(tmp_path / "s.tar", samples(*labels)))
     assert [list(image.units.items()) for image in manifest.images] == [
         [("AU4", 0.0), ("AU12", 1.0)],
         [("AU4", 0.25), ("AU12", 0.0)],
@@ -121,7 +99,7 @@ def test_a_unit_that_a_label_does_not_name_does_not_occur(tmp_path):
 
 def test_disentangle_takes_the_images_of_series(tmp_path):
     labels = [{"identity": 0, "series": "pose"}, {"identity": 1}]
-    (image,) = read("disentangle", write_shard(tmp_path / "s.tar", samples(*labels))).images
+    (image,) = read("disentangle", pack(tmp_path / "s.tar", samples(*labels))).images
     assert (image.subject, image.series) == ("0", "pose")
 
 
@@ -139,32 +117,32 @@ def test_disentangle_takes_the_images_of_series(tmp_path):
     ],
 )
 def test_a_wrong_label_of_a_shard_is_named(tmp_path, member, message):
-    shard = write_shard(tmp_path / "s.tar", samples(member))
+    shard = pack(tmp_path / "s.tar", samples(member))
     with pytest.raises(DataError, match=rf"s\.tar/000\.(jpg|json):? {message}"):
         read("expression", shard)
 
 
 def test_a_class_beyond_the_names_is_named(tmp_path):
-    write_shard(tmp_path / "s.tar", {"a.jpg": FACES[0].read_bytes(), "a.cls": b"2"})
+    pack(tmp_path / "s.tar", {"a.jpg": FACES[0].read_bytes(), "a.cls": b"2"})
     (tmp_path / "classnames.txt").write_text("angry\nhappy\n")
     with pytest.raises(DataError, match=r"a\.jpg: the class is 2, and .*classnames\.txt names 2"):
         read("expression", tmp_path / "s.tar")
 
 
 def test_a_shard_that_breaks_off_and_one_without_labels_are_errors(tmp_path):
-    shard = write_shard(tmp_path / "s.tar", samples(LABELS, LABELS))
+    shard = pack(tmp_path / "s.tar", samples(LABELS, LABELS))
     shard.write_bytes(shard.read_bytes()[:4000])
     with pytest.raises(DataError, match=r"s\.tar breaks off"):
         read("head-pose", shard)
     with pytest.raises(DataError, match="1 of 1 images left out: no yaw, pitch and roll"):
-        read("head-pose", write_shard(tmp_path / "bare.tar", samples({})))
+        read("head-pose", pack(tmp_path / "bare.tar", samples({})))
 
 
 def test_shards_are_streamed(tmp_path):
     members = {
         f"{i}.{kind}": data for i in range(60) for kind, data in (("jpg", bytes(10**6)), ("json", LABELS))
     }
-    shard = write_shard(tmp_path / "s.tar", members)
+    shard = pack(tmp_path / "s.tar", members)
     tracemalloc.start()
     manifest = read_manifest("head-pose", shard)
     assert sum(1 for _ in manifest.items()) == 60
@@ -247,9 +225,7 @@ def test_a_csv_manifest_without_the_column_of_a_task_says_what_it_has(tmp_path):
 
 def test_the_68_landmarks_of_many_data_sets_give_the_five(tmp_path):
     points = [[float(i), 2.0 * i] for i in range(68)]
-    (image,) = read(
-        "head-pose", write_shard(tmp_path / "s.tar", samples({**LABELS, "landmarks": points}))
-    ).images
+    (image,) = read("head-pose", pack(tmp_path / "s.tar", samples({**LABELS, "landmarks": points}))).images
     assert [x for x, _ in image.landmarks] == [
         38.5,
         44.5,
@@ -260,6 +236,6 @@ def test_the_68_landmarks_of_many_data_sets_give_the_five(tmp_path):
 
 
 def test_landmarks_of_another_number_are_an_error(tmp_path):
-    shard = write_shard(tmp_path / "s.tar", samples({**LABELS, "landmarks": [[1, 2]] * 7}))
+    shard = pack(tmp_path / "s.tar", samples({**LABELS, "landmarks": [[1, 2]] * 7}))
     with pytest.raises(DataError, match=r"000\.json: landmarks is .* list of 5 or 68 points"):
         read("head-pose", shard)

@@ -4,7 +4,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import FACES, put_face, read_layout
+from helpers.files import FACES, put_face
+from helpers.layouts import read_layout
 from PIL import Image
 
 from facepcl.errors import DataError, MissingPath, OptionError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import put_face, read_layout
+from helpers.files import put_face
+from helpers.layouts import read_layout
 
 from facepcl.errors import DataError, MissingPath
 from facepcl.images.decode import decode

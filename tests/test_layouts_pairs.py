@@ -1,32 +1,18 @@
 """Pairs drawn from labels of identity: the same for a seed, within folds of different people."""
 
-import io
-import json
-import tarfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import FACES, pack, put_face
+from helpers.layouts import read_layout
 
 from facepcl.errors import DataError
-from facepcl.probes.datasets import read_manifest
 from facepcl.probes.datasets.verification import draw_pairs
 
-FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
-
-
-def put(path, number=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FACES[number].read_bytes())
-    return path
-
-
-def read(path, seed=0):
-    """The manifest, once its items are known to be its images, in order."""
-    manifest = read_manifest("verification", path, seed=seed)
-    assert [item.path for item in manifest.items()] == [image.name for image in manifest.images]
-    return manifest
+read = partial(read_layout, "verification")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -53,8 +39,8 @@ def test_a_fold_of_many_images_has_three_hundred_pairs_of_each_kind():
 def test_identity_folders_give_pairs_and_only_the_images_that_are_in_one(tmp_path):
     for person in range(4):
         for number in range(2):
-            put(tmp_path / f"p{person}/{number}.jpg", person * 2 + number)
-    put(tmp_path / "p4/0.jpg", 9)
+            put_face(tmp_path / f"p{person}/{number}.jpg", person * 2 + number)
+    put_face(tmp_path / "p4/0.jpg", 9)
     manifest = read(tmp_path, seed=1)
     assert manifest.layout == "identity-folders"
     assert {p.fold for p in manifest.pairs} == {0, 1}
@@ -69,22 +55,17 @@ def test_identity_folders_give_pairs_and_only_the_images_that_are_in_one(tmp_pat
 
 def test_people_with_one_image_each_make_no_pairs(tmp_path):
     for person in range(3):
-        put(tmp_path / f"p{person}/0.jpg")
+        put_face(tmp_path / f"p{person}/0.jpg")
     with pytest.raises(DataError, match="one of them with two images"):
         read(tmp_path)
 
 
 def test_pairs_of_a_shard_are_drawn_from_its_identities(tmp_path):
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for number in range(7):
-            identity = number // 2 if number < 6 else None
-            for kind, data in (
-                ("jpg", FACES[number].read_bytes()),
-                ("json", json.dumps({"identity": identity}).encode()),
-            ):
-                info = tarfile.TarInfo(f"{number}.{kind}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+    members = {}
+    for number in range(7):
+        members[f"{number}.jpg"] = FACES[number].read_bytes()
+        members[f"{number}.json"] = {"identity": number // 2 if number < 6 else None}
+    pack(tmp_path / "s.tar", members)
     manifest = read(tmp_path / "s.tar")
     assert (manifest.dropped, "" in {image.subject for image in manifest.images}) == (1, False)
     for pair in manifest.pairs:

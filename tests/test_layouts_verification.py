@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FACES, put_face, read_layout
+from helpers.files import FACES, put_face
+from helpers.layouts import read_layout
 
 from facepcl.errors import DataError, MissingPath
 

@@ -1,54 +1,24 @@
 """`--method`: what each of them trains, sees and leaves out, a few steps of each on the sample faces."""
 
-import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from helpers.training import assert_same, end_of, log_of, recorded, stop_in_step
 from torch import nn
 
 import facepcl
 from facepcl.errors import DataError, OptionError, WeightsError
-from facepcl.models.io import load_tensors
-from facepcl.pretrain import Config, dynamic_weights, run, substeps
 from facepcl.pretrain import augment as views
+from facepcl.pretrain import dynamic_weights, run, substeps
 from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.networks import Networks
 
-FACES = Path(__file__).resolve().parents[1] / "examples/faces"
 UNLABELLED = [method for method in METHODS if method != "labels"]
-VIEWS = {"pcl": 26, "pcl-no-orthogonal": 26, "pcl-no-pose": 16, "simclr": 8}  # of a step below
+VIEWS = {"pcl": 24, "pcl-no-orthogonal": 24, "pcl-no-pose": 16, "simclr": 8}  # of a step below
 MODELS = ("pcl_facecycle", "pcl_resnet18")
-
-
-@pytest.fixture
-def config(tmp_path):
-    """Two steps of PCL on the sample faces; float32, so that two runs are equal to the bit."""
-    return Config(
-        data=(str(FACES),),
-        out=str(tmp_path / "run"),
-        batch=4,
-        pose_batch=2,
-        pose_negatives=3,
-        source_size=64,
-        size=48,
-        dtype="float32",
-        device="cpu",
-        steps=2,
-        log_steps=1,
-    )
-
-
-def lines(config):
-    return [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
-
-
-def end_of(config):
-    """All tensors of the last checkpoint."""
-    return load_tensors(Path(config.out, f"checkpoint-{config.steps:08d}.safetensors"))
 
 
 def start_of(config):
@@ -59,8 +29,8 @@ def start_of(config):
 
 
 @pytest.mark.parametrize("method", UNLABELLED)
-def test_each_method_leaves_an_encoder_for_timm_and_facepcl(config, method):
-    encoder = run(replace(config, method=method))
+def test_each_method_leaves_an_encoder_for_timm_and_facepcl(finished, method):
+    encoder = f"{finished(method).out}/encoder"
     image = torch.rand(1, 3, 64, 64)
     plain = timm.create_model(f"local-dir:{encoder}", pretrained=True).eval()
     ours = facepcl.create_model(f"local-dir:{encoder}").eval()
@@ -78,11 +48,10 @@ def test_the_recorded_views_of_a_step_are_those_that_enter_the_encoder(config, m
 
     handle = nn.modules.module.register_module_forward_hook(count)
     try:
-        run(replace(config, method=method, steps=1))
+        run(replace(config, method=method, steps=1, log_steps=100))
     finally:
         handle.remove()
-    recorded = json.loads(Path(config.out, "config.json").read_text())
-    assert recorded["views_per_step"] == seen == VIEWS[method]
+    assert recorded(config)["views_per_step"] == seen == VIEWS[method]
 
 
 def test_the_trunk_of_a_seed_starts_the_same_under_every_method(config):
@@ -93,16 +62,15 @@ def test_the_trunk_of_a_seed_starts_the_same_under_every_method(config):
     assert all(torch.equal(start[name], starts[0][name]) for start in starts for name in trunk)
 
 
-def test_simclr_trains_the_trunk_and_one_head_and_nothing_else(config):
-    config = replace(config, method="simclr")
-    run(config)
+def test_simclr_trains_the_trunk_and_one_head_and_nothing_else(finished):
+    config = finished("simclr")
     before, after = start_of(config), end_of(config)
     assert after.keys() == before.keys()
     assert {name.partition(".")[0] for name in after} == {"encoder", "shared_head"}
     assert not [name for name in after if name.startswith(("encoder.face", "encoder.pose"))]
     assert not [name for name in after if name.endswith("weight") and torch.equal(before[name], after[name])]
     measured = {"grad_norm_shared", "rank_shared"}
-    assert lines(config)[0].keys() == {"step", "epoch", "lr", "views_per_s", "mfu", "shared"} | measured
+    assert log_of(config)[0].keys() == {"step", "epoch", "lr", "views_per_s", "mfu", "shared"} | measured
     assert not Path(config.out, "samples").exists()  # there is no decoder to draw any
 
 
@@ -129,17 +97,15 @@ def test_simclr_contrasts_the_code_that_users_embed_with(model):
     torch.testing.assert_close(nets.shared_code(images), whole.eval().forward_codes(images).shared)
 
 
-def test_pcl_without_the_pose_contrast_has_no_pose_head_and_no_pose_loss(config):
-    config = replace(config, method="pcl-no-pose")
-    run(config)
+def test_pcl_without_the_pose_contrast_has_no_pose_head_and_no_pose_loss(finished):
+    config = finished("pcl-no-pose")
     assert not [name for name in end_of(config) if name.startswith("pose_head")]
-    assert all("pose" not in line and "face" in line for line in lines(config))
-    assert all("grad_norm_pose" not in line for line in lines(config))
+    assert all("pose" not in line and "face" in line for line in log_of(config))
+    assert all("grad_norm_pose" not in line for line in log_of(config))
 
 
-def test_pcl_without_the_pose_contrast_still_learns_a_pose_branch_by_disentangling(config):
-    config = replace(config, method="pcl-no-pose")
-    run(config)
+def test_pcl_without_the_pose_contrast_still_learns_a_pose_branch_by_disentangling(finished):
+    config = finished("pcl-no-pose")
     name = "encoder.pose.0.weight"
     assert not torch.equal(start_of(config)[name], end_of(config)[name])
 
@@ -151,14 +117,11 @@ def test_a_method_without_a_pose_contrast_asks_for_no_images_for_it(config):
         run(replace(few, out=config.out + "-pcl"))
 
 
-def test_pcl_without_orthogonality_logs_it_and_trains_as_with_weight_0(config):
-    config = replace(config, method="pcl-no-orthogonal", orthogonality=1.0)
-    zero = replace(config, method="pcl", orthogonality=0.0, out=config.out + "-zero")
-    run(config)
-    run(zero)
-    assert all(line["orthogonality"] > 0 for line in lines(config))
-    without, with_zero = end_of(config), end_of(zero)
-    assert all(torch.equal(without[name], with_zero[name]) for name in with_zero)
+def test_pcl_without_orthogonality_logs_it_and_trains_as_with_weight_0(config, finished):
+    without = finished("pcl-no-orthogonal")
+    assert all(line["orthogonality"] > 0 for line in log_of(without))
+    run(replace(config, orthogonality=0.0))
+    assert_same(end_of(without), end_of(config))
 
 
 def test_a_weight_for_the_orthogonality_that_a_method_leaves_out_is_refused(config):
@@ -178,22 +141,12 @@ def test_a_stopped_run_of_simclr_goes_on_as_if_it_had_not_been(config, monkeypat
     config = replace(config, method="simclr", steps=4)
     whole = replace(config, out=config.out + "-whole")
     run(whole)
-    real, calls = substeps.contrast_shared, []
-
-    def press(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            signal.raise_signal(signal.SIGINT)
-        return real(*arguments)
-
-    monkeypatch.setattr(substeps, "contrast_shared", press)
-    with pytest.raises(KeyboardInterrupt):
-        run(config)
-    assert Path(config.out, "checkpoint-00000002.safetensors").is_file()
+    stop_in_step(2, config, monkeypatch, "contrast_shared")
+    seen, real = [], substeps.contrast_shared
+    monkeypatch.setattr(substeps, "contrast_shared", lambda *a: seen.append(1) or real(*a))
     run(config)
-    assert len(calls) == 4
-    stopped = end_of(config)
-    assert all(torch.equal(stopped[name], value) for name, value in end_of(whole).items())
+    assert len(seen) == 2
+    assert_same(end_of(config), end_of(whole))
 
 
 def test_a_contrast_loss_that_is_alone_has_weight_1():

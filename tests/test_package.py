@@ -11,11 +11,11 @@ import venv
 from pathlib import Path
 
 import pytest
+from helpers.files import ROOT
 
 import facepcl
 from facepcl import errors
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 
 # A room imports from rooms before it, never from its own level or behind; `facepcl` itself is on top.

@@ -1,14 +1,14 @@
 """examples/pcl_reference.py computes what the library computes, and can be read in one sitting."""
 
-import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pcl_reference as reference
 import pytest
 import timm
 import torch
+from helpers.files import ROOT
+from helpers.scripts import output
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -20,7 +20,6 @@ from facepcl.pretrain.losses import MIXING
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.substeps import contrast_faces, contrast_poses, disentangle
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT, FACES = ROOT / "examples/pcl_reference.py", ROOT / "examples/faces"
 TOLERANCE = 1e-8
 BATCH, DRAWS = 3, 4
@@ -192,10 +191,8 @@ def test_a_batch_holds_the_first_views_then_the_second_ones():
 
 
 def test_two_steps_on_the_sample_faces_leave_an_encoder_that_timm_loads(tmp_path):
-    command = [sys.executable, SCRIPT, FACES, "--out", tmp_path, "--steps", "2", "--batch", "2"]
-    run = subprocess.run([*command, "--negatives", "2"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert [line.partition(":")[0] for line in run.stdout.splitlines()] == ["step 1", "step 2"]
+    lines = output(f"python {SCRIPT} {FACES} --out {tmp_path} --steps 2 --batch 2 --negatives 2")
+    assert [line.partition(":")[0] for line in lines] == ["step 1", "step 2"]
     model = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True)
     assert model(torch.rand(2, 3, 64, 64)).isfinite().all()
     assert facepcl.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True).pose is not None

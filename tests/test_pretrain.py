@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -12,6 +11,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from helpers.training import (
+    SMALL,
+    as_options,
+    assert_same,
+    end_of,
+    log_of,
+    recorded,
+    stop_in_step,
+)
 from PIL import Image
 
 import facepcl
@@ -23,52 +31,45 @@ from facepcl.pretrain.checkpoints import checkpoints, load_checkpoint
 from facepcl.pretrain.networks import Networks
 from facepcl.utils.lock import alone
 
-SMALL = {
-    "batch": 3,
-    "pose_batch": 2,
-    "pose_negatives": 3,
-    "source_size": 64,
-    "dtype": "float32",  # so that two runs are equal to the bit on any machine
-    "steps": 3,
-    "log_steps": 1,
-    "max_yaw": 90.0,
-}
+ONE_STEP = {**SMALL, "method": "simclr", "steps": 1}
 
 
 @pytest.fixture
-def config(faces_folder, tmp_path):
-    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
+def simclr(config):
+    """The method that has the least to compute, where any will do."""
+    return replace(config, method="simclr")
 
 
-def lines(config):
-    with open(f"{config.out}/log.jsonl") as log:
-        return [json.loads(line) for line in log]
+@pytest.fixture(scope="session")
+def done(finished):
+    """A run of PCL."""
+    return finished("pcl")
 
 
-def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(config, tmp_path):
-    encoder = run(config)
-    files = {p.relative_to(config.out).as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+def test_a_run_leaves_an_encoder_a_log_pictures_and_no_pickle(done):
+    out = Path(done.out)
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert files == {
         "config.json",
         "log.jsonl",
-        "checkpoint-00000003.safetensors",
-        "optimizer-00000003.safetensors",
-        "samples/step-00000003.png",
+        "checkpoint-00000002.safetensors",
+        "optimizer-00000002.safetensors",
+        "samples/step-00000002.png",
         "encoder/config.json",
         "encoder/model.safetensors",
         "encoder/decoder.safetensors",
     }
-    trained = load_tensors(tmp_path / "run/checkpoint-00000003.safetensors")
-    loaded = timm.create_model(f"local-dir:{encoder}", pretrained=True)
+    trained = end_of(done)
+    loaded = timm.create_model(f"local-dir:{out}/encoder", pretrained=True)
     assert torch.equal(loaded.conv1[0].weight, trained["encoder.conv1.0.weight"])
-    assert [line["step"] for line in lines(config)] == [1, 2, 3]
-    assert {"reconstruction", "orthogonality", "face", "pose", "views_per_s", "lr"} <= lines(config)[0].keys()
-    with Image.open(tmp_path / "run/samples/step-00000003.png") as grid:
+    assert [line["step"] for line in log_of(done)] == [1, 2]
+    named = {"reconstruction", "orthogonality", "face", "pose", "views_per_s", "lr"}
+    assert named <= log_of(done)[0].keys()
+    with Image.open(out / "samples/step-00000002.png") as grid:
         assert grid.height == 6 * 64
-    recorded = json.loads((tmp_path / "run/config.json").read_text())
-    assert recorded["autocast"] == "float32"
-    assert recorded.items() >= json.loads(json.dumps(asdict(config))).items()
-    decoder = facepcl.create_decoder(f"local-dir:{encoder}")
+    assert recorded(done)["autocast"] == "float32"
+    assert recorded(done).items() >= json.loads(json.dumps(asdict(done))).items()
+    decoder = facepcl.create_decoder(f"local-dir:{out}/encoder")
     assert torch.equal(decoder.fc.weight, trained["decoder.fc.weight"])
 
 
@@ -83,39 +84,24 @@ def test_a_second_run_in_the_same_folder_is_refused_and_an_error_leaves_no_folde
 @pytest.mark.slow
 def test_losses_fall(config):
     run(replace(config, steps=16, lr=1e-3, gradients="none"))
-    log = lines(config)
+    log = log_of(config)
     first, last = (sum(line["reconstruction"] for line in part) / 4 for part in (log[:4], log[-4:]))
     assert last < 0.8 * first
 
 
-def test_the_same_seed_gives_the_same_weights(config, tmp_path):
-    a = load_tensors(run(config) / "model.safetensors")
-    b = load_tensors(run(replace(config, out=str(tmp_path / "again"))) / "model.safetensors")
-    c = load_tensors(run(replace(config, out=str(tmp_path / "other"), seed=1)) / "model.safetensors")
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert not torch.equal(a["conv1.0.weight"], c["conv1.0.weight"])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(config, done):
+    run(config)
+    assert_same(end_of(config), end_of(done))
+    other = replace(config, seed=1, out=config.out + "-other")
+    run(other)
+    assert not torch.equal(end_of(other)["encoder.conv1.0.weight"], end_of(done)["encoder.conv1.0.weight"])
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, tmp_path, monkeypatch):
-    """Ctrl-C in the second step: that step is finished and saved, and the end is the same to the bit."""
-    config = replace(config, steps=4)
-    whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
-    real = substeps.contrast_faces
-
-    def press(nets, views, *mixing):
-        if not press.calls:
-            signal.raise_signal(signal.SIGINT)
-        press.calls += 1
-        return real(nets, views, *mixing)
-
-    press.calls = -1
-    monkeypatch.setattr(substeps, "contrast_faces", press)
-    with pytest.raises(KeyboardInterrupt):
-        run(config)
-    assert (tmp_path / "run/checkpoint-00000002.safetensors").is_file()
-    assert not (tmp_path / "run/encoder").exists()
-    stopped = load_tensors(run(config) / "model.safetensors")
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, done, monkeypatch):
+    """Ctrl-C in the first step: that step is finished and saved, and the end is the same to the bit."""
+    stop_in_step(1, config, monkeypatch)
+    run(config)
+    assert_same(end_of(config), end_of(done))
 
 
 def test_data_may_be_a_path_or_several_and_strings_or_paths(tmp_path):
@@ -124,20 +110,18 @@ def test_data_may_be_a_path_or_several_and_strings_or_paths(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
-def test_a_run_that_goes_on_keeps_no_checkpoint_mapped(config):
+def test_a_run_that_goes_on_keeps_no_checkpoint_mapped(done):
     """Windows deletes no file that is, and old checkpoints are deleted."""
-    run(config)
-    nets = Networks(config.model, {}, config.tasks)
+    nets = Networks(done.model, {}, done.tasks)
     optimizer = torch.optim.Adam(nets.parameters())
-    load_checkpoint(checkpoints(Path(config.out))[-1], nets, optimizer)
+    load_checkpoint(checkpoints(Path(done.out))[-1], nets, optimizer)
     assert optimizer.state
-    assert config.out not in Path("/proc/self/maps").read_text()
+    assert done.out not in Path("/proc/self/maps").read_text()
 
 
-def test_both_gradient_resets_run_and_differ(config, tmp_path):
-    a = load_tensors(run(config) / "model.safetensors")
-    b = load_tensors(run(replace(config, gradients="none", out=str(tmp_path / "none"))) / "model.safetensors")
-    assert not torch.equal(a["face.0.weight"], b["face.0.weight"])
+def test_both_gradient_resets_run_and_differ(config, done):
+    run(replace(config, gradients="none"))
+    assert not torch.equal(end_of(config)["encoder.face.0.weight"], end_of(done)["encoder.face.0.weight"])
 
 
 def test_a_resnet_trains_and_its_folder_is_stock_timm(config):
@@ -157,22 +141,22 @@ def test_other_sizes_reach_the_decoder_by_resized_maps_and_are_recorded(config, 
     assert tuple(cfg["pool_size"]) == (side, side)
 
 
-def test_another_number_is_refused_for_a_begun_run(config):
-    run(replace(config, steps=1))
+def test_another_number_is_refused_for_a_begun_run(simclr):
+    run(replace(simclr, steps=1))
     with pytest.raises(OptionError, match=r"--lr 0.0001, not 0.01"):
-        run(replace(config, steps=1, lr=0.01))
+        run(replace(simclr, steps=1, lr=0.01))
 
 
-def test_only_the_newest_checkpoints_stay(config, tmp_path):
-    run(replace(config, checkpoint_minutes=0.0, steps=4))
+def test_only_the_newest_checkpoints_stay(simclr, tmp_path):
+    run(replace(simclr, checkpoint_minutes=0.0, steps=4))
     kept = sorted(p.name for p in (tmp_path / "run").glob("*-0*.safetensors"))
     assert kept == [
         f"{kind}-0000000{step}.safetensors" for kind in ("checkpoint", "optimizer") for step in (3, 4)
     ]
 
 
-def test_what_is_no_whole_checkpoint_is_left_alone_or_cleared_away(config, tmp_path):
-    config = replace(config, method="simclr", steps=1)
+def test_what_is_no_whole_checkpoint_is_left_alone_or_cleared_away(simclr, tmp_path):
+    config = replace(simclr, steps=1)
     run(config)
     best, orphan = (
         tmp_path / "run" / f"{name}.safetensors" for name in ("checkpoint-best", "optimizer-00000002")
@@ -185,19 +169,18 @@ def test_what_is_no_whole_checkpoint_is_left_alone_or_cleared_away(config, tmp_p
     assert not orphan.exists()
 
 
-def test_a_run_that_is_stopped_before_its_first_step_begins_anew(config, tmp_path, monkeypatch):
-    config = replace(config, method="simclr", steps=1)
+def test_a_run_that_is_stopped_before_its_first_step_begins_anew(simclr, monkeypatch):
+    config = replace(simclr, steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr("facepcl.pretrain.loop.until_interrupted", lambda: nullcontext(lambda: signal.SIGTERM))
+        patch.setattr("facepcl.pretrain.loop.until_interrupted", lambda: nullcontext(lambda: 15))
         with pytest.raises(KeyboardInterrupt, match="stopped before the first step of 1; the same command"):
             run(config)
     run(config)
-    assert [line["step"] for line in lines(config)] == [1]
+    assert [line["step"] for line in log_of(config)] == [1]
 
 
-def test_others_may_read_what_a_run_writes(config, tmp_path):
-    run(replace(config, model="pcl_resnet18", steps=1))
-    rights = {path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*") if path.is_file()}
+def test_others_may_read_what_a_run_writes(done, tmp_path):
+    rights = {path.stat().st_mode & 0o777 for path in Path(done.out).rglob("*") if path.is_file()}
     (tmp_path / "new").touch()
     assert rights == {(tmp_path / "new").stat().st_mode & 0o777}
 
@@ -255,19 +238,18 @@ def test_an_empty_folder_is_said_before_the_first_step(config, tmp_path):
 def test_broken_images_are_counted_in_the_log_and_in_the_last_line(config, faces_folder, capsys, caplog):
     for name in ("x.jpg", "y.jpg"):
         (faces_folder / "person0" / name).write_bytes(b"no image")
-    options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
     caplog.set_level("INFO", "facepcl")
-    assert main(["pretrain", str(faces_folder), "--out", config.out, *options, "--steps", "1"]) == 0
+    assert main(["pretrain", str(faces_folder), "--out", config.out, *as_options(ONE_STEP)]) == 0
     assert "12 faces, 2 broken images skipped" in caplog.text
     assert f"skipped {faces_folder / 'person0/x.jpg'}" in caplog.text
     assert capsys.readouterr().out.startswith("2 broken images were skipped; wrote ")
-    recorded = json.loads(Path(config.out, "config.json").read_text())
-    assert recorded["skipped"] == [str(faces_folder / "person0" / name) for name in ("x.jpg", "y.jpg")]
+    assert recorded(config)["skipped"] == [
+        str(faces_folder / "person0" / name) for name in ("x.jpg", "y.jpg")
+    ]
 
 
 def test_the_call_that_the_last_line_prints_gives_the_trained_encoder(config, capsys):
-    options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
-    assert main(["pretrain", *config.data, "--out", config.out, *options, "--steps", "1"]) == 0
+    assert main(["pretrain", *config.data, "--out", config.out, *as_options(ONE_STEP)]) == 0
     call = capsys.readouterr().out.rstrip().partition("load it with ")[2]
     model = eval(call, {"timm": timm})
     trained = load_tensors(f"{config.out}/encoder/model.safetensors")
@@ -284,15 +266,15 @@ def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):
 
 
 def breaking(monkeypatch, at_call, what):
-    """Have the face contrast's loss go through `what` from its call `at_call` on."""
-    real, calls = substeps.contrast_faces, []
+    """Have the loss of SimCLR go through `what` from its call `at_call` on."""
+    real, calls = substeps.contrast_shared, []
 
     def contrast(*arguments):
         calls.append(1)
         loss = real(*arguments)
         return what(loss) if len(calls) >= at_call else loss
 
-    monkeypatch.setattr(substeps, "contrast_faces", contrast)
+    monkeypatch.setattr(substeps, "contrast_shared", contrast)
 
 
 def assert_good(path):
@@ -302,29 +284,30 @@ def assert_good(path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(config, tmp_path, monkeypatch, value):
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(simclr, tmp_path, monkeypatch, value):
     breaking(monkeypatch, 3, lambda loss: loss * value)
     last = tmp_path / "run/checkpoint-00000002.safetensors"
-    said = f"face is no longer finite at step 3; the last good checkpoint is {last}; lower --lr"
+    said = f"shared is no longer finite at step 3; the last good checkpoint is {last}; lower --lr"
     with pytest.raises(FacepclError, match=re.escape(said)):
-        run(replace(config, steps=6, log_steps=100, checkpoint_minutes=0.0))
+        run(replace(simclr, steps=6, log_steps=100, checkpoint_minutes=0.0))
     assert checkpoints(tmp_path / "run")[-1] == last
     assert_good(last)
 
 
-def test_weights_that_are_not_finite_are_not_saved(config, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_not_saved(simclr, tmp_path, monkeypatch):
     """A gradient can overflow where the loss does not."""
     breaking(monkeypatch, 3, lambda loss: loss + 0 * (loss - loss.detach()).sqrt())
     last = tmp_path / "run/checkpoint-00000002.safetensors"
     said = f"no longer finite (after|at) step 3; the last good checkpoint is {re.escape(str(last))}"
     with pytest.raises(FacepclError, match=said):
-        run(replace(config, method="pcl-no-pose", steps=6, checkpoint_minutes=0.0))
+        run(replace(simclr, steps=6, checkpoint_minutes=0.0))
     assert_good(last)
 
 
-def test_a_run_that_breaks_before_its_first_checkpoint_says_so(config):
-    with pytest.raises(FacepclError, match=r"no longer finite at step \d; the last good checkpoint is none"):
-        run(replace(config, lr=1e18))
+def test_a_run_that_breaks_before_its_first_checkpoint_says_so(simclr, monkeypatch):
+    breaking(monkeypatch, 1, lambda loss: loss * float("nan"))
+    with pytest.raises(FacepclError, match="no longer finite at step 1; the last good checkpoint is none"):
+        run(simclr)
 
 
 def test_the_paper_preset_is_the_papers():
@@ -349,10 +332,10 @@ def test_every_number_is_an_option_with_help(capsys):
         assert f"--{field.name.replace('_', '-')}" in text or field.name == "data"
 
 
-def test_a_compiled_run_learns_the_same_and_leaves_the_same_names(config, monkeypatch):
+def test_a_compiled_run_learns_the_same_and_leaves_the_same_names(simclr, monkeypatch):
     # What is tested is that the trunk is one graph; the C++ of it would take minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
-    config = replace(config, method="simclr", steps=2, ema=0.9)
+    config = replace(simclr, ema=0.9)
     plain = run(replace(config, out=config.out + "-plain"))
     compiled = run(replace(config, compile=True))
     weights, wanted = (load_tensors(f / "model.safetensors") for f in (compiled, plain))
@@ -361,8 +344,8 @@ def test_a_compiled_run_learns_the_same_and_leaves_the_same_names(config, monkey
         torch.testing.assert_close(weights[name], wanted[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_compiler_that_is_missing_is_one_sentence(config):
+def test_a_compiler_that_is_missing_is_one_sentence(simclr):
     missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     said = r"--compile does not work here \(.*no-such-compiler.*\); leave it out"
     with missing, pytest.raises(OptionError, match=said):
-        run(replace(config, method="simclr", steps=2, compile=True))
+        run(replace(simclr, compile=True))

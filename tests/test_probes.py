@@ -19,6 +19,7 @@ TASKS = {
     "head-pose": ("mae_yaw", None),
     "disentangle": ("pose_over_expression_shared", None),
 }
+QUICK = ("expression", "head-pose")  # of the tests that take seconds a task
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,9 @@ def test_the_same_seed_gives_the_same_json(tmp_path, shard):
     assert texts[0] != texts[2]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=() if task in QUICK else pytest.mark.slow) for task in TASKS]
+)
 def test_a_probe_leaves_the_encoder_as_it_was_and_in_eval_mode(tmp_path, shard, task, monkeypatch):
     kept = []
 
@@ -160,6 +163,7 @@ def test_results_of_two_data_sets_of_one_name_lie_side_by_side(tmp_path, shard):
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
 
 
+@pytest.mark.slow
 def test_results_of_another_precision_or_number_of_draws_lie_side_by_side(tmp_path, shard):
     probe(tmp_path, "expression", shard)
     for options in (("--dtype", "bfloat16"), *(("--shots", "4", "--repeats", n) for n in "23")):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_clients import ROOT, assert_same_codes, assert_sentence
+from helpers.hub_clients import ROOT, assert_same_codes, assert_sentence
 from huggingface_hub import ModelCard, constants
 
 import facepcl

@@ -39,11 +39,14 @@ def test_the_package_its_help_and_its_list_of_models_import_nothing_heavy(script
     [
         "import facepcl, timm",
         "import timm, facepcl",
-        "import facepcl\nfrom timm import create_model\nimport timm",
-        "import facepcl\nimport timm.layers\nimport timm",
-        "import facepcl, threading, importlib\n"
-        "threads = [threading.Thread(target=importlib.import_module, args=['timm']) for _ in range(8)]\n"
-        "[t.start() for t in threads]; [t.join() for t in threads]\nimport timm",
+        pytest.param("import facepcl\nfrom timm import create_model\nimport timm", marks=pytest.mark.slow),
+        pytest.param("import facepcl\nimport timm.layers\nimport timm", marks=pytest.mark.slow),
+        pytest.param(
+            "import facepcl, threading, importlib\n"
+            "threads = [threading.Thread(target=importlib.import_module, args=['timm']) for _ in range(8)]\n"
+            "[t.start() for t in threads]; [t.join() for t in threads]\nimport timm",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_timm_lists_the_models_whichever_is_imported_first(imports):
@@ -51,6 +54,7 @@ def test_timm_lists_the_models_whichever_is_imported_first(imports):
     assert run_python(script) == f"{NAMES} 3"
 
 
+@pytest.mark.slow
 def test_a_pickled_model_loads_where_nothing_was_imported(tmp_path):
     path = tmp_path / "model.pickle"
     model = facepcl.create_model("pcl_resnet18", device="meta")
@@ -59,12 +63,14 @@ def test_a_pickled_model_loads_where_nothing_was_imported(tmp_path):
     assert run_python(script) == "PclResNet"
 
 
+@pytest.mark.slow
 def test_timm_is_imported_as_it_would_be_without_facepcl():
     script = "import sys, {}timm.models; print(timm.models.__spec__.origin, len(sys.meta_path))"
     without, with_it = (run_python(script.format(first)) for first in ("", "facepcl, "))
     assert with_it == without  # the finder leaves once it has done its work
 
 
+@pytest.mark.slow
 def test_a_timm_that_is_missing_is_said_as_ever(tmp_path):
     script = "import sys, facepcl\nsys.modules['timm'] = None\nimport timm"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -10,8 +10,7 @@ import tarfile
 import fsspec
 import numpy as np
 import pytest
-import torch
-from conftest import FACES
+from helpers.files import FACES
 
 import facepcl
 from facepcl.alignment.crop_names import CropNames
@@ -47,12 +46,6 @@ def folder(tmp_path_factory):
         for i, face in enumerate(FACES[8:12]):
             tar.add(face, f"{i}.jpg")
     return folder
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return facepcl.create_model("pcl_facecycle")
 
 
 @pytest.fixture(scope="module")

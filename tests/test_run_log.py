@@ -7,23 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.training import log_of
 
 from facepcl.errors import MissingExtra
-from facepcl.pretrain import Config, run
 from facepcl.pretrain import log as run_log
+from facepcl.pretrain import run
 from facepcl.pretrain.log import Flops, Log
 from facepcl.utils.device import matmul_peak
 
-SMALL = {"batch": 3, "source_size": 64, "size": 48, "method": "simclr", "device": "cpu", "dtype": "float32"}
-
 
 @pytest.fixture
-def config(faces_folder, tmp_path):
-    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), steps=3, log_steps=1, **SMALL)
-
-
-def lines(config):
-    return [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+def config(config):
+    return replace(config, method="simclr", steps=3)
 
 
 def test_a_log_goes_on_after_the_step_of_the_checkpoint(tmp_path):
@@ -57,7 +52,7 @@ def test_a_small_loss_keeps_its_digits(config):
 
 def test_the_share_of_the_peak_is_a_share(config):
     run(replace(config, steps=2))
-    assert all(0 < line["mfu"] < 1.5 for line in lines(config))  # others may have had the cores before
+    assert all(0 < line["mfu"] < 1.5 for line in log_of(config))  # others may have had the cores before
     assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
 
 
@@ -67,7 +62,7 @@ def test_tensorboard_reads_what_the_log_says(config):
     found = events.EventAccumulator(f"{config.out}/tensorboard").Reload()
     for name in ("shared", "views_per_s", "mfu", "lr"):
         assert [event.step for event in found.Scalars(name)] == [1, 2, 3]
-        logged = [line[name] for line in lines(config)]
+        logged = [line[name] for line in log_of(config)]
         assert [event.value for event in found.Scalars(name)] == pytest.approx(logged)
 
 

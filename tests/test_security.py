@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.files import ROOT
 
 import facepcl
 from facepcl.errors import FacepclError, WeightsError
 from facepcl.hub.torch_checkpoint import read_checkpoint
 from facepcl.probes.datasets.verification import read_bin
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [*sorted((ROOT / "facepcl").rglob("*.py")), ROOT / "hubconf.py"]
 
 # What runs or could run code of a file, and where it is allowed, with the reason.

@@ -6,6 +6,7 @@ import tarfile
 import tracemalloc
 
 import pytest
+from helpers.files import pack
 
 from facepcl.data.sources import list_entries, read_items
 from facepcl.errors import ImageError, MissingPath, OptionError
@@ -168,11 +169,7 @@ def test_a_shard_cut_off_between_or_inside_headers_says_so(tmp_path, cut):
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
 def test_compressed_shards_are_read_and_their_end_is_checked(tmp_path, kind):
     path = tmp_path / f"s.tar.{kind}"
-    with tarfile.open(path, f"w:{kind}") as tar:
-        for i in range(20):
-            info = tarfile.TarInfo(f"{i}.jpg")
-            info.size = 3000
-            tar.addfile(info, io.BytesIO(os.urandom(3000)))
+    pack(path, {f"{i}.jpg": os.urandom(3000) for i in range(20)}, f"w:{kind}")
     assert len(items(path)) == 20
     path.write_bytes(path.read_bytes()[:-20_000])
     *good, last = items(path)

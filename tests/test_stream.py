@@ -5,9 +5,7 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
-import tarfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +14,16 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from helpers import training
+from helpers.files import pack
+from helpers.training import as_options, assert_same, end_of, in_processes, log_of, stop_in_step
 from PIL import Image
 
 from facepcl.cli import main
 from facepcl.data import remote
 from facepcl.errors import DataError, MissingPath, OptionError, RemoteError
 from facepcl.models.io import load_tensors
-from facepcl.pretrain import distributed, run, stream, substeps
+from facepcl.pretrain import distributed, run, stream
 from facepcl.pretrain.checkpoints import checkpoints
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.rng import permutation
@@ -30,18 +31,7 @@ from facepcl.pretrain.stream import SHARDS, Stream, survey
 
 CPU = torch.device("cpu")
 SHARD_COUNT, EACH_SHARD = 6, 11
-SMALL = {
-    "batch": 8,
-    "pose_batch": 4,
-    "pose_negatives": 1,
-    "source_size": 32,
-    "size": 32,
-    "dtype": "float32",  # so that two runs are equal to the bit on any machine
-    "steps": 4,
-    "log_steps": 1,
-    "stream": 4,
-    "device": "cpu",
-}
+SMALL = {**training.SMALL, "batch": 8, "pose_batch": 4, "source_size": 32, "steps": 4, "stream": 4}
 
 
 def picture(number):
@@ -55,15 +45,6 @@ def numbers(images):
     """Which images of `picture` these are."""
     levels = images[:, :, 16, 16].int()
     return (256 * levels[:, 0] + levels[:, 1]).tolist()
-
-
-def pack(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture
@@ -134,22 +115,12 @@ def test_the_pose_sub_step_sees_images_of_all_lanes(config):
 
 def test_a_run_stopped_within_shards_ends_as_if_it_had_not_been(config, tmp_path, monkeypatch):
     config, others = replace(config, steps=6, method="simclr"), children()
-    whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
-    calls, real = [], substeps.contrast_shared
-
-    def press(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return real(*arguments)
-
-    monkeypatch.setattr(substeps, "contrast_shared", press)
-    with pytest.raises(KeyboardInterrupt):
-        run(config)
-    assert (tmp_path / "run/checkpoint-00000003.safetensors").is_file()
+    whole = replace(config, out=str(tmp_path / "whole"))
+    run(whole)
+    stop_in_step(3, config, monkeypatch, "contrast_shared", signal.SIGTERM)
     assert children() <= others
-    stopped = load_tensors(run(replace(config, workers=2)) / "model.safetensors")
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    run(replace(config, workers=2))
+    assert_same(end_of(config), end_of(whole))
 
 
 def children():
@@ -206,7 +177,8 @@ def test_a_server_that_is_gone_ends_the_run_where_it_is_and_the_same_command_goe
     behind_url, tmp_path, monkeypatch
 ):
     config = replace(behind_url, steps=12, method="simclr")
-    whole = load_tensors(run(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
+    whole = replace(config, out=str(tmp_path / "whole"))
+    run(whole)
     with monkeypatch.context() as patch:
         failing(patch, 10, 10_000)  # behind the one that is counted, and two of each lane
         said = r"faces/\d.tar cannot be read: connection reset; the last good checkpoint is .*-000000(\d\d)\."
@@ -214,11 +186,11 @@ def test_a_server_that_is_gone_ends_the_run_where_it_is_and_the_same_command_goe
             run(config)
     last = checkpoints(tmp_path / "run")[-1]
     assert str(last) in str(error.value)
-    log = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    log = log_of(config)
     assert last.name == f"checkpoint-{len(log):08d}.safetensors"  # no step is lost
     assert 4 < len(log) < 12
-    found = load_tensors(run(config) / "model.safetensors")
-    assert all(torch.equal(whole[name], found[name]) for name in whole)
+    run(config)
+    assert_same(end_of(config), end_of(whole))
 
 
 def test_a_process_ends_where_another_cannot_go_on(config, monkeypatch):
@@ -239,13 +211,11 @@ def test_what_is_broken_is_skipped_named_and_counted(config, shards, caplog, cap
     (shards / "2.tar").write_bytes(b"no tar")
     names = {f"{i}.png": picture(i) for i in range(10)}
     pack(shards / "3.tar", {**names, "4.png": b"no image"})
-    options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items() if k != "steps"]
-    command = ["pretrain", str(shards), "--out", config.out, *options, "--method", "simclr"]
-    assert main([*command, "--steps", "12"]) == 0
+    options = as_options({**SMALL, "method": "simclr", "steps": 12})
+    assert main(["pretrain", str(shards), "--out", config.out, *options]) == 0
     for said in ("1.tar: the shard breaks off", "2.tar: the shard breaks off or is no tar", "3.tar/4.png: "):
         assert f"skipped {shards}/{said}" in caplog.text
-    lines = [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
-    counts = [line["skipped"] for line in lines]
+    counts = [line["skipped"] for line in log_of(config)]
     assert counts == sorted(counts)
     assert counts[-1] >= 3
     out = capsys.readouterr().out
@@ -337,43 +307,28 @@ def test_a_run_goes_on_with_the_shards_it_was_begun_with(config, shards):
         run(replace(config, steps=1, method="simclr"))
 
 
-WATCH = """
-import os, sys
+def watched(rank, config, folder):
+    """A run that notes which shards this process opens."""
 
-def note(event, arguments):
-    if event == "open" and str(arguments[0]).endswith(".tar"):
-        with open(os.environ["WATCHED"] + os.environ.get("RANK", ""), "a") as file:
-            file.write(os.path.basename(arguments[0]) + "\\n")
+    def note(event, arguments):
+        if event == "open" and str(arguments[0]).endswith(".tar"):
+            with open(folder / f"read-by-{rank}", "a") as file:
+                file.write(os.path.basename(arguments[0]) + "\n")
 
-if "RANK" in os.environ:
     sys.addaudithook(note)
-"""
+    run(config)
 
 
 @pytest.mark.slow
-def test_two_processes_read_their_own_shards_and_one_goes_on(config, shards, tmp_path):
+def test_two_processes_read_their_own_shards(config, tmp_path):
     config = replace(config, stream=2, batch=4, pose_batch=2, steps=2)
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook/sitecustomize.py").write_text(WATCH)
-    path = os.pathsep.join([str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    given = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in SMALL]
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "facepcl", "pretrain", str(shards), "--out", config.out, "--epochs=0", *given),
-        ],
-        env={**os.environ, "PYTHONPATH": path, "WATCHED": str(tmp_path / "read-by-"), "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-        timeout=200,
-    )
+    in_processes(watched, config, tmp_path)
     order = permutation(SHARD_COUNT, config.seed, SHARDS, 0).tolist()
     first, second = ((tmp_path / f"read-by-{rank}").read_text().split() for rank in range(2))
     # a lane's shard and its next; the first process counts those of the first shard of all
     assert sorted(first) == sorted(f"{i}.tar" for i in (0, order[0], order[2]))
     assert sorted(second) == sorted(f"{i}.tar" for i in (order[1], order[3]))
-    steps = [json.loads(line)["step"] for line in Path(config.out, "log.jsonl").read_text().splitlines()]
-    assert steps == [1, 2]
+    assert [line["step"] for line in log_of(config)] == [1, 2]
     saved = checkpoints(Path(config.out))[-1]
     with open(saved, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]

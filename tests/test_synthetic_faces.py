@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import ROOT
 from PIL import Image
 from synthetic_faces import command, expressions, extract, shards
 from synthetic_faces.generator import SERIES, SERIES_LENGTH, Generator
@@ -20,7 +21,6 @@ from synthetic_faces.generator import SERIES, SERIES_LENGTH, Generator
 from facepcl.errors import DataError, MissingExtra, MissingPath, OptionError
 from facepcl.pretrain.dataset import read_faces, read_samples
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples/synthetic_faces"
 
 

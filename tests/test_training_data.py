@@ -1,32 +1,16 @@
 """What the loop reads: folders, identity folders and shards, with their labels."""
 
-import io
 import json
-import tarfile
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from helpers.files import jpeg, pack
 from PIL import Image
 
 from facepcl.errors import DataError, MissingPath
 from facepcl.pretrain.dataset import read_faces
-
-
-def jpeg(colour=(200, 30, 30), size=(60, 60)):
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "JPEG")
-    return file.getvalue()
-
-
-def shard(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def test_identity_folders_give_identities_and_json_the_rest(faces_folder):
@@ -47,7 +31,7 @@ def test_identity_folders_give_identities_and_json_the_rest(faces_folder):
 
 def test_landmarks_follow_resize_and_crop(tmp_path):
     marks = {k: [50, 30] for k in ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")}
-    path = shard(
+    path = pack(
         tmp_path / "s.tar",
         {"a.jpg": jpeg(size=(100, 60)), "a.json": json.dumps({"landmarks": marks}).encode()},
     )
@@ -67,7 +51,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
 
 
 def test_a_shards_members_belong_together_by_name(tmp_path):
-    path = shard(
+    path = pack(
         tmp_path / "s.tar",
         {
             "a.json": b'{"yaw": 5}',
@@ -91,14 +75,14 @@ def test_names_may_hold_dots(tmp_path):
         for name in frames
         for kind, data in (("jpg", jpeg()), ("cls", name[:5].encode()))
     ]
-    faces = read_faces([shard(tmp_path / "s.tar", dict(files))], 16)
+    faces = read_faces([pack(tmp_path / "s.tar", dict(files))], 16)
     assert [name.rpartition("/")[2] for name in faces.names] == [f"{name}.jpg" for name in frames]
     assert faces.identity.tolist() == [0] * 3 + [1] * 3
 
 
 def test_two_images_of_one_name_are_two_images(tmp_path):
     files = {"a.json": b'{"yaw": 5}', "a.jpg": jpeg(), "a.jpeg": jpeg()}
-    assert read_faces([shard(tmp_path / "s.tar", files)], 16).pose[:, 0].tolist() == [5, 5]
+    assert read_faces([pack(tmp_path / "s.tar", files)], 16).pose[:, 0].tolist() == [5, 5]
 
 
 def test_folders_that_number_their_people_alike_have_different_people(tmp_path):
@@ -110,7 +94,7 @@ def test_folders_that_number_their_people_alike_have_different_people(tmp_path):
 
 
 def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):
-    path = shard(
+    path = pack(
         tmp_path / "s.tar",
         {
             "a.jpg": jpeg(),
@@ -126,7 +110,7 @@ def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):
 
 
 def test_a_broken_image_is_skipped_and_named(tmp_path, caplog):
-    path = shard(tmp_path / "s.tar", {"a.jpg": jpeg(), "b.jpg": jpeg()[:300]})
+    path = pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "b.jpg": jpeg()[:300]})
     faces = read_faces([path], 16)
     assert len(faces) == 1
     assert faces.skipped[0][0] == f"{path}/b.jpg"
@@ -144,7 +128,7 @@ def test_nothing_to_train_on_is_an_error(tmp_path):
 
 
 def test_labels_that_are_no_json_name_their_file(tmp_path):
-    path = shard(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.json": b"{yaw"})
+    path = pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.json": b"{yaw"})
     with pytest.raises(DataError, match=r"s\.tar/a\.json is not valid JSON"):
         read_faces([path], 16)
 
@@ -158,7 +142,7 @@ def test_pixels_are_those_of_the_file(tmp_path):
 def test_reading_takes_the_memory_of_the_images_once(tmp_path):
     """numpy reports what it holds to tracemalloc; a list and its stack were twice the images."""
     picture = jpeg(size=(40, 40))
-    path = shard(tmp_path / "s.tar", {f"{i:04d}.jpg": picture for i in range(600)})
+    path = pack(tmp_path / "s.tar", {f"{i:04d}.jpg": picture for i in range(600)})
     tracemalloc.start()
     try:
         faces = read_faces([path], 128)

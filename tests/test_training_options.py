@@ -2,62 +2,26 @@
 
 import json
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.training import assert_same, end_of, log_of, recorded, stop_in_step
 
 from facepcl.cli import main
 from facepcl.errors import OptionError
 from facepcl.models.io import load_tensors
-from facepcl.pretrain import Config, loop, run, substeps
+from facepcl.pretrain import loop, run, substeps
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.release import EMA
 from facepcl.pretrain.sampler import schedule
 
-SMALL = {
-    "batch": 3,
-    "pose_batch": 2,
-    "pose_negatives": 2,
-    "source_size": 64,
-    "size": 48,
-    "dtype": "float32",
-    "device": "cpu",
-    "steps": 4,
-    "log_steps": 1,
-}
-
 
 @pytest.fixture
-def config(faces_folder, tmp_path):
-    return Config(data=(str(faces_folder),), out=str(tmp_path / "run"), **SMALL)
-
-
-def end_of(config):
-    return load_tensors(Path(config.out, f"checkpoint-{config.steps:08d}.safetensors"))
-
-
-def stopped_in_step(number, config, monkeypatch):
-    """Ctrl-C in a step of a run."""
-    with monkeypatch.context() as patch:
-        real, calls = substeps.contrast_faces, []
-
-        def press(*arguments):
-            calls.append(1)
-            if len(calls) == number:
-                signal.raise_signal(signal.SIGINT)
-            return real(*arguments)
-
-        patch.setattr(substeps, "contrast_faces", press)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
-
-
-def assert_same(found, wanted):
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+def config(config):
+    """SimCLR, since it has the least to compute."""
+    return replace(config, method="simclr", steps=4)
 
 
 def test_an_average_is_that_of_the_weights_it_saw():
@@ -74,6 +38,7 @@ def test_an_average_is_that_of_the_weights_it_saw():
 
 
 def test_the_average_is_released_and_changes_no_training(config):
+    config = replace(config, method="pcl", steps=2)
     plain = replace(config, out=config.out + "-plain")
     encoder, _ = run(replace(config, ema=0.9)), run(plain)
     found = end_of(config)
@@ -88,7 +53,7 @@ def test_the_average_is_released_and_changes_no_training(config):
 
 
 def test_an_averaged_resnet_has_batch_statistics_of_its_own(config):
-    encoder = run(replace(config, model="pcl_resnet18", size=64, ema=0.9, steps=2))
+    encoder = run(replace(config, model="pcl_resnet18", ema=0.9, steps=2))
     trained = end_of(replace(config, steps=2))
     released = load_tensors(encoder / "model.safetensors")
     assert not torch.equal(released["bn1.running_mean"], trained["averaged.encoder.bn1.running_mean"])
@@ -98,7 +63,7 @@ def test_a_stopped_average_goes_on_to_the_bit(config, monkeypatch):
     config = replace(config, ema=0.9)
     whole = replace(config, out=config.out + "-whole")
     run(whole)
-    stopped_in_step(2, config, monkeypatch)
+    stop_in_step(2, config, monkeypatch, "contrast_shared")
     run(config)
     assert_same(end_of(config), end_of(whole))
 
@@ -114,9 +79,10 @@ def test_more_edges_than_views_are_refused(config):
 
 
 def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
+    config = replace(config, steps=1)
     run(config)
     path = Path(config.out, "config.json")
-    begun = json.loads(path.read_text())
+    begun = recorded(config)
     del begun["ema"]
     path.write_text(json.dumps(begun))
     with pytest.raises(OptionError, match=r"started with --ema 0.0, not 0.5"):
@@ -124,14 +90,14 @@ def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
 
 
 def sizes_seen(monkeypatch):
-    """Sides of the face views of a run, as it goes on."""
-    real, seen = substeps.contrast_faces, []
+    """Sides of the views of a run, as it goes on."""
+    real, seen = substeps.contrast_shared, []
 
     def note(nets, views, *mixing):
         seen.append(views.shape[-1])
         return real(nets, views, *mixing)
 
-    monkeypatch.setattr(substeps, "contrast_faces", note)
+    monkeypatch.setattr(substeps, "contrast_shared", note)
     return seen
 
 
@@ -146,7 +112,7 @@ def test_a_stopped_schedule_goes_on_to_the_bit(config, monkeypatch):
     config = replace(config, size=0, resolution_schedule="32:0.6,48")
     whole = replace(config, out=config.out + "-whole")
     run(whole)
-    stopped_in_step(2, config, monkeypatch)
+    stop_in_step(2, config, monkeypatch, "contrast_shared")
     seen = sizes_seen(monkeypatch)
     run(config)
     assert seen == [32, 48]
@@ -175,7 +141,7 @@ def test_a_schedule_that_cannot_work_is_refused(config, text):
 
 
 def test_a_schedule_beside_a_size_is_refused(config):
-    with pytest.raises(OptionError, match="leave out --size 48"):
+    with pytest.raises(OptionError, match="leave out --size 32"):
         run(replace(config, resolution_schedule="48:0.6,64"))
 
 
@@ -194,20 +160,20 @@ class Clock:
 def test_a_run_by_the_clock_ends_in_time_and_its_rate_with_it(config, monkeypatch):
     Clock(monkeypatch)  # a step takes one second: it is looked at before and after
     run(replace(config, steps=0, minutes=5 / 60))
-    log = [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+    log = log_of(config)
     assert len(log) == 5
     assert [line["lr"] for line in log] == pytest.approx([config.lr * schedule(i / 5, 0) for i in range(5)])
-    assert json.loads(Path(config.out, "config.json").read_text())["total_steps"] is None
+    assert recorded(config)["total_steps"] is None
 
 
 def test_a_stopped_run_by_the_clock_trains_for_the_rest_of_its_time(config, monkeypatch):
     config = replace(config, steps=0, minutes=5 / 60)
     Clock(monkeypatch)
-    stopped_in_step(2, config, monkeypatch)
+    stop_in_step(2, config, monkeypatch, "contrast_shared")
     assert not Path(config.out, "encoder").exists()
     Clock(monkeypatch).now = 1000.0  # the time between does not count
     encoder = run(config)
-    log = [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
+    log = log_of(config)
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5]
     assert encoder.is_dir()
 

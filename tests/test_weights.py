@@ -209,6 +209,7 @@ def test_a_model_fine_tuned_by_timm_comes_back_as_its_trunk(name, tmp_path):
     assert np.array_equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_resnets_folder_loads_without_facepcl(tmp_path):
     torch.manual_seed(0)
     model = facepcl.create_model("pcl_resnet18").eval()

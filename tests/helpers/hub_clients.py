@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FACES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 

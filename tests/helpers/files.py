@@ -1,0 +1,55 @@
+"""Files of tests: sample faces, tars of given members, and a disk that is full."""
+
+import io
+import json
+import shutil
+import signal
+import tarfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+FACES = sorted((ROOT / "examples/faces").glob("*.jpg"))
+
+
+def put_face(path, number=0):
+    """Write one of the sample faces to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(FACES[number % len(FACES)], path)
+    return path
+
+
+def jpeg(colour=(200, 30, 30), size=(60, 60)):
+    """The bytes of a JPEG of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+def pack(path, members, mode="w"):
+    """Write a tar of `members` by name: bytes as they are, anything else as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for name, data in members.items():
+            data = data if isinstance(data, bytes) else json.dumps(data).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@contextmanager
+def no_room_beyond(size):
+    """Writing more than `size` bytes to a file fails, as on a disk that is full."""
+    import resource  # not on Windows
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
