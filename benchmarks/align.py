@@ -30,8 +30,7 @@ from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import decode, decode_reduced
 from facepcl.images.detector import Detector
 from facepcl.images.face import LANDMARKS
-from facepcl.images.geometry import cut_to_size
-from facepcl.images.templates import TEMPLATES
+from facepcl.images.geometry import TEMPLATES, cut_to_size
 from facepcl.images.transform import Fit
 
 COUNTED = Path(__file__).resolve().parents[1] / "tests/photographs.csv"

@@ -77,7 +77,7 @@ def detector():
     """The face detector's file: in the folder of data, or where an earlier use of it has left it."""
     pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
     from facepcl.errors import WeightsError
-    from facepcl.images.detector_file import find_detector
+    from facepcl.images.detector import find_detector
 
     path = SHARED / "models/face_detection_yunet_2023mar.onnx"
     try:

@@ -19,16 +19,14 @@ from PIL import Image
 
 import facepcl
 from facepcl import alignment
-from facepcl.alignment.crop_names import CropNames
+from facepcl.alignment.face_table import CropNames
 from facepcl.cli import main
 from facepcl.errors import ImageError, MissingExtra, OptionError, WriteError
 from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import to_rgb
-from facepcl.images.detector import Detector
-from facepcl.images.detector_file import FILE, REPOSITORY, SHA256
+from facepcl.images.detector import FILE, REPOSITORY, SHA256, Detector
 from facepcl.images.face import LANDMARK_COLUMNS, Face, most_prominent_first
-from facepcl.images.geometry import Square, cut_to_size
-from facepcl.images.templates import ARCFACE_POINTS, TEMPLATES, similarity
+from facepcl.images.geometry import ARCFACE_POINTS, TEMPLATES, Square, cut_to_size, similarity
 from facepcl.images.transform import Fit
 
 EYES_TO_MOUTH = ARCFACE_POINTS[3:].mean(0) - ARCFACE_POINTS[:2].mean(0)
@@ -388,7 +386,7 @@ def test_one_face_of_several(detector, photographs):
 # the detector's file
 
 FETCH = """
-from facepcl.images.detector_file import find_detector
+from facepcl.images.detector import find_detector
 try:
     print(find_detector())
 except Exception as error:

@@ -31,7 +31,7 @@ from facepcl.data.sources import list_entries, read_items
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.errors import DataError, ImageError, OptionError, WriteError
 from facepcl.pretrain.dataset import read_faces
-from facepcl.utils.lock import alone
+from facepcl.utils.files import alone
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = "--batch 2 --pose-batch 2 --pose-negatives 1 --size 32 --source-size 64 --steps 2 --log-steps 1"

@@ -25,7 +25,7 @@ from facepcl.embedding import writers
 from facepcl.embedding.writers import FolderWriter, TableWriter
 from facepcl.errors import FacepclError, OptionError, TableError
 from facepcl.images.face import LANDMARK_COLUMNS
-from facepcl.images.templates import ARCFACE_POINTS
+from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs import state
 from facepcl.jobs.state import Job, describe_sources
 

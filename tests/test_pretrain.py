@@ -29,7 +29,7 @@ from facepcl.models.io import load_tensors
 from facepcl.pretrain import PRESETS, Config, run, substeps
 from facepcl.pretrain.checkpoints import checkpoints, load_checkpoint
 from facepcl.pretrain.networks import Networks
-from facepcl.utils.lock import alone
+from facepcl.utils.files import alone
 
 ONE_STEP = {**SMALL, "method": "simclr", "steps": 1}
 

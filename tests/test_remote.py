@@ -13,7 +13,7 @@ import pytest
 from helpers.files import FACES
 
 import facepcl
-from facepcl.alignment.crop_names import CropNames
+from facepcl.alignment.face_table import CropNames
 from facepcl.cli import main
 from facepcl.data import remote, sources
 from facepcl.data.remote import is_url

@@ -14,14 +14,12 @@ from PIL import Image
 
 from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import check_sheet, draw_faces
-from facepcl.alignment.crop_names import CropNames
-from facepcl.alignment.face_table import META, TABLE, Photo, read_landmarks, read_rows, write_rows
+from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
 from facepcl.data.sources import Item, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers
 from facepcl.errors import MissingPath, OptionError
 from facepcl.images.cropper import Alignment
-from facepcl.images.detector import SCORE, Detector
-from facepcl.images.detector_file import find_detector
+from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
 from facepcl.images.transform import Fit
 from facepcl.jobs.engine import Stream, run

@@ -14,7 +14,7 @@ wrong."""
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
     from facepcl.alignment import align_photos
-    from facepcl.images import detector, templates
+    from facepcl.images import detector, geometry
 
     parser = subparsers.add_parser(
         "align",
@@ -40,7 +40,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--template",
         default="face",
-        choices=tuple(templates.TEMPLATES),
+        choices=tuple(geometry.TEMPLATES),
         help="face: what the weights expect (default); arcface: what most face recognisers do",
     )
     parser.add_argument(

@@ -20,8 +20,7 @@ from facepcl.embedding.encoder import BRANCH, MODEL, POOL, Encoder
 from facepcl.errors import ImageError, OptionError
 from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import decode_reduced, open_image, quiet_pillow, read_file
-from facepcl.images.detector import Detector
-from facepcl.images.detector_file import find_detector
+from facepcl.images.detector import Detector, find_detector
 from facepcl.images.face import NO_FACE, Face, face_columns
 from facepcl.jobs.engine import chunks
 from facepcl.utils.device import cores

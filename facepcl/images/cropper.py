@@ -12,8 +12,7 @@ from facepcl.errors import OptionError
 from facepcl.images.decode import Picture, decode, decode_reduced
 from facepcl.images.detector import LONGER_SIDE, SCORE, Detector
 from facepcl.images.face import Face, most_prominent_first
-from facepcl.images.geometry import Square, cut_to_size
-from facepcl.images.templates import TEMPLATES
+from facepcl.images.geometry import TEMPLATES, Square, cut_to_size
 from facepcl.images.transform import MARGIN, Fit
 from facepcl.utils.files import sha256_file
 
@@ -24,7 +23,7 @@ NEEDED = LONGER_SIDE * 3 // 4
 @dataclass(frozen=True)
 class Alignment:
     """How faces are found and cut: `detector`, the path of YuNet's file (None: their landmarks are given);
-    the least `score`; the `template` of facepcl/images/templates.py; only `one` face, the most prominent.
+    the least `score`; the `template` of facepcl/images/geometry.py; only `one` face, the most prominent.
 
     Raises OptionError for a template or a score that cannot be.
     """

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from facepcl.data.sources import Entry, is_shard_name, stamp, where_relative
 from facepcl.errors import OptionError, TableError
-from facepcl.utils.files import atomic_first
+from facepcl.utils.files import LOCK, atomic_first, locked
 from facepcl.utils.launch import Share
-from facepcl.utils.lock import LOCK, locked
 
 SUFFIX, LISTING = ".parts", "job.jsonl"
 FILES_PER_SHARD = 8192

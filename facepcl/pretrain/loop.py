@@ -39,7 +39,7 @@ from facepcl.pretrain.stream import Stream
 from facepcl.pretrain.substeps import Loss, Source, Tasks
 from facepcl.pretrain.unfolded import unfolded_convs, unfolding_pays
 from facepcl.utils.device import find_device, matmul_peak, training_dtype
-from facepcl.utils.lock import alone
+from facepcl.utils.files import alone
 from facepcl.utils.progress import Progress
 from facepcl.utils.signals import Stopped, until_interrupted
 
