@@ -31,7 +31,7 @@ from facepcl.images.decode import decode, decode_reduced
 from facepcl.images.detector import Detector
 from facepcl.images.face import LANDMARKS
 from facepcl.images.geometry import TEMPLATES, cut_to_size
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
 COUNTED = Path(__file__).resolve().parents[1] / "tests/photographs.csv"
 FEW, MANY = 100, 5_000
@@ -121,7 +121,7 @@ def show_cost(path: Path, images: list[Image.Image]) -> None:
     file = io.BytesIO()
     large.save(file, "JPEG", quality=90)
     data = file.getvalue()
-    net, cutter = Detector(path), FaceCutter(Alignment(str(path)), Fit.square(112))
+    net, cutter = Detector(path), FaceCutter(Alignment(str(path)), Transform.square(112))
     half = decode_reduced(data, 960).image
     square = TEMPLATES["face"](net(large)[0].landmarks)
     small = detector._at_most(half, 640)

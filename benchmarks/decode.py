@@ -22,22 +22,27 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from facepcl.images.decode import decode
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.utils.memory import keep_freed_memory
 
 OURS = "Pillow, reduced (ours)"
 PIXELS = 4_000_000  # of the files of a size together, at least; and 3 to 64 files
 
 
-def all_decoders(fit: Fit) -> dict[str, Callable[[bytes], np.ndarray]]:
+def all_decoders(transform: Transform) -> dict[str, Callable[[bytes], np.ndarray]]:
     """Those of embed.py; Pillow before torch's resize, to tell a decoder from a resize; simplejpeg if it is
     installed."""
-    ways = decoders(fit)
+    ways = decoders(transform)
 
     def torch_resize(data: bytes) -> np.ndarray:
         image = torch.from_numpy(np.array(decode(data))).permute(2, 0, 1)
         return (
-            tv.resize(image, [fit.tall, fit.wide], InterpolationMode.BICUBIC, antialias=True)
+            tv.resize(
+                image,
+                [transform.resize_height, transform.resize_width],
+                InterpolationMode.BICUBIC,
+                antialias=True,
+            )
             .permute(1, 2, 0)
             .numpy()
         )
@@ -47,9 +52,9 @@ def all_decoders(fit: Fit) -> dict[str, Callable[[bytes], np.ndarray]]:
         import simplejpeg
 
         def by_simplejpeg(data: bytes, **scale: int | float) -> np.ndarray:
-            return fit(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", **scale)))
+            return transform(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", **scale)))
 
-        least = {"min_height": fit.needed, "min_width": fit.needed, "min_factor": 1}
+        least = {"min_height": transform.needed, "min_width": transform.needed, "min_factor": 1}
         ways["simplejpeg"] = by_simplejpeg
         ways["simplejpeg, reduced"] = lambda data: by_simplejpeg(data, **least)
     return ways
@@ -59,7 +64,7 @@ def compare(folder: Path, side: int, size: int, seconds: float) -> str:
     """A row of the table for each way; the fastest in a word."""
     count = int(np.clip(PIXELS / side**2, 3, 64))
     files = [path.read_bytes() for path in write_files(folder, count, side)]
-    ways = all_decoders(Fit.square(size))
+    ways = all_decoders(Transform.square(size))
     took = {
         name: milliseconds(lambda way=way: [way(data) for data in files], count, seconds=seconds)
         for name, way in ways.items()

@@ -22,7 +22,7 @@ from PIL import Image
 import facepcl
 from facepcl.embedding.encoder import Encoder
 from facepcl.images.decode import decode, decode_reduced
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.utils.memory import keep_freed_memory
 
 FACES = Path(__file__).resolve().parents[1] / "examples/faces"
@@ -77,7 +77,7 @@ def naive(paths: Sequence[Path]) -> float:
     return milliseconds(loop, len(paths))
 
 
-def decoders(fit: Fit) -> dict[str, Callable[[bytes], np.ndarray]]:
+def decoders(transform: Transform) -> dict[str, Callable[[bytes], np.ndarray]]:
     """Ways from a JPEG file's bytes to the pixels that a network takes, `[H, W, 3]`, as their users go."""
     import torchvision
     from torchvision.transforms.v2 import functional as tv
@@ -87,11 +87,15 @@ def decoders(fit: Fit) -> dict[str, Callable[[bytes], np.ndarray]]:
     def by_torchvision(data: bytes) -> np.ndarray:
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         image = torchvision.io.decode_jpeg(encoded, read_rgb)
-        return tv.resize(image, [fit.tall, fit.wide], bicubic, antialias=True).permute(1, 2, 0).numpy()
+        return (
+            tv.resize(image, [transform.resize_height, transform.resize_width], bicubic, antialias=True)
+            .permute(1, 2, 0)
+            .numpy()
+        )
 
     return {
-        "Pillow": lambda data: fit(decode(data)),
-        "Pillow, reduced (ours)": lambda data: fit(*decode_reduced(data, fit.needed)),
+        "Pillow": lambda data: transform(decode(data)),
+        "Pillow, reduced (ours)": lambda data: transform(*decode_reduced(data, transform.needed)),
         "torchvision": by_torchvision,
     }
 
@@ -100,7 +104,7 @@ def decoding(paths: Sequence[Path]) -> dict[str, float]:
     """CPU milliseconds from a file to pixels of 64 px, each way at its own."""
     return {
         name: milliseconds(lambda way=way: [way(p.read_bytes()) for p in paths], len(paths))
-        for name, way in decoders(Fit.square(64)).items()
+        for name, way in decoders(Transform.square(64)).items()
     }
 
 

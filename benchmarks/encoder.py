@@ -62,7 +62,7 @@ def one_by_one(
         (dtype, backend): Encoder(model, dtype=dtype, backend=backend, batch_size=batch)
         for dtype, backend in ways
     }
-    shape = encoders[ways[0]].fit.shape
+    shape = encoders[ways[0]].transform.shape
     pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
     best = dict.fromkeys(encoders, float("inf"))
     for _ in range(rounds + 1):  # the first warms up and is beaten

@@ -32,20 +32,20 @@ from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.parquet_table import to_arrow
 from facepcl.errors import FacepclError, MissingPath
 from facepcl.images.decode import decode_reduced
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
 ROWS = 1024  # that are decoded together, a block of Ray's
 
 
-def decode(batch: dict[str, Any], fit: Fit) -> Iterator[dict[str, Any]]:
+def decode(batch: dict[str, Any], transform: Transform) -> Iterator[dict[str, Any]]:
     """The images of one shard, or one file, as uint8 pixels, and reasons where there are none."""
     (number,), (path,), (error,) = batch["shard"], batch["path"], batch["error"]
     rows: list[dict[str, Any]] = []
     for index, item in enumerate(read_items([Entry(path, error or None)])):
-        size, pixels, reason = (0, 0), np.zeros(fit.shape, np.uint8), ""
+        size, pixels, reason = (0, 0), np.zeros(transform.shape, np.uint8), ""
         try:
-            picture = decode_reduced(item.read(), fit.needed)
-            size, pixels = picture.size, fit(*picture)
+            picture = decode_reduced(item.read(), transform.needed)
+            size, pixels = picture.size, transform(*picture)
         except MissingPath:
             reason = "there is no such file"
         except FacepclError as told:
@@ -100,7 +100,7 @@ def run(
         listed = [{"shard": i, "path": e.path, "error": e.error or ""} for i, e in enumerate(entries)]
         rows = (
             ray.data.from_items(listed, override_num_blocks=len(listed))
-            .map_batches(decode, batch_size=1, fn_kwargs={"fit": probe.fit})
+            .map_batches(decode, batch_size=1, fn_kwargs={"transform": probe.transform})
             .map_batches(
                 Embed,
                 fn_constructor_args=(options,),

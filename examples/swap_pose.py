@@ -25,7 +25,7 @@ def swap(encoder: str, photos: list[str]) -> Image.Image:
     name = f"local-dir:{encoder}" if Path(encoder).is_dir() else encoder
     decoder = facepcl.create_decoder(name)
     embedder = facepcl.FaceEmbedder(name, dtype="float32")
-    pixels = np.stack([embedder.fit(read(photo)) for photo in photos])
+    pixels = np.stack([embedder.transform(read(photo)) for photo in photos])
     maps = embedder.maps(pixels, all_branches=True)
     face, pose = (embedder.vectors(maps, branch) for branch in ("face", "pose"))
     return swap_sheet(pixels, draw_swaps(decoder, face, pose))

@@ -27,7 +27,7 @@ from facepcl.images.decode import to_rgb
 from facepcl.images.detector import FILE, REPOSITORY, SHA256, Detector
 from facepcl.images.face import LANDMARK_COLUMNS, Face, most_prominent_first
 from facepcl.images.geometry import ARCFACE_POINTS, TEMPLATES, Square, cut_to_size, similarity
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
 EYES_TO_MOUTH = ARCFACE_POINTS[3:].mean(0) - ARCFACE_POINTS[:2].mean(0)
 # of the template `face`, in sides of the crop: its centre is the middle of eyes and mouth
@@ -312,7 +312,7 @@ def test_a_photograph_without_a_face_is_a_row_and_a_broken_one_an_error(aligned)
 
 @pytest.fixture(scope="module")
 def cutter(detector):
-    return FaceCutter(Alignment(str(detector)), Fit.square(112))
+    return FaceCutter(Alignment(str(detector)), Transform.square(112))
 
 
 def angle_of(face):
@@ -376,7 +376,7 @@ def test_small_faces_are_looked_for_on_a_larger_copy(cutter, photographs):
 
 
 def test_one_face_of_several(detector, photographs):
-    one = FaceCutter(Alignment(str(detector), one=True), Fit.square(64))
+    one = FaceCutter(Alignment(str(detector), one=True), Transform.square(64))
     with Image.open(next(photographs.glob("085-*.jpg"))) as image:
         faces, crops = one.of_image(to_rgb(image))
     assert len(faces) == 1

@@ -16,7 +16,7 @@ from facepcl.cli import main
 from facepcl.embedding.writers import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError, WeightsError
 from facepcl.images.decode import decode, decode_reduced
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
 TOLERANCE = 1e-5  # float32: another batch size sums in another order
 FLOAT32 = {"dtype": "float32"}  # auto is bfloat16 on processors with units for it
@@ -356,17 +356,17 @@ def test_a_jpeg_decoded_at_reduced_scale_keeps_its_code():
     from synthetic_faces.generator import Generator
 
     exact, reduced = [], []
-    fit, generator = Fit.square(64), Generator(seed=3, size=400)
+    transform, generator = Transform.square(64), Generator(seed=3, size=400)
     for number in range(8):
         face = Image.fromarray(generator.image(number, 0)[0])
         for size in (face.size, (192 + number, 301)):
             exif, file = Image.Exif(), io.BytesIO()
             exif[274] = 1 + number % 8
             face.resize(size).save(file, "JPEG", quality=90, exif=exif)
-            picture = decode_reduced(file.getvalue(), fit.needed)
+            picture = decode_reduced(file.getvalue(), transform.needed)
             assert picture.image.size != picture.size
-            exact.append(Image.fromarray(fit(decode(file.getvalue()))))
-            reduced.append(Image.fromarray(fit(*picture)))
+            exact.append(Image.fromarray(transform(decode(file.getvalue()))))
+            reduced.append(Image.fromarray(transform(*picture)))
     embedder = facepcl.FaceEmbedder(branch="concat", **FLOAT32)
     cosine = facepcl.similarity(embedder(exact), embedder(reduced)).diagonal()
     assert cosine.min() > 0.999  # measured: 0.9999; 0.985 where the box was taken for the whole image

@@ -16,9 +16,9 @@ from facepcl.data.sources import Item
 from facepcl.data.workers import Reader, Readers
 from facepcl.errors import ReaderError
 from facepcl.images.decode import decode_reduced
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
-FIT = Fit.square(16)
+TRANSFORM = Transform.square(16)
 
 
 def encoded(seed, kind="PNG"):
@@ -46,7 +46,7 @@ def items(tmp_path):
 
 @pytest.fixture
 def reader():
-    one = Reader(FIT)
+    one = Reader(TRANSFORM)
     yield one
     one.kill(for_good=True)
     one.close()
@@ -65,7 +65,7 @@ def test_pixels_are_those_of_this_process_and_reasons_keep_their_places(items, r
     assert [p.path for p in found] == [item.path for item in items]
     for item, prepared in zip(items, found, strict=True):
         if prepared.error is None:
-            assert (prepared.pixels == FIT(*decode_reduced(item.read(), FIT.needed))).all()
+            assert (prepared.pixels == TRANSFORM(*decode_reduced(item.read(), TRANSFORM.needed))).all()
             assert prepared.size == (24, 20)
     assert [p.error for p in (found[3], found[6], found[9])] == [
         "not an image in a format that Pillow reads",
@@ -86,7 +86,7 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path, reader):
 def test_readers_that_are_killed_lose_nothing(items, monkeypatch):
     """Killed again and again while they work; every image comes once, in order, as if nothing had been."""
     monkeypatch.setattr(workers, "TRIES", 1000)  # a slow machine is killed over the same image, which is fine
-    with Readers(FIT, 2) as pool:
+    with Readers(TRANSFORM, 2) as pool:
         wanted = [pool.submit(items).result() for _ in range(2)][1]
         futures = [pool.submit(items) for _ in range(600)]
         killed, random = 0, np.random.default_rng(0)
@@ -129,7 +129,7 @@ def test_an_image_that_hangs_is_given_up(monkeypatch, items):
     ))  # fmt: skip
     items[5] = Item("s.tar/5.png", b"hangs")
     start = time.monotonic()
-    with Readers(FIT, 1) as pool:
+    with Readers(TRANSFORM, 1) as pool:
         found = pool.submit(items).result()
     assert found[5].error == "not decoded within 2 s"
     assert sum(p.error is not None for p in found) == 4
@@ -143,7 +143,7 @@ def test_a_reader_that_never_starts_is_an_error_not_a_bad_image(monkeypatch, rea
 
 
 def test_no_process_is_left_when_the_work_ends_early(items):
-    with Readers(FIT, 2) as pool:
+    with Readers(TRANSFORM, 2) as pool:
         pool.submit(items).result()
         for _ in range(100):
             pool.submit(items)
@@ -154,10 +154,10 @@ def test_no_process_is_left_when_the_work_ends_early(items):
 def test_readers_end_with_a_process_that_is_killed(tmp_path):
     script = """
 import os, signal
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.data.workers import Reader
 from facepcl.data.sources import Item
-reader = Reader(Fit.square(16))
+reader = Reader(Transform.square(16))
 reader.prepare([Item("a", b"")])
 print(reader.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -198,7 +198,7 @@ def test_a_reader_loads_no_torch(items, tmp_path, monkeypatch, reader):
 def test_a_frame_around_the_image_is_filled_alike_in_a_reader(items):
     """Of models whose config says `crop_mode` border; what is sent to a process is JSON, whose tuples are
     lists."""
-    framed = Fit(16, 24, 16, 24, "border", fill=(1, 2, 3))
+    framed = Transform(16, 24, 16, 24, "border", fill=(1, 2, 3))
     with Readers(framed, 1) as readers:
         (found,) = readers.submit(items[:1]).result()
     assert (found.pixels == framed(*decode_reduced(items[0].read(), framed.needed))).all()

@@ -132,13 +132,13 @@ def test_nothing_is_used_that_windows_or_macos_lack_without_a_fallback():
 def test_without_what_only_linux_has_the_readers_and_cores_work(monkeypatch, tmp_path):
     from facepcl.data import workers
     from facepcl.data.sources import Item
-    from facepcl.images.transform import Fit
+    from facepcl.images.transform import Transform
     from facepcl.utils import device
 
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert device.cores() >= 1
-    with workers.Readers(Fit.square(8), 1) as pool:
+    with workers.Readers(Transform.square(8), 1) as pool:
         (found,) = pool.submit([Item("a", b"no picture")]).result()
     assert found.error == "not an image in a format that Pillow reads"
 

@@ -21,7 +21,7 @@ from facepcl.errors import MissingPath, OptionError
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.jobs.engine import Stream, run
 from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.device import cores
@@ -202,7 +202,7 @@ class Aligner:
     chunk_size = PHOTOS_PER_CHUNK
 
     def __init__(self, alignment: Alignment, size: int, known: dict[str, list[Face]] | None):
-        self.alignment, self.transform, self.known = alignment, Fit.square(size), known
+        self.alignment, self.transform, self.known = alignment, Transform.square(size), known
 
     def of_chunks(
         self, pieces: Iterable[list[Item]], workers: int | None

@@ -23,21 +23,22 @@ from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import decode, decode_reduced, quiet_pillow
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square, cut_square
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
 SECONDS_BETWEEN_ANSWERS = 0.25
 
 
-def serve(fit: dict[str, Any], alignment: dict[str, Any] | None) -> None:
+def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:
     """Answer requests on standard input until it ends, each with an answer for each of its items: its pixels
-    by `fit`, or, with an `alignment`, its faces."""
+    by `transform`, or, with an `alignment`, its faces."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     nothing = os.open(os.devnull, os.O_WRONLY)
     Image.init()  # all formats now, not when the first odd file comes
-    answer = (
-        partial(_answer_faces, _cutter(alignment, Fit(**fit))) if alignment else partial(_answer, Fit(**fit))
-    )
+    if alignment:
+        answer = partial(_answer_faces, _cutter(alignment, Transform(**transform)))
+    else:
+        answer = partial(_answer, Transform(**transform))
     with suppress(OSError):  # whoever asks was killed meanwhile; its requests end, too
         write_line(answers, {"ready": os.getpid()})
         answers.flush()
@@ -83,12 +84,12 @@ def _received(lines: list[list[Any]], source: BinaryIO) -> list[Item]:
     ]
 
 
-def _cutter(alignment: dict[str, Any], fit: Fit) -> FaceCutter:
+def _cutter(alignment: dict[str, Any], transform: Transform) -> FaceCutter:
     if alignment["detector"]:
         import cv2
 
         cv2.setNumThreads(1)  # there are as many readers as there are cores for them
-    return FaceCutter(Alignment(**alignment), fit)
+    return FaceCutter(Alignment(**alignment), transform)
 
 
 def _answer_or_say_why(answer: Callable[[Item], tuple[Any, bytes]], item: Item, to: BinaryIO) -> None:
@@ -104,8 +105,8 @@ def _answer_or_say_why(answer: Callable[[Item], tuple[Any, bytes]], item: Item, 
         write_line(to, line, data)
 
 
-def _answer(fit: Fit, item: Item) -> tuple[Any, bytes]:
-    size, pixels = _prepare(item, fit)
+def _answer(transform: Transform, item: Item) -> tuple[Any, bytes]:
+    size, pixels = _prepare(item, transform)
     return {"size": size}, pixels.tobytes()
 
 
@@ -114,13 +115,13 @@ def _answer_faces(cutter: FaceCutter, item: Item) -> tuple[Any, bytes]:
     return {"size": size, "faces": [face.numbers() for face in faces]}, crops.tobytes()
 
 
-def _prepare(item: Item, fit: Fit) -> tuple[tuple[int, int], np.ndarray]:
+def _prepare(item: Item, transform: Transform) -> tuple[tuple[int, int], np.ndarray]:
     """The size of the file's picture, and the pixels of it, or of the square that is wanted."""
     if item.square:
         image = decode(item.read())
-        return image.size, fit(cut_square(image, item.square))
-    picture = decode_reduced(item.read(), fit.needed)
-    return picture.size, fit(*picture)
+        return image.size, transform(cut_square(image, item.square))
+    picture = decode_reduced(item.read(), transform.needed)
+    return picture.size, transform(*picture)
 
 
 def write_line(to: BinaryIO, value: Any, data: bytes = b"") -> None:

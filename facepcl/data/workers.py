@@ -22,7 +22,7 @@ from facepcl.data.worker_main import request, write_line
 from facepcl.errors import ReaderError
 from facepcl.images.cropper import Alignment
 from facepcl.images.face import Face
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
 PIPE_BYTES = 1 << 20  # what an ordinary user may have
@@ -35,7 +35,7 @@ import json, sys
 setup = json.loads(sys.stdin.buffer.readline())
 sys.path[:] = setup["path"]
 from facepcl.data.worker_main import serve
-serve(setup["fit"], setup["alignment"])
+serve(setup["transform"], setup["alignment"])
 """
 
 
@@ -58,11 +58,13 @@ class Prepared(NamedTuple):
 
 
 class Reader:
-    """One process that prepares images by `fit`, asked by one thread at a time and watched by another; with
-    an `alignment`, the faces of photographs."""
+    """One process that applies `transform` to images or, with an `alignment`, to the faces in photos.
 
-    def __init__(self, fit: Fit, alignment: Alignment | None = None):
-        self._fit, self._alignment = fit, alignment
+    It is used by one thread at a time and watched by another.
+    """
+
+    def __init__(self, transform: Transform, alignment: Alignment | None = None):
+        self._transform, self._alignment = transform, alignment
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._deadline = float("inf")
@@ -77,7 +79,8 @@ class Reader:
     def start(self) -> None:
         """Start the process; it gets ready while others work."""
         setup: dict[str, Any] = {"path": _import_path()}
-        setup["fit"], setup["alignment"] = self._fit.to_json(), self._alignment and self._alignment.to_json()
+        setup["transform"] = self._transform.to_json()
+        setup["alignment"] = self._alignment and self._alignment.to_json()
         command = [sys.executable, "-I", "-c", _BOOT]  # isolated: no file of the working folder is imported
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._closed:  # meanwhile, by another thread
@@ -128,7 +131,8 @@ class Reader:
         if "error" in answer:
             return Prepared(path, error=answer["error"])
         faces = tuple(map(Face.from_numbers, answer["faces"])) if "faces" in answer else None
-        pixels = np.empty(self._fit.shape if faces is None else (len(faces), *self._fit.shape), np.uint8)
+        shape = self._transform.shape if faces is None else (len(faces), *self._transform.shape)
+        pixels = np.empty(shape, np.uint8)
         if pixels.nbytes and self._answers.readinto(pixels.data) < pixels.nbytes:
             raise EOFError
         return Prepared(path, pixels, tuple(answer["size"]), faces=faces)
@@ -189,10 +193,10 @@ def _widen(pipe: BufferedReader) -> None:
 
 
 class Readers:
-    """`with Readers(fit, count) as readers: future = readers.submit(items)`."""
+    """`with Readers(transform, count) as readers: future = readers.submit(items)`."""
 
-    def __init__(self, fit: Fit, count: int, alignment: Alignment | None = None):
-        self._all = [Reader(fit, alignment) for _ in range(count)]
+    def __init__(self, transform: Transform, count: int, alignment: Alignment | None = None):
+        self._all = [Reader(transform, alignment) for _ in range(count)]
         self._idle: SimpleQueue[Reader] = SimpleQueue()
         self._threads = ThreadPoolExecutor(count, "facepcl-reader")
         self._stop = threading.Event()

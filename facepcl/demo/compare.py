@@ -18,14 +18,14 @@ from facepcl.embedding.embeddings import unit
 from facepcl.embedding.encoder import MODEL
 from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
 from facepcl.images.face import NO_FACE
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.models.factory import create_decoder
 from facepcl.models.pose_swap import draw_swaps, swap_sheet
 
 THUMBNAIL = 360  # pixels of the longer side of a photo on the page
 FOLDER_LIMIT = 5000  # faces of a folder in memory, 30 kB each
 FOLDERS = 2  # the most recent ones in memory
-SHOWN = Fit(THUMBNAIL, THUMBNAIL, THUMBNAIL, THUMBNAIL, "border")  # the whole photo in a square
+SHOWN = Transform(THUMBNAIL, THUMBNAIL, THUMBNAIL, THUMBNAIL, "border")  # the whole photo in a square
 SWAP_SIDE = 96  # pixels of a face in the sheet of swaps: 64 are small on a page
 BRANCHES = ("face", "pose")
 CLOSED = "the page was closed"
@@ -80,7 +80,7 @@ class Comparer:
         except WeightsError as error:
             self.no_decoder = str(error)
         self._processes = ExitStack()
-        readers = Readers(self._embedder.fit, 1, self._embedder.alignment), Readers(SHOWN, 1)
+        readers = Readers(self._embedder.transform, 1, self._embedder.alignment), Readers(SHOWN, 1)
         self._faces, self._pictures = map(self._processes.enter_context, readers)
 
     def close(self) -> None:

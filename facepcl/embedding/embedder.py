@@ -152,13 +152,13 @@ class FaceEmbedder(Encoder):
         return np.concatenate(blocks)
 
     def _open(self, place: int, item: Any) -> np.ndarray:
-        fit = self.fit
+        transform = self.transform
         try:
             if self.alignment:
                 return self._face(self.alignment, item)
             if isinstance(item, (str, Path)):
-                return fit(*decode_reduced(read_file(item), fit.needed))
-            return fit(open_image(item))
+                return transform(*decode_reduced(read_file(item), transform.needed))
+            return transform(open_image(item))
         except ImageError as error:
             name = f" ({item})" if isinstance(item, (str, Path)) else ""
             raise ImageError(f"item {place}{name}: {error}") from error
@@ -166,7 +166,7 @@ class FaceEmbedder(Encoder):
     def _face(self, alignment: Alignment, item: Any) -> np.ndarray:
         """The most prominent face of a photograph."""
         if self._cutter is None:
-            self._cutter = FaceCutter(replace(alignment, one=True), self.fit)
+            self._cutter = FaceCutter(replace(alignment, one=True), self.transform)
         if isinstance(item, (str, Path)):
             _, _, crops = self._cutter.of_file(read_file(item))
         else:
@@ -217,7 +217,10 @@ class FaceEmbedder(Encoder):
             raise OptionError(f"workers {workers}: at least 1")
         at_once = self.batches_at_once
         self.make_ready(all_branches)
-        with Readers(self.fit, count, self.alignment) as readers, ThreadPoolExecutor(at_once) as networks:
+        with (
+            Readers(self.transform, count, self.alignment) as readers,
+            ThreadPoolExecutor(at_once) as networks,
+        ):
             prepared = in_order(readers.submit, pieces, count + at_once)
             yield from in_order(
                 lambda some: networks.submit(self._embed, some, all_branches), prepared, at_once

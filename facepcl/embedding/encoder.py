@@ -17,7 +17,7 @@ from facepcl._version import __version__
 from facepcl.embedding.backends import BACKENDS, ONNX, Run, make_run
 from facepcl.embedding.int8 import INT8, make_int8_run
 from facepcl.errors import OptionError, WeightsError
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.models import Branches
 from facepcl.models.factory import FAMILY, create_model
 from facepcl.models.hub_folder import OfTimm
@@ -86,11 +86,11 @@ class Encoder:
     def _read_preprocessing(self, size: int) -> dict[str, Any]:
         """Set what becomes of an image, and return timm's description of it."""
         config = _with_size(resolve_model_data_config(self.model), size, self.model)
-        self.fit = Fit.from_config(config)
+        self.transform = Transform.from_config(config)
         self.mean, self.std = (
             torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
         )
-        self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.fit.shape), np.uint8)
+        self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.transform.shape), np.uint8)
         return config
 
     def _choose_dtype(self, dtype: str) -> None:
@@ -170,7 +170,7 @@ class Encoder:
         if (wide := all_branches or self.branch != "shared") not in self._runs:
             network = AllBranches(self.model) if wide else Trunk(self.model)
             if self._int8:
-                self._runs[wide] = make_int8_run(network, self.name, self.fit.shape)
+                self._runs[wide] = make_int8_run(network, self.name, self.transform.shape)
                 self._backend = ONNX
             else:
                 sample = self._images(self._sample[:2], self.dtype)

@@ -93,7 +93,7 @@ class Codes(nn.Module):
         model = encoder.model.to(memory_format=torch.contiguous_format)
         self.outputs = Branches._fields if encoder.has_branches else Branches._fields[:1]
         self.maps = AllBranches(model) if encoder.has_branches else Trunk(model)
-        self.shape = encoder.fit.shape
+        self.shape = encoder.transform.shape
         self.with_preprocessing = with_preprocessing
         self.register_buffer("mean", encoder.mean)
         self.register_buffer("std", encoder.std)

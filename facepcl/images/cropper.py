@@ -13,7 +13,7 @@ from facepcl.images.decode import Picture, decode, decode_reduced
 from facepcl.images.detector import LONGER_SIDE, SCORE, Detector
 from facepcl.images.face import Face, most_prominent_first
 from facepcl.images.geometry import TEMPLATES, Square, cut_to_size
-from facepcl.images.transform import MARGIN, Fit
+from facepcl.images.transform import MARGIN, Transform
 from facepcl.utils.files import sha256_file
 
 # Both sides of a JPEG that is decoded smaller: with the usual 4 : 3, enough for the detector's larger copy.
@@ -56,11 +56,11 @@ class Alignment:
 
 
 class FaceCutter:
-    """The faces of photographs, cut by `alignment` and brought to a network's input by `fit`."""
+    """The faces of photographs, cut by `alignment` and brought to a network's input by `transform`."""
 
-    def __init__(self, alignment: Alignment, fit: Fit):
-        self._alignment, self._fit = alignment, fit
-        self._side = max(fit.tall, fit.wide)
+    def __init__(self, alignment: Alignment, transform: Transform):
+        self._alignment, self._transform = alignment, transform
+        self._side = max(transform.resize_height, transform.resize_width)
         self._square = TEMPLATES[alignment.template]
         self._detector = Detector(alignment.detector, alignment.score) if alignment.detector else None
 
@@ -94,8 +94,8 @@ class FaceCutter:
                 Square(s.x / across + left, s.y / down + top, s.half / np.sqrt(across * down), s.angle)
                 for s in squares
             ]
-        crops = [self._fit(cut_to_size(image, square, self._side)) for square in squares]
-        return faces, np.stack(crops) if crops else np.empty((0, *self._fit.shape), np.uint8)
+        crops = [self._transform(cut_to_size(image, square, self._side)) for square in squares]
+        return faces, np.stack(crops) if crops else np.empty((0, *self._transform.shape), np.uint8)
 
 
 def _moved(face: Face, left: float, top: float, across: float, down: float) -> Face:

@@ -13,8 +13,8 @@ MARGIN = 1.5
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Resize to (`tall`, `wide`), then cut `height` x `width` pixels out of the middle.
+class Transform:
+    """Resize to (`resize_height`, `resize_width`), then cut `height` x `width` pixels out of the middle.
 
     `mode` center: the shorter side gets that size; squash: both sides do; border: the longer side does, and
     `fill` surrounds the image.
@@ -22,8 +22,8 @@ class Fit:
 
     height: int
     width: int
-    tall: int
-    wide: int
+    resize_height: int
+    resize_width: int
     mode: str = "center"
     interpolation: str = "bicubic"
     fill: tuple[int, ...] = (0, 0, 0)
@@ -32,17 +32,17 @@ class Fit:
         object.__setattr__(self, "fill", tuple(self.fill))  # a list where it came through JSON
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Fit":
+    def from_config(cls, config: Mapping[str, Any]) -> "Transform":
         """Of timm's data config (`resolve_model_data_config`)."""
         _, height, width = config["input_size"]
         share = config.get("crop_pct") or 0.875  # timm's default
         mode = config.get("crop_mode") or "center"
         fill = tuple(round(255 * value) for value in config["mean"])
-        tall, wide = int(height / share), int(width / share)
-        return cls(height, width, tall, wide, mode, config["interpolation"], fill)
+        resize_height, resize_width = int(height / share), int(width / share)
+        return cls(height, width, resize_height, resize_width, mode, config["interpolation"], fill)
 
     @classmethod
-    def square(cls, size: int) -> "Fit":
+    def square(cls, size: int) -> "Transform":
         """Short side resized to `size` pixels (bicubic, antialiased), centre cut."""
         return cls(size, size, size, size)
 
@@ -54,10 +54,10 @@ class Fit:
     @property
     def needed(self) -> int:
         """Pixels that each side of a decoded image should have at least."""
-        return int(MARGIN * max(self.tall, self.wide))
+        return int(MARGIN * max(self.resize_height, self.resize_width))
 
     def to_json(self) -> dict[str, Any]:
-        """What `Fit(**...)` takes in another process."""
+        """Return the arguments of `Transform` as JSON, for another process."""
         return asdict(self)
 
     def __call__(
@@ -83,11 +83,11 @@ class Fit:
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.mode == "squash":
-            return self.wide, self.tall
-        if self.mode == "center" and self.wide == self.tall:
+            return self.resize_width, self.resize_height
+        if self.mode == "center" and self.resize_width == self.resize_height:
             short = min(width, height)
-            return int(self.wide * width / short), int(self.tall * height / short)
-        ratios = height / self.tall, width / self.wide
+            return int(self.resize_width * width / short), int(self.resize_height * height / short)
+        ratios = height / self.resize_height, width / self.resize_width
         ratio = max(ratios) if self.mode == "border" else min(ratios)
         return round(width / ratio), round(height / ratio)
 

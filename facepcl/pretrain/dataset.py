@@ -17,7 +17,7 @@ from facepcl.data.sources import SHARD_ERRORS, Item, files_below, is_image_name,
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError
 from facepcl.images.decode import MAX_BYTES, decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
@@ -157,7 +157,7 @@ def read_faces(
     Broken images are skipped. Raises MissingPath, or DataError if there are no images.
     """
     names, label_rows, landmarks, skipped = [], [], [], []
-    transform, images = Fit.square(size), _Images(size)
+    transform, images = Transform.square(size), _Images(size)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources, labels):
             try:

@@ -29,7 +29,7 @@ from facepcl.data.remote import WAITS, is_url, list_url
 from facepcl.data.sources import Entry, Item, is_image_name, is_shard_name, list_entries, read_items, stamp
 from facepcl.data.workers import Prepared, Readers
 from facepcl.errors import DataError, FacepclError, MissingPath, OptionError, RemoteError
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.pretrain import distributed
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.label_heads import Outputs
@@ -302,7 +302,9 @@ class Stream:
 
     def _start(self) -> None:
         numbers = range(self.config.stream)[distributed.local_slice(self.config.stream)]
-        self._readers = self._open.enter_context(Readers(Fit.square(self.config.source_size), self._workers))
+        self._readers = self._open.enter_context(
+            Readers(Transform.square(self.config.source_size), self._workers)
+        )
         threads = ThreadPoolExecutor(min(THREADS, len(numbers)), "facepcl-shard")
         self._open.callback(threads.shutdown, cancel_futures=True)
         self._open.callback(self._stopped.set)

@@ -23,7 +23,7 @@ from facepcl.data.sources import list_entries, read_items
 from facepcl.errors import FacepclError
 from facepcl.hub.torch_checkpoint import read_checkpoint
 from facepcl.images.decode import decode_reduced, quiet_pillow
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 from facepcl.models.io import load_tensors, read_metadata, read_shapes, save_encoder
 from facepcl.pretrain.checkpoints import check_same_run
 from facepcl.pretrain.dataset import read_samples
@@ -31,7 +31,7 @@ from facepcl.probes.datasets.verification import read_bin
 from fuzz import mutate
 from fuzz.mutate import Change
 
-FIT = Fit.square(64)
+TRANSFORM = Transform.square(64)
 BATCH = 64
 
 
@@ -116,8 +116,8 @@ class _Embed:
 
     def __call__(self, data: bytes, folder: Path) -> None:
         with quiet_pillow():
-            pixels = FIT(*decode_reduced(data, FIT.needed))
-        if pixels.shape != FIT.shape or pixels.dtype != np.uint8:
+            pixels = TRANSFORM(*decode_reduced(data, TRANSFORM.needed))
+        if pixels.shape != TRANSFORM.shape or pixels.dtype != np.uint8:
             raise AssertionError(f"pixels {pixels.dtype} {pixels.shape}")
         self.waiting.append(pixels)
         if len(self.waiting) == BATCH:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from facepcl.images.transform import Fit
+from facepcl.images.transform import Transform
 
 CONFIG = {"input_size": (3, 64, 64), "interpolation": "bicubic", "mean": (0.5, 0.4, 0.1), "std": (1, 1, 1)}
 SIZES = [(64, 64), (60, 40), (41, 97), (250, 250), (301, 200), (63, 65), (20, 33), (500, 64)]
@@ -36,7 +36,7 @@ def noise(size):
 def test_every_pixel_is_timms(size, own):
     config = {"crop_pct": 1.0, "crop_mode": "center", **CONFIG, **own}
     by_timm = create_transform(**config, normalize=False)(noise(size))  # uint8 [3, H, W]
-    found = Fit.from_config(config)(noise(size))
+    found = Transform.from_config(config)(noise(size))
     assert found.dtype == np.uint8
     assert torch.equal(by_timm, torch.from_numpy(found).permute(2, 0, 1))
 
@@ -48,14 +48,14 @@ def test_a_square_fit_is_what_the_models_ask_for():
     import facepcl  # noqa: F401 (registers the model)
 
     cfg = get_pretrained_cfg("pcl_facecycle").to_dict()
-    assert Fit.from_config(resolve_data_config({}, pretrained_cfg=cfg)) == Fit.square(64)
+    assert Transform.from_config(resolve_data_config({}, pretrained_cfg=cfg)) == Transform.square(64)
 
 
 def test_a_fit_travels_as_json():
-    fit = Fit.from_config({**CONFIG, "crop_pct": 0.9})
+    transform = Transform.from_config({**CONFIG, "crop_pct": 0.9})
     assert (
-        Fit(**json.loads(json.dumps(fit.to_json())))(noise((99, 80))).tolist()
-        == fit(noise((99, 80))).tolist()
+        Transform(**json.loads(json.dumps(transform.to_json())))(noise((99, 80))).tolist()
+        == transform(noise((99, 80))).tolist()
     )
 
 
@@ -70,7 +70,7 @@ def test_a_long_strip_is_cut_before_it_is_resized(size, monkeypatch):
         return resize(self, size, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "resize", watched)
-    assert Fit.square(64)(Image.new("RGB", size)).shape == (64, 64, 3)
+    assert Transform.square(64)(Image.new("RGB", size)).shape == (64, 64, 3)
     assert pixels
     assert max(pixels) <= 16 * 64 * 64
 
@@ -78,4 +78,4 @@ def test_a_long_strip_is_cut_before_it_is_resized(size, monkeypatch):
 def test_a_strip_that_is_cut_keeps_its_centre():
     image = Image.new("RGB", (3000, 30), "red")
     image.paste("blue", (1400, 0, 1600, 30))
-    assert (Fit.square(64)(image) == np.array([0, 0, 255])).all()
+    assert (Transform.square(64)(image) == np.array([0, 0, 255])).all()
