@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.files import FACES, no_room_beyond  # noqa: F401
 from reference.fill import fill
 from safetensors.torch import load_file
 

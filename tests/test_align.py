@@ -1,7 +1,6 @@
 """Photographs to aligned crops: landmarks land where the template says, faces are found however they are
 turned, a job can be stopped anywhere, and everything that cannot work says so."""
 
-import contextlib
 import csv
 import http.server
 import io
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import no_room_beyond
+from helpers.files import no_room_beyond, photo_of
 from PIL import Image
 
 import facepcl
@@ -23,7 +22,6 @@ from facepcl.alignment.face_table import CropNames
 from facepcl.cli import main
 from facepcl.errors import ImageError, MissingExtra, OptionError, WriteError
 from facepcl.images.cropper import Alignment, FaceCutter
-from facepcl.images.decode import to_rgb
 from facepcl.images.detector import FILE, REPOSITORY, SHA256, Detector
 from facepcl.images.face import LANDMARK_COLUMNS, Face, most_prominent_first
 from facepcl.images.geometry import ARCFACE_POINTS, TEMPLATES, Square, cut_to_size, similarity
@@ -272,26 +270,15 @@ def test_a_file_that_is_no_detector_is_named(tmp_path):
 # faces that are found
 
 
-@pytest.fixture(scope="session")
-def aligned(photographs, detector, tmp_path_factory):
-    """All photographs, aligned by the command: its folder, exit code and last line."""
-    out = tmp_path_factory.mktemp("aligned")
-    (photographs / "zz.jpg").write_bytes(b"no photograph")
-    command = ["align", str(photographs), str(out / "crops"), "--detector", str(detector)]
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        code = main([*command, "--sheet", str(out / "faces.png")])
-    return out, code, said.getvalue()
-
-
-def test_every_photograph_of_people_gives_its_faces(aligned):
+def test_every_photograph_of_people_gives_its_faces(photographs, detector, tmp_path):
     """tests/photographs.csv was counted by eye: `faces` that one sees, and `more`, blurred or cut off, of
     which each may be taken for one or not."""
     with (Path(__file__).parent / "photographs.csv").open() as file:
         counted = {r["number"]: (int(r["faces"]), int(r["more"])) for r in csv.DictReader(file)}
+    alignment.align(photographs, tmp_path / "crops", detector=detector)
     found = dict.fromkeys(counted, 0)
-    for row in read_faces(aligned[0] / "crops"):
-        found[Path(row["source"]).name[:3]] = found.get(Path(row["source"]).name[:3], 0) + bool(row["path"])
+    for row in read_faces(tmp_path / "crops"):
+        found[Path(row["source"]).name[:3]] += bool(row["path"])
     assert len(counted) == 90
     assert [n for n, (faces, _) in counted.items() if faces and not found[n]] == []
     assert [n for n, (faces, more) in counted.items() if found[n] > faces + more] == []
@@ -299,14 +286,17 @@ def test_every_photograph_of_people_gives_its_faces(aligned):
     assert sum(min(found[n], faces) for n, (faces, _) in counted.items()) >= 106
 
 
-def test_a_photograph_without_a_face_is_a_row_and_a_broken_one_an_error(aligned):
-    out, code, said = aligned
-    rows = {Path(r["source"]).name[:3]: r for r in read_faces(out / "crops")}
-    assert rows["017"]["error"] == "no face found"
-    assert rows["zz."]["error"] == "not an image in a format that Pillow reads"
-    assert code == 1
-    assert "of 91 photographs, 1 without a face, 1 failed" in said
-    with Image.open(out / "faces.png") as sheet:
+def test_a_photo_without_a_face_is_a_row_and_a_broken_one_an_error(detector, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for count in (0, 3):
+        photo_of(count).save(tmp_path / "photos" / f"{count}.jpg")
+    (tmp_path / "photos/zz.jpg").write_bytes(b"no photograph")
+    command = ["align", str(tmp_path / "photos"), str(tmp_path / "crops"), "--detector", str(detector)]
+    assert main([*command, "--sheet", str(tmp_path / "faces.png")]) == 1
+    errors = [row["error"] for row in read_faces(tmp_path / "crops")]
+    assert errors == ["no face found", "", "", "", "not an image in a format that Pillow reads"]
+    assert "3 faces of 3 photographs, 1 without a face, 1 failed" in capsys.readouterr().out
+    with Image.open(tmp_path / "faces.png") as sheet:
         assert sheet.width == 1604
 
 
@@ -321,23 +311,20 @@ def angle_of(face):
 
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270])
-def test_a_photograph_on_its_side_or_head_gives_upright_crops(cutter, photographs, angle):
+def test_a_photograph_on_its_side_or_head_gives_upright_crops(cutter, angle):
     """Six of six; of the 89 in benchmarks/RESULTS.md 99 % or more."""
-    for path in sorted(photographs.glob("0[2-8]0-*.jpg")):
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+    for number in range(0, 24, 4):
+        image = photo_of(1, first=number, size=(400, 300))
         faces, crops = cutter.of_image(image.rotate(-angle, expand=True))
         difference = (angle_of(faces[0]) - angle_of(cutter.of_image(image)[0][0]) - angle + 180) % 360 - 180
-        assert abs(difference) < 15, path.name
+        assert abs(difference) < 15, number
         assert crops.shape[1:] == (112, 112, 3)
 
 
 def test_orientation_of_the_file_is_followed_and_pixels_are_those_of_the_upright_photograph(
-    cutter, photographs
+    cutter,
 ):
-    path = next(photographs.glob("018-*.jpg"))
-    with Image.open(path) as image:
-        upright, stored = image.convert("RGB"), io.BytesIO()
+    upright, stored = photo_of(5), io.BytesIO()
     turned_image, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # to be shown a quarter clockwise
     turned_image.save(stored, "PNG", exif=exif)
@@ -348,11 +335,10 @@ def test_orientation_of_the_file_is_followed_and_pixels_are_those_of_the_upright
     assert (crops == same).all()
 
 
-def test_a_reduced_copy_gives_the_faces_of_the_whole_photograph(cutter, photographs):
+def test_a_reduced_copy_gives_the_faces_of_the_whole_photograph(cutter):
     """A JPEG of 8 megapixels is decoded at half the size where its faces are large: landmarks are in the
     pixels of the file, to what a detector can tell, and crops show the same."""
-    with Image.open(next(photographs.glob("018-*.jpg"))) as image:
-        large, file = image.convert("RGB").resize((3600, 2400), Image.Resampling.BICUBIC), io.BytesIO()
+    large, file = photo_of(5).resize((3600, 2400), Image.Resampling.BICUBIC), io.BytesIO()
     large.save(file, "JPEG", quality=95)
     size, faces, crops = cutter.of_file(file.getvalue())
     wanted, same = cutter.of_image(large)
@@ -364,21 +350,18 @@ def test_a_reduced_copy_gives_the_faces_of_the_whole_photograph(cutter, photogra
     assert np.abs(crops.astype(int) - same).mean() < 6
 
 
-def test_small_faces_are_looked_for_on_a_larger_copy(cutter, photographs):
-    """Five faces of 13 to 19 px on the copy of 640 px that is looked at first."""
-    with Image.open(next(photographs.glob("018-*.jpg"))) as image:
-        small = image.convert("RGB").resize((600, 400), Image.Resampling.BICUBIC)
+def test_small_faces_are_looked_for_on_a_larger_copy(cutter):
+    """Five faces of about 15 px on the copy of 640 px that is looked at first."""
     canvas = Image.new("RGB", (2000, 1500), "gray")
-    canvas.paste(small, (700, 500))
+    canvas.paste(photo_of(5, side=90, size=(600, 400)), (700, 500))
     faces, _ = cutter.of_image(canvas)
     assert len(faces) == 5
     assert all(face.box[0] > 700 for face in faces)
 
 
-def test_one_face_of_several(detector, photographs):
+def test_one_face_of_several(detector):
     one = FaceCutter(Alignment(str(detector), one=True), Transform.square(64))
-    with Image.open(next(photographs.glob("085-*.jpg"))) as image:
-        faces, crops = one.of_image(to_rgb(image))
+    faces, crops = one.of_image(photo_of(6))
     assert len(faces) == 1
     assert crops.shape == (1, 64, 64, 3)
 

@@ -1,10 +1,10 @@
 """`facepcl embed --align`: photographs in, a row a face out, resumable to the bit, in the crops' space."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
+from helpers.files import photo_of
 from PIL import Image
 
 import facepcl
@@ -18,18 +18,17 @@ from facepcl.errors import ImageError, OptionError
 from facepcl.images.face import Face, face_columns
 
 PART = 8
-FACES = {8: 2, 17: 0, 18: 5, 19: 1, 21: 2, 85: 6}  # faces of some photographs, by their number
+FACES = {0: 2, 2: 0, 3: 5, 4: 1, 18: 6}  # of some photos, by their number; the others show one
 
 
 @pytest.fixture(scope="module")
-def folder(photographs, tmp_path_factory):
-    """Twenty photographs, among them some with several faces, one with none and one that is broken."""
+def folder(tmp_path_factory):
+    """Nineteen photos, some with several faces, one with none and one that is damaged."""
     folder = tmp_path_factory.mktemp("few") / "photos"
     folder.mkdir()
-    for number in [*range(8, 26), 85]:
-        (path,) = photographs.glob(f"{number:03d}-*.jpg")
-        shutil.copy(path, folder / f"{number:03d}.jpg")
-    (folder / "010.jpg").write_bytes((folder / "010.jpg").read_bytes()[:3000])
+    for number in range(19):
+        photo_of(FACES.get(number, 1), first=number).save(folder / f"{number:03d}.jpg", quality=92)
+    (folder / "007.jpg").write_bytes((folder / "007.jpg").read_bytes()[:3000])
     return folder
 
 
@@ -75,9 +74,9 @@ def test_each_face_is_a_row_with_its_place(embedder, folder):
     for number, faces in FACES.items():
         of_it = [row for row in rows if row.path.endswith(f"{number:03d}.jpg")]
         assert [row.number for row in of_it] == (list(range(faces)) or [None])
-    (nobody,) = (row for row in rows if row.path.endswith("017.jpg"))
+    (nobody,) = (row for row in rows if row.path.endswith("002.jpg"))
     assert (nobody.error, nobody.vector) == ("no face found", None)
-    (broken,) = (row for row in rows if row.path.endswith("010.jpg"))
+    (broken,) = (row for row in rows if row.path.endswith("007.jpg"))
     assert broken.error.startswith("damaged")
     assert [row.index for row in rows] == list(range(len(rows)))
     for row in rows:
@@ -126,17 +125,17 @@ def test_a_job_resumes_to_the_bit(folder, detector, tmp_path, monkeypatch):
 
 
 def test_a_call_takes_the_most_prominent_face_of_each_photograph(embedder, folder):
-    path = folder / "085.jpg"
+    path = folder / "018.jpg"
     vectors = embedder([path, Image.open(path)])
     (row,) = (row for row in embedder.stream(path) if row.number == 0)
     assert vectors.shape == (2, 2048)
     assert (facepcl.similarity(vectors, row.vector) > 0.9999).all()
-    with pytest.raises(ImageError, match=r"item 0 \(.*017\.jpg\): no face found"):
-        embedder([folder / "017.jpg"])
+    with pytest.raises(ImageError, match=r"item 0 \(.*002\.jpg\): no face found"):
+        embedder([folder / "002.jpg"])
 
 
 def test_the_command_counts_photographs_without_a_face_as_no_error(folder, detector, tmp_path, capsys):
-    sources = [str(folder / "017.jpg"), str(folder / "018.jpg")]
+    sources = [str(folder / "002.jpg"), str(folder / "003.jpg")]
     command = ["embed", *sources, "-o", str(tmp_path / "t.csv"), "--align", "--one", "--dtype", "float32"]
     assert main([*command, "--detector", str(detector)]) == 0
     assert "1 embedded, 0 failed, 1 photographs without a face" in capsys.readouterr().out

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FACES, no_room_beyond
+from helpers.files import FACES, no_room_beyond
 from torch import nn
 
 import facepcl

@@ -21,6 +21,17 @@ def put_face(path, number=0):
     return path
 
 
+def photo_of(count, first=0, side=160, size=(900, 600)):
+    """A photo of `count` people: sample faces, `side` pixels wide, side by side on grey."""
+    photo = Image.new("RGB", size, (90, 100, 110))
+    across = size[0] // (side + 20)
+    for place in range(count):
+        with Image.open(FACES[(first + place) % len(FACES)]) as face:
+            face = face.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        photo.paste(face, (20 + place % across * (side + 20), 20 + place // across * (side + 20)))
+    return photo
+
+
 def jpeg(colour=(200, 30, 30), size=(60, 60)):
     """The bytes of a JPEG of one colour."""
     file = io.BytesIO()
