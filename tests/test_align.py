@@ -295,7 +295,7 @@ def test_a_photo_without_a_face_is_a_row_and_a_broken_one_an_error(detector, tmp
     assert main([*command, "--sheet", str(tmp_path / "faces.png")]) == 1
     errors = [row["error"] for row in read_faces(tmp_path / "crops")]
     assert errors == ["no face found", "", "", "", "not an image in a format that Pillow reads"]
-    assert "3 faces of 3 photographs, 1 without a face, 1 failed" in capsys.readouterr().out
+    assert "3 faces of 3 photos, 1 without a face, 1 failed" in capsys.readouterr().out
     with Image.open(tmp_path / "faces.png") as sheet:
         assert sheet.width == 1604
 

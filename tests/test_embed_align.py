@@ -1,4 +1,4 @@
-"""`facepcl embed --align`: photographs in, a row a face out, resumable to the bit, in the crops' space."""
+"""`facepcl embed --align`: photos in, a row a face out, resumable to the bit, in the crops' space."""
 
 import json
 
@@ -39,7 +39,7 @@ def embedder(detector):
 
 @pytest.fixture
 def _small_parts(monkeypatch):
-    """Parts of 8 photographs instead of 1,024."""
+    """Parts of 8 photos instead of 1,024."""
     monkeypatch.setattr(TableWriter, "part_images", PART)
 
 
@@ -138,7 +138,7 @@ def test_the_command_counts_photographs_without_a_face_as_no_error(folder, detec
     sources = [str(folder / "002.jpg"), str(folder / "003.jpg")]
     command = ["embed", *sources, "-o", str(tmp_path / "t.csv"), "--align", "--one", "--dtype", "float32"]
     assert main([*command, "--detector", str(detector)]) == 0
-    assert "1 embedded, 0 failed, 1 photographs without a face" in capsys.readouterr().out
+    assert "1 embedded, 0 failed, 1 photos without a face" in capsys.readouterr().out
     assert json.loads((tmp_path / "t.csv.meta.json").read_text())["align"]["one"] is True
 
 

@@ -37,8 +37,8 @@ from facepcl.pretrain.substeps import Tasks
 SETTLED = {**SMALL, "init": "pcl_facecycle", "lr": 1e-6, "batch": 8, "pose_batch": 4, "steps": 12}
 
 
-def each_sub_step(rank, config, path):
-    """What one process of several makes of the sub-steps of iteration 1: their losses, the gradients, and at
+def each_task(rank, config, path):
+    """What one process of several makes of the tasks of iteration 1: their losses, the gradients, and at
     the end the running statistics. Nothing is moved, so that rounding cannot grow."""
     source = InMemory(config, {})
     faces = source.faces
@@ -71,8 +71,8 @@ def each_sub_step(rank, config, path):
 )
 def test_losses_gradients_and_statistics_are_those_of_one_process(config, tmp_path, method, model):
     config = replace(config, method=method, model=model, size=64, pose_negatives=3)
-    each_sub_step(0, config, tmp_path / "1")
-    in_processes(each_sub_step, config, tmp_path / "2")
+    each_task(0, config, tmp_path / "1")
+    in_processes(each_task, config, tmp_path / "2")
     one = load_tensors(tmp_path / "1-0.safetensors")
     first, second = (load_tensors(tmp_path / f"2-{rank}.safetensors") for rank in range(2))
     assert first.keys() == second.keys() == one.keys()
@@ -139,7 +139,7 @@ def test_the_losses_of_two_processes_are_those_of_one_over_twelve_steps(one_proc
     found, wanted = end_of(two_processes), end_of(one_process)
     assert found.keys() == wanted.keys()
     apart = [(found[k] - w).abs().mean() for k, w in wanted.items() if k.endswith("weight")]
-    assert max(apart) < 0.05 * 3 * SETTLED["steps"] * SETTLED["lr"]  # of what Adam's sub-steps can move them
+    assert max(apart) < 0.05 * 3 * SETTLED["steps"] * SETTLED["lr"]  # of what Adam's steps can move them
     assert Path(two_processes.out, "encoder/model.safetensors").is_file()
 
 

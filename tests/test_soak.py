@@ -22,12 +22,6 @@ KILLS, MANY_STEPS = 20, 60
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def children(pid):
-    """The processes that `pid` has started."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(number) for number in listed.stdout.split()]
-
-
 def test_a_run_of_pretrain_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path):
     """At random moments, start-up and writing included; each step is in the log once, and no bit differs."""
     random.seed(1)

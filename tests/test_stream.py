@@ -71,7 +71,7 @@ def opened(config, place=None, begun=None):
 
 
 def batches_of(config, steps, place=None):
-    """Which images each step and its pose sub-step see, `[steps, batch]`; where the lanes are after it."""
+    """Which images each step and its pose contrast see, `[steps, batch]`; where the lanes are after it."""
     seen, posed, places = [], [], []
     with opened(config, place) as source:
         for step in range(steps):
@@ -108,7 +108,7 @@ def test_an_epoch_holds_each_image_once_and_the_next_one_in_another_order(config
     assert batches_of(replace(config, seed=1), steps)[0].flatten().tolist() != first
 
 
-def test_the_pose_sub_step_sees_images_of_all_lanes(config):
+def test_the_pose_contrast_sees_images_of_all_lanes(config):
     seen, posed, _ = batches_of(config, 1)
     assert torch.equal(posed, seen[:, ::2])
 

@@ -1,4 +1,4 @@
-"""Photographs to aligned crops of their faces, and a table of where they were: `align`."""
+"""Photos to aligned crops of their faces, and a table of where they were: `align`."""
 
 import io
 import json

@@ -75,7 +75,7 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
-    """The faces of each photograph in a CSV file with the columns `LANDMARK_COLUMNS` and `source` or `path`;
+    """The faces of each photo in a CSV file with the columns `LANDMARK_COLUMNS` and `source` or `path`;
     relative names count from the file's folder, or from where the command runs.
 
     `faces.csv` is such a file; its rows without a face are passed over. Raises OptionError that names file
@@ -103,9 +103,7 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
         except ValueError:
             numbers = [math.nan]
         if not all(map(math.isfinite, numbers)):
-            raise OptionError(
-                f"{path}, line {number}: landmarks are ten numbers, in pixels of the photograph"
-            )
+            raise OptionError(f"{path}, line {number}: landmarks are ten numbers, in pixels of the photo")
         faces = faces_of.setdefault(os.path.normpath(source), [])
         faces_of.setdefault(os.path.normpath(path.parent / source), faces)
         faces.append(Face.from_landmarks(numbers))
@@ -116,8 +114,8 @@ _NEEDED = f"path, {', '.join(LANDMARK_COLUMNS)}"
 
 
 class CropNames:
-    """`CropNames(sources)(path)` is the stem of the crops of one photograph, relative to the folder of crops:
-    for `photos/a/b.jpg` of the source `photos` it is `a/b`. Of two photographs with the same stem the second
+    """`CropNames(sources)(path)` is the stem of the crops of one photo, relative to the folder of crops:
+    for `photos/a/b.jpg` of the source `photos` it is `a/b`. Of two photos with the same stem the second
     gets `b-2`."""
 
     def __init__(self, sources: Sequence[str]):
@@ -125,7 +123,7 @@ class CropNames:
         self._taken: set[int] = set()  # a number for each: there may be millions
 
     def take(self, stem: str) -> None:
-        """Give this stem to no photograph any more."""
+        """Give this stem to no photo any more."""
         self._taken.add(hash(_fold(stem)))
 
     def __len__(self) -> int:
@@ -143,7 +141,7 @@ class CropNames:
 
     def _below_root(self, path: str) -> str:
         root = next((root for root in self._roots if path.startswith(root)), None)
-        # a manifest may name photographs anywhere
+        # a manifest may name photos anywhere
         path = os.path.basename(path) if root is None else path[len(root) :]
         # a member of a shard may be called ../../etc or C:\x: what is left is a plain name below the folder
         parts = [_plain(part) for part in PurePath(path.replace("\\", "/").lstrip("/")).with_suffix("").parts]

@@ -6,9 +6,9 @@ from typing import Any
 
 EXAMPLE = """example: facepcl align photos/ crops/ --sheet faces.png && facepcl embed crops/ -o table.parquet
 
-OUT gets the crops, named as their photographs (NAME_0.jpg, NAME_1.jpg ...), and faces.csv: of each face its
-crop, photograph, box, landmarks and score. After an interruption the same command goes on. Exit code 0: all
-read (a photograph without a face is a row that says so); 1: some could not be read; 2: the command was
+OUT gets the crops, named as their photos (NAME_0.jpg, NAME_1.jpg ...), and faces.csv: of each face its
+crop, photo, box, landmarks and score. After an interruption the same command goes on. Exit code 0: all
+read (a photo without a face is a row that says so); 1: some could not be read; 2: the command was
 wrong."""
 
 
@@ -18,7 +18,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "align",
-        description="Find the faces in photographs and cut them out as the weights expect them.",
+        description="Find the faces in photos and cut them out as the weights expect them.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -29,7 +29,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'",
     )
     parser.add_argument("out", metavar="OUT", help="folder for the crops")
-    parser.add_argument("--one", action="store_true", help="only the most prominent face of each photograph")
+    parser.add_argument("--one", action="store_true", help="only the most prominent face of each photo")
     parser.add_argument(
         "--size",
         type=int,
@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     if summary.failed > len(summary.reasons):
         print(f"  and {summary.failed - len(summary.reasons)} more, see the column error", file=sys.stderr)
     drawn = f", sheet {args.sheet}" if args.sheet else ""
-    counts = f"{summary.faces} faces of {summary.photographs} photographs, {summary.faceless} without a face"
+    counts = f"{summary.faces} faces of {summary.photographs} photos, {summary.faceless} without a face"
     counts += f", {summary.failed} failed"
     if summary.aligned:
-        print(f"wrote {summary.path}: {counts}, {summary.photographs_per_second:.1f} photographs/s{drawn}")
+        print(f"wrote {summary.path}: {counts}, {summary.photographs_per_second:.1f} photos/s{drawn}")
     else:
         print(f"{summary.path} was there already: {counts}{drawn}")
     return 1 if summary.failed else 0

@@ -91,10 +91,10 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--align",
         action="store_true",
-        help="the sources are photographs: find their faces and cut them out, a row a face",
+        help="the sources are photos: find their faces and cut them out, a row a face",
     )
     parser.add_argument(
-        "--one", action="store_true", help="with --align: only the most prominent face of each photograph"
+        "--one", action="store_true", help="with --align: only the most prominent face of each photo"
     )
     parser.add_argument(
         "--detector", metavar="PATH", help="with --align: YuNet's ONNX file (default: fetched from the Hub)"
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     counts = f"{summary.total - summary.failed - summary.faceless} embedded, {summary.failed} failed"
     if args.align:
-        counts += f", {summary.faceless} photographs without a face"
+        counts += f", {summary.faceless} photos without a face"
     if summary.share:
         return _tell_share(summary, summary.share, counts)
     if summary.embedded:

@@ -1,11 +1,11 @@
 """Labels in the JSON file beside an image, validated: one bad number must not spoil a run hours later."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from facepcl.data.sources import parse_labels
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES, LANDMARKS
 
@@ -20,7 +20,7 @@ def read_labels(data: bytes, name: str) -> dict[str, Any]:
     `landmarks` become `{"nose": [x, y], ...}`, whether they are given by name or as a list of 5 or 68
     points. Raises DataError that names file and label if one is invalid, such as NaN.
     """
-    labels = {key: value for key, value in parse_labels(data, name).items() if value is not None}
+    labels = {key: value for key, value in _parse(data, name).items() if value is not None}
     for angle in ANGLES:
         if angle in labels:
             labels[angle] = _number(labels[angle], angle, name)
@@ -37,6 +37,17 @@ def read_labels(data: bytes, name: str) -> dict[str, Any]:
         raise DataError(f"{name}: identity is {labels['identity']!r:.40}, not a word or a whole number")
     if "landmarks" in labels:
         labels["landmarks"] = _landmarks(labels["landmarks"], name)
+    return labels
+
+
+def _parse(data: bytes, name: str) -> dict[str, Any]:
+    """What the JSON beside an image says. Raises DataError that names the file."""
+    try:
+        labels = json.loads(data)
+    except (ValueError, RecursionError) as error:  # nested a thousand times
+        raise DataError(f"{name} is not valid JSON ({error})") from error
+    if not isinstance(labels, dict):
+        raise DataError(f"{name} holds no JSON object with labels")
     return labels
 
 

@@ -3,7 +3,6 @@ images."""
 
 import csv
 import glob
-import json
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url
-from facepcl.errors import DataError, ImageError, MissingPath, OptionError
+from facepcl.errors import ImageError, MissingPath, OptionError
 from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
@@ -317,17 +316,6 @@ def _read_tar(
                 yield member, partial(_member_bytes, archive, member)
         if not getattr(archive, "ended", False):
             raise tarfile.ReadError("it has no end mark")
-
-
-def parse_labels(data: bytes, name: str) -> dict[str, Any]:
-    """What the JSON beside an image says. Raises DataError that names the file."""
-    try:
-        labels = json.loads(data)
-    except (ValueError, RecursionError) as error:  # nested a thousand times
-        raise DataError(f"{name} is not valid JSON ({error})") from error
-    if not isinstance(labels, dict):
-        raise DataError(f"{name} holds no JSON object with labels")
-    return labels
 
 
 def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

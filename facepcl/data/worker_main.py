@@ -1,4 +1,4 @@
-"""What runs in a reader process: files or bytes come in, pixels or reasons go out; of a photograph the
+"""What runs in a reader process: files or bytes come in, pixels or reasons go out; of a photo the
 pixels of its faces.
 
 Neither torch nor the rest of the package: a reader starts in a tenth of a second and takes 25 MB.

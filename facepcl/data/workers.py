@@ -48,7 +48,7 @@ def _import_path() -> list[str]:
 
 class Prepared(NamedTuple):
     """One image on its way: its pixels uint8 `[H, W, 3]` and the size of the file's picture, or a reason;
-    of a photograph its `faces`, and the pixels of each, `[K, H, W, 3]`."""
+    of a photo its `faces`, and the pixels of each, `[K, H, W, 3]`."""
 
     path: str
     pixels: np.ndarray | None = None

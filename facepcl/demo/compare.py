@@ -133,7 +133,7 @@ class Comparer:
         `on_progress` gets the numbers of files done and of all files. Raises MissingPath, OptionError.
         """
         if not str(folder).strip():
-            raise OptionError("name a folder of photographs to look through")
+            raise OptionError("name a folder of photos to look through")
         if not os.path.isdir(folder):
             raise MissingPath(f"{folder}: there is no such folder")
         files = [entry.path for entry in list_entries([str(folder)])]

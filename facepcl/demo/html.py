@@ -78,7 +78,7 @@ def overview(photos: Sequence[Photo]) -> str:
         for number, face in enumerate(photo.faces, first):
             crops += _crop(face, f"{number} {_stem(face.name)}")
         first += len(photo.faces)
-    above = f'<div class="pcl"><h3>Photographs</h3><div class="row">{shown}</div></div>' if shown else ""
+    above = f'<div class="pcl"><h3>Photos</h3><div class="row">{shown}</div></div>' if shown else ""
     sentence = "Upright and cut alike: this is what the network sees."
     return above + section("Faces", sentence, f'<div class="row">{crops}</div>')
 
@@ -133,7 +133,7 @@ def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
     if not gallery.faces:
         return section("", f"No face was found in this folder{unread}.")
     if not faces:
-        return section("", f"The folder has {count}{unread}. Add a photograph to see its nearest faces.")
+        return section("", f"The folder has {count}{unread}. Add a photo to see its nearest faces.")
     cosines = {branch: similarities(faces, gallery.faces, branch) for branch in BRANCHES}
     blocks = ""
     for i, face in enumerate(faces):

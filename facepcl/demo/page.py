@@ -16,8 +16,8 @@ STALE_SECONDS = 60  # after which an empty upload is nobody's
 KEPT_SECONDS = 3600  # the faces of a visitor, in memory
 TITLE = "facepcl: a face gives two codes"
 ABOUT = (
-    f"# {TITLE}\nWhat a face is like, and where it is turned. Drop photographs to find their "
-    "faces and compare them under both. Photographs are deleted as soon as their faces are cut out; "
+    f"# {TITLE}\nWhat a face is like, and where it is turned. Drop photos to find their "
+    "faces and compare them under both. Photos are deleted as soon as their faces are cut out; "
     "nothing leaves {where}."
 )
 
@@ -26,7 +26,7 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
     """The `gradio.Blocks`. Neighbours are looked for in `folder`; on a `local` page the visitor may name
     another."""
     gr = require("gradio", "demo")
-    what = "face crops" if comparer.takes_crops else "photographs"
+    what = "face crops" if comparer.takes_crops else "photos"
     private: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1}
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.Markdown(ABOUT.format(where="this machine" if local else "the machine that serves this page"))

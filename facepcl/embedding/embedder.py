@@ -29,7 +29,7 @@ from facepcl.utils.futures import in_order
 _logger = logging.getLogger("facepcl")
 
 # that are asked for together: each may take a tenth of a second, and has a face or two for the network
-PHOTOGRAPHS_A_BATCH = 8
+PHOTOS_PER_BATCH = 8
 NOT_FINITE = "the model's code of it is not finite: its weights are damaged, or --dtype float32 is needed"
 
 
@@ -164,7 +164,7 @@ class FaceEmbedder(Encoder):
             raise ImageError(f"item {place}{name}: {error}") from error
 
     def _face(self, alignment: Alignment, item: Any) -> np.ndarray:
-        """The most prominent face of a photograph."""
+        """The most prominent face of a photo."""
         if self._cutter is None:
             self._cutter = FaceCutter(replace(alignment, one=True), self.transform)
         if isinstance(item, (str, Path)):
@@ -204,7 +204,7 @@ class FaceEmbedder(Encoder):
     @property
     def chunk_size(self) -> int:
         """How many images are asked for together."""
-        return PHOTOGRAPHS_A_BATCH if self.alignment else self.batch_size
+        return PHOTOS_PER_BATCH if self.alignment else self.batch_size
 
     def of_chunks(
         self, pieces: Iterable[list[Item]], workers: int | None = None, all_branches: bool = False
@@ -294,7 +294,7 @@ class FaceEmbedder(Encoder):
 
 
 def _by_face(prepared: list[Prepared]) -> tuple[list[Prepared], list[Face | None], list[int]]:
-    """Photographs as one row a face, or one that says why there is none; the faces, and their numbers."""
+    """Photos as one row a face, or one that says why there is none; the faces, and their numbers."""
     rows: list[Prepared] = []
     faces: list[Face | None] = []
     numbers: list[int] = []

@@ -16,7 +16,7 @@ ROWS_PER_GROUP = 1024  # of Parquet, and rows of an unfinished job that are writ
 @dataclass(frozen=True)
 class Row:
     """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in
-    pixels. Where faces were looked for: one face, its place in the photograph and its `number` there."""
+    pixels. Where faces were looked for: one face, its place in the photo and its `number` there."""
 
     path: str
     index: int
@@ -53,7 +53,7 @@ class Embeddings:
 
     @property
     def images(self) -> int:
-        """Of how many images these are: a photograph has a row for each face, or one without."""
+        """Of how many images these are: a photo has a row for each face, or one without."""
         return len(self) if self.faces is None else int((~(self.faces[:, 0] > 0)).sum())
 
     def branch(self, name: str) -> "Embeddings":

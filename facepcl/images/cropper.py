@@ -1,4 +1,4 @@
-"""A photograph to the crops of its faces: `FaceCutter`, which runs in the reader processes."""
+"""A photo to the crops of its faces: `FaceCutter`, which runs in the reader processes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -56,7 +56,7 @@ class Alignment:
 
 
 class FaceCutter:
-    """The faces of photographs, cut by `alignment` and brought to a network's input by `transform`."""
+    """The faces of photos, cut by `alignment` and brought to a network's input by `transform`."""
 
     def __init__(self, alignment: Alignment, transform: Transform):
         self._alignment, self._transform = alignment, transform
@@ -67,7 +67,7 @@ class FaceCutter:
     def of_file(
         self, data: bytes, known: Sequence[Face] | None = None
     ) -> tuple[tuple[int, int], list[Face], np.ndarray]:
-        """The size of an encoded photograph, its faces, the most prominent first, and their crops uint8 `[K,
+        """The size of an encoded photo, its faces, the most prominent first, and their crops uint8 `[K,
         H, W, 3]`; `known`: its faces, if they need not be found. Raises ImageError."""
         picture = decode_reduced(data, NEEDED)
         faces, crops = self._cut(picture, lambda: decode(data), known)
@@ -99,7 +99,7 @@ class FaceCutter:
 
 
 def _moved(face: Face, left: float, top: float, across: float, down: float) -> Face:
-    """A face of a reduced copy in the pixels of its photograph."""
+    """A face of a reduced copy in the pixels of its photo."""
     *places, score = face.numbers()
     moved = (np.reshape(places, (-1, 2)) - (left, top)) * (across, down)
     return Face.from_numbers([*moved.ravel().tolist(), score])

@@ -1,4 +1,4 @@
-"""Faces in a photograph: OpenCV's YuNet, on a reduced copy, upright and, where it is unsure, turned.
+"""Faces in a photo: OpenCV's YuNet, on a reduced copy, upright and, where it is unsure, turned.
 
 No torch: it runs in the reader processes.
 """
@@ -21,7 +21,7 @@ SCORE = 0.7
 LONG_SIDE, LONGER_SIDE = 640, 1280
 SMALL = 40  # pixels: with a face lower than this there may be others that only the larger copy shows
 # A face upside down is found as well, but with landmarks of a face that is upright. What gives it away is its
-# score: of 89 upright photographs 88 have 0.92 and more, so below that the other three ways up are tried.
+# score: of 89 upright photos 88 have 0.92 and more, so below that the other three ways up are tried.
 SURE = 0.92
 SAME = 0.5  # two boxes that share more than this of the smaller one are one face
 

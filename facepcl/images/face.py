@@ -1,4 +1,4 @@
-"""One face in a photograph: its five landmarks, its columns in tables, and which of several is meant."""
+"""One face in a photo: its five landmarks, its columns in tables, and which of several is meant."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 ANGLES = ("yaw", "pitch", "roll")
 LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")
 FACE_COLUMNS = ("face", "score", "left", "top", "right", "bottom", *LANDMARK_COLUMNS)
-NO_FACE = "no face found"  # what the row of a photograph says in which none is
+NO_FACE = "no face found"  # what the row of a photo says in which none is
 
 
 class Face(NamedTuple):
-    """One face, in pixels of its upright photograph, whose left top corner is 0, 0: `box` is left, top,
+    """One face, in pixels of its upright photo, whose left top corner is 0, 0: `box` is left, top,
     right, bottom; `landmarks` x, y of `LANDMARKS`; `score` of the detector. NaN is unknown."""
 
     box: tuple[float, ...]
@@ -45,13 +45,13 @@ class Face(NamedTuple):
         return [*self.box, *(value for point in self.landmarks for value in point), self.score]
 
     def columns(self, number: int) -> list[float]:
-        """The values of `FACE_COLUMNS` of the face with this number in its photograph."""
+        """The values of `FACE_COLUMNS` of the face with this number in its photo."""
         *rest, score = self.numbers()
         return [number, score, *rest]
 
 
 def most_prominent_first(faces: Sequence[Face], width: int, height: int) -> list[Face]:
-    """The faces of a photograph of `width` x `height` pixels by size minus twice the squared distance from
+    """The faces of a photo of `width` x `height` pixels by size minus twice the squared distance from
     its centre: the first is the one that is meant.
 
     The rule, with the two, is that of FaceNet's alignment: the largest face alone is often a passer-by's.

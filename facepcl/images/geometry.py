@@ -54,7 +54,7 @@ def square_around(landmarks: Sequence[Sequence[float]], turn: bool) -> Square:
 def cut_square(image: Image.Image, square: Square) -> Image.Image:
     """The part of an RGB image inside `square`, upright; beyond the image its edge goes on."""
     if square.angle:
-        # of the surroundings only what the turned square can touch, so that a photograph costs no more
+        # of the surroundings only what the turned square can touch, so that a photo costs no more
         image, square = _near(image, square, 1.5)
         image = image.rotate(square.angle, Image.Resampling.BICUBIC, center=(square.x, square.y))
     return _near(image, square, 1.0)[0]
