@@ -1,5 +1,6 @@
 """Common ground of the tests: no network, and the reference values of the original implementation."""
 
+import gc
 import json
 import os
 import socket
@@ -48,6 +49,15 @@ def _no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_traces():
+    """TorchScript keeps the weights of every frozen trace, 13 MB an embedder, as long as the process lives."""
+    yield
+    gc.collect()
+    torch._C._jit_clear_class_registry()
+    torch.jit._state._clear_class_state()
 
 
 @pytest.fixture(scope="session")

@@ -484,7 +484,8 @@ model = jobs.facepcl.create_model("pcl_facecycle")
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.soak])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.soak)])
 @every_kind
 def test_a_job_that_is_killed_loses_nothing(kind, here, kills):
     """SIGKILL at random moments, start-up and the last steps included; then the same to the bit."""

@@ -280,7 +280,7 @@ NO_GRADIENT = (
 )
 
 
-@pytest.mark.parametrize("variant", ["zeros", "keep_none"])
+@pytest.mark.parametrize("variant", ["zeros", pytest.param("keep_none", marks=pytest.mark.slow)])
 def test_one_whole_step(original_state, parts, step_values, variant):
     v = step_values
     nets = Networks("pcl_facecycle", {}).double().train()

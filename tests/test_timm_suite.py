@@ -30,6 +30,7 @@ def test_the_extra_checks_pass():
     check(command.run_pass("extra", None))
 
 
+@pytest.mark.slow
 def test_a_pattern_without_models_is_an_error():
     with pytest.raises(RuntimeError, match="no model of facepcl matches 'resnet18'; there are pcl_facecycle"):
         command.run_pass("extra", None, models="resnet18")
