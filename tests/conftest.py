@@ -53,7 +53,7 @@ def _no_network(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_traces():
-    """TorchScript keeps the weights of every frozen trace, 13 MB an embedder, as long as the process lives."""
+    """TorchScript keeps the weights of every frozen trace, 13 MB an embedder, until the process ends."""
     yield
     gc.collect()
     torch._C._jit_clear_class_registry()

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +194,8 @@ class FolderWriter(TableWriter):
     def finish(self) -> bool:
         self.summary.listed = len(self._tables)
         self.summary.missing = sum(not (self.job.out / name).exists() for name in self._tables)
+        if not self.summary.missing:
+            shutil.rmtree(self.job.out / ".facepcl", ignore_errors=True)  # the state of an earlier version
         return not self.summary.missing
 
 
