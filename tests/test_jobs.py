@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from helpers.forked_jobs import forked_jobs
 from PIL import Image
 
 import facepcl
+from facepcl.alignment import align_photos
 from facepcl.alignment.align_photos import CropWriter
 from facepcl.embedding import writers
 from facepcl.embedding.writers import FolderWriter, TableWriter
 from facepcl.errors import FacepclError, OptionError, TableError
-from facepcl.images.face import LANDMARK_COLUMNS
+from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs import state
 from facepcl.jobs.state import Job, describe_sources
@@ -244,8 +246,8 @@ def test_a_job_that_was_killed_before_its_first_part_says_so(kind, model, here):
     """Its listing is there, which may have taken an hour."""
     job = Job(Path(kind.out))
     job.folder.mkdir()
-    job.begin({"sources": [SOURCE], "dtype": "float32"}, [])
-    with pytest.raises(OptionError, match=r"unfinished work|made with template None, not face"):
+    job.begin("embed", {"sources": [SOURCE], "dtype": "float32"}, [])
+    with pytest.raises(OptionError, match=r"unfinished work|made with command embed, not align"):
         kind.run(model)
 
 
@@ -425,6 +427,48 @@ def test_a_folder_of_the_earlier_version_is_read_and_resumed(model, here, whole)
     assert FolderJob.output("e") == whole(FolderJob)
 
 
+@every_kind
+def test_a_tar_that_has_grown_is_not_taken_for_the_finished_one(kind, model, here):
+    kind.run(model, "photos/shard.tar")
+    with tarfile.open("photos/shard.tar", "a") as tar:
+        tar.add("photos/00.png", "new.png")
+    with pytest.raises(OptionError, match=r"other (images|photos)"):
+        kind.run(model, "photos/shard.tar", resume=True)
+
+
+def test_a_finished_folder_is_not_continued_with_another_dtype_or_without_alignment(model, here):
+    """Its state is gone, but each of its tables says how it was made."""
+    FolderJob.run(model)
+    sorted(Path("e").glob("*.parquet"))[0].unlink()
+    with pytest.raises(OptionError, match="made with dtype float32, not bfloat16"):
+        FolderJob.run(model, resume=True, dtype="bfloat16")
+    for table in Path("e").glob("*.parquet"):
+        rows = facepcl.read_embeddings(table)
+        rows.faces = np.full((len(rows), len(FACE_COLUMNS)), np.nan, np.float32)
+        writers.write_table(table, rows.meta | {"align": {"one": True}}, [rows])
+    with pytest.raises(OptionError, match=r"made with align {'one': True}, not None"):
+        FolderJob.run(model, resume=True)
+    assert names() == ["e", "landmarks.csv", SOURCE]
+
+
+def test_a_failure_at_the_first_crop_leaves_a_job_that_continues(model, here, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(align_photos, "_write_crop", fail := mock.Mock(side_effect=OSError("no room")))
+        with pytest.raises(OSError, match="no room"):
+            CropJob.run(model)
+    assert fail.called
+    assert CropJob.run(model).aligned == PHOTOS
+
+
+def test_what_to_delete_is_named(model, here):
+    interrupted(CropJob, model, 2 * CropJob.per_part)
+    with pytest.raises(OptionError, match=r"or delete crops\.parts and crops$"):
+        CropJob.run(model, one=True)
+    interrupted(FolderJob, model, 2 * FolderJob.per_part)
+    with pytest.raises(OptionError, match="command embed, not align"):
+        CropJob.run(model, out="e")
+
+
 def test_a_tar_without_images_is_an_error_and_leaves_nothing(model, tmp_path):
     with tarfile.open(tmp_path / "s.tar", "w"):
         pass
@@ -460,7 +504,7 @@ def test_images_that_are_gone_are_left_out_of_the_sheet(model, here):
     for path in sorted(Path(SOURCE).glob("*.png"))[2:]:
         path.unlink()
     facepcl.embedding.contact_sheet.draw_sheet(
-        facepcl.read_embeddings("e.npz"), facepcl.FaceEmbedder(model, dtype="float32"), "s.png"
+        facepcl.read_embeddings("e.npz"), facepcl.FaceEmbedder(model, dtype="float32"), [SOURCE], "s.png"
     )
     assert Image.open("s.png").height == 58 + 2 * 248  # two queries
 

@@ -233,6 +233,30 @@ def test_another_number_of_processes_may_finish_a_job(model, folder, whole, half
     assert same(facepcl.read_embeddings(half), whole)
 
 
+def test_a_process_that_comes_when_all_is_done_has_nothing_to_do(model, folder, tmp_path):
+    embed(model, folder / "a.tar", tmp_path / "e", 0)
+    assert names(tmp_path) == ["e"]
+    late = embed(model, folder / "a.tar", tmp_path / "e", 1)
+    assert (late.shards, late.missing) == (0, 0)
+    assert names(tmp_path) == ["e"]
+
+
+def test_processes_that_end_at_once_clear_the_state_and_none_fails(tmp_path):
+    """Forty times four processes that claim their share, write nothing and end."""
+    setup = "from pathlib import Path; from facepcl.jobs.state import Job, Share"
+    job = (
+        "job = Job(Path(words[0]), Share(int(words[1]), 4))\n"
+        "            with job.claimed():\n"
+        "                job.begin('embed', {{}}, [])\n"
+        "                job.finish(lambda: True)"
+    ).format()
+    with forked_jobs(setup, job, tmp_path) as jobs:
+        for run in range(40):
+            pids = [jobs.start(f"e{run}", rank) for rank in range(4)]
+            assert [jobs.wait(pid) for pid in pids] == [0] * 4
+    assert names(tmp_path) == []
+
+
 def test_all_work_on_the_listing_of_the_first(model, folder, whole, tmp_path):
     """A file that comes between the starts of two processes would move the shards of the second."""
     photos = tmp_path / "photos"

@@ -31,6 +31,7 @@ from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
 
+COMMAND = "align"
 SIZE = 112  # pixels: what most face recognisers take, and enough for each of our models' weights
 FORMATS = ("jpg", "png")
 NO_LANDMARKS = "no landmarks given"
@@ -127,10 +128,9 @@ def align(
     with job.claimed():
         if not job.read() and summary.path.exists():
             _check_whole(folder, wanted, sources)
-            job.finish(is_whole=True)  # after a kill while its state was removed
+            job.finish(lambda: True)  # after a kill while its state was removed
         else:
-            previous = job.read() or job.begin(wanted, list_entries(sources))
-            check_same(folder, previous, wanted, job.folder)
+            job.check(COMMAND, job.read() or job.begin(COMMAND, wanted, list_entries(sources)), wanted)
             writer = CropWriter(job, wanted, sources)
             bar = Progress(job.image_count(), "photos", progress, "aligning", initial=writer.done)
             summary.aligned, summary.seconds = run(job, writer, Aligner(alignment, size, known), workers, bar)
@@ -188,9 +188,9 @@ def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> No
             f"{folder / META} does not say how these crops were made; delete {folder}, or choose another "
             "folder"
         ) from error
-    check_same(folder, description, wanted, folder)
+    check_same(folder, description, wanted, str(folder))
     paths = [str(printable(row["source"])) for row in read_rows(folder / TABLE)]
-    if not is_table_of(paths, list_entries(sources)):
+    if not is_table_of(paths, list_entries(sources), folder / TABLE):
         raise OptionError(
             f"{folder} is whole, and of other photos than there are now; choose another folder, or delete it"
         )
@@ -229,6 +229,7 @@ class CropWriter:
         self.job, self.folder, self.description = job, job.out, description
         self.names = CropNames(sources)
         self.counts = {"faces": 0}
+        self._has_crops = False
         for photo in self._photos():
             self.names.take(photo.stem)
         self.done = len(self.names)  # photos, in parts
@@ -251,6 +252,7 @@ class CropWriter:
         stem, faces = self.names(prepared.path), prepared.faces or ()
         crops = tuple(f"{stem}_{number}.{self.description['format']}" for number in range(len(faces)))
         if crops:
+            self._has_crops = True
             with writing(self.folder):
                 (self.folder / stem).parent.mkdir(parents=True, exist_ok=True)
         for crop, pixels in zip(crops, prepared.pixels if faces else (), strict=True):  # type: ignore[arg-type]
@@ -266,16 +268,18 @@ class CropWriter:
             self.done += sum(map(len, photos))
 
     def kept(self) -> str:
-        has_crops = self.done or self.counts["faces"]
-        return f"{self.done:,} photos are done and kept in {self.folder}" if has_crops else ""
+        has_any = self.done or self._has_crops
+        return f"{self.done:,} photos are done and kept in {self.folder}" if has_any else ""
 
-    def finish(self) -> bool:
+    def is_whole(self) -> bool:
+        return True
+
+    def finish(self) -> None:
         """Write the table, then how the crops were made."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_rows(self.folder / TABLE, self._photos())
         with atomic(self.folder / META) as temporary:
             temporary.write_text(json.dumps({**self.description, "facepcl": __version__}, indent=2), "utf-8")
-        return True
 
 
 def _write_crop(path: Path, pixels: np.ndarray) -> None:

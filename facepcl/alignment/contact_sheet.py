@@ -16,7 +16,7 @@ TILE, GAP, CAPTION, HEAD = 96, 4, 13, 34
 
 def check_sheet(path: Path) -> None:
     """Raise OptionError or MissingPath if no sheet can be written there: before the work, not at its end."""
-    if path.suffix.lower() != ".png":
+    if path.suffix.lower() != ".png" or path.is_dir():
         raise OptionError(f"{path}: a sheet is a .png")
     if not path.absolute().parent.is_dir():
         raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")

@@ -340,14 +340,17 @@ def stamp(entry: Entry) -> Any:
     return None
 
 
-def is_table_of(paths: Sequence[str], entries: Iterable[Entry]) -> bool:
-    """Whether a table with these paths, one row or more an image, is what `entries` become."""
+def is_table_of(paths: Sequence[str], entries: Iterable[Entry], table: Path) -> bool:
+    """Whether the file `table` with these paths, one row or more an image, is what `entries` become."""
+    written_at = table.stat().st_mtime_ns
     place, last = 0, None
     for entry in entries:
         path, begin = str(printable(entry.path)), place
         if path == last:
             continue
         last, is_shard = path, is_shard_name(path)
+        if is_shard and not is_url(path) and os.path.exists(path) and os.stat(path).st_mtime_ns > written_at:
+            return False  # a tar that has changed since
         # of a shard its members, and behind them a row of its own where it breaks off
         while place < len(paths) and (
             paths[place] == path or (is_shard and paths[place].startswith(f"{path}/"))

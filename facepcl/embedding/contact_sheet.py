@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facepcl.data.sources import Entry, Item, read_items, shard_of
+from facepcl.data.sources import Item, list_entries, printable, read_items, shard_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings, unit
 from facepcl.images.face import Face
@@ -32,7 +32,11 @@ class Sample(NamedTuple):
 
 
 def draw_sheet(
-    table: Embeddings, embedder: FaceEmbedder, path: str | Path, workers: int | None = None
+    table: Embeddings,
+    embedder: FaceEmbedder,
+    sources: Sequence[str],
+    path: str | Path,
+    workers: int | None = None,
 ) -> None:
     """Write a sheet of a table as a PNG: for each of a few faces, spread over the table, its nearest
     neighbours under the face code and under the pose code.
@@ -40,7 +44,7 @@ def draw_sheet(
     The images of the sample are read and embedded again; one that is gone is left out.
     """
     rows = _sample(table)
-    samples = sorted(_embed(table, rows, embedder, workers), key=lambda sample: sample.path)
+    samples = sorted(_embed(table, rows, embedder, sources, workers), key=lambda sample: sample.path)
     queries = np.unique(np.linspace(0, len(samples) - 1, min(QUERIES, len(samples))).round().astype(int))
     width = LEFT + NEIGHBOURS * (TILE + GAP) + GAP
     block = 2 * (TILE + CAPTION + GAP) + 2 * GAP
@@ -70,17 +74,18 @@ def _sample(table: Embeddings) -> list[int]:
 
 
 def _embed(
-    table: Embeddings, rows: list[int], embedder: FaceEmbedder, workers: int | None
+    table: Embeddings, rows: list[int], embedder: FaceEmbedder, sources: Sequence[str], workers: int | None
 ) -> Iterator[Sample]:
     wanted: dict[str, list[int]] = {}
     for row in rows:
         wanted.setdefault(table.paths[row], []).append(row)
+    names = {shard_of(path) or path for path in wanted}
 
     def items() -> Iterator[Item]:
-        entries = [Entry(name) for name in dict.fromkeys(shard_of(path) or path for path in wanted)]
+        entries = (entry for entry in list_entries(sources) if printable(entry.path) in names)
         for item in read_items(entries):
-            if item.path in wanted:
-                yield item._replace(faces=_faces(table, wanted[item.path]))
+            if rows := wanted.get(str(printable(item.path))):
+                yield item._replace(faces=_faces(table, rows))
 
     for batch in embedder.batches(items(), workers, all_branches=True):
         for place, row in enumerate(batch.good):

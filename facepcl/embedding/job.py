@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from facepcl.data.remote import is_url
 from facepcl.data.sources import is_table_of, list_entries
 from facepcl.embedding.contact_sheet import draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
-from facepcl.embedding.embeddings import describe_space
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL
 from facepcl.embedding.tables import check_table_folder, check_table_path, is_table_folder, read_table
-from facepcl.embedding.writers import FolderWriter, Summary, TableWriter
-from facepcl.errors import OptionError
+from facepcl.embedding.writers import FolderWriter, Summary, TableWriter, describe_codes
+from facepcl.errors import OptionError, TableError
 from facepcl.jobs.engine import run
 from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.launch import find_share, own_device
 from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
+
+COMMAND = "embed"
 
 
 def embed(
@@ -98,22 +100,22 @@ def embed(
     job = Job(Path(out), find_share(rank, world_size) if in_folder else None)
     with job.claimed():
         previous = job.previous(resume)
-        if in_folder and not previous and not resume and any(job.out.glob("*.parquet")):
-            job.refuse_to_restart(f"{out} holds tables")
+        if in_folder and not previous:
+            previous = _finished_tables(job, resume)
         embedder = load(previous["dtype"] if previous and dtype == "auto" else dtype)  # timings differ
         if sheet is not None and not embedder.has_branches:
             raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
         summary = Summary(job.out, embedder.meta["space"], embedder.meta["device"])
-        if resume and not previous and not in_folder and job.out.exists():
+        if resume and not in_folder and not previous and job.out.exists():
             _check_whole(summary, embedder.meta, sources)
-            job.finish(is_whole=True)  # after a kill while its state was removed
+            job.finish(lambda: True)  # after a kill while its state was removed
         else:
             embedder = _begin(job, sources, embedder, load, dtype)
             writer = (FolderWriter if in_folder else TableWriter)(job, summary, embedder.meta, on_error)
             _embed_missing(job, writer, embedder, workers, progress)
     summary.warn_of_photos()
     if sheet is not None:
-        draw_sheet(read_table(job.out, vectors=False), embedder, sheet, workers)
+        draw_sheet(read_table(job.out, vectors=False), embedder, sources, sheet, workers)
     return summary
 
 
@@ -148,32 +150,47 @@ def _check_options(
     check_table_path(Path(out))
 
 
+def _finished_tables(job: Job, resume: bool) -> dict[str, Any] | None:
+    """The metadata of the tables in a folder without the state of a job: of a finished one, or of an earlier
+    version's. Raises OptionError unless `resume`, or this is one of several processes of the same job."""
+    tables = sorted(job.out.glob("*.parquet"))
+    for table in tables:
+        with suppress(TableError):  # a damaged one is written again
+            meta = read_table(table, vectors=False).meta
+            # of several processes the last ones may come when all is done
+            if resume or (job.share.world_size > 1 and meta.get("shards") == len(tables)):
+                return meta
+            break
+    if tables and not resume:
+        job.refuse_to_restart(f"{job.out} holds tables")
+    return None
+
+
 def _begin(
     job: Job, sources: list[str], embedder: FaceEmbedder, load: Callable[[str], FaceEmbedder], dtype: str
 ) -> FaceEmbedder:
     """Begin the job, or check that it is the same one; return the embedder in its dtype."""
-    previous = job.read() or job.begin(_describe(embedder, sources), list_entries(sources))
+    previous = job.read() or job.begin(COMMAND, _describe(embedder, sources), list_entries(sources))
     if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
         embedder = load(previous["dtype"])
-    check_same(job.out, previous, _describe(embedder, sources), job.folder)
+    job.check(COMMAND, previous, _describe(embedder, sources))
     return embedder
 
 
 def _describe(embedder: FaceEmbedder, sources: list[str]) -> dict[str, Any]:
     """What must be the same for a job to continue."""
-    return _describe_images(embedder.meta) | {"dtype": embedder.meta["dtype"], **describe_sources(sources)}
-
-
-def _describe_images(meta: dict[str, Any]) -> dict[str, Any]:
-    return {"space": describe_space(meta), "align": meta.get("align")}
+    return describe_codes(embedder.meta) | describe_sources(sources)
 
 
 def _check_whole(summary: Summary, meta: dict[str, Any], sources: list[str]) -> None:
     """Count the rows of a table that is whole. Raises OptionError if it is not the one that is asked for."""
     table = read_table(summary.path, vectors=False)
-    check_same(summary.path, _describe_images(table.meta), _describe_images(meta), summary.path)
-    if not is_table_of(table.paths, list_entries(sources)):
-        raise OptionError(f"{summary.path} is whole, and of other images than these; choose another name")
+    there, wanted = describe_codes(table.meta), describe_codes(meta)
+    check_same(summary.path, there, wanted | {"dtype": there["dtype"]}, str(summary.path))
+    if not is_table_of(table.paths, list_entries(sources), summary.path):
+        raise OptionError(
+            f"{summary.path} is whole, and of other images than these or of other names; choose another name"
+        )
     _logger.info("%s is whole already; nothing was left to do", summary.path)
     summary.count(table)
 

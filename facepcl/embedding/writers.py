@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,10 @@ class TableWriter:
     def kept(self) -> str:
         return f"{self.done:,} images are done and kept in {self.job.folder}" if self.done else ""
 
-    def finish(self) -> bool:
+    def is_whole(self) -> bool:
+        return True
+
+    def finish(self) -> None:
         """Write the parts as one table; its rows are counted on the way."""
         give_back_freed_memory()
         parts = self.job.parts()
@@ -133,7 +137,6 @@ class TableWriter:
         if "align" in meta:  # a row for each face
             row_count = sum(len(read_table(part, vectors=False)) for part in parts)
         write_table(self.job.out, meta, counted(), row_count)
-        return True
 
 
 class FolderWriter(TableWriter):
@@ -143,19 +146,26 @@ class FolderWriter(TableWriter):
         super().__init__(job, summary, meta, on_error)
         self._tables = [_table_name(shard) for shard in job.shards()]
         self.meta = meta | {"shards": len(self._tables)}
+        self._is_foreign = False  # whether the folder holds tables of something else
 
     def streams(self) -> Iterator[Stream]:
         listed = set(self._tables)
         others = [path for path in self.job.out.glob("*.parquet") if path.name not in listed]
         if others:
-            raise OptionError(f"{min(others)} is not of these sources; choose another folder")
+            self._refuse(f"{min(others)} is not of these sources")
         for shard in self.job.shards():
             if shard.number % self.job.share.world_size == self.job.share.rank and not self._is_done(shard):
                 yield Stream(_table_name(shard), self.job.unchanged([shard]))
 
+    def _refuse(self, reason: str) -> None:
+        self._is_foreign = True
+        raise OptionError(f"{reason}; choose another folder")
+
     def _is_done(self, shard: Shard) -> bool:
         """Whether the table of a shard is there and whole; its rows are counted."""
         path = self.job.out / _table_name(shard)
+        for partial in self.job.out.glob(f".{path.name}.*.partial"):  # what a killed process left
+            partial.unlink()
         if not path.exists():
             return False
         try:
@@ -163,14 +173,12 @@ class FolderWriter(TableWriter):
         except TableError as error:
             _logger.warning("%s; it is written again", error)
             return False
-        if rows.meta["space"] != self.meta["space"]:
-            raise OptionError(
-                f"{path} was embedded with {describe_space(rows.meta)}, not {describe_space(self.meta)}; "
-                "choose another folder"
-            )
+        for name, value in describe_codes(self.meta).items():
+            if (there := describe_codes(rows.meta)[name]) != value:
+                self._refuse(f"{path} was made with {name} {there}, not {value}")
         shards = rows.meta.get("shards", len(self._tables))  # an earlier version did not say
-        if shards != len(self._tables) or not is_table_of(rows.paths, shard.entries):
-            raise OptionError(f"{path} holds other images than its sources now; choose another folder")
+        if shards != len(self._tables) or not is_table_of(rows.paths, shard.entries, path):
+            self._refuse(f"{path} holds other images than its sources now")
         self.summary.count(rows)
         self.summary.shards += 1
         return True
@@ -180,23 +188,36 @@ class FolderWriter(TableWriter):
         return super().take(batch)
 
     def write(self, stream: Stream, parts: Iterator[list[Embeddings]]) -> None:
-        """Write a shard's table, whole under another name, then under its own."""
-        write_table(self.job.scratch / stream.key, self.meta, map(_joined, parts))
+        """Write a shard's table, which appears whole."""
         with writing(self.job.out):
             self.job.out.mkdir(exist_ok=True)
-            os.replace(self.job.scratch / stream.key, self.job.out / stream.key)
+        try:
+            write_table(self.job.out / stream.key, self.meta, map(_joined, parts))
+        except BaseException:
+            with suppress(OSError):  # not empty
+                self.job.out.rmdir()
+            raise
         self.summary.shards += 1
 
-    def kept(self) -> str:
-        shards = self.summary.shards
-        return f"{shards:,} shards are done and kept in {self.job.out}" if shards else ""
+    def _missing(self) -> int:
+        return sum(not (self.job.out / name).exists() for name in self._tables)
 
-    def finish(self) -> bool:
-        self.summary.listed = len(self._tables)
-        self.summary.missing = sum(not (self.job.out / name).exists() for name in self._tables)
+    def kept(self) -> str:
+        done = 0 if self._is_foreign else len(self._tables) - self._missing()
+        return f"{done:,} shards are done and kept in {self.job.out}" if done else ""
+
+    def is_whole(self) -> bool:
+        return not self._missing()
+
+    def finish(self) -> None:
+        self.summary.listed, self.summary.missing = len(self._tables), self._missing()
         if not self.summary.missing:
             shutil.rmtree(self.job.out / ".facepcl", ignore_errors=True)  # the state of an earlier version
-        return not self.summary.missing
+
+
+def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:
+    """What the embeddings of a job have in common, for its description."""
+    return {"space": describe_space(meta), "align": meta.get("align"), "dtype": meta["dtype"]}
 
 
 def _table_name(shard: Shard) -> str:

@@ -52,8 +52,11 @@ class Writer(Protocol):
     def kept(self) -> str:
         """Say how much is done and where; empty if nothing is."""
 
-    def finish(self) -> bool:
-        """Complete the output; whether it is whole, with the shares of other processes."""
+    def finish(self) -> None:
+        """Complete this process's share of the output."""
+
+    def is_whole(self) -> bool:
+        """Whether the output is whole, with the shares of other processes."""
 
 
 def run(
@@ -72,14 +75,14 @@ def run(
                 writer.write(stream, loop.parts(stream, result, results))
                 loop.pending.popleft()
         seconds = time.monotonic() - start
-        is_whole = writer.finish()
+        writer.finish()
     except BaseException:
         if kept := writer.kept():
             _logger.warning("%s; the same command%s continues", kept, writer.resume_option)
         elif job.is_new:
-            job.finish(is_whole=True)
+            job.finish(lambda: True)
         raise
-    job.finish(is_whole)
+    job.finish(writer.is_whole)
     return bar.new, seconds
 
 

@@ -1,14 +1,14 @@
 """The state of a job, in a folder beside its output: the listing, locks, finished parts."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.data.sources import Entry, is_shard_name, stamp, where_relative
 from facepcl.errors import OptionError, TableError
-from facepcl.utils.files import LOCK, atomic_first, locked
+from facepcl.utils.files import atomic_first, locked
 from facepcl.utils.launch import Share
 
 SUFFIX, LISTING = ".parts", "job.jsonl"
@@ -39,11 +39,14 @@ class Job:
     def __init__(self, out: Path, share: Share | None = None):
         self.out, self.share = out, share or Share()
         named = out if out.name.strip(".") else out.resolve()
+        if not named.name:
+            raise OptionError(f"{out} is the root of the file system; name a folder in it")
         self.folder = named.with_name(named.name + SUFFIX)
         self.scratch = self.folder / f"rank-{self.share.rank}-of-{self.share.world_size}"
         self._listing = self.folder / LISTING
         self.is_new = False  # whether this process began it
-        self._was_interrupted = self._is_over = self._to_clear = False
+        self._was_interrupted = False
+        self._is_whole: Callable[[], bool] | None = None  # asked once this process has done its share
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -52,17 +55,12 @@ class Job:
         name = f" {self.share} of it" if self.share.world_size > 1 else " it"
         refusal = f"{self.out}: another process is writing{name}; wait for it, or choose another output"
         try:
-            with locked(self.scratch, refusal, lambda: self._listing.exists() and not self._is_over):
-                for path in self.scratch.iterdir():  # what a killed process left
-                    if path.name != LOCK:
-                        path.unlink()
+            with locked(self.scratch, refusal, lambda: self._listing.exists() and not self._is_whole):
                 yield
         finally:
-            if self._to_clear and not self._others_at_work():
-                self._listing.unlink(missing_ok=True)  # first: parts without a listing are nobody's
-                for path in self.folder.iterdir():
-                    with suppress(OSError):  # the folder of a process that has just come
-                        path.unlink()
+            # without the own lock: of several that end at once the last one sees no other
+            if self._is_whole and self._is_whole() and not self._others_at_work():
+                self._clear()
             with suppress(OSError):  # not empty
                 self.folder.rmdir()
 
@@ -72,6 +70,14 @@ class Job:
             with suppress(OptionError), locked(folder, "", lambda: False):
                 pass
         return any(self.folder.glob("rank-*"))
+
+    def _clear(self) -> None:
+        self._listing.unlink(missing_ok=True)  # first: parts without a listing are nobody's
+        # of several processes a newcomer may be writing its listing, under another name
+        left = "*" if self.share.world_size == 1 else "part-*"
+        for path in list(self.folder.glob(left)):
+            with suppress(OSError):
+                path.unlink()
 
     def read(self) -> dict[str, Any] | None:
         """Return the description that the job began with; None if it has not begun. Raises TableError."""
@@ -86,7 +92,7 @@ class Job:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise TableError(f"{self._listing} is damaged; delete {self.folder} to start over") from error
+            raise TableError(f"{self._listing} is damaged; delete {self.traces()} to start over") from error
 
     def previous(self, resume: bool) -> dict[str, Any] | None:
         """Return what `read` does. Raises OptionError for another call's unfinished work, unless `resume`."""
@@ -96,26 +102,33 @@ class Job:
         if self.share.world_size == 1 or self._was_interrupted:
             self.refuse_to_restart(f"{self.folder} holds unfinished work on {self.out}")
         if previous["world_size"] != self.share.world_size:
-            self.refuse_to_restart(
-                f"{self.out} was begun by {previous['world_size']} processes, not {self.share.world_size}"
-            )
+            there, own = previous["world_size"], self.share.world_size
+            self.refuse_to_restart(f"{self.out} was begun with the world size {there}, not {own}")
         return previous
 
     def refuse_to_restart(self, reason: str) -> None:
         """Raise OptionError rather than lose or continue unasked what another call has done."""
-        delete = " and ".join(str(path) for path in (self.folder, self.out) if path.is_dir())
         raise OptionError(
-            f"{reason}: add --resume (resume=True) to continue, or delete {delete} to start over"
+            f"{reason}: add --resume (resume=True) to continue, or delete {self.traces()} to start over"
         )
 
-    def begin(self, description: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
+    def traces(self) -> str:
+        """Name what has to be deleted to start over."""
+        there = [(self.folder, self._listing.exists()), (self.out, self.out.is_dir())]
+        return " and ".join(str(path) for path, is_there in there if is_there)
+
+    def check(self, command: str, previous: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """Raise OptionError unless the job of the description `previous` is the one that is `wanted`."""
+        check_same(self.out, previous, {"command": command, **wanted}, self.traces())
+
+    def begin(self, command: str, wanted: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
         """Write the listing unless another process was first; return the description that holds."""
         if not self._listing.exists():
             self.is_new = True
             if self.share.world_size == 1:
                 for part in self.parts():
                     part.unlink()
-            header = {**description, "world_size": self.share.world_size}
+            header = {"command": command, **wanted, "world_size": self.share.world_size}
             with atomic_first(self._listing) as temporary, temporary.open("w", encoding="ascii") as file:
                 file.write(json.dumps(header) + "\n")
                 for shard in cut(entries):
@@ -146,8 +159,8 @@ class Job:
                 entry = Entry(path, error)
                 if then != stamp(entry):
                     raise TableError(
-                        f"{path} has changed since the work on {self.out} began; delete {self.folder} to "
-                        "start over"
+                        f"{path} has changed since the work on {self.out} began; delete {self.traces()} "
+                        "to start over"
                     )
                 yield entry
 
@@ -159,10 +172,10 @@ class Job:
         """Return the finished parts, in order."""
         return sorted(self.folder.glob("part-*"))
 
-    def finish(self, is_whole: bool) -> None:
-        """Note that this process has done its share, and whether the output `is_whole`: then the state goes
-        once no process is at work."""
-        self._is_over, self._to_clear = True, is_whole
+    def finish(self, is_whole: Callable[[], bool]) -> None:
+        """Note that this process has done its share. Its state goes where the output `is_whole` once no
+        process is at work."""
+        self._is_whole = is_whole
 
 
 def cut(entries: Iterable[Entry]) -> Iterator[Shard]:
@@ -188,7 +201,7 @@ def describe_sources(sources: Sequence[str]) -> dict[str, Any]:
     return {"sources": list(sources), "folder": where_relative(sources)}
 
 
-def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: Path) -> None:
+def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: str) -> None:
     """Raise OptionError that names the first difference between the description of a job and a call's."""
     for name, value in wanted.items():
         if previous.get(name) != value:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from facepcl.errors import OptionError, WriteError
 
-LOCK = ".lock"
+LOCK, LOCK_TRIES = ".lock", 5
 FULL = "there is no room left on the disk"
 # of a file that is written, for whoever typed the command; other errors may be those of what is read for it
 _REASONS = {
@@ -96,12 +97,17 @@ def alone(folder: Path, refusal: str) -> Iterator[None]:
     there.
     """
     lock = FileLock(folder / LOCK)
-    try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-    except (Timeout, FileNotFoundError):  # the other one has just finished and cleared its folder away
-        raise OptionError(refusal) from None
+    for tries_left in reversed(range(LOCK_TRIES)):
+        try:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
+            break
+        except (Timeout, FileNotFoundError, FileExistsError):
+            # another process is in it, or clears it away, or looks whether anybody is
+            if not tries_left:
+                raise OptionError(refusal) from None
+            time.sleep(0.05)
     try:
         yield
     finally:
