@@ -247,9 +247,9 @@ def test_processes_that_end_at_once_clear_the_state_and_none_fails(tmp_path):
     job = (
         "job = Job(Path(words[0]), Share(int(words[1]), 4))\n"
         "            with job.claimed():\n"
-        "                job.begin('embed', {{}}, [])\n"
+        "                job.begin('embed', {}, [])\n"
         "                job.finish(lambda: True)"
-    ).format()
+    )
     with forked_jobs(setup, job, tmp_path) as jobs:
         for run in range(40):
             pids = [jobs.start(f"e{run}", rank) for rank in range(4)]
