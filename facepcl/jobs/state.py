@@ -59,8 +59,9 @@ class Job:
                 yield
         finally:
             # without the own lock: of several that end at once the last one sees no other
-            if self._is_whole and self._is_whole() and not self._others_at_work():
-                self._clear()
+            with suppress(FileNotFoundError):  # two did
+                if self._is_whole and self._is_whole() and not self._others_at_work():
+                    self._clear()
             with suppress(OSError):  # not empty
                 self.folder.rmdir()
 
