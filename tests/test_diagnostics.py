@@ -16,7 +16,7 @@ LOSSES = {
     "pcl-no-orthogonal": ("reconstruction", "orthogonality", "face", "pose"),
     "pcl-no-pose": ("reconstruction", "orthogonality", "face"),
     "simclr": ("shared",),
-    "labels": ("label_au", "label_expression", "label_identity", "label_pose"),
+    "labels": ("label_au", "label_expression", "label_identity", "label_shared_identity", "label_pose"),
 }
 
 

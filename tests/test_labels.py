@@ -16,6 +16,7 @@ from facepcl.models.io import load_tensors, save_tensors
 from facepcl.pretrain import label_views, run, substeps
 from facepcl.pretrain.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
 from facepcl.pretrain.label_views import MILD, STRONG, strong_probability
+from facepcl.pretrain.losses import supervised_contrast
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.sampler import InMemory
 
@@ -44,7 +45,13 @@ def generator(seed=0):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
     ("label", "trained"),
-    [("au", "face"), ("expression", "face"), ("pose", "pose"), ("identity", "shared")],
+    [
+        ("au", "face"),
+        ("expression", "face"),
+        ("pose", "pose"),
+        ("identity", "shared"),
+        ("shared_identity", "shared"),
+    ],
 )
 def test_the_loss_of_a_label_reaches_the_code_it_is_read_from_and_no_other(config, model, label, trained):
     torch.manual_seed(0)
@@ -75,7 +82,8 @@ def test_the_step_is_the_weighted_sum_of_the_labels_losses(config):
     parts = loss.parts
     identity = 5 * 3 / 6  # half of the rise, which ends after a third of the run
     expected = 2 * parts["label_au"] + 3 * parts["label_expression"] + 7 * parts["label_pose"]
-    torch.testing.assert_close(loss.total, expected + identity * parts["label_identity"])
+    expected += identity * (parts["label_identity"] + parts["label_shared_identity"] / 2)
+    torch.testing.assert_close(loss.total, expected)
 
 
 @pytest.mark.parametrize(("model", "side"), [("pcl_facecycle", 4), ("pcl_resnet18", 1)])
@@ -87,6 +95,20 @@ def test_identity_is_read_from_the_code_that_is_compared(model, side):
     found = nets.label_heads(maps)["identity"]
     torch.testing.assert_close(found, head(nets.encoder.shared_code(maps.shared)))
     assert nets.label_heads.specs["identity"].side == side
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_identity_is_contrasted_on_the_shared_code_about_its_mean_too(model):
+    """As verification compares it, so that the code itself, not only the embedding, tells people apart."""
+    nets = Networks(model, OUTPUTS, ("labels",)).eval()
+    maps = nets.encoder.forward_branches(torch.rand(4, 3, nets.own_size, nets.own_size))
+    people = torch.tensor([0, 0, 1, 1])
+    unknown = {"au": torch.full((4, 2), torch.nan), "pose": torch.full((4, 3), torch.nan)}
+    unknown["expression"] = torch.full((4,), -1)
+    code = nets.encoder.shared_code(maps.shared).flatten(1)
+    expected = supervised_contrast(code - code.mean(0), people)
+    losses = label_losses(nets.label_heads(maps), {"identity": people, **unknown})
+    torch.testing.assert_close(losses["shared_identity"], expected)
 
 
 def test_an_identity_head_does_not_depend_on_the_scale_of_its_weights():

@@ -16,6 +16,7 @@ from facepcl.pretrain.losses import supervised_contrast
 from facepcl.pretrain.rng import WHOLE
 
 IDENTITY_WIDTH = 256
+IDENTITY_CODES = ("identity", "shared_identity")  # contrasted over the whole batch
 POSE_SCALE = 45.0  # degrees per unit of the output
 LABEL_SIDE = 2  # of the map that label heads pool
 
@@ -115,8 +116,12 @@ class LabelHeads(nn.Module):
             self.heads[label] = head_class(channels[spec.input] * spec.side**2, spec.width)
 
     def forward(self, maps: Branches) -> dict[str, torch.Tensor]:
-        """Predict each label from maps `[B, C, H, W]`: without activations, angles in units of 45 degrees."""
-        return {label: head(head_input(maps, self.specs[label])) for label, head in self.heads.items()}
+        """Predict each label from maps `[B, C, H, W]`: without activations, angles in units of 45 degrees.
+        Beside the identity embedding, `shared_identity` is the shared code that its head reads."""
+        predictions = {label: head(head_input(maps, self.specs[label])) for label, head in self.heads.items()}
+        if "identity" in predictions:
+            predictions["shared_identity"] = head_input(maps, self.specs["identity"])
+        return predictions
 
     def as_linear(self) -> Heads:
         """The heads to release: linear layers in float32, angles in degrees."""
@@ -137,8 +142,8 @@ def label_losses(
     terms of the samples `part`.
 
     Args:
-        predictions: Of `LabelHeads`, of the samples `part`; of `identity`, which compares images, of the
-            whole batch.
+        predictions: Of `LabelHeads`, of the samples `part`; of `IDENTITY_CODES`, which compare images, of
+            the whole batch.
         targets: Of the whole batch: `au` `[B, A]` in 0..1, `pose` `[B, 3]` yaw, pitch, roll in degrees (NaN
             unknown), `expression` and `identity` `[B]` (-1 unknown).
         part: A slice of the batch.
@@ -152,6 +157,9 @@ def label_losses(
         losses["expression"] = summed / (classes >= 0).sum().clamp_min(1)
     if "identity" in predictions:
         losses["identity"] = supervised_contrast(predictions["identity"], targets["identity"], part=part)
+    if "shared_identity" in predictions:
+        centred = predictions["shared_identity"] - predictions["shared_identity"].mean(0)
+        losses["shared_identity"] = supervised_contrast(centred, targets["identity"], part=part)
     if "pose" in predictions:
         smooth_l1 = partial(F.smooth_l1_loss, beta=0.1)
         losses["pose"] = _known_mean(smooth_l1, predictions["pose"], targets["pose"] / POSE_SCALE, part)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from facepcl.pretrain import augment, distributed, losses
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.diagnostics import codes_of, effective_ranks, gradient_norms
-from facepcl.pretrain.label_heads import label_losses
+from facepcl.pretrain.label_heads import IDENTITY_CODES, label_losses
 from facepcl.pretrain.label_views import label_views, strong_probability
 from facepcl.pretrain.log import draw_reconstructions
 from facepcl.pretrain.networks import TARGET_SIZE, Networks, to_code
@@ -140,8 +140,9 @@ class Tasks:
         targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, views).items()}
         with self._autocast():
             predictions = self.nets.label_heads(self.nets.branches(views.images))
-            if "identity" in predictions:
-                predictions["identity"] = distributed.all_gather(predictions["identity"])
+            for code in IDENTITY_CODES:
+                if code in predictions:
+                    predictions[code] = distributed.all_gather(predictions[code])
             by_label = label_losses(predictions, targets, part)
         weights = _label_weights(self.config, now.done)
         return Loss(
@@ -175,13 +176,14 @@ def _weighted(now: Iteration, name: str, loss: torch.Tensor) -> Loss:
 
 def _label_weights(config: Config, done: float) -> dict[str, float]:
     """Weight of each label's loss after the fraction `done` of the run. That of identity rises over the first
-    third for a randomly initialised encoder."""
+    third for a randomly initialised encoder; on the shared code itself it is half of it."""
     rise = 1.0 if config.init else min(1.0, 3 * done)
     return {
         "au": config.weight_au,
         "expression": config.weight_expression,
         "identity": config.weight_identity * rise,
         "pose": config.weight_pose,
+        "shared_identity": config.weight_identity * rise / 2,
     }
 
 
