@@ -62,6 +62,7 @@ def test_every_line_of_every_method_has_the_norms_and_the_ranks(finished, method
         assert all(line[f"grad_norm_{name}"] > 0 for name in LOSSES[method])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pcl", "labels"])
 def test_looking_changes_no_weight(config, finished, method):
     seldom = replace(config, method=method, log_steps=100)

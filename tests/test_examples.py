@@ -227,6 +227,7 @@ def encoder(tmp_path_factory):
     return pretrain.run(small_config(ROOT / "examples/faces", out, size=64))
 
 
+@pytest.mark.slow
 def test_swap_pose_draws_each_face_under_each_pose(copied, encoder):
     photos = [f"examples/faces/person{i}_yaw{rest}.jpg" for i, rest in ((1, "+06_surprise"), (2, "+08_fear"))]
     photos.append("examples/faces/person4_yaw-25_disgust.jpg")

@@ -397,6 +397,7 @@ def test_labels_that_are_null_are_unknown(tmp_path):
 # -- processes
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_embeds_whatever_starts_its_processes(photos, tmp_path):
     """Readers are no processes of multiprocessing, which would run the script again in each of them."""
     script = tmp_path / "script.py"

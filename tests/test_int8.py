@@ -23,6 +23,7 @@ def grey(path):
     return Image.open(path).convert("L").convert("RGB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [Image.open, grey], ids=["colour", "grey"])
 def test_every_code_keeps_its_direction(both, change):
     exact, quantised = (embedder(map(change, FACES)) for embedder in both)

@@ -117,6 +117,7 @@ def test_a_method_without_a_pose_contrast_asks_for_no_images_for_it(config):
         run(replace(few, out=config.out + "-pcl"))
 
 
+@pytest.mark.slow
 def test_pcl_without_orthogonality_logs_it_and_trains_as_with_weight_0(config, finished):
     without = finished("pcl-no-orthogonal")
     assert all(line["orthogonality"] > 0 for line in log_of(without))

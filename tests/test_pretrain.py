@@ -124,6 +124,7 @@ def test_both_gradient_resets_run_and_differ(config, done):
     assert not torch.equal(end_of(config)["encoder.face.0.weight"], end_of(done)["encoder.face.0.weight"])
 
 
+@pytest.mark.slow
 def test_a_resnet_trains_and_its_folder_is_stock_timm(config):
     encoder = run(replace(config, model="pcl_resnet18", size=64, steps=2))
     assert json.loads((encoder / "config.json").read_text())["architecture"] == "resnet18"
@@ -332,6 +333,7 @@ def test_every_number_is_an_option_with_help(capsys):
         assert f"--{field.name.replace('_', '-')}" in text or field.name == "data"
 
 
+@pytest.mark.slow
 def test_a_compiled_run_learns_the_same_and_leaves_the_same_names(simclr, monkeypatch):
     # What is tested is that the trunk is one graph; the C++ of it would take minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
@@ -344,6 +346,7 @@ def test_a_compiled_run_learns_the_same_and_leaves_the_same_names(simclr, monkey
         torch.testing.assert_close(weights[name], wanted[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_missing_is_one_sentence(simclr):
     missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     said = r"--compile does not work here \(.*no-such-compiler.*\); leave it out"

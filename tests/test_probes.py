@@ -75,6 +75,7 @@ def test_each_task_writes_its_numbers_and_a_page(tmp_path, shard, task):
     assert "<svg" in page.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_json(tmp_path, shard):
     texts = []
     for run, seed in enumerate("001"):

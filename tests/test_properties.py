@@ -135,6 +135,7 @@ def whole(model, photos, tmp_path_factory):
     return table
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(0, 6), max_size=2), st.sampled_from([3, 8]))
 def test_a_job_that_is_stopped_anywhere_any_number_of_times_has_each_row_once(

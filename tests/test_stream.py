@@ -173,6 +173,7 @@ def test_a_server_gives_the_batches_of_local_files_also_where_it_is_asked_again(
         pass  # the same shards, wherever they lie
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_ends_the_run_where_it_is_and_the_same_command_goes_on(
     behind_url, tmp_path, monkeypatch
 ):

@@ -37,6 +37,7 @@ def test_an_average_is_that_of_the_weights_it_saw():
     torch.testing.assert_close(average.state_dict()[name], expected)
 
 
+@pytest.mark.slow
 def test_the_average_is_released_and_changes_no_training(config):
     config = replace(config, method="pcl", steps=2)
     plain = replace(config, out=config.out + "-plain")

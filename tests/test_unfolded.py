@@ -98,6 +98,7 @@ def test_a_run_with_a_dtype_of_its_own_is_decided_by_its_seed_alone(config, monk
     run(replace(config, dtype="float32", steps=1))
 
 
+@pytest.mark.slow
 def test_a_run_records_the_choice_and_goes_on_with_it(config, monkeypatch):
     monkeypatch.setattr(loop, "training_dtype", lambda *_: torch.float32)
     monkeypatch.setattr(loop, "unfolding_pays", lambda *_: True)
