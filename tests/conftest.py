@@ -171,6 +171,20 @@ def model():
     return facepcl.create_model("pcl_facecycle")
 
 
+@pytest.fixture(scope="module")
+def small_parts():
+    """Jobs in parts and shards of 16 images, so that a small folder has many."""
+    from facepcl.alignment.align_photos import CropWriter
+    from facepcl.embedding.writers import TableWriter
+    from facepcl.jobs import state
+
+    with pytest.MonkeyPatch.context() as patch:
+        for writer in (TableWriter, CropWriter):  # FolderWriter is a TableWriter
+            patch.setattr(writer, "part_images", 16)
+        patch.setattr(state, "FILES_PER_SHARD", 16)
+        yield
+
+
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory):
     """encoders(name) -> a model with random weights and the folder that a run writes of it."""

@@ -16,7 +16,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import torch
 from helpers.forked_jobs import forked_jobs
 from PIL import Image
 
@@ -28,10 +27,10 @@ from facepcl.embedding.writers import FolderWriter, TableWriter
 from facepcl.errors import FacepclError, OptionError, TableError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
-from facepcl.jobs import state
 from facepcl.jobs.state import Job, describe_sources
 
-PART = 16
+pytestmark = pytest.mark.usefixtures("small_parts")
+PART = 16  # images, of `small_parts`
 PHOTOS, FAILED = 70, 7
 SOURCE = "photos"  # relative: jobs run in a folder of their own
 
@@ -100,22 +99,6 @@ KINDS = [*EMBED, CropJob]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _small_parts():
-    """Parts and shards of 16 images, so that a small folder has many."""
-    with pytest.MonkeyPatch.context() as patch:
-        for writer in (TableWriter, CropWriter):
-            patch.setattr(writer, "part_images", PART)
-        patch.setattr(state, "FILES_PER_SHARD", PART)
-        yield
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return facepcl.create_model("pcl_facecycle")
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """48 files and a tar with 22 more, a damaged one among each ten, and landmarks of all of them."""
@@ -142,7 +125,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(model, place):
+def whole(model, place, small_parts):
     """whole(kind) -> what a job that nobody interrupts writes."""
     made = {}
 
@@ -523,7 +506,8 @@ for writer in (jobs.TableWriter, jobs.CropWriter):
         time.sleep(0.02)  # so that kills fall between start-up and end
         return take(self, result)
     writer.take = slowly
-jobs.state.FILES_PER_SHARD = jobs.PART
+from facepcl.jobs import state
+state.FILES_PER_SHARD = jobs.PART
 torch.manual_seed(0)
 model = jobs.facepcl.create_model("pcl_facecycle")
 """

@@ -17,32 +17,16 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
-from facepcl.embedding.writers import TableWriter
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError
-from facepcl.jobs import state
 from facepcl.jobs.state import Job
 from facepcl.models.io import save_encoder
 from facepcl.utils import files
 from facepcl.utils.launch import Share, find_share, own_device, take_own_cores
 
 OPTIONS = {"dtype": "float32", "batch_size": 8}
-PART = 16
+pytestmark = pytest.mark.usefixtures("small_parts")
+PART = 16  # images, of `small_parts`
 SIZES = {"a.tar": 24, "b.tar": 16, "c.tar.gz": 16}  # whole batches: cut at a shard's end, they stay the same
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _small_parts():
-    """Groups of 16 rows and shards of 16 files, so that small folders have many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TableWriter, "part_images", PART)
-        patch.setattr(state, "FILES_PER_SHARD", PART)
-        yield
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return facepcl.create_model("pcl_facecycle")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +56,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(model, folder, tmp_path_factory):
+def whole(model, folder, small_parts, tmp_path_factory):
     """The plain table."""
     out = tmp_path_factory.mktemp("whole") / "e.npz"
     facepcl.embed(folder, out, model=model, **OPTIONS)
@@ -80,7 +64,7 @@ def whole(model, folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def half_done(model, folder, tmp_path_factory):
+def half_done(model, folder, small_parts, tmp_path_factory):
     """A folder that the first of two processes has done its part of."""
     out = tmp_path_factory.mktemp("half") / "e"
     embed(model, folder, out, 0)

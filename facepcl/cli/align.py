@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     counts = f"{summary.faces} faces of {summary.photographs} photos, {summary.faceless} without a face"
     counts += f", {summary.failed} failed"
-    if summary.aligned:
+    if summary.seconds:
         print(f"wrote {summary.path}: {counts}, {summary.photographs_per_second:.1f} photos/s{drawn}")
     else:
         print(f"{summary.path} was there already: {counts}{drawn}")

@@ -78,7 +78,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="compile the network first: half a minute, pays on some machines",
     )
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted job, to the same bits")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted job, bit-identically")
     parser.add_argument(
         "--on-error",
         default="record",
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         counts += f", {summary.faceless} photos without a face"
     if summary.share:
         return _tell_share(summary, summary.share, counts)
-    if summary.embedded:
+    if summary.seconds:
         print(f"wrote {summary.path}: {counts}, {summary.images_per_second:.0f} images/s{drawn}")
     else:
         print(f"{summary.path} was there already: {counts}{drawn}")

@@ -57,7 +57,7 @@ def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:
 
 
 def request(items: Sequence[Item], one_by_one: bool, to: BinaryIO) -> None:
-    """Ask for `items`: a line of JSON with paths, sizes and reasons, then the bytes that are at hand.
+    """Ask for `items`: a line of JSON with paths, sizes and reasons, then the bytes that were read already.
 
     Answers come together, which costs less, or `one_by_one`: then it is clear on which image a reader dies.
     """

@@ -217,7 +217,7 @@ class FolderWriter(TableWriter):
 
 def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:
     """What the embeddings of a job have in common, for its description."""
-    return {"space": describe_space(meta), "align": meta.get("align"), "dtype": meta["dtype"]}
+    return {"space": describe_space(meta), "align": meta.get("align"), "dtype": meta.get("dtype")}
 
 
 def _table_name(shard: Shard) -> str:

@@ -105,6 +105,6 @@ def _without_ends(
     if (width, height) == size:
         return size, box
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    x, y = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]  # pixels at hand for one of the file's
+    x, y = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]  # decoded pixels per pixel of the file
     left_at, top_at = box[0] + left * x, box[1] + top * y
     return (width, height), (left_at, top_at, left_at + width * x, top_at + height * y)

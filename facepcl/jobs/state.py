@@ -13,7 +13,7 @@ from facepcl.utils.launch import Share
 
 SUFFIX, LISTING = ".parts", "job.jsonl"
 FILES_PER_SHARD = 8192
-EARLIER_LISTING = "job.json"  # of facepcl 0.1 before the format of today
+EARLIER_LISTING = "job.json"  # of the format before job.jsonl
 
 
 class Shard(NamedTuple):
@@ -42,7 +42,7 @@ class Job:
         if not named.name:
             raise OptionError(f"{out} is the root of the file system; name a folder in it")
         self.folder = named.with_name(named.name + SUFFIX)
-        self.scratch = self.folder / f"rank-{self.share.rank}-of-{self.share.world_size}"
+        self._own_folder = self.folder / f"rank-{self.share.rank}-of-{self.share.world_size}"
         self._listing = self.folder / LISTING
         self.is_new = False  # whether this process began it
         self._was_interrupted = False
@@ -51,15 +51,15 @@ class Job:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes from this share of the job. Raises OptionError if one is at work on it."""
-        self._was_interrupted = self.scratch.is_dir()
+        self._was_interrupted = self._own_folder.is_dir()
         name = f" {self.share} of it" if self.share.world_size > 1 else " it"
         refusal = f"{self.out}: another process is writing{name}; wait for it, or choose another output"
         try:
-            with locked(self.scratch, refusal, lambda: self._listing.exists() and not self._is_whole):
+            with locked(self._own_folder, refusal, lambda: self._listing.exists() and not self._is_whole):
                 yield
         finally:
-            # without the own lock: of several that end at once the last one sees no other
-            with suppress(FileNotFoundError):  # two did
+            # after releasing its own lock: of several processes that end at once, the last sees no other
+            with suppress(FileNotFoundError):  # another process has cleared it
                 if self._is_whole and self._is_whole() and not self._others_at_work():
                     self._clear()
             with suppress(OSError):  # not empty

@@ -66,7 +66,7 @@ class Config:
     minutes: float = option(
         0.0,
         "training time, instead of --steps and --epochs; the learning rate follows the clock, so runs are "
-        "not reproducible to the bit",
+        "not bit-reproducible",
     )
     # batches (METHOD 4.1 to 4.3); batch norm and contrast need two samples
     batch: int = option(256, "batch size", minimum=2)

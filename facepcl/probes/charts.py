@@ -4,6 +4,7 @@ import html
 import io
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,12 +57,12 @@ class Chart:
     title: str
 
 
-class Plot(Chart):
+class Plot(Chart, ABC):
     """A chart that is drawn."""
 
+    @abstractmethod
     def plot(self, figure: "Figure") -> str:
-        """Draw into `figure`, and say in a note what is shown."""
-        raise NotImplementedError
+        """Draw into `figure`; return a note that says what is shown."""
 
 
 @dataclass

@@ -66,7 +66,7 @@ def extract(
     if not all((cache / f"{key}.json").is_file() for key in keys.values()):
         _extract(manifest, embedder, cache, keys, workers, progress)
     else:
-        _logger.info("features of %d images are at hand in %s", len(manifest.images), cache)
+        _logger.info("using the cached features of %d images in %s", len(manifest.images), cache)
     errors = json.loads((cache / f"{keys[names[0]]}.json").read_text("utf-8"))["errors"]
     good = np.array([error is None for error in errors], bool)
     if bad := errors.count(NOT_FINITE):
