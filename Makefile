@@ -11,8 +11,8 @@ embed: $(EMBEDS)  ## embed the sample faces and draw their sheet
 	@echo "look at sheet.png; read the table with facepcl.read_embeddings('embeddings.parquet')"
 
 # One process a core and one thread each, or they wait for each other; a core that is done takes tests from
-# the one with the most left.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+# the one with the most left. Two arenas of malloc, or each of a test's threads keeps memory in its own.
+PYTEST = OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=2 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: $(READY)  ## the quick tests: five minutes of two cores, no GPU, no network
 	$(PYTEST)

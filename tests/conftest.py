@@ -13,6 +13,8 @@ import torch
 from reference.fill import fill
 from safetensors.torch import load_file
 
+from facepcl.utils.memory import give_back_freed_memory
+
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -58,6 +60,7 @@ def _forget_traces():
     gc.collect()
     torch._C._jit_clear_class_registry()
     torch.jit._state._clear_class_state()
+    give_back_freed_memory()  # the command, run in this process, has glibc keep it
 
 
 @pytest.fixture(scope="session")
