@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -100,3 +101,50 @@ def test_batches_side_by_side_change_neither_order_nor_vectors(monkeypatch, mode
         tables.append(([p for b in batches for p in b.rows.paths], [b.rows.vectors for b in batches]))
     assert tables[0][0] == tables[1][0] == [item.path for item in items]
     assert np.array_equal(np.concatenate(tables[0][1]), np.concatenate(tables[1][1]))
+
+
+@contextmanager
+def changed(get, set_to, value):
+    """One of torch's settings, for a while."""
+    before = get()
+    set_to(value)
+    try:
+        yield
+    finally:
+        set_to(before)
+
+
+STATES = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "another default device": lambda: torch.device("meta"),
+    "another default dtype": lambda: changed(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "a default dtype of 16 bits": lambda: changed(
+        torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16
+    ),
+    "deterministic algorithms": lambda: changed(
+        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
+    ),
+    "another number of threads": lambda: changed(torch.get_num_threads, torch.set_num_threads, 3),
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("trace", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("state", STATES)
+def test_what_the_caller_has_set_in_torch_changes_no_embedding(model, state, backend):
+    def make():
+        return Encoder(model, "concat", dtype="float32", backend=backend)
+
+    def embed(encoder):
+        return encoder.vectors(encoder.maps(pixels(3)))
+
+    before = make()
+    wanted = embed(before)
+    with STATES[state]():
+        made_inside = make()
+        found = [embed(before), embed(made_inside)]
+    found.append(embed(made_inside))
+    assert made_inside.meta == before.meta
+    for vectors in found:
+        # as many threads sum in another order
+        np.testing.assert_allclose(vectors, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())

@@ -2,9 +2,11 @@
 
 import ast
 import json
+import os
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers.files import ROOT
+from helpers.files import FACES, ROOT, pack, put_face
 
 import facepcl
+from facepcl.alignment.face_table import LANDMARK_COLUMNS
 from facepcl.errors import FacepclError, WeightsError
 from facepcl.hub.torch_checkpoint import read_checkpoint
 from facepcl.probes.datasets.verification import read_bin
@@ -43,7 +46,7 @@ POSIX_ONLY = {
 }  # fmt: skip
 POSIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog"}
 FALLBACKS = {
-    ("facepcl/utils/device.py", "os.sched_getaffinity"): "os.cpu_count()",
+    ("facepcl/utils/cpus.py", "os.sched_getaffinity"): "os.cpu_count()",
     ("facepcl/data/workers.py", "fcntl"): "pipes stay as narrow as they are",
     ("facepcl/utils/launch.py", "os.sched_getaffinity"): "asked only where cores can be chosen",
     ("facepcl/utils/launch.py", "os.sched_setaffinity"): "the system shares out the cores",
@@ -133,11 +136,11 @@ def test_without_what_only_linux_has_the_readers_and_cores_work(monkeypatch, tmp
     from facepcl.data import workers
     from facepcl.data.sources import Item
     from facepcl.images.transform import Transform
-    from facepcl.utils import device
+    from facepcl.utils.cpus import cores
 
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    assert device.cores() >= 1
+    assert cores() >= 1
     with workers.Readers(Transform.square(8), 1) as pool:
         (found,) = pool.submit([Item("a", b"no picture")]).result()
     assert found.error == "not an image in a format that Pillow reads"
@@ -219,6 +222,37 @@ def test_a_repository_with_code_and_pickles_in_it_runs_and_fetches_none(hub, enc
     fetched = {path.suffix for path in (tmp_path / "home/hub").rglob("snapshots/*/*")}
     assert fetched == {".json", ".safetensors"}
     assert not trace.exists()
+
+
+COMMANDS = {
+    "embed": "embed . -o out.npz --workers 1",
+    "align": "align people --out crops --landmarks points.csv --workers 1",
+    "probe": "probe verification people --out results --cache cache --workers 1",
+    "pretrain": "pretrain faces.tar --stream 1 --out run --preset small --steps 1 --batch 2 --source-size 64",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_file_of_the_working_folder_is_imported(tmp_path, trace, command):
+    """`python -m` puts the working folder first on the path, and a stranger's data set may be that folder."""
+    for number in range(12):
+        put_face(tmp_path / f"people/{number // 2}/{number}.jpg", number)
+    put_face(tmp_path / "face.jpg")
+    rows = "".join(f"people/{n // 2}/{n}.jpg,20,25,44,25,32,35,24,45,40,45\n" for n in range(12))
+    (tmp_path / "points.csv").write_text(f"path,{','.join(LANDMARK_COLUMNS)}\n{rows}")
+    pack(tmp_path / "faces.tar", {f"{n}.jpg": FACES[n].read_bytes() for n in range(8)})
+    for name in ("json", "types", "enum", "queue", "argparse", "contextlib", "numpy", "PIL", "torch", "timm"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(trace)!r}, 'a').write('{name} ')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "facepcl", *COMMANDS[command].split()],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, trace.exists()) == (0, False), done.stderr
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

@@ -16,7 +16,7 @@ from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import check_sheet, draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
 from facepcl.data.sources import Item, is_table_of, list_entries, printable
-from facepcl.data.workers import Prepared, Readers
+from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.errors import MissingPath, OptionError
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
@@ -24,7 +24,7 @@ from facepcl.images.face import NO_FACE, Face
 from facepcl.images.transform import Transform
 from facepcl.jobs.engine import Stream, run
 from facepcl.jobs.state import Job, check_same, describe_sources
-from facepcl.utils.device import cores
+from facepcl.utils.cpus import cores
 from facepcl.utils.files import atomic, sha256_file, writing
 from facepcl.utils.futures import in_order
 from facepcl.utils.progress import Progress
@@ -99,7 +99,7 @@ def align(
         landmarks: A CSV file with landmarks; no detector is needed then.
         format: `jpg` (quality 95) or `png`.
         sheet: A PNG of the faces.
-        workers: Processes; None is one per core.
+        workers: Processes; None is one per core; 0 works in this process.
         progress: Show a progress bar.
 
     Returns:
@@ -151,8 +151,7 @@ def _check_options(
         raise OptionError(f"size {size}: between 16 and 1024 pixels")
     if format not in FORMATS:
         raise OptionError(f"format {format!r}: choose {' or '.join(FORMATS)}")
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers {workers}: at least 1")
+    check_workers(workers)
     if sheet is not None:
         check_sheet(Path(sheet))
     folder = job.out

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -13,6 +12,7 @@ from facepcl._version import __version__
 from facepcl.errors import FacepclError
 from facepcl.utils.launch import is_first
 from facepcl.utils.memory import keep_freed_memory
+from facepcl.utils.streams import drop_unwritten_output, repair_streams, say
 
 # Each has a module here with add(subparsers) -> parser and run(args) -> exit code, which is imported when the
 # command is typed: most need torch, which takes seconds.
@@ -48,26 +48,29 @@ def build_parser(typed: str = "") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 130 = Ctrl-C, 143 =
     SIGTERM."""
+    repair_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     args = build_parser(words[0] if words else "").parse_args(words)
     level = logging.INFO if is_first() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for chatty in ("timm", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # where stderr takes no messages the work goes on
     keep_freed_memory()
     try:
         code = args.run(args)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (FacepclError, OSError) as error:
         if args.debug:
             traceback.print_exc()
-        print(f"facepcl: {error}", file=sys.stderr)
+        say(f"facepcl: {error}")
         return 2
     except KeyboardInterrupt as stop:
         if is_first():
-            print(f"facepcl: {str(stop) or 'interrupted'}", file=sys.stderr)
+            say(f"facepcl: {str(stop) or 'interrupted'}")
         return 128 + getattr(stop, "signal_number", signal.SIGINT)
+    finally:
+        drop_unwritten_output()

@@ -1,8 +1,9 @@
 """`facepcl align`: options, then one call of `facepcl.align`."""
 
 import argparse
-import sys
 from typing import Any
+
+from facepcl.utils.streams import say
 
 EXAMPLE = """example: facepcl align photos/ crops/ --sheet faces.png && facepcl embed crops/ -o table.parquet
 
@@ -60,7 +61,9 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--format", default="jpg", choices=align_photos.FORMATS, help="default: jpg, of quality 95"
     )
     parser.add_argument("--sheet", metavar="SHEET.png", help="draw the faces, to look at")
-    parser.add_argument("--workers", type=int, metavar="W", help="processes (default: one a core)")
+    parser.add_argument(
+        "--workers", type=int, metavar="W", help="processes (default: one per core; 0: this one)"
+    )
     return parser
 
 
@@ -71,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in names}
     summary = align(args.source, args.out, **options, progress=True)
     for reason in summary.reasons:
-        print(f"  {reason}", file=sys.stderr)
+        say(f"  {reason}")
     if summary.failed > len(summary.reasons):
-        print(f"  and {summary.failed - len(summary.reasons)} more, see the column error", file=sys.stderr)
+        say(f"  and {summary.failed - len(summary.reasons)} more, see the column error")
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     counts = f"{summary.faces} faces of {summary.photographs} photos, {summary.faceless} without a face"
     counts += f", {summary.failed} failed"

@@ -1,10 +1,10 @@
 """`facepcl embed`: options, then one call of `facepcl.embed`."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 import facepcl
+from facepcl.utils.streams import say
 
 if TYPE_CHECKING:
     from facepcl.embedding.writers import Summary
@@ -112,7 +112,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from facepcl.utils import device, launch
+    from facepcl.utils import launch
+    from facepcl.utils.cpus import cores
     from facepcl.utils.launch import is_first
 
     names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
@@ -120,12 +121,12 @@ def run(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in names}
     launch.take_own_cores()
     # some batches side by side are a third faster than all cores on one (benchmarks/embed.py)
-    torch.set_num_threads(max(1, device.cores() // 8))
+    torch.set_num_threads(max(1, cores() // 8))
     summary = facepcl.embed(args.source, args.out, **options, progress=is_first())
     for reason in summary.reasons:
-        print(f"  {reason}", file=sys.stderr)
+        say(f"  {reason}")
     if summary.failed > len(summary.reasons):
-        print(f"  and {summary.failed - len(summary.reasons)} more, see the column error", file=sys.stderr)
+        say(f"  and {summary.failed - len(summary.reasons)} more, see the column error")
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     counts = f"{summary.total - summary.failed - summary.faceless} embedded, {summary.failed} failed"
     if args.align:

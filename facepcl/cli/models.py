@@ -2,9 +2,10 @@
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from typing import Any
+
+from facepcl.utils.streams import is_terminal
 
 EXAMPLE = """example: facepcl models
          facepcl models --download hf-hub:ORG/NAME
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.download:
         for name in args.download:
-            print(facepcl.download(name, progress=sys.stderr.isatty()), flush=True)
+            print(facepcl.download(name, progress=is_terminal()), flush=True)
         return 0
     models = facepcl.list_models()
     if args.json:

@@ -1,9 +1,10 @@
 """`facepcl probe`: options, then one call of `facepcl.probes.run`, or a table of results."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+from facepcl.utils.streams import say
 
 EXAMPLE = """example: facepcl probe expression fer2013/ --model pcl_facecycle --report report.html
          facepcl probe table probes/
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             bounds = f"  ({low:.4g} to {high:.4g})" if low is not None and high is not None else ""
             print(f"{name:<32} {value:.4g}{bounds}")
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     page = f" and {args.report}" if args.report else ""
     print(f"wrote {Path(args.out) / run_probe.result_name(result.numbers)}{page}")
     return 1 if result.numbers["n_failed"] else 0

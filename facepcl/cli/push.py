@@ -2,8 +2,9 @@
 
 import argparse
 import logging
-import sys
 from typing import Any
+
+from facepcl.utils.streams import is_terminal
 
 EXAMPLE = """example: facepcl push runs/first/encoder ORG/my-faces --dry-run
          facepcl push runs/first/encoder ORG/my-faces --license cc0-1.0
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         license=args.license,
         datasets=args.dataset,
-        progress=sys.stderr.isatty(),
+        progress=is_terminal(),
     )
     print(describe(pushed))
     return 0

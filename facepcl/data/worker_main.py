@@ -24,21 +24,25 @@ from facepcl.images.decode import decode, decode_reduced, quiet_pillow
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square, cut_square
 from facepcl.images.transform import Transform
+from facepcl.utils.streams import repair_streams
 
 SECONDS_BETWEEN_ANSWERS = 0.25
+Answer = tuple[dict[str, Any], bytes]  # what is said of an image, and its pixels
 
 
 def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:
     """Answer requests on standard input until it ends, each with an answer for each of its items: its pixels
     by `transform`, or, with an `alignment`, its faces."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    repair_streams()
     answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     nothing = os.open(os.devnull, os.O_WRONLY)
     Image.init()  # all formats now, not when the first odd file comes
-    if alignment:
-        answer = partial(_answer_faces, _cutter(alignment, Transform(**transform)))
-    else:
-        answer = partial(_answer, Transform(**transform))
+    if alignment and alignment["detector"]:
+        import cv2
+
+        cv2.setNumThreads(1)  # there are as many readers as there are cores for them
+    answer = answerer(Transform(**transform), Alignment(**alignment) if alignment else None)
     with suppress(OSError):  # whoever asks was killed meanwhile; its requests end, too
         write_line(answers, {"ready": os.getpid()})
         answers.flush()
@@ -49,7 +53,7 @@ def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:
             asked = json.loads(line)
             sent = time.monotonic()
             for item in _received(asked["items"], sys.stdin.buffer):
-                _answer_or_say_why(answer, item, answers)
+                write_line(answers, *answer(item))
                 if asked["one_by_one"] or time.monotonic() > sent + SECONDS_BETWEEN_ANSWERS:
                     answers.flush()
                     sent = time.monotonic()
@@ -84,33 +88,30 @@ def _received(lines: list[list[Any]], source: BinaryIO) -> list[Item]:
     ]
 
 
-def _cutter(alignment: dict[str, Any], transform: Transform) -> FaceCutter:
-    if alignment["detector"]:
-        import cv2
+def answerer(transform: Transform, alignment: Alignment | None) -> Callable[[Item], Answer]:
+    """What answers for an item: its pixels by `transform` or, with an `alignment`, those of its faces."""
+    if alignment:
+        return partial(_answer_or_say_why, partial(_answer_faces, FaceCutter(alignment, transform)))
+    return partial(_answer_or_say_why, partial(_answer, transform))
 
-        cv2.setNumThreads(1)  # there are as many readers as there are cores for them
-    return FaceCutter(Alignment(**alignment), transform)
 
-
-def _answer_or_say_why(answer: Callable[[Item], tuple[Any, bytes]], item: Item, to: BinaryIO) -> None:
+def _answer_or_say_why(answer: Callable[[Item], Answer], item: Item) -> Answer:
     try:
-        line, data = answer(item)
+        return answer(item)
     except MissingPath:  # its path is in the row already
-        write_line(to, {"error": "there is no such file"})
+        return {"error": "there is no such file"}, b""
     except FacepclError as error:
-        write_line(to, {"error": str(error)})
+        return {"error": str(error)}, b""
     except Exception as error:  # whatever it is, it is this image's, and the next ones wait
-        write_line(to, {"error": f"cannot be prepared: {error or type(error).__name__}"})
-    else:
-        write_line(to, line, data)
+        return {"error": f"cannot be prepared: {error or type(error).__name__}"}, b""
 
 
-def _answer(transform: Transform, item: Item) -> tuple[Any, bytes]:
+def _answer(transform: Transform, item: Item) -> Answer:
     size, pixels = _prepare(item, transform)
     return {"size": size}, pixels.tobytes()
 
 
-def _answer_faces(cutter: FaceCutter, item: Item) -> tuple[Any, bytes]:
+def _answer_faces(cutter: FaceCutter, item: Item) -> Answer:
     size, faces, crops = cutter.of_file(item.read(), item.faces)
     return {"size": size, "faces": [face.numbers() for face in faces]}, crops.tobytes()
 

@@ -1,28 +1,33 @@
 """Processes that read and decode images, started again when one dies, ended when one hangs."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from facepcl.data.sources import Item
-from facepcl.data.worker_main import request, write_line
-from facepcl.errors import ReaderError
+from facepcl.data.worker_main import answerer, request, write_line
+from facepcl.errors import OptionError, ReaderError
 from facepcl.images.cropper import Alignment
 from facepcl.images.face import Face
 from facepcl.images.transform import Transform
+from facepcl.utils.interpreter import find_interpreter
+
+_logger = logging.getLogger("facepcl")
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
 PIPE_BYTES = 1 << 20  # what an ordinary user may have
@@ -40,10 +45,14 @@ serve(setup["transform"], setup["alignment"])
 
 
 def _import_path() -> list[str]:
-    """Where a worker imports from: as here, but the working folder, which may hold anybody's `json.py`."""
-    here = os.getcwd()
+    """Where a worker imports from: as here, but for the working folder, which may hold anybody's `json.py`,
+    and the folder of the user's script, whose `types.py` is not meant for us."""
     package = str(Path(__file__).resolve().parents[2])
-    return [*(path for path in sys.path if path and os.path.abspath(path) != here), package]
+    script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+    excluded = {os.path.realpath(os.path.dirname(script))} & {os.path.realpath(sys.path[0])}
+    with suppress(OSError):  # the working folder was deleted
+        excluded.add(os.path.realpath(os.getcwd()))
+    return [*(p for p in sys.path if os.path.isabs(p) and os.path.realpath(p) not in excluded), package]
 
 
 class Prepared(NamedTuple):
@@ -81,7 +90,8 @@ class Reader:
         setup: dict[str, Any] = {"path": _import_path()}
         setup["transform"] = self._transform.to_json()
         setup["alignment"] = self._alignment and self._alignment.to_json()
-        command = [sys.executable, "-I", "-c", _BOOT]  # isolated: no file of the working folder is imported
+        # isolated: no file of the working folder is imported
+        command = [find_interpreter() or sys.executable, "-I", "-c", _BOOT]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._closed:  # meanwhile, by another thread
             self.kill()
@@ -115,27 +125,26 @@ class Reader:
     def _make_ready(self) -> None:
         """Without this a process that never starts would be taken for millions of bad images."""
         for last in (False,) * (TRIES - 1) + (True,):
-            if self._process is None:
-                self.start()
             try:
+                if self._process is None:
+                    self.start()
                 while not self._is_ready:
                     self._is_ready = b'"ready"' in self._receive()  # whatever the interpreter prints before
                 return
             except (OSError, EOFError) as error:
                 reason = self._end()
                 if last:
-                    raise ReaderError(f"the process that reads images does not start: {reason}") from error
+                    raise ReaderError(
+                        f"the process that reads images does not start: {reason}; workers=0 decodes images "
+                        "in this process"
+                    ) from error
 
     def _answer(self, path: str) -> Prepared:
-        answer = json.loads(self._receive())
-        if "error" in answer:
-            return Prepared(path, error=answer["error"])
-        faces = tuple(map(Face.from_numbers, answer["faces"])) if "faces" in answer else None
-        shape = self._transform.shape if faces is None else (len(faces), *self._transform.shape)
-        pixels = np.empty(shape, np.uint8)
-        if pixels.nbytes and self._answers.readinto(pixels.data) < pixels.nbytes:
+        prepared = _prepared(path, json.loads(self._receive()), self._transform)
+        pixels = prepared.pixels
+        if pixels is not None and pixels.nbytes and self._answers.readinto(pixels.data) < pixels.nbytes:
             raise EOFError
-        return Prepared(path, pixels, tuple(answer["size"]), faces=faces)
+        return prepared
 
     def _receive(self) -> bytes:
         self._deadline = time.monotonic() + SECONDS_AN_IMAGE
@@ -158,8 +167,10 @@ class Reader:
         """Clear away a process that died; says how it ended."""
         if self._closed:
             raise CancelledError
+        if self._process is None:
+            return "the system starts no process"
         with suppress(subprocess.TimeoutExpired):  # one that is ending by itself tells why
-            cast(subprocess.Popen[bytes], self._process).wait(1)
+            self._process.wait(1)
         self.kill()
         code = self.close()
         if self._late:
@@ -184,6 +195,47 @@ class Reader:
         return code
 
 
+def _prepared(path: str, answer: dict[str, Any], transform: Transform) -> Prepared:
+    """What a reader said of an image, with room for its pixels."""
+    if "error" in answer:
+        return Prepared(path, error=answer["error"])
+    faces = tuple(map(Face.from_numbers, answer["faces"])) if "faces" in answer else None
+    shape = transform.shape if faces is None else (len(faces), *transform.shape)
+    return Prepared(path, np.empty(shape, np.uint8), tuple(answer["size"]), faces=faces)
+
+
+class LocalReader:
+    """What `Reader` does, in the thread that calls: it cannot be ended, and a crash is this process's."""
+
+    def __init__(self, transform: Transform, alignment: Alignment | None = None):
+        self._transform = transform
+        self._answer = answerer(transform, alignment)
+        self._closed = False
+
+    def prepare(self, items: Sequence[Item]) -> list[Prepared]:
+        """The images of `items` in order."""
+        return [self._one(item) for item in items]
+
+    def _one(self, item: Item) -> Prepared:
+        if self._closed:
+            raise CancelledError
+        answer, data = self._answer(item)
+        prepared = _prepared(item.path, answer, self._transform)
+        if prepared.pixels is not None:
+            prepared.pixels.ravel()[:] = np.frombuffer(data, np.uint8)
+        return prepared
+
+    def end_if_late(self) -> None:
+        """Threads cannot be ended."""
+
+    def kill(self, for_good: bool = False) -> None:
+        """Have the thread that waits end after its image, with a CancelledError."""
+        self._closed = for_good
+
+    def close(self) -> None:
+        """There is nothing to clear away."""
+
+
 def _widen(pipe: BufferedReader) -> None:
     """Let answers to a whole request lie in the pipe (Linux): each time it is full both sides take turns."""
     with suppress(ImportError, AttributeError, OSError):
@@ -193,43 +245,72 @@ def _widen(pipe: BufferedReader) -> None:
 
 
 class Readers:
-    """`with Readers(transform, count) as readers: future = readers.submit(items)`."""
+    """`with Readers(transform, count) as readers: future = readers.submit(items)`.
+
+    At most `count` processes, each started when there is work for it; with 0, or where there is no Python
+    interpreter to start, images are decoded by threads of this process.
+    """
 
     def __init__(self, transform: Transform, count: int, alignment: Alignment | None = None):
-        self._all = [Reader(transform, alignment) for _ in range(count)]
-        self._idle: SimpleQueue[Reader] = SimpleQueue()
-        self._threads = ThreadPoolExecutor(count, "facepcl-reader")
+        kind: type[Reader] | type[LocalReader] = Reader if count else LocalReader
+        if count and find_interpreter() is None:
+            kind = LocalReader
+            _logger.warning(
+                "sys.executable is %r, not a Python interpreter that could decode images in processes of "
+                "their own: they are decoded in this process, which a damaged file may crash",
+                sys.executable,
+            )
+        self._all = [kind(transform, alignment) for _ in range(max(1, count))]
+        self._idle: LifoQueue[Reader | LocalReader] = LifoQueue()  # the one that runs already is next
+        for reader in reversed(self._all):
+            self._idle.put(reader)
+        self._threads = ThreadPoolExecutor(len(self._all), "facepcl-reader")
         self._stop = threading.Event()
+        # also when an iterator is abandoned, and at the interpreter's exit, where modules are gone early
+        self._end = weakref.finalize(self, _end_readers, self._all, self._threads, self._stop)
 
     def __enter__(self) -> "Readers":
-        for reader in self._all:
-            reader.start()
-            self._idle.put(reader)
-        threading.Thread(target=self._watch, name="facepcl-watch", daemon=True).start()
+        threading.Thread(
+            target=_watch, args=(self._all, self._stop), name="facepcl-watch", daemon=True
+        ).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        for reader in self._all:
-            reader.kill(for_good=True)
-        self._threads.shutdown(cancel_futures=True)
-        for reader in self._all:
-            reader.close()
+        self._end()
 
     def submit(self, items: Sequence[Item]) -> Future[list[Prepared]]:
         """`Reader.prepare(items)` by whichever reader is free next."""
-        return self._threads.submit(self._prepare, items)
+        return self._threads.submit(_prepare, self._idle, items)
 
-    def _prepare(self, items: Sequence[Item]) -> list[Prepared]:
-        reader = self._idle.get()
-        try:
-            return reader.prepare(items)
-        finally:
-            self._idle.put(reader)
 
-    def _watch(self) -> None:
-        while not self._stop.wait(1.0):
-            for reader in self._all:
-                reader.end_if_late()
+def check_workers(count: int | None) -> None:
+    """Raise OptionError unless so many readers can be asked for; None leaves it to the package."""
+    if count is not None and count < 0:
+        raise OptionError(f"workers {count}: at least 0, which decodes images in this process")
+
+
+def _prepare(idle: "LifoQueue[Reader | LocalReader]", items: Sequence[Item]) -> list[Prepared]:
+    reader = idle.get()
+    try:
+        return reader.prepare(items)
+    finally:
+        idle.put(reader)
+
+
+def _watch(readers: Sequence[Reader | LocalReader], stop: threading.Event) -> None:
+    while not stop.wait(1.0):
+        for reader in readers:
+            reader.end_if_late()
+
+
+def _end_readers(
+    readers: Sequence[Reader | LocalReader], threads: ThreadPoolExecutor, stop: threading.Event
+) -> None:
+    stop.set()
+    for reader in readers:
+        reader.kill(for_good=True)
+    threads.shutdown(cancel_futures=True)
+    for reader in readers:
+        reader.close()

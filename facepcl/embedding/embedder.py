@@ -1,9 +1,11 @@
 """Images to embeddings: `FaceEmbedder`."""
 
 import logging
+import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,16 +16,16 @@ from PIL import Image
 from torch import nn
 
 from facepcl.data.sources import Item, list_entries, read_items
-from facepcl.data.workers import Prepared, Readers
+from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, Row
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL, Encoder
 from facepcl.errors import ImageError, OptionError
 from facepcl.images.cropper import Alignment, FaceCutter
-from facepcl.images.decode import decode_reduced, open_image, quiet_pillow, read_file
+from facepcl.images.decode import decode_reduced, open_image, read_file
 from facepcl.images.detector import Detector, find_detector
 from facepcl.images.face import NO_FACE, Face, face_columns
 from facepcl.jobs.engine import chunks
-from facepcl.utils.device import cores
+from facepcl.utils.cpus import cores
 from facepcl.utils.futures import in_order
 
 _logger = logging.getLogger("facepcl")
@@ -51,7 +53,8 @@ class Batch:
 class FaceEmbedder(Encoder):
     """Compute embeddings of face crops, or of the faces in photos.
 
-    Call it with a list of images, or use `stream` for any number of them.
+    Call it with a list of images, or use `stream` for any number of them. Several threads may use one
+    embedder at once. A child that is forked may use it on the CPU, with one thread.
 
     Args:
         model: A name with pretrained weights as for `facepcl.create_model`; the name, Hub repository or
@@ -101,7 +104,6 @@ class FaceEmbedder(Encoder):
         if not align and (one or detector is not None):
             raise OptionError("one and detector belong to align: add --align (align=True)")
         self.alignment: Alignment | None = None
-        self._cutter: FaceCutter | None = None
         if align:
             file = find_detector(detector)
             Detector(file)  # raises before the weights are loaded
@@ -126,10 +128,11 @@ class FaceEmbedder(Encoder):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes, which trace anew."""
-        return {**self.__dict__, "_out_of_memory": None, "_cutter": None, "_runs": {}}
+        left = {"_out_of_memory", "_making", "_process", "_cutter"}
+        return {name: value for name, value in self.__dict__.items() if name not in left} | {"_runs": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _out_of_memory=Lock())
+        self.__dict__.update(state, _out_of_memory=Lock(), _making=Lock(), _process=os.getpid())
 
     def __call__(self, items: Iterable[Any]) -> np.ndarray:
         """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
@@ -142,20 +145,19 @@ class FaceEmbedder(Encoder):
             raise OptionError("give a list, as in embedder([image]); a folder is for embedder.stream(folder)")
         items, size = list(items), self.batch_size
         blocks = [np.empty((0, self.meta["dimension"]), np.float32)]
-        with quiet_pillow():
-            for start in range(0, len(items), size):
-                batch = enumerate(items[start : start + size], start)
-                pixels = np.stack([self._open(place, item) for place, item in batch])
-                blocks.append(self.vectors(self._maps_that_fit(pixels)))
-                if not (finite := np.isfinite(blocks[-1]).all(1)).all():
-                    raise ImageError(f"item {start + int(finite.argmin())}: {NOT_FINITE}")
+        for start in range(0, len(items), size):
+            batch = enumerate(items[start : start + size], start)
+            pixels = np.stack([self._open(place, item) for place, item in batch])
+            blocks.append(self.vectors(self._maps_that_fit(pixels)))
+            if not (finite := np.isfinite(blocks[-1]).all(1)).all():
+                raise ImageError(f"item {start + int(finite.argmin())}: {NOT_FINITE}")
         return np.concatenate(blocks)
 
     def _open(self, place: int, item: Any) -> np.ndarray:
         transform = self.transform
         try:
             if self.alignment:
-                return self._face(self.alignment, item)
+                return self._face(item)
             if isinstance(item, (str, Path)):
                 return transform(*decode_reduced(read_file(item), transform.needed))
             return transform(open_image(item))
@@ -163,10 +165,13 @@ class FaceEmbedder(Encoder):
             name = f" ({item})" if isinstance(item, (str, Path)) else ""
             raise ImageError(f"item {place}{name}: {error}") from error
 
-    def _face(self, alignment: Alignment, item: Any) -> np.ndarray:
+    @cached_property
+    def _cutter(self) -> FaceCutter:
+        assert self.alignment
+        return FaceCutter(replace(self.alignment, one=True), self.transform)
+
+    def _face(self, item: Any) -> np.ndarray:
         """The most prominent face of a photo."""
-        if self._cutter is None:
-            self._cutter = FaceCutter(replace(alignment, one=True), self.transform)
         if isinstance(item, (str, Path)):
             _, _, crops = self._cutter.of_file(read_file(item))
         else:
@@ -180,7 +185,8 @@ class FaceEmbedder(Encoder):
 
         Args:
             source: Files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards.
-            workers: Processes that decode; as for `facepcl.embed`.
+            workers: Processes that decode; as for `facepcl.embed`. 0 decodes in this process, where a
+                damaged file that hangs or crashes its decoder is not survived.
 
         Yields:
             Rows with `path`, `vector` and `error`, which is the reason why an image cannot be embedded.
@@ -213,8 +219,7 @@ class FaceEmbedder(Encoder):
         # finding faces takes longer than the network does
         default = cores() if self.alignment else default_workers(self.device.type)
         count = default if workers is None else workers
-        if count < 1:
-            raise OptionError(f"workers {workers}: at least 1")
+        check_workers(workers)
         at_once = self.batches_at_once
         self.make_ready(all_branches)
         with (

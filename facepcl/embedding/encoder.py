@@ -3,7 +3,10 @@
 import copy
 import hashlib
 import json
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,8 @@ from facepcl.models import Branches
 from facepcl.models.factory import FAMILY, create_model
 from facepcl.models.hub_folder import OfTimm
 from facepcl.models.registry import rows_of
-from facepcl.utils.device import check_dtype, cores, find_device, inference_dtype
+from facepcl.utils.cpus import cores
+from facepcl.utils.device import check_dtype, find_device, inference_dtype
 
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
 BRANCH_NAMES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
@@ -49,14 +53,34 @@ class Encoder:
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
         self._int8, self._backend = dtype == INT8, backend
         self._runs: dict[bool, Run] = {}
+        self._making, self._process = Lock(), os.getpid()
         self.device = self._choose_device(device, dtype)
-        self.model: Any = _load(model).eval().float().to(self.device).to(memory_format=torch.channels_last)
-        self._check_model()
-        config = self._read_preprocessing(size)
-        weights = _hash_weights(self.model)
-        self._choose_dtype(dtype)
+        with self._undisturbed():
+            with torch.device("cpu"):
+                loaded = _load(model).eval().float().to(self.device)
+            self.model: Any = loaded.to(memory_format=torch.channels_last)
+            self._check_model()
+            config = self._read_preprocessing(size)
+            weights = _hash_weights(self.model)
+            self._choose_dtype(dtype)
         self.make_ready()
         self.meta = self._describe(config, weights, isinstance(model, str))
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """torch's usual state: what a caller has set around a call must not change embeddings."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)  # for all threads; so never in a call, only for what is made
+        try:
+            with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            torch.set_default_dtype(before)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            yield
 
     @property
     def _needs_runtime(self) -> bool:
@@ -88,7 +112,8 @@ class Encoder:
         config = _with_size(resolve_model_data_config(self.model), size, self.model)
         self.transform = Transform.from_config(config)
         self.mean, self.std = (
-            torch.tensor(config[key], device=self.device).view(-1, 1, 1) for key in ("mean", "std")
+            torch.tensor(config[key], dtype=torch.float32, device=self.device).view(-1, 1, 1)
+            for key in ("mean", "std")
         )
         self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.transform.shape), np.uint8)
         return config
@@ -166,21 +191,44 @@ class Encoder:
         return max(1, cores() // torch.get_num_threads())
 
     def make_ready(self, all_branches: bool = False) -> None:
-        """Trace or compile what `maps` will run, before several threads do."""
-        if (wide := all_branches or self.branch != "shared") not in self._runs:
-            network = AllBranches(self.model) if wide else Trunk(self.model)
-            if self._int8:
-                self._runs[wide] = make_int8_run(network, self.name, self.transform.shape)
-                self._backend = ONNX
-            else:
-                sample = self._images(self._sample[:2], self.dtype)
-                self._runs[wide], self._backend = make_run(network, sample, self._backend, self.batch_size)
+        """Trace or compile what `maps` will run, before several threads do.
+
+        Raises OptionError in a child that was forked, if the network cannot run there.
+        """
+        if self._process != os.getpid():
+            self._settle_in_fork()
+        wide = all_branches or self.branch != "shared"
+        if wide in self._runs:
+            return
+        with self._making, self._undisturbed():
+            if wide not in self._runs:  # not made by another thread meanwhile
+                self._runs[wide] = self._make_run(AllBranches(self.model) if wide else Trunk(self.model))
+
+    def _make_run(self, network: nn.Module) -> Run:
+        if self._int8:
+            self._backend = ONNX
+            return make_int8_run(network, self.name, self.transform.shape)
+        sample = self._images(self._sample[:2], self.dtype)
+        run, self._backend = make_run(network, sample, self._backend, self.batch_size)
+        return run
+
+    def _settle_in_fork(self) -> None:
+        """Run in a child of the process that made this: it has none of the threads that share the work, and
+        would wait for them for ever."""
+        if self.device.type != "cpu" or self._backend == "compile":
+            where = "backend compile" if self.device.type == "cpu" else f"device {self.device.type}"
+            raise OptionError(
+                f"this embedder was made before the process was forked, and {where} does not work in the "
+                "child: make it in the child, or start processes with multiprocessing's 'spawn'"
+            )
+        torch.set_num_threads(1)
+        self._making, self._process = Lock(), os.getpid()
 
     def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
         """Branch maps of images uint8 `[B, H, W, 3]`: the trunk's alone where no other is asked for."""
         self.make_ready(all_branches)
         run = self._runs[all_branches or self.branch != "shared"]
-        with torch.inference_mode():
+        with self._inference():
             return dict(zip(Branches._fields, run(self._images(pixels, self.dtype)), strict=False))
 
     def _images(self, pixels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
@@ -189,7 +237,7 @@ class Encoder:
 
     def vectors(self, maps: dict[str, torch.Tensor], branch: str | None = None) -> np.ndarray:
         """The embeddings `[B, D]` float32 of the branch maps; `branch`: another than the encoder's own."""
-        with torch.inference_mode():
+        with self._inference():
             columns = []
             for column in codes_of(branch or self.branch):
                 codes = [self._pooled(name, maps[name]).float() for name in branches_of(column)]

@@ -11,6 +11,7 @@ from torch import nn
 from facepcl.alignment.contact_sheet import check_sheet
 from facepcl.data.remote import is_url
 from facepcl.data.sources import is_table_of, list_entries
+from facepcl.data.workers import check_workers
 from facepcl.embedding.contact_sheet import draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL
@@ -56,7 +57,8 @@ def embed(
             that fsspec reads (`s3://`, `hf://`).
         out: The table. If it is a folder, one Parquet file is written per shard (docs/scaling.md).
         model: As for `FaceEmbedder`, like `branch`, `pool`, `batch_size`, `device` and `dtype`.
-        workers: Processes that decode; None is half of the cores, or all of them beside an accelerator.
+        workers: Processes that decode; None is half of the cores, or all of them beside an accelerator; 0
+            decodes in this process.
         compile: Compile the network; pays on some machines and takes half a minute.
         resume: Continue an interrupted job from `OUT.parts`, with bit-identical output.
         on_error: `record` writes a row with the reason for an image that fails, `raise` raises ImageError.
@@ -133,8 +135,7 @@ def _check_options(
         raise OptionError(f"{out}: tables are written to the file system; copy them there, or mount it")
     if on_error not in ("record", "raise"):
         raise OptionError(f"on_error {on_error!r}: choose record or raise")
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers {workers}: at least 1")
+    check_workers(workers)
     if sheet is not None:
         check_sheet(Path(sheet))
     if in_folder:

@@ -5,6 +5,8 @@ No torch: it runs in the reader processes.
 
 import os
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,28 +27,26 @@ SMALL = 40  # pixels: with a face lower than this there may be others that only 
 SURE = 0.92
 SAME = 0.5  # two boxes that share more than this of the smaller one are one face
 
+_CREATING = Lock()  # OpenCV's log level is one for all threads
 _BACK = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 class Detector:
-    """YuNet from the ONNX file at `path`: `Detector(path)(image)`.
+    """YuNet from the ONNX file at `path`: `Detector(path)(image)`, from any number of threads.
 
     Raises MissingExtra without OpenCV, OptionError for a file that is not YuNet's.
     """
 
     def __init__(self, path: str | Path, score: float = SCORE):
         self._cv2 = require("cv2", "align")
+        self._path, self._score = str(path), score
+        self._idle: list[Any] = []  # networks; each keeps the image that it is at, so a thread takes its own
         if not hasattr(self._cv2, "FaceDetectorYN"):
             raise MissingExtra("this OpenCV is older than 4.8; type: pip install -U 'facepcl[align]'")
-        logs = self._cv2.utils.logging
-        before = logs.setLogLevel(logs.LOG_LEVEL_ERROR)  # it warns of targets that nobody asked for
         try:
-            self._net = self._cv2.FaceDetectorYN.create(str(path), "", (LONG_SIDE, LONG_SIDE), score)
             self._rows(Image.new("RGB", (64, 64)))  # a network of another kind fails here
         except self._cv2.error as error:
             raise OptionError(f"{path} is not an ONNX file of the face detector YuNet") from error
-        finally:
-            logs.setLogLevel(before)
 
     def __call__(self, image: Image.Image) -> list[Face]:
         """The faces in an upright RGB image, in its pixels, in no order."""
@@ -71,13 +71,27 @@ class Detector:
     def _rows(self, image: Image.Image) -> np.ndarray:
         """Faces as `Face.numbers` `[K, 15]`."""
         pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # BGR
-        self._net.setInputSize(image.size)
-        _, rows = self._net.detect(pixels)
+        try:
+            net = self._idle.pop()
+        except IndexError:
+            net = self._create()
+        net.setInputSize(image.size)
+        _, rows = net.detect(pixels)
+        self._idle.append(net)
         if rows is None:
             return np.empty((0, 15))
         rows = rows.astype(float)
         rows[:, 2:4] += rows[:, :2]  # left, top, width, height
         return rows
+
+    def _create(self) -> Any:
+        logs = self._cv2.utils.logging
+        with _CREATING:
+            before = logs.setLogLevel(logs.LOG_LEVEL_ERROR)  # it warns of targets that nobody asked for
+            try:
+                return self._cv2.FaceDetectorYN.create(self._path, "", (LONG_SIDE, LONG_SIDE), self._score)
+            finally:
+                logs.setLogLevel(before)
 
 
 def _at_most(image: Image.Image, side: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """Networks as ONNX graphs, and graphs as functions under onnxruntime (extra `onnx`)."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,15 +51,22 @@ def to_onnx(network: nn.Module, sample: torch.Tensor, outputs: Sequence[str] | N
 
 def open_graph(graph: bytes | str | Path) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
     """The bytes or the file of a graph as a function of images, on the CPU, with the threads that torch has
-    now; several threads may call it at once."""
+    now; several threads may call it at once, and children that are forked."""
     runtime = require("onnxruntime", EXTRA)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    source = graph if isinstance(graph, bytes) else str(graph)
-    session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    source = graph if isinstance(graph, bytes) else Path(graph).read_bytes()
+
+    def open_session() -> Any:
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    sessions = {os.getpid(): open_session()}
 
     def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(map(torch.from_numpy, session.run(None, {INPUT: images.contiguous().numpy()})))
+        if (process := os.getpid()) not in sessions:  # the threads of a session do not outlive a fork
+            sessions[process] = open_session()
+        given = {INPUT: images.contiguous().numpy()}
+        return tuple(map(torch.from_numpy, sessions[process].run(None, given)))
 
     return run
 

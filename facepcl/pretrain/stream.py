@@ -34,7 +34,7 @@ from facepcl.pretrain import distributed
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.label_heads import Outputs
 from facepcl.pretrain.rng import permutation
-from facepcl.utils.device import cores
+from facepcl.utils.cpus import cores
 from facepcl.utils.futures import in_order
 
 _logger = logging.getLogger("facepcl")

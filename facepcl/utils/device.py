@@ -1,6 +1,5 @@
-"""What this machine is good for: its device, its cores, and whether bfloat16 pays (a timing decides)."""
+"""What this machine is good for: its device, and whether bfloat16 pays (a timing decides)."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,11 +22,6 @@ def find_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
         raise OptionError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_dtype(name: str) -> None:

@@ -1,11 +1,12 @@
 """A progress bar on a terminal, plain lines every few seconds elsewhere, nothing unless asked."""
 
-import sys
 import time
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+
+from facepcl.utils.streams import is_terminal, say
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -17,7 +18,7 @@ class Progress:
         self.total, self.unit, self.desc = total, unit, desc
         self.done = self._initial = initial
         self._fields: dict[str, Any] = {}
-        terminal = enabled and sys.stderr.isatty()
+        terminal = enabled and is_terminal()
         self._bar = tqdm(total=total, unit=" " + unit, desc=desc, initial=initial) if terminal else None
         self._lines = enabled and not terminal
         self._start = self._last = time.monotonic()
@@ -45,7 +46,7 @@ class Progress:
         left = f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left" if self.total else ""
         shown = "".join(f", {name} {value}" for name, value in self._fields.items())
         line = f"{self.desc} {self.done}{of_total} {self.unit}, {rate:.3g}/s{left}{shown}"
-        print(line.strip(), file=sys.stderr, flush=True)
+        say(line.strip())
 
     def __enter__(self) -> "Progress":
         return self
