@@ -54,6 +54,7 @@ class Encoder:
         self._int8, self._backend = dtype == INT8, backend
         self._runs: dict[bool, Run] = {}
         self._making, self._process = Lock(), os.getpid()
+        use_own_threads()
         self.device = self._choose_device(device, dtype)
         with self._undisturbed():
             with torch.device("cpu"):
@@ -196,7 +197,8 @@ class Encoder:
         Raises OptionError in a child that was forked, if the network cannot run there.
         """
         if self._process != os.getpid():
-            self._settle_in_fork()
+            self._check_fork()
+        use_own_threads()
         wide = all_branches or self.branch != "shared"
         if wide in self._runs:
             return
@@ -212,16 +214,14 @@ class Encoder:
         run, self._backend = make_run(network, sample, self._backend, self.batch_size)
         return run
 
-    def _settle_in_fork(self) -> None:
-        """Run in a child of the process that made this: it has none of the threads that share the work, and
-        would wait for them for ever."""
+    def _check_fork(self) -> None:
+        """In a child of the process that made this, refuse what does not outlive a fork."""
         if self.device.type != "cpu" or self._backend == "compile":
             where = "backend compile" if self.device.type == "cpu" else f"device {self.device.type}"
             raise OptionError(
                 f"this embedder was made before the process was forked, and {where} does not work in the "
                 "child: make it in the child, or start processes with multiprocessing's 'spawn'"
             )
-        torch.set_num_threads(1)
         self._making, self._process = Lock(), os.getpid()
 
     def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
@@ -257,6 +257,19 @@ class Encoder:
             "avg": lambda: maps.mean((2, 3)),
             "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
         }[self.pool]()
+
+
+_last_process: int | None = None  # that ran a network
+
+
+def use_own_threads() -> None:
+    """Run with one thread in a child of a process that has run networks: the threads that shared their work
+    do not outlive a fork, and would be waited for without end."""
+    global _last_process
+    process = os.getpid()
+    if _last_process not in (None, process):
+        torch.set_num_threads(1)
+    _last_process = process
 
 
 def _check_options(branch: str, pool: str, batch_size: int, dtype: str, backend: str) -> None:
