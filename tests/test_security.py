@@ -228,7 +228,7 @@ COMMANDS = {
     "embed": "embed . -o out.npz --workers 1",
     "align": "align people crops --landmarks points.csv --workers 1",
     "probe": "probe verification people --out results --cache cache --workers 1",
-    "pretrain": "pretrain faces.tar --stream 1 --out run --preset small --steps 1 --batch 4 --pose-batch 2 --source-size 64",
+    "pretrain": "pretrain faces.tar --out run --stream 1 --steps 1 --batch 4 --pose-batch 2 --source-size 64",
 }
 
 
