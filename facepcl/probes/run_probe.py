@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from facepcl._version import __version__
+from facepcl.data.label_files import CLS_LABELS
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, MODEL, POOL
 from facepcl.errors import MissingPath, OptionError, require
@@ -48,6 +49,7 @@ def run(
     *,
     test: str | Path | None = None,
     layout: str = "auto",
+    cls: str = CLS_LABELS[0],
     model: str | nn.Module = MODEL,
     branch: str = BRANCH,
     pool: str = POOL,
@@ -72,6 +74,7 @@ def run(
         data: A data set in an official layout (docs/DATASETS.md), `.tar` shards or a CSV manifest.
         test: Another data set to score on.
         layout: Name of the layout; `auto` recognises it.
+        cls: The label that NAME.cls of `.tar` shards holds: `expression` or `identity`.
         model: As for `FaceEmbedder`, or `random:NAME`, `pixels`, `hog`.
         branch: As for `FaceEmbedder`, like `pool`, `size`, `device` and `dtype`.
         align: Crop upright squares around the landmarks of data that has them.
@@ -103,11 +106,11 @@ def run(
         _make_folder(Path(out))
     if task in ("verification", "action-units"):
         require("sklearn.metrics", "probe")  # now, not after the features are extracted
-    manifest = read_manifest(task, data, layout, seed)
+    manifest = read_manifest(task, data, layout, seed, cls)
     if test is not None:
         if task in ("verification", DISENTANGLE):
             raise OptionError(f"{task} trains nothing that a second data set could be scored with")
-        manifest = join(manifest, read_manifest(task, test, "auto", seed))
+        manifest = join(manifest, read_manifest(task, test, "auto", seed, cls))
         if task == "action-units":
             manifest.images, notes = common_units(manifest.images)
             manifest.notes += notes
@@ -150,7 +153,7 @@ def run(
     meta = features.meta
     name = model if isinstance(model, str) else meta["model"]
     setting = {
-        "task": task,
+        "task": manifest.task or task,
         "data": Path(data).name,
         "test": Path(test).name if test is not None else None,
         "layout": manifest.layout,
@@ -235,4 +238,5 @@ def result_name(numbers: dict[str, Any]) -> str:
     if "shots" in numbers:
         parts.append(f"{numbers['shots']}-shots-{numbers['repeats']}-times")
     parts.append(f"seed-{numbers['seed']}")
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part))[:MAX_PART] for part in parts if part) + ".json"
+    words = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part))[:MAX_PART].rstrip("-") for part in parts if part)
+    return "_".join(words) + ".json"
