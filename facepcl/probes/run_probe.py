@@ -27,6 +27,7 @@ from facepcl.probes.manifest import Manifest
 from facepcl.probes.report import check_report, write_report
 from facepcl.probes.result import Result
 from facepcl.probes.splits import join
+from facepcl.utils.torch_state import default_torch_state
 
 __all__ = ["TASKS", "Result", "run"]
 
@@ -43,6 +44,7 @@ MAX_PART = 32  # letters of a part of a file name: file systems take 255 in all
 PAPER_SIZE = {"expression": 100, "head-pose": 256}  # pixels (METHOD 6)
 
 
+@default_torch_state()
 def run(
     task: str,
     data: str | Path,
@@ -68,6 +70,9 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Evaluate frozen features by a linear probe.
+
+    Autocast, inference mode, the default dtype and other state of torch that the caller has set do not change
+    the result.
 
     Args:
         task: One of `TASKS`: expression, verification, action-units, head-pose, disentangle.
