@@ -15,6 +15,7 @@ from facepcl.utils.files import atomic
 
 AVERAGED = "averaged."  # prefix of the moving average in a checkpoint
 KEPT = 2  # checkpoints
+_FACTS = {"images": int, "shards": dict, "autocast": str, "unfold": bool}  # of config.json
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -30,6 +31,9 @@ def check_writable(run: Path) -> None:
         raise OptionError(f"--out {run}: {there} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise OptionError(f"--out {run}: {there} cannot be written to")
+    for name in ("samples", "encoder", "tensorboard"):
+        if (run / name).exists() and not (run / name).is_dir():
+            raise OptionError(f"--out {run}: {run / name} is a file, where the run keeps a folder")
 
 
 def _numbered(run: Path, kind: str) -> dict[int, Path]:
@@ -106,6 +110,7 @@ def load_checkpoint(
         if ema is not None:
             ema.load_state_dict(average)
         step, progress = int(metadata["step"]), json.loads(metadata["progress"])
+        _ = progress["history"], progress["this_epoch"]  # a KeyError now
         _load_optimizer(path.with_name(f"optimizer-{step:08d}.safetensors"), nets, optimizer)
     except (KeyError, ValueError, RuntimeError, RecursionError) as error:
         if isinstance(error, FacepclError):
@@ -142,12 +147,16 @@ def check_same_run(
     there had its default.
     """
     if not path.is_file():
+        if checkpoints(path.parent):
+            raise OptionError(f"{path.parent} has checkpoints and no config.json; give another --out")
         return {}
     try:
         previous_config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{path} is not valid JSON ({error}); give another --out") from error
-    if not isinstance(previous_config, dict):
+    if not isinstance(previous_config, dict) or not all(
+        isinstance(previous_config.get(name, kind()), kind) for name, kind in _FACTS.items()
+    ):
         raise OptionError(f"{path} is not the configuration of a run; give another --out")
     for key, value in config.items():
         previous = previous_config.get(key, defaults.get(key))
