@@ -110,7 +110,6 @@ def load_checkpoint(
         if ema is not None:
             ema.load_state_dict(average)
         step, progress = int(metadata["step"]), json.loads(metadata["progress"])
-        _ = progress["history"], progress["this_epoch"]  # a KeyError now
         _load_optimizer(path.with_name(f"optimizer-{step:08d}.safetensors"), nets, optimizer)
     except (KeyError, ValueError, RuntimeError, RecursionError) as error:
         if isinstance(error, FacepclError):
