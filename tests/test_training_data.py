@@ -112,6 +112,13 @@ def test_folders_that_number_their_people_alike_have_different_people(tmp_path):
     assert read_faces([tmp_path / "first", tmp_path / "second"], 16).identity.tolist() == [0, 1, 2, 3]
 
 
+def test_shards_of_one_folder_share_their_people_and_those_of_two_do_not(tmp_path):
+    members = {"a.jpg": jpeg(), "a.json": b'{"identity": 7}'}
+    shards = [pack(tmp_path / name, members) for name in ("one/0.tar", "one/1.tar", "two/0.tar")]
+    for sources in (shards, [tmp_path / "one", tmp_path / "two"]):
+        assert read_faces(sources, 16).identity.tolist() == [0, 0, 1]
+
+
 def test_a_person_is_the_first_folder_however_deep_the_images_lie(tmp_path):
     """YouTube Faces and VoxCeleb have a folder for each video of a person, CFP one for each view."""
     put(tmp_path, "ann/0/0.jpg", "ann/1/0.jpg", "ann/x.jpg", "bea/0/0.jpg", "bea/1/0.jpg")

@@ -86,18 +86,25 @@ def read_samples(
     """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`.
 
     In a folder of folders, the first folder on the path of an image is its person, unless its JSON names an
-    identity. `cls` is the label that NAME.cls holds.
+    identity. `cls` is the label that NAME.cls holds. Identities of different folders are different people, as
+    two data sets number theirs alike: those of a folder that is named, or of the one in which a named shard
+    lies, are prefixed with its path.
     """
     for source in sources:
         path = Path(source)
         if is_url(str(source)):
             raise OptionError(f"{source}: .tar shards behind URLs are read with --stream")
         if path.is_dir():
-            yield from _folder_samples(path, labels, cls)
+            samples = _folder_samples(path, labels, cls)
         elif is_shard_name(path.name) and path.is_file():
-            yield from _shard_samples(path, labels, cls)
+            samples = _shard_samples(path, labels, cls)
         else:
             raise MissingPath(f"{path}: there is no such folder or .tar shard")
+        folder = (path if path.is_dir() else path.parent).absolute()
+        for sample in samples:
+            if "identity" in sample.labels:
+                sample.labels["identity"] = str(folder / sample.labels["identity"])
+            yield sample
 
 
 def _folder_samples(folder: Path, with_labels: bool, cls: str) -> Iterator[Sample]:
@@ -114,8 +121,7 @@ def _folder_samples(folder: Path, with_labels: bool, cls: str) -> Iterator[Sampl
         if is_shard_name(file.name):
             yield from _shard_samples(file, with_labels, cls)
             continue
-        # with the folder, since two folders may both have a person 0001
-        labels = {"identity": str(folder / people[file])} if file in people else {}
+        labels = {"identity": people[file]} if file in people else {}
         try:
             data = read_file(file)
             if with_labels:
