@@ -34,7 +34,8 @@ def process_group() -> Iterator[None]:
     if share is None or share.world_size == 1:
         yield
         return
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+    needed = ["MASTER_ADDR", "MASTER_PORT", *["LOCAL_RANK"] * (torch.cuda.device_count() > 1)]
+    if missing := [name for name in needed if not os.environ.get(name)]:
         raise OptionError(
             f"WORLD_SIZE is {share.world_size} and {missing[0]} is not set: start the processes by torchrun"
         )
