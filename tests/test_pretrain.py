@@ -133,7 +133,7 @@ def test_half_of_what_a_launcher_sets_is_refused_before_any_work(config, monkeyp
         ("config.json", None, "has checkpoints and no config.json; give another --out"),
         ("checkpoint-00000002.safetensors", b"{", "00002.safetensors is not a whole safetensors file"),
         ("optimizer-00000002.safetensors", None, "optimizer-00000002.safetensors: there is no such file"),
-        ("samples", b"", "samples is a file, where the run keeps a folder"),
+        ("samples", b"", "samples is a file; a folder was expected"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_one_sentence_when_it_goes_on(done, tmp_path, name, content, said):

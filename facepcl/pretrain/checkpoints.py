@@ -33,7 +33,7 @@ def check_writable(run: Path) -> None:
         raise OptionError(f"--out {run}: {there} cannot be written to")
     for name in ("samples", "encoder", "tensorboard"):
         if (run / name).exists() and not (run / name).is_dir():
-            raise OptionError(f"--out {run}: {run / name} is a file, where the run keeps a folder")
+            raise OptionError(f"--out {run}: {run / name} is a file; a folder was expected")
 
 
 def _numbered(run: Path, kind: str) -> dict[int, Path]:

@@ -104,7 +104,7 @@ class Training:
     def restore(self, checkpoint: Path) -> None:
         self.step, progress = load_checkpoint(checkpoint, self.nets, self.optimizer, self.ema)
         if not (isinstance(progress, dict) and progress.keys() >= {"history", "this_epoch"}):
-            raise WeightsError(f"{checkpoint} is not a checkpoint of a run: it does not say how far it is")
+            raise WeightsError(f"{checkpoint} is not a checkpoint of a run: its progress is missing")
         self.source.restore(progress.get("place", []))  # missing in older checkpoints
         self.seconds = progress.get("seconds", 0.0)
         self.history, self.this_epoch = progress["history"], progress["this_epoch"]
