@@ -154,8 +154,10 @@ def probe(encoder: Encoder, seeds: int, data: Path, out: Path, scores: list[Scor
                 task, source, model=encoder.model, cache=out / "features", out=out / "results", **chosen
             ).numbers
             kept = {key: value for key, value in numbers.items() if re.sub("_(low|high)$", "", key) in KEYS}
-            named = ("task", "data", "branch", "seed", "weights_sha256", "input", "n_images", "facepcl")
-            scores.append({"title": encoder.title, **{key: numbers[key] for key in named}, **kept})
+            named = ("data", "branch", "seed", "weights_sha256", "input", "n_images", "facepcl")
+            scores.append(
+                {"title": encoder.title, "task": task, **{key: numbers[key] for key in named}, **kept}
+            )
             with SCORES.open("a", encoding="utf-8") as file:  # a line: several commands may add to it
                 file.write(json.dumps(scores[-1]) + "\n")
             seconds = time.monotonic() - start

@@ -27,6 +27,7 @@ from huggingface_hub import constants
 import facepcl
 from facepcl.cli import main
 from facepcl.errors import MissingPath, OptionError, WeightsError
+from facepcl.images.detector import FILE, REPOSITORY, find_detector
 from facepcl.models.heads import Heads, HeadSpec
 from facepcl.models.io import save_encoder, save_tensors
 
@@ -132,6 +133,19 @@ def test_a_disk_that_is_full_is_a_sentence(hub, encoders):
         facepcl.create_model("hf-hub:org/faces")
     assert_sentence(caught, "there is no room left on the disk")
     assert_same_codes(facepcl.create_model("hf-hub:org/faces"), model)
+
+
+def test_a_cache_that_cannot_be_written_to_is_a_sentence_that_names_hf_home(
+    hub, encoders, monkeypatch, tmp_path
+):
+    """As without a home folder: weights and the face detector alike."""
+    hub.put("org/faces", files_of(encoders("pcl_facecycle")[1]))
+    hub.put(REPOSITORY, {FILE: b"onnx"})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file/hub"))
+    for use in (lambda: facepcl.create_model("hf-hub:org/faces"), find_detector):
+        with pytest.raises(WeightsError, match=r"file/hub.* cannot be written to; set HF_HOME to a folder"):
+            use()
 
 
 def test_what_is_in_the_cache_loads_offline_and_a_cache_dir_is_its_own(hub, encoders, monkeypatch, tmp_path):

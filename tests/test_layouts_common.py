@@ -8,6 +8,7 @@ from helpers.files import FACES, pack
 from helpers.layouts import read_layout as read
 
 from facepcl.errors import DataError, MissingPath
+from facepcl.pretrain.dataset import read_faces
 from facepcl.probes.datasets import read_manifest
 
 LABELS = {
@@ -111,6 +112,8 @@ def test_disentangle_takes_the_images_of_series(tmp_path):
         ({"yaw": "left", "pitch": 0, "roll": 0}, "yaw is 'left', not a number"),
         ({"au": {"AU12": 1.5}}, "AU12 is 1.5, not within 0 and 1"),
         ({"au": {"smile": 1}}, "'smile' is no action unit"),
+        ({"au": {"AU4": 1, "AU04": 0}}, "has AU4 twice"),
+        ({"identity": True}, "identity is True, not a word or a whole number"),
         ({"au": [1]}, "au is .*not an object"),
         ([1], "holds no JSON object"),
         (b"{", "is not valid JSON"),
@@ -122,10 +125,40 @@ def test_a_wrong_label_of_a_shard_is_named(tmp_path, member, message):
         read("expression", shard)
 
 
+def test_shards_are_read_by_one_parser(tmp_path):
+    """What training makes of a label is what the probes make of it."""
+    label = {**LABELS, "landmarks": [[1, 2]] * 5, "au": {"AU04": 0.5}}
+    shard = pack(tmp_path / "s.tar", samples(label))
+    (image,), faces = read("head-pose", shard).images, read_faces([shard], 96)
+    assert image.landmarks == ((1.0, 2.0),) * 5
+    assert not faces.landmarks.isnan().any()
+    assert (*image.units,) == faces.au_names == ("AU4",)
+    with pytest.raises(DataError, match="'smile' is no action unit"):
+        read_faces([pack(tmp_path / "odd.tar", samples({"au": {"smile": 1}}))], 96)
+
+
+def test_cls_has_one_meaning_for_all_tasks(tmp_path):
+    members = {}
+    for number in range(4):
+        members |= {f"{number}.jpg": FACES[number].read_bytes(), f"{number}.cls": str(number // 2).encode()}
+    shard = pack(tmp_path / "s.tar", members)
+    assert [image.expression for image in read("expression", shard).images] == ["0", "0", "1", "1"]
+    assert [image.subject for image in read("verification", shard, cls="identity").images] == list("0011")
+    for task, meaning in (("verification", {}), ("expression", {"cls": "identity"})):
+        with pytest.raises(DataError, match=r"NAME\.cls is read as .* add --cls"):
+            read(task, shard, **meaning)
+
+
+def test_the_key_of_a_sample_ends_at_its_first_dot(tmp_path):
+    members = {"a.b/000.face.jpg": FACES[0].read_bytes(), "a.b/000.JSON": {"expression": "sad"}}
+    (image,) = read("expression", pack(tmp_path / "s.tar", members)).images
+    assert image.expression == "sad"
+
+
 def test_a_class_beyond_the_names_is_named(tmp_path):
     pack(tmp_path / "s.tar", {"a.jpg": FACES[0].read_bytes(), "a.cls": b"2"})
     (tmp_path / "classnames.txt").write_text("angry\nhappy\n")
-    with pytest.raises(DataError, match=r"a\.jpg: the class is 2, and .*classnames\.txt names 2"):
+    with pytest.raises(DataError, match=r"a\.cls: the class is 2, and classnames\.txt names 2"):
         read("expression", tmp_path / "s.tar")
 
 

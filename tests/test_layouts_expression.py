@@ -163,10 +163,30 @@ def test_split_folders_tell_the_split_and_class_folders_the_class(tmp_path, fold
 
 
 def test_class_folders_have_no_split(tmp_path):
-    for name in ("sad/b.jpg", "happy/a/x.jpg", "beside.jpg"):
+    for name in ("sad/b.jpg", "happy/x.jpg", "beside.jpg"):
         put_face(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("x.jpg,sad\n")
     manifest = read(tmp_path)
     assert (manifest.layout, labels(manifest)) == ("class-folders", [("", "happy"), ("", "sad")])
+    assert manifest.notes == ("not read: labels.csv",)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("P1/anger/0.jpg", "P2/anger/0.jpg"), r"P1/anger/0\.jpg lies deeper than CLASS/IMAGE"),
+        (("train/P1/anger/0.jpg", "test/P1/anger/0.jpg"), r"lies deeper than CLASS/IMAGE"),
+        (("train_set/images/0.jpg", "val_set/images/1.jpg"), r"are splits \(train_set, val_set\)"),
+        (("train/0.jpg", "test/1.jpg"), r"are splits \(test, train\), not classes"),
+        (("fer/train/angry/0.jpg", "fer/test/angry/0.jpg"), r"its only folder is fer: try .*fer"),
+    ],
+)
+def test_folders_of_another_kind_are_not_taken_for_classes(tmp_path, names, reason):
+    """Known data sets in another packing: Oulu-CASIA, AffectNet without annotations, a folder around all."""
+    for name in names:
+        put_face(tmp_path / name)
+    with pytest.raises(DataError, match=reason):
+        read(tmp_path)
 
 
 def test_what_no_layout_recognises_says_what_was_looked_for(tmp_path):

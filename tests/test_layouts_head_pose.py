@@ -49,6 +49,11 @@ def test_aflw2000_gives_angles_in_our_signs_and_a_square_around_the_face(tmp_pat
     assert (image.split, image.subject) == ("", "")
 
 
+def test_another_data_set_with_such_labels_is_not_called_300w_lp(tmp_path):
+    with_mat(tmp_path / "mine_1.jpg")
+    assert read(tmp_path).layout == "mat"
+
+
 def test_landmarks_of_300w_lp_are_in_pt2d_and_its_photographs_are_subjects(tmp_path):
     for folder in ("AFW", "AFW_Flip"):
         for view in range(2):

@@ -42,7 +42,7 @@ def test_identity_folders_give_pairs_and_only_the_images_that_are_in_one(tmp_pat
             put_face(tmp_path / f"p{person}/{number}.jpg", person * 2 + number)
     put_face(tmp_path / "p4/0.jpg", 9)
     manifest = read(tmp_path, seed=1)
-    assert manifest.layout == "identity-folders"
+    assert (manifest.layout, manifest.task) == ("identity-folders", "verification (drawn pairs)")
     assert {p.fold for p in manifest.pairs} == {0, 1}
     assert sorted({n for p in manifest.pairs for n in (p.a, p.b)}) == list(range(len(manifest.images)))
     for pair in manifest.pairs:
@@ -51,6 +51,34 @@ def test_identity_folders_give_pairs_and_only_the_images_that_are_in_one(tmp_pat
         assert Path(a.name).parent.name == a.subject
     assert manifest.pairs == read(tmp_path, seed=1).pairs
     assert "drawn with seed 1" in manifest.notes[-1]
+
+
+def test_a_person_is_the_first_folder_however_deep_the_images_lie(tmp_path):
+    """YouTube Faces and VoxCeleb have a folder for each video of a person, CFP one for each view."""
+    for person, video in ((p, v) for p in range(3) for v in range(2)):
+        put_face(tmp_path / f"p{person}/{video}/0.jpg", 2 * person + video)
+    put_face(tmp_path / "p0/1.jpg", 7)
+    manifest = read(tmp_path)
+    assert {image.subject for image in manifest.images} == {"p0", "p1", "p2"}
+    subjects = [image.subject for image in manifest.images]
+    assert all((subjects[p.a] == subjects[p.b]) == p.same for p in manifest.pairs)
+    assert f"a person is a folder of {tmp_path.name}: p0/0/0.jpg shows p0" in manifest.notes
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("lfw/a/0.jpg", "lfw/b/0.jpg"), r"lie in its folder lfw: if the people are in there, name .*/lfw"),
+        (("train/a/0.jpg", "test/b/0.jpg"), r"are splits, not people \(test, train\): name one"),
+        (("dev/aac/id1/v/0.jpg", "test/aac/id2/v/0.jpg"), r"are splits, not people"),
+        (("a/0.jpg", "b/0.jpg", "sheet.jpg"), r"sheet\.jpg lies beside them"),
+    ],
+)
+def test_folders_that_cannot_be_people_are_refused(tmp_path, names, reason):
+    for name in names:
+        put_face(tmp_path / name)
+    with pytest.raises(DataError, match=reason):
+        read(tmp_path)
 
 
 def test_people_with_one_image_each_make_no_pairs(tmp_path):

@@ -44,6 +44,42 @@ def test_lfw_has_as_many_folds_as_its_first_line_says(tmp_path, folder):
     assert [image.subject for image in manifest.images] == ["A_B", "A_B", "C", "C"]
 
 
+KAGGLE = ["name,imagenum1,imagenum2,", "A_B,1,2,", "A_B,1,C,1", "C,1,2,", "C,2,A_B,2"]
+WITH_FOLDS = ["fold,name1,index1,name2,index2,same", "0,A_B,1,A_B,2,1", "0,A_B,1,C,1,0", "1,C,1,C,2,1"]
+WITH_FOLDS.append("1,C,2,A_B,2,0")
+
+
+@pytest.mark.parametrize("lines", [KAGGLE, WITH_FOLDS])
+@pytest.mark.parametrize("folder", ["lfw-deepfunneled/lfw-deepfunneled", "."])
+def test_lfw_has_the_same_folds_in_its_pairs_csv(tmp_path, folder, lines):
+    """As Kaggle hands it on; the file is taken, too."""
+    wanted = pairs(read(lfw(tmp_path / "txt", folder=folder)), tmp_path / "txt" / folder)
+    root = lfw(tmp_path / "csv", folder=folder)
+    (root / "pairs.txt").unlink()
+    (root / "pairs.csv").write_text("\n".join(lines) + "\n")
+    for path in (root, root / "pairs.csv"):
+        manifest = read(path)
+        assert (manifest.layout, manifest.task, pairs(manifest, root / folder)) == ("lfw", "", wanted)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([*KAGGLE, "C,1,2,"], r"pairs\.csv is not LFW's: .* equally many of two"),
+        ([*KAGGLE[:2], "C,1"], r"pairs\.csv, line 3 says 'C,1', neither NAME,N,N nor"),
+        ([*KAGGLE[:2], "A_B,1,C,9"], r"pairs\.csv, line 3: there is no image .*C_0009\.jpg"),
+        (["first,second", "A_B,C"], r"pairs\.csv is a list of pairs in no known format.* path1, path2"),
+    ],
+)
+def test_a_wrong_pairs_csv_of_lfw_is_named_and_no_pairs_are_drawn(tmp_path, lines, message):
+    root = lfw(tmp_path, folder=".")
+    (root / "pairs.txt").unlink()
+    (root / "pairs.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises((DataError, MissingPath), match=message):
+        read(root)
+    assert read(root, "identity-folders").task == "verification (drawn pairs)"
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

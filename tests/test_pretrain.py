@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -101,6 +102,65 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, done, monkeypatch):
     """Ctrl-C in the first step: that step is finished and saved, and the end is the same to the bit."""
     stop_in_step(1, config, monkeypatch)
     run(config)
+    assert_same(end_of(config), end_of(done))
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "1"}, "RANK is set in the environment without WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set in the environment without RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and MASTER_ADDR is not set"),
+        ({"RANK": "", "WORLD_SIZE": "2"}, "RANK in the environment is '', not a number"),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS is 4, and RANK"),
+        ({"SLURM_PROCID": "1"}, "SLURM_PROCID is 1, and RANK"),
+    ],
+)
+def test_half_of_what_a_launcher_sets_is_refused_before_any_work(config, monkeypatch, environment, said):
+    """A process that takes itself for the second of several writes nothing."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match=said):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", b"", "config.json is not valid JSON"),
+        ("config.json", b'{"images": "many"}', "config.json is not the configuration of a run"),
+        ("config.json", None, "has checkpoints and no config.json; give another --out"),
+        ("checkpoint-00000002.safetensors", b"{", "00002.safetensors is not a whole safetensors file"),
+        ("optimizer-00000002.safetensors", None, "optimizer-00000002.safetensors: there is no such file"),
+        ("samples", b"", "samples is a file; a folder was expected"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_sentence_when_it_goes_on(done, tmp_path, name, content, said):
+    out = shutil.copytree(done.out, tmp_path / "run", copy_function=os.link)
+    if (out / name).is_dir():
+        shutil.rmtree(out / name)
+    else:
+        (out / name).unlink()
+    if content is not None:
+        (out / name).write_bytes(content)
+    with pytest.raises(FacepclError, match=said):
+        run(replace(done, out=str(out)))
+
+
+@pytest.mark.slow
+def test_what_a_program_has_set_in_torch_does_not_change_a_run(config, done):
+    torch.set_default_dtype(torch.float64)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            run(config)
+            assert torch.is_inference_mode_enabled()
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.use_deterministic_algorithms(False)
     assert_same(end_of(config), end_of(done))
 
 

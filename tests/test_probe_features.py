@@ -95,6 +95,22 @@ def test_what_an_interrupted_extraction_leaves_is_not_taken_for_features(
     assert extract(manifest, embedder, ("shared",), cache=cache).good.all()
 
 
+@pytest.mark.parametrize("place", ["a file", "no home"])
+def test_without_a_folder_for_the_cache_the_features_are_not_kept(
+    manifest, embedder, tmp_path, caplog, monkeypatch, place
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("FACEPCL_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file/home"))
+    cache = tmp_path / "file/cache" if place == "a file" else None
+    features = extract(manifest, embedder, ("shared",), cache=cache)
+    assert features.of["shared"][features.good].any()
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "cannot be written to (Not a directory)" in warning
+    assert warning.endswith("name another folder by --cache or FACEPCL_CACHE")
+
+
 def test_an_image_that_cannot_be_read_is_named_and_left_out(manifest, embedder, tmp_path):
     manifest.files[2].write_bytes(b"no image")
     features = extract(manifest, embedder, ("shared",), cache=tmp_path / "cache")

@@ -156,6 +156,17 @@ def test_what_a_run_has_not_is_empty(tmp_path):
     assert (row["accuracy %"], row["macro F1 %"]) == ("", "")
 
 
+def test_drawn_pairs_make_a_table_of_their_own(tmp_path):
+    for task in ("verification", "verification (drawn pairs)"):
+        save(tmp_path, task, task, **SCORES["verification"])
+    text = table(tmp_path)
+    assert [line for line in text.splitlines() if line.startswith("verif")] == [
+        "verification",
+        "verification (drawn pairs)",
+    ]
+    assert text.count("70.1") == 2
+
+
 def test_an_interval_below_zero_is_in_words(tmp_path):
     save(tmp_path, "run", "action-units", icc_low=-0.2, icc_high=0.05)
     assert cells(tmp_path)[0]["ICC"] == "-0.100 (-0.200 to 0.050)"

@@ -5,6 +5,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from facepcl import cli, probes
@@ -69,7 +70,7 @@ def test_each_task_writes_its_numbers_and_a_page(tmp_path, shard, task):
     code, numbers = probe(tmp_path, task, shard, "--report", str(page))
     name, least = TASKS[task]
     assert code == 0
-    assert numbers["task"] == task
+    assert numbers["task"] == ("verification (drawn pairs)" if task == "verification" else task)
     assert least is None or numbers[name] > least
     assert not any(isinstance(value, dict) for value in numbers.values())
     assert "<svg" in page.read_text("utf-8")
@@ -86,6 +87,18 @@ def test_the_same_seed_gives_the_same_json(tmp_path, shard):
         texts.append(next(out.glob("*.json")).read_text())
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
+
+
+@pytest.mark.parametrize("task", ["expression", "verification"])
+def test_what_a_program_has_set_in_torch_does_not_change_a_result(tmp_path, shard, task):
+    plain = probes.run(task, shard, model="random:pcl_facecycle", cache=tmp_path / "a").numbers
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            found = probes.run(task, shard, model="random:pcl_facecycle", cache=tmp_path / "b").numbers
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == plain
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from helpers.training import log_of
 from facepcl.errors import MissingExtra
 from facepcl.pretrain import log as run_log
 from facepcl.pretrain import run
-from facepcl.pretrain.log import Flops, Log
+from facepcl.pretrain.log import Flops, Log, read_log
 from facepcl.utils.device import matmul_peak
 
 
@@ -26,6 +26,15 @@ def test_a_log_goes_on_after_the_step_of_the_checkpoint(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step')
     Log(path, views_per_step=1, step=2, peak=1.0)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_damaged_lines_of_a_log_are_left_out_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n\n{"step": 2, "lo\n\xff\x00\n[3]\n{"epoch": 1}\n{"step": 4}\n')
+    assert [line["step"] for line in read_log(path)] == [1, 4]
+    assert "log.jsonl: 4 damaged lines are left out" in caplog.text
+    Log(path, views_per_step=1, step=4, peak=1.0)
+    assert path.read_text() == '{"step": 1}\n{"step": 4}\n'
 
 
 def test_the_log_counts_the_images_and_the_work_of_the_steps_since_its_last_line(config, monkeypatch):

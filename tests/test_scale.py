@@ -384,6 +384,8 @@ def test_the_share_is_what_the_launcher_says(environ, share):
     [
         ({"RANK": "8", "WORLD_SIZE": "8"}, "rank 8 of 8"),
         ({"RANK": "x", "WORLD_SIZE": "8"}, "RANK in the environment is 'x'"),
+        ({"RANK": "1"}, "RANK is set in the environment without WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "SLURM_PROCID": "0"}, "WORLD_SIZE is set in the environment without RANK"),
         (
             {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"},
             "array that has gaps: give --rank",

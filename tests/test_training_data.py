@@ -1,6 +1,7 @@
 """What the loop reads: folders, identity folders and shards, with their labels."""
 
 import json
+import re
 import tracemalloc
 
 import numpy as np
@@ -62,10 +63,23 @@ def test_a_shards_members_belong_together_by_name(tmp_path):
             "c.jpg": jpeg(),
         },
     )
-    faces = read_faces([path], 16)
+    faces = read_faces([path], 16, cls="identity")
     assert faces.names == [f"{path}/{n}.jpg" for n in "abc"]
     assert faces.pose[:, 0].nan_to_num(-99).tolist() == [5, -99, -99]
     assert faces.identity.tolist() == [-1, 0, -1]
+
+
+def test_a_cls_file_is_the_expression_unless_it_is_said_to_be_the_identity(tmp_path):
+    """As for the probes."""
+    for path in (tmp_path / "folder", pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.cls": b"sad"})):
+        if path.name == "folder":
+            path.mkdir()
+            (path / "a.jpg").write_bytes(jpeg())
+            (path / "a.cls").write_text("sad\n")
+        faces = read_faces([path], 16)
+        assert (faces.expression_names, faces.identity.tolist()) == (("sad",), [-1])
+        faces = read_faces([path], 16, cls="identity")
+        assert (faces.expression_names, faces.identity.tolist()) == ((), [0])
 
 
 def test_names_may_hold_dots(tmp_path):
@@ -75,7 +89,7 @@ def test_names_may_hold_dots(tmp_path):
         for name in frames
         for kind, data in (("jpg", jpeg()), ("cls", name[:5].encode()))
     ]
-    faces = read_faces([pack(tmp_path / "s.tar", dict(files))], 16)
+    faces = read_faces([pack(tmp_path / "s.tar", dict(files))], 16, cls="identity")
     assert [name.rpartition("/")[2] for name in faces.names] == [f"{name}.jpg" for name in frames]
     assert faces.identity.tolist() == [0] * 3 + [1] * 3
 
@@ -85,12 +99,62 @@ def test_two_images_of_one_name_are_two_images(tmp_path):
     assert read_faces([pack(tmp_path / "s.tar", files)], 16).pose[:, 0].tolist() == [5, 5]
 
 
+def put(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(jpeg())
+    return root
+
+
 def test_folders_that_number_their_people_alike_have_different_people(tmp_path):
     for folder in ("first", "second"):
-        (tmp_path / folder / "0001").mkdir(parents=True)
-        for i in range(2):
-            (tmp_path / folder / "0001" / f"{i}.jpg").write_bytes(jpeg())
-    assert read_faces([tmp_path / "first", tmp_path / "second"], 16).identity.tolist() == [0, 0, 1, 1]
+        put(tmp_path / folder, "0001/0.jpg", "0002/0.jpg")
+    assert read_faces([tmp_path / "first", tmp_path / "second"], 16).identity.tolist() == [0, 1, 2, 3]
+
+
+def test_shards_of_one_folder_share_their_people_and_those_of_two_do_not(tmp_path):
+    members = {"a.jpg": jpeg(), "a.json": b'{"identity": 7}'}
+    shards = [pack(tmp_path / name, members) for name in ("one/0.tar", "one/1.tar", "two/0.tar")]
+    for sources in (shards, [tmp_path / "one", tmp_path / "two"]):
+        assert read_faces(sources, 16).identity.tolist() == [0, 0, 1]
+
+
+def test_a_person_is_the_first_folder_however_deep_the_images_lie(tmp_path):
+    """YouTube Faces and VoxCeleb have a folder for each video of a person, CFP one for each view."""
+    put(tmp_path, "ann/0/0.jpg", "ann/1/0.jpg", "ann/x.jpg", "bea/0/0.jpg", "bea/1/0.jpg")
+    assert read_faces([tmp_path], 16).identity.tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["lfw/ann/0.jpg", "lfw/bea/0.jpg"], r"all images of .* lie in its folder lfw: .* name .*lfw"),
+        (["train/ann/0.jpg", "test/bea/0.jpg"], r"are splits, not people \(test, train\): name one"),
+        (["ann/0.jpg", "sheet.jpg"], r"sheet\.jpg lies beside them"),
+    ],
+)
+def test_folders_that_cannot_be_people_are_not_taken_for_people(tmp_path, caplog, names, reason):
+    put(tmp_path, *names)
+    assert read_faces([tmp_path], 16).identity.tolist() == [-1, -1]
+    assert re.search(f"2 images have no identity: .*{reason}", caplog.text)
+
+
+def test_a_sample_is_named_up_to_the_first_dot_as_in_webdataset(tmp_path):
+    """000.face.jpg and 000.json belong together; so do they in a folder."""
+    members = {"000.face.jpg": jpeg(), "000.json": b'{"yaw": 5}', "001.face.jpg": jpeg()}
+    members["001.face.json"] = b'{"yaw": 6}'
+    (tmp_path / "folder").mkdir()
+    for name, data in members.items():
+        (tmp_path / "folder" / name).write_bytes(data)
+    for path in (pack(tmp_path / "s.tar", members), tmp_path / "folder"):
+        assert read_faces([path], 16).pose[:, 0].tolist() == [5, 6]
+
+
+def test_label_files_without_an_image_beside_them_are_counted(tmp_path, caplog):
+    members = {"a.jpg": jpeg(), "b.jpg": jpeg(), "a.json": b'{"yaw": 5}', "b.json": b'{"yaw": 6}'}
+    faces = read_faces([pack(tmp_path / "s.tar", members)], 16)
+    assert faces.pose.isnan().all()
+    assert re.search(r"2 label files belong to no image: the first, .*s\.tar/a\.json", caplog.text)
 
 
 def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(words[0] if words else "").parse_args(words)
     level = logging.INFO if is_first() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    for chatty in ("timm", "httpx", "httpx2", "huggingface_hub"):
+    for chatty in ("timm", "httpx", "httpx2", "huggingface_hub", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.raiseExceptions = False  # where stderr takes no messages the work goes on
     keep_freed_memory()

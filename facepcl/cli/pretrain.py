@@ -60,11 +60,12 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 def _skipped(run: Path) -> int:
     """The number of broken images: while reading them, or with --stream up to the last step."""
+    from facepcl.pretrain.log import read_log
+
     config = json.loads((run / "config.json").read_text("utf-8"))
     if not config["stream"]:
         return len(config["skipped"])
-    last = (run / "log.jsonl").read_text("utf-8").splitlines()[-1]
-    return int(json.loads(last)["skipped"])
+    return next((line["skipped"] for line in reversed(read_log(run / "log.jsonl")) if "skipped" in line), 0)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -42,6 +42,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
+    from facepcl.data.label_files import CLS_LABELS
     from facepcl.embedding.encoder import BRANCH_NAMES, POOLS
 
     add = parser.add_argument
@@ -49,6 +50,9 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
     if task not in ("verification", "disentangle"):
         add("--test", metavar="DATA", help="score on this data set (default: DATA's test split)")
     add("--layout", default="auto", help="name of DATA's layout (default: recognised)")
+    add(
+        "--cls", choices=CLS_LABELS, default=CLS_LABELS[0], help="the label in NAME.cls (default: expression)"
+    )
     add("--model", default="pcl_facecycle", help="a model with weights, random:NAME, pixels or hog")
     if task != "disentangle":
         add("--branch", choices=BRANCH_NAMES, default="shared", help="default: shared")

@@ -1,6 +1,7 @@
 """Labels in the JSON file beside an image, validated: one bad number must not spoil a run hours later."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ def read_labels(data: bytes, name: str) -> dict[str, Any]:
     """Parse and check the labels in the JSON file `name`; nulls are left out, unknown keys stay.
 
     `landmarks` become `{"nose": [x, y], ...}`, whether they are given by name or as a list of 5 or 68
-    points. Raises DataError that names file and label if one is invalid, such as NaN.
+    points; `AU04` becomes `AU4`, and the identity 7 the word "7". Raises DataError that names file and label
+    if one is invalid, such as NaN.
     """
     labels = {key: value for key, value in _parse(data, name).items() if value is not None}
     for angle in ANGLES:
@@ -27,14 +29,13 @@ def read_labels(data: bytes, name: str) -> dict[str, Any]:
     if "au" in labels:
         if not isinstance(labels["au"], dict):
             raise DataError(f"{name}: au is {labels['au']!r:.40}, not an object")
-        labels["au"] = {unit: _number(value, unit, name) for unit, value in labels["au"].items()}
-        for unit, value in labels["au"].items():
-            if not 0 <= value <= 1:
-                raise DataError(f"{name}: {unit} is {value:g}, not within 0 and 1")
+        labels["au"] = _units(labels["au"], name)
     if not isinstance(labels.get("expression", ""), str):
         raise DataError(f"{name}: expression is {labels['expression']!r:.40}, not a word")
-    if not isinstance(labels.get("identity", ""), str | int):
-        raise DataError(f"{name}: identity is {labels['identity']!r:.40}, not a word or a whole number")
+    if "identity" in labels:
+        if isinstance(labels["identity"], bool) or not isinstance(labels["identity"], str | int):
+            raise DataError(f"{name}: identity is {labels['identity']!r:.40}, not a word or a whole number")
+        labels["identity"] = str(labels["identity"])
     if "landmarks" in labels:
         labels["landmarks"] = _landmarks(labels["landmarks"], name)
     return labels
@@ -49,6 +50,26 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(labels, dict):
         raise DataError(f"{name} holds no JSON object with labels")
     return labels
+
+
+def unit_name(text: str) -> str | None:
+    """`AU12` for `AU12` or `AU012`, None if `text` is not an action unit."""
+    match = re.fullmatch(r"AU0*([1-9]\d?)", text.strip().upper())
+    return f"AU{match[1]}" if match else None
+
+
+def _units(values: dict[str, Any], name: str) -> dict[str, float]:
+    units: dict[str, float] = {}
+    for text, value in values.items():
+        number = _number(value, text, name)
+        if (unit := unit_name(text)) is None:
+            raise DataError(f"{name}: {text!r} is no action unit, as AU12 is one")
+        if not 0 <= number <= 1:
+            raise DataError(f"{name}: {text} is {number:g}, not within 0 and 1")
+        if unit in units:
+            raise DataError(f"{name} has {unit} twice")
+        units[unit] = number
+    return units
 
 
 def _landmarks(value: Any, name: str) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from facepcl.errors import MissingExtra, MissingPath, OptionError, WeightsError, require
 from facepcl.images.face import Face
-from facepcl.utils.files import sha256_file
+from facepcl.utils.files import sha256_file, unwritable_hub_cache
 
 REPOSITORY, FILE = "opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -164,6 +164,7 @@ def _fetch() -> Path:
         return Path(hf_hub_download(REPOSITORY, FILE))
     except Exception as error:  # offline, no such repository, no room: the Hub's client has many of them
         reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
+        reason = unwritable_hub_cache(error) or reason
         raise WeightsError(
             f"the face detector could not be fetched from the Hub ({reason}); download {_where()}, and "
             "give its path with --detector PATH (detector=PATH)"

@@ -9,7 +9,7 @@ import timm
 
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import BRANCHES_FILE, CONFIG_FILE, DECODER_FILE, HEADS_FILE, WEIGHTS_FILE, read_config
-from facepcl.utils.files import FULL, sha256_file
+from facepcl.utils.files import FULL, sha256_file, unwritable_hub_cache
 
 FAMILY = "pcl_*"
 # What is fetched of a repository; whatever else lies there is not needed.
@@ -120,6 +120,8 @@ def reason(error: BaseException, repository: str, revision: str = "") -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return FULL
+    if unwritable := unwritable_hub_cache(error):
+        return unwritable
     if isinstance(error, errors.GatedRepoError):
         return f"{repository} is gated: ask for access at {endpoint}/{repository}"
     if isinstance(error, errors.RepositoryNotFoundError):

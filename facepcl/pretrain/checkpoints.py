@@ -15,6 +15,7 @@ from facepcl.utils.files import atomic
 
 AVERAGED = "averaged."  # prefix of the moving average in a checkpoint
 KEPT = 2  # checkpoints
+_FACTS = {"images": int, "shards": dict, "autocast": str, "unfold": bool}  # of config.json
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -30,6 +31,9 @@ def check_writable(run: Path) -> None:
         raise OptionError(f"--out {run}: {there} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise OptionError(f"--out {run}: {there} cannot be written to")
+    for name in ("samples", "encoder", "tensorboard"):
+        if (run / name).exists() and not (run / name).is_dir():
+            raise OptionError(f"--out {run}: {run / name} is a file; a folder was expected")
 
 
 def _numbered(run: Path, kind: str) -> dict[int, Path]:
@@ -142,12 +146,16 @@ def check_same_run(
     there had its default.
     """
     if not path.is_file():
+        if checkpoints(path.parent):
+            raise OptionError(f"{path.parent} has checkpoints and no config.json; give another --out")
         return {}
     try:
         previous_config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{path} is not valid JSON ({error}); give another --out") from error
-    if not isinstance(previous_config, dict):
+    if not isinstance(previous_config, dict) or not all(
+        isinstance(previous_config.get(name, kind()), kind) for name, kind in _FACTS.items()
+    ):
         raise OptionError(f"{path} is not the configuration of a run; give another --out")
     for key, value in config.items():
         previous = previous_config.get(key, defaults.get(key))

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from facepcl.data.label_files import CLS_LABELS
 from facepcl.errors import OptionError
 from facepcl.pretrain.label_views import VIEWS
 from facepcl.utils.device import DTYPES
@@ -102,6 +103,7 @@ class Config:
     noise: float = option(0.4, "standard deviation of the input noise of the disentangling task")
     orthogonality: float = option(ORTHOGONALITY, "weight of the orthogonality loss")
     # labels (METHOD 10)
+    cls: str = option(CLS_LABELS[0], "the label in NAME.cls files", CLS_LABELS)
     views: str = option(
         "ramp",
         "augmentation of --method labels: mild, strong, or ramp, from mild to 70 %% strong views; with "

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from facepcl.data.labels import read_labels
+from facepcl.data.label_files import CLS_LABELS, folder_labels, shard_labels
+from facepcl.data.people import people_below
 from facepcl.data.remote import is_url
-from facepcl.data.sources import SHARD_ERRORS, Item, files_below, is_image_name, is_shard_name, read_shard
+from facepcl.data.sources import Entry, Item, files_below, is_shard_name, read_items
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError
-from facepcl.images.decode import MAX_BYTES, decode, quiet_pillow, read_file
+from facepcl.images.decode import decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
 from facepcl.images.transform import Transform
 from facepcl.utils.progress import Progress
@@ -79,87 +80,94 @@ class Faces:
         return sha.hexdigest()[:16]
 
 
-def read_samples(sources: Sequence[str | Path], labels: bool = True) -> Iterator[Sample]:
+def read_samples(
+    sources: Sequence[str | Path], labels: bool = True, cls: str = CLS_LABELS[0]
+) -> Iterator[Sample]:
     """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`.
 
-    In a folder whose images are all in subfolders, the subfolder is the identity.
+    In a folder of folders, the first folder on the path of an image is its person, unless its JSON names an
+    identity. `cls` is the label that NAME.cls holds. Identities of different folders are different people, as
+    two data sets number theirs alike: those of a folder that is named, or of the one in which a named shard
+    lies, are prefixed with its path.
     """
     for source in sources:
         path = Path(source)
         if is_url(str(source)):
             raise OptionError(f"{source}: .tar shards behind URLs are read with --stream")
         if path.is_dir():
-            yield from _folder_samples(path, labels)
+            samples = _folder_samples(path, labels, cls)
         elif is_shard_name(path.name) and path.is_file():
-            yield from _shard_samples(path, labels)
+            samples = _shard_samples(path, labels, cls)
         else:
             raise MissingPath(f"{path}: there is no such folder or .tar shard")
+        folder = (path if path.is_dir() else path.parent).absolute()
+        for sample in samples:
+            if "identity" in sample.labels:
+                sample.labels["identity"] = str(folder / sample.labels["identity"])
+            yield sample
 
 
-def _folder_samples(folder: Path, with_labels: bool) -> Iterator[Sample]:
+def _folder_samples(folder: Path, with_labels: bool, cls: str) -> Iterator[Sample]:
     files = list(files_below(folder))
-    by_identity = all(file.parent != folder for file in files)
+    images = [file for file in files if not is_shard_name(file.name)]
+    people, reason = {}, ""
+    if with_labels and any(image.parent != folder for image in images):
+        try:
+            people = dict(zip(images, people_below(folder, images), strict=True))
+        except DataError as error:
+            reason = str(error)
+    unknown = 0
     for file in files:
         if is_shard_name(file.name):
-            yield from _shard_samples(file, with_labels)
+            yield from _shard_samples(file, with_labels, cls)
             continue
-        # the whole path, since two folders may both have a person 0001
-        labels = {"identity": str(file.parent)} if by_identity else {}
-        sidecar = file.with_suffix(".json")
+        labels = {"identity": people[file]} if file in people else {}
         try:
             data = read_file(file)
-            if with_labels and sidecar.is_file():
-                labels |= read_labels(read_file(sidecar), str(sidecar))
+            if with_labels:
+                labels |= folder_labels(file, cls)
         except MissingPath:  # deleted since the folder was listed
             yield Sample(str(file), b"", {}, "there is no such file")
         except ImageError as error:
             yield Sample(str(file), b"", {}, str(error))
         else:
+            unknown += "identity" not in labels
             yield Sample(str(file), data, labels)
+    if reason and unknown:
+        _logger.warning("%d images have no identity: %s", unknown, reason)
+    if people:
+        names = set(people.values())
+        _logger.info("%d people in %s: its folders, such as %s", len(names), folder, min(names))
 
 
-def _shard_samples(shard: Path, with_labels: bool) -> Iterator[Sample]:
+def _shard_samples(shard: Path, with_labels: bool, cls: str) -> Iterator[Sample]:
     """The samples of a shard. Raises DataError if it is truncated or no tar."""
-    try:
-        yield from _grouped(shard, with_labels)
-    except SHARD_ERRORS as error:
-        raise DataError(f"{shard} breaks off or is no tar ({error})") from error
-
-
-def _grouped(shard: Path, with_labels: bool) -> Iterator[Sample]:
-    """As WebDataset: an image and its labels are adjacent and share their name up to the last dot."""
-    stem, sample = "", Sample("", b"", {})
-    for member, read in read_shard(shard):
-        name, (key, _, kind) = f"{shard}/{member.name}", member.name.rpartition(".")
-        if member.size > MAX_BYTES:  # a compressed shard may hold a file a thousand times its size
-            raise DataError(f"{name}: {member.size:,} bytes are more than an image has")
-        is_image = is_image_name(member.name)
-        if key != stem or (is_image and sample.name):
-            if sample.name:
-                yield sample
-            stem, sample = key, Sample("", b"", sample.labels if key == stem else {})
-        if is_image:
-            sample = sample._replace(name=name, data=read())
-        elif with_labels and kind == "json":
-            sample = sample._replace(labels=sample.labels | read_labels(read(), name))
-        elif with_labels and kind == "cls":
-            identity = read().decode(errors="replace").strip()
-            sample = sample._replace(labels={"identity": identity, **sample.labels})
-    if sample.name:
-        yield sample
+    labels = list(shard_labels(shard, cls)) if with_labels else []
+    for number, item in enumerate(read_items([Entry(str(shard))])):
+        if item.path == str(shard):
+            raise DataError(f"{shard}: {item.error}")
+        name, found = labels[number] if number < len(labels) else ("", {})
+        if with_labels and name != item.path:
+            raise DataError(f"{shard} changed while it was read")
+        yield Sample(item.path, item.data or b"", found, item.error)
 
 
 def read_faces(
-    sources: Sequence[str | Path], size: int, progress: bool = False, labels: bool = True
+    sources: Sequence[str | Path],
+    size: int,
+    progress: bool = False,
+    labels: bool = True,
+    cls: str = CLS_LABELS[0],
 ) -> Faces:
     """Read all images of `sources`, resized to `size` x `size` pixels, with their labels if `labels`.
 
-    Broken images are skipped. Raises MissingPath, or DataError if there are no images.
+    `cls` is the label that NAME.cls holds. Broken images are skipped. Raises MissingPath, or DataError if
+    there are no images.
     """
     names, label_rows, landmarks, skipped = [], [], [], []
     transform, images = Transform.square(size), _Images(size)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
-        for sample in read_samples(sources, labels):
+        for sample in read_samples(sources, labels, cls):
             try:
                 image = decode(Item(*sample[:2], sample.error).read())
             except ImageError as error:
@@ -177,6 +185,8 @@ def read_faces(
     if not names:
         broken = f" ({len(skipped)} are broken)" if skipped else ""
         raise DataError(f"no images to train on in {', '.join(map(str, sources))}{broken}")
+    if any("cls" in row for row in label_rows):
+        _logger.info("NAME.cls is read as the %s (--cls)", cls)
     return _collate(images.tensor(), names, label_rows, landmarks, skipped)
 
 

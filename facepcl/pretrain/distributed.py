@@ -25,11 +25,20 @@ T = TypeVar("T")
 def process_group() -> Iterator[None]:
     """Join torchrun's process group, if there is one, and leave it at the end.
 
-    Raises FacepclError if another process dies, and OptionError where torchrun could not restart them.
+    Raises FacepclError if another process dies, and OptionError where torchrun could not restart them, or if
+    the environment names several processes without all that they need to meet.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    share = None if dist.is_initialized() else launch.torchrun_share()
+    if share is None and not dist.is_initialized():
+        launch.check_alone()
+    if share is None or share.world_size == 1:
         yield
         return
+    needed = ["MASTER_ADDR", "MASTER_PORT", *["LOCAL_RANK"] * (torch.cuda.device_count() > 1)]
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        raise OptionError(
+            f"WORLD_SIZE is {share.world_size} and {missing[0]} is not set: start the processes by torchrun"
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))
     dist.init_process_group(backend, store=_store_of_attempt(store), rank=rank, world_size=size)
@@ -69,7 +78,7 @@ def world_size() -> int:
 
 def is_first() -> bool:
     """Whether this process writes the run's files."""
-    return dist.get_rank() == 0 if world_size() > 1 else launch.is_first()
+    return world_size() == 1 or dist.get_rank() == 0
 
 
 def local_device(device: torch.device) -> torch.device:

@@ -1,6 +1,7 @@
 """The record of a run: `log.jsonl`, TensorBoard events, and pictures of the decoder's output."""
 
 import json
+import logging
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from facepcl.errors import require
 from facepcl.utils.files import atomic, writing
+
+_logger = logging.getLogger("facepcl")
 
 # ' = code of the mirror image
 ROWS = ("image", "mirror", "face + pose'", "face' + pose", "face + pose", "face' + pose'")
@@ -48,8 +51,9 @@ class Log:
         self.path, self.views_per_step, self.peak, self.writer = path, views_per_step, peak, writer
         self.last_step, self.last_flops, self.last_time = step, 0, time.monotonic()
         if path.is_file():
+            kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
             with atomic(path) as temporary:
-                temporary.write_text("".join(_lines_until(step, path)), "utf-8")
+                temporary.write_text("".join(kept), "utf-8")
 
     def write(
         self, step: int, epoch: int, lr: float, values: Mapping[str, float], flops: int
@@ -72,14 +76,22 @@ class Log:
         return {"views/s": rate, "mfu": mfu}
 
 
-def _lines_until(step: int, path: Path) -> list[str]:
-    """The lines up to `step`, without one that was cut off while written."""
-    kept = []
-    for line in path.read_text("utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    return kept
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `log.jsonl`, without a last one that was cut off while written. Others that are damaged
+    are left out with a warning."""
+    lines, damaged = [], 0
+    for text in path.read_text("utf-8", "replace").split("\n")[:-1]:
+        try:
+            line = json.loads(text) if text.strip() else None
+        except (ValueError, RecursionError):
+            line = text
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+        elif line is not None:
+            damaged += 1
+    if damaged:
+        _logger.warning("%s: %d damaged lines are left out", path, damaged)
+    return lines
 
 
 def tensorboard_writer(folder: Path, step: int) -> Any:

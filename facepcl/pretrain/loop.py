@@ -17,7 +17,16 @@ from typing import Any
 
 import torch
 
-from facepcl.errors import DataError, FacepclError, OptionError, ReaderError, RemoteError, require
+from facepcl.errors import (
+    DataError,
+    FacepclError,
+    MissingPath,
+    OptionError,
+    ReaderError,
+    RemoteError,
+    WeightsError,
+    require,
+)
 from facepcl.models.io import save_encoder, size_cfg
 from facepcl.pretrain import distributed
 from facepcl.pretrain.checkpoints import (
@@ -42,6 +51,7 @@ from facepcl.utils.device import find_device, matmul_peak, training_dtype
 from facepcl.utils.files import alone
 from facepcl.utils.progress import Progress
 from facepcl.utils.signals import Stopped, until_interrupted
+from facepcl.utils.torch_state import default_torch_state
 
 __all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 
@@ -93,6 +103,8 @@ class Training:
 
     def restore(self, checkpoint: Path) -> None:
         self.step, progress = load_checkpoint(checkpoint, self.nets, self.optimizer, self.ema)
+        if not (isinstance(progress, dict) and progress.keys() >= {"history", "this_epoch"}):
+            raise WeightsError(f"{checkpoint} is not a checkpoint of a run: its progress is missing")
         self.source.restore(progress.get("place", []))  # missing in older checkpoints
         self.seconds = progress.get("seconds", 0.0)
         self.history, self.this_epoch = progress["history"], progress["this_epoch"]
@@ -163,11 +175,15 @@ class Training:
 
 
 @distributed.process_group()
+@default_torch_state()
 def run(config: Config, progress: bool = False) -> Path:
     """Train an encoder, or resume the run in `config.out`, and save it to `RUN/encoder`.
 
     Under torchrun every process calls this with the same `config`; the first one writes. Ctrl-C and SIGTERM
     finish the iteration, save a checkpoint and raise `Stopped`, a KeyboardInterrupt.
+
+    Autocast, inference mode, the default dtype and other state of torch that the caller has set do not change
+    the result; the number of threads changes its rounding.
 
     Args:
         config: Every hyperparameter; recorded in `RUN/config.json`.
@@ -258,7 +274,11 @@ def _start(config: Config, progress: bool) -> Training:
         }
         write_json({**asdict(config), **facts}, out / "config.json")
     if saved:
-        training.restore(saved[-1])
+        try:
+            training.restore(saved[-1])
+        except (WeightsError, MissingPath) as error:
+            other = f"; delete {saved[-1]} to continue from the checkpoint before" if saved[:-1] else ""
+            raise type(error)(f"{error}{other}") from error
     _logger.info(
         "%s; from step %d to %s on %s in %s", source, training.step, training.goal, device, dtype_name
     )

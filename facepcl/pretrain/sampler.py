@@ -36,7 +36,8 @@ class InMemory:
 
     def __init__(self, config: Config, previous_config: Mapping[str, Any], progress: bool = False):
         labels = "labels" in config.tasks
-        self.faces, self.seed = read_faces(config.data, config.source_size, progress, labels), config.seed
+        self.faces = read_faces(config.data, config.source_size, progress, labels, config.cls)
+        self.seed = config.seed
         self.place: list[list[int]] = []  # what a checkpoint needs to continue: here the step is enough
         self.metrics: dict[str, float] = {}  # values for each line of the log
         self.count = len(self.faces)

@@ -244,7 +244,7 @@ class Stream:
             )
         previous = previous_config.get("shards", facts)
         if previous != facts:
-            then, now = (f"{s['count']:,} shards of {s['bytes']:,} bytes" for s in (previous, facts))
+            then, now = (f"{s.get('count')} shards of {s.get('bytes')} bytes" for s in (previous, facts))
             raise DataError(
                 f"{Path(self.config.out)} was started with {then}, and DATA now holds {now}"
                 + (" with other names or sizes" if then == now else "")

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +35,24 @@ class Features:
     good: np.ndarray
     failed: list[tuple[str, str]]
     meta: dict[str, Any]
+    folder: Any = None  # a temporary one that goes with the features
 
 
 def default_cache() -> Path:
     """The folder of cached features: $FACEPCL_CACHE, or facepcl/features in the user's cache folder."""
     if folder := os.environ.get("FACEPCL_CACHE"):
         return Path(folder)
-    caches = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(caches) / "facepcl" / "features"
+
+
+def _check_writable(folder: Path) -> None:
+    """Create the folder and a file in it. Raises OSError."""
+    if not folder.is_absolute() and str(folder).startswith("~"):
+        raise FileNotFoundError("there is no home folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def extract(
@@ -56,14 +68,25 @@ def extract(
     """The codes of all `branches` for all images, and for their mirror images if `mirrored`.
 
     They are cached by weights, preprocessing, branch, pool, dtype and the data's files, sizes, times and
-    squares. Raises DataError if no image can be read, or a code is not finite.
+    squares. If nothing can be written to `cache`, a warning says so and a temporary folder takes its place.
+    Raises DataError if no image can be read, or a code is not finite.
     """
-    cache = Path(cache) if cache else default_cache()
-    cache.mkdir(parents=True, exist_ok=True)
+    cache, temporary = Path(cache) if cache else default_cache(), None
     names = [*branches, *(MIRRORED + branch for branch in branches if mirrored)]
     data = _data_hash(manifest)
     keys = {name: _key(embedder, name, data) for name in names}
-    if not all((cache / f"{key}.json").is_file() for key in keys.values()):
+    if not all(_is_file(cache / f"{key}.json") for key in keys.values()):
+        try:
+            _check_writable(cache)
+        except OSError as error:
+            _logger.warning(
+                "%s cannot be written to (%s), so the features are not kept: name another folder by --cache "
+                "or FACEPCL_CACHE",
+                cache,
+                error.strerror or error,
+            )
+            temporary = tempfile.TemporaryDirectory(prefix="facepcl-", ignore_cleanup_errors=True)
+            cache = Path(temporary.name)
         _extract(manifest, embedder, cache, keys, workers, progress)
     else:
         _logger.info("using the cached features of %d images in %s", len(manifest.images), cache)
@@ -84,7 +107,14 @@ def extract(
                 )
     for name, reason in failed[:5]:
         _logger.warning("left out %s: %s", name, reason)
-    return Features(of, good, failed, embedder.meta)
+    return Features(of, good, failed, embedder.meta, temporary)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be searched
+        return False
 
 
 def _data_hash(manifest: Manifest) -> str:
@@ -126,7 +156,8 @@ def _extract(
     errors: list[str | None] = []
     all_branches = any(_parse(name)[1] != "shared" for name in keys)
     arrays: dict[str, np.memmap] = {}
-    partial = {name: cache / f".{key}.{os.getpid()}.npy" for name, key in keys.items()}
+    # at random, not by process id: containers that share the cache have the same ids
+    partial = {name: cache / f".{key}.{secrets.token_hex(4)}.npy" for name, key in keys.items()}
     try:
         with Progress(count, "images", progress, "features") as bar:
             for batch in embedder.batches(_items(manifest), workers, all_branches):

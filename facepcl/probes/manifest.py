@@ -10,6 +10,7 @@ from facepcl.images.geometry import Square
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
+DRAWN_PAIRS = "verification (drawn pairs)"  # no protocol of a data set: never reported under its name alone
 OCCURS_AT = 0.4  # intensity from which a unit counts as present: 2 of the 5 steps of FACS
 
 
@@ -50,7 +51,7 @@ class Manifest:
 
     `files` are all files it was read from (cached features are valid while their sizes and times are the
     same), `classes` the expressions in the data set's order, `dropped` the number of images left out, with
-    the reason in `notes`.
+    the reason in `notes`, `task` the name of its results if it is not that of the probe.
     """
 
     layout: str
@@ -61,3 +62,4 @@ class Manifest:
     classes: tuple[str, ...] = ()
     dropped: int = 0
     notes: tuple[str, ...] = ()
+    task: str = ""

@@ -15,7 +15,7 @@ from facepcl.errors import ImageError, MissingPath, OptionError, require
 from facepcl.images.decode import decode, quiet_pillow
 from facepcl.images.geometry import cut_square
 from facepcl.probes.charts import Chart, Faces, Plot, draw
-from facepcl.probes.manifest import Labelled, Manifest
+from facepcl.probes.manifest import DRAWN_PAIRS, Labelled, Manifest
 from facepcl.probes.result import Result
 from facepcl.probes.table import FIGURES
 from facepcl.utils.files import atomic
@@ -25,6 +25,7 @@ QUALITY = 85
 TITLES = {
     "expression": "Expression",
     "verification": "Verification",
+    DRAWN_PAIRS: "Verification (drawn pairs)",
     "action-units": "Action units",
     "head-pose": "Head pose",
     "disentangle": "Disentanglement",

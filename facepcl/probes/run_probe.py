@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from facepcl._version import __version__
+from facepcl.data.label_files import CLS_LABELS
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, MODEL, POOL
 from facepcl.errors import MissingPath, OptionError, require
@@ -26,6 +27,7 @@ from facepcl.probes.manifest import Manifest
 from facepcl.probes.report import check_report, write_report
 from facepcl.probes.result import Result
 from facepcl.probes.splits import join
+from facepcl.utils.torch_state import default_torch_state
 
 __all__ = ["TASKS", "Result", "run"]
 
@@ -42,12 +44,14 @@ MAX_PART = 32  # letters of a part of a file name: file systems take 255 in all
 PAPER_SIZE = {"expression": 100, "head-pose": 256}  # pixels (METHOD 6)
 
 
+@default_torch_state()
 def run(
     task: str,
     data: str | Path,
     *,
     test: str | Path | None = None,
     layout: str = "auto",
+    cls: str = CLS_LABELS[0],
     model: str | nn.Module = MODEL,
     branch: str = BRANCH,
     pool: str = POOL,
@@ -67,11 +71,15 @@ def run(
 ) -> Result:
     """Evaluate frozen features by a linear probe.
 
+    Autocast, inference mode, the default dtype and other state of torch that the caller has set do not change
+    the result.
+
     Args:
         task: One of `TASKS`: expression, verification, action-units, head-pose, disentangle.
         data: A data set in an official layout (docs/DATASETS.md), `.tar` shards or a CSV manifest.
         test: Another data set to score on.
         layout: Name of the layout; `auto` recognises it.
+        cls: The label that NAME.cls of `.tar` shards holds: `expression` or `identity`.
         model: As for `FaceEmbedder`, or `random:NAME`, `pixels`, `hog`.
         branch: As for `FaceEmbedder`, like `pool`, `size`, `device` and `dtype`.
         align: Crop upright squares around the landmarks of data that has them.
@@ -103,11 +111,11 @@ def run(
         _make_folder(Path(out))
     if task in ("verification", "action-units"):
         require("sklearn.metrics", "probe")  # now, not after the features are extracted
-    manifest = read_manifest(task, data, layout, seed)
+    manifest = read_manifest(task, data, layout, seed, cls)
     if test is not None:
         if task in ("verification", DISENTANGLE):
             raise OptionError(f"{task} trains nothing that a second data set could be scored with")
-        manifest = join(manifest, read_manifest(task, test, "auto", seed))
+        manifest = join(manifest, read_manifest(task, test, "auto", seed, cls))
         if task == "action-units":
             manifest.images, notes = common_units(manifest.images)
             manifest.notes += notes
@@ -150,7 +158,7 @@ def run(
     meta = features.meta
     name = model if isinstance(model, str) else meta["model"]
     setting = {
-        "task": task,
+        "task": manifest.task or task,
         "data": Path(data).name,
         "test": Path(test).name if test is not None else None,
         "layout": manifest.layout,
@@ -235,4 +243,5 @@ def result_name(numbers: dict[str, Any]) -> str:
     if "shots" in numbers:
         parts.append(f"{numbers['shots']}-shots-{numbers['repeats']}-times")
     parts.append(f"seed-{numbers['seed']}")
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part))[:MAX_PART] for part in parts if part) + ".json"
+    words = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part))[:MAX_PART].rstrip("-") for part in parts if part)
+    return "_".join(words) + ".json"

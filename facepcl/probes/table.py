@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.errors import DataError, MissingPath, OptionError
+from facepcl.probes.manifest import DRAWN_PAIRS
 from facepcl.probes.result import read_numbers
 
 _logger = logging.getLogger("facepcl")
@@ -50,7 +51,7 @@ class Figure(NamedTuple):
         return f"{value} {self.spread(numbers)}".strip() if value else ""
 
 
-FIGURES = {
+FIGURES: dict[str, tuple[Figure, ...]] = {
     "expression": (Figure("accuracy", "accuracy", "%", 1), Figure("macro_f1", "macro F1", "%", 1)),
     "verification": (
         Figure("accuracy", "accuracy", "%", 1),
@@ -78,6 +79,9 @@ FIGURES = {
         Figure("read_expression_pose", "expression read from pose", "%", 1),
     ),
 }
+
+
+FIGURES[DRAWN_PAIRS] = FIGURES["verification"]
 
 
 def table(folder: str | Path, form: str = "text") -> str:

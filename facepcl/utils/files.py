@@ -36,6 +36,14 @@ def writing(path: str | Path) -> Iterator[None]:
         raise WriteError(f"{path} could not be written: {_REASONS[error.errno]}") from error
 
 
+def unwritable_hub_cache(error: BaseException) -> str:
+    """What to do if huggingface_hub cannot write to its cache, as without a home; "" for another error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM):
+        place = error.filename or "the cache of huggingface_hub"
+        return f"{place} cannot be written to; set HF_HOME to a folder that can"
+    return ""
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` at the end, and vanishes on any error.

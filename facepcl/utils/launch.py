@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from facepcl.errors import OptionError
 
+# what srun and mpirun set, from the value on that tells of several processes
+_OTHER_LAUNCHERS = {"SLURM_STEP_NUM_TASKS": 2, "SLURM_PROCID": 1, "OMPI_COMM_WORLD_SIZE": 2, "PMI_SIZE": 2}
+
 
 class Share(NamedTuple):
     """Process `rank` of `world_size`, and who says so."""
@@ -26,15 +29,37 @@ def find_share(rank: int | None, world_size: int | None, environ: Mapping[str, s
         )
     if rank is not None and world_size is not None:
         return _checked(Share(rank, world_size, "--rank and --world-size"))
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        return _checked(
-            Share(_number(environ, "RANK"), _number(environ, "WORLD_SIZE"), "RANK and WORLD_SIZE")
-        )
+    if torchrun := torchrun_share(environ):
+        return torchrun
     array, step = _array_task(environ), _step_task(environ)
     if not array.source or not step.source:
         return array if array.source else step
     count = array.world_size * step.world_size
     return Share(array.rank * step.world_size + step.rank, count, f"{array.source} and {step.source}")
+
+
+def torchrun_share(environ: Mapping[str, str] = os.environ) -> Share | None:
+    """What torchrun gave this process, None without it. Raises OptionError if half of it is missing: each
+    process would do all of the work, or none would write."""
+    given = [name for name in ("RANK", "WORLD_SIZE") if name in environ]
+    if not given:
+        return None
+    if len(given) == 1:
+        missing = ({"RANK", "WORLD_SIZE"} - set(given)).pop()
+        raise OptionError(
+            f"{given[0]} is set in the environment without {missing}: set both, as torchrun does, or neither"
+        )
+    return _checked(Share(_number(environ, "RANK"), _number(environ, "WORLD_SIZE"), "RANK and WORLD_SIZE"))
+
+
+def check_alone(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise OptionError in one of several processes that something else than torchrun started."""
+    for name, several in _OTHER_LAUNCHERS.items():
+        if (text := environ.get(name, "")).isdigit() and int(text) >= several:
+            raise OptionError(
+                f"{name} is {text}, and RANK and WORLD_SIZE are not set: start processes that train together "
+                "by torchrun (srun torchrun ...), or unset it to train in this process alone"
+            )
 
 
 def _array_task(environ: Mapping[str, str]) -> Share:
@@ -66,7 +91,8 @@ def _number(environ: Mapping[str, str], name: str) -> int:
         return int(environ[name])
     except (KeyError, ValueError):
         raise OptionError(
-            f"{name} in the environment is {environ.get(name)!r}, not a number: give --rank and --world-size"
+            f"{name} in the environment is {environ.get(name)!r}, not a number: correct or unset it, or give "
+            "--rank and --world-size to facepcl embed"
         ) from None
 
 
@@ -98,5 +124,6 @@ def take_own_cores(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks for all, by what torchrun says."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """Whether this process is the one that speaks for all, by what torchrun says; whether that can be is
+    checked where the work starts."""
+    return os.environ.get("RANK", "0") == "0"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from facepcl.data.label_files import CLS_LABELS
 from facepcl.errors import DataError, MissingPath, OptionError
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
 from facepcl.probes.datasets.common import Layout
@@ -20,7 +21,9 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 }
 
 
-def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int = 0) -> Manifest:
+def read_manifest(
+    task: str, path: str | Path, layout: str = "auto", seed: int = 0, cls: str = CLS_LABELS[0]
+) -> Manifest:
     """Read the labelled images at `path` for a task.
 
     Args:
@@ -28,6 +31,7 @@ def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int =
         path: A folder or file.
         layout: Name of the layout; "auto" takes the first that recognises `path`.
         seed: For verification data without pairs, which are drawn.
+        cls: The label that NAME.cls of `.tar` shards holds: expression or identity.
 
     Raises:
         OptionError: Unknown task or layout.
@@ -42,12 +46,22 @@ def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int =
         raise OptionError(f"unknown layout {layout!r} of {task}; there are auto, {', '.join(layouts)}")
     if not path.exists():
         raise MissingPath(f"{path}: there is no such file or folder")
+    if cls not in CLS_LABELS:
+        raise OptionError(f"cls {cls!r}: choose {' or '.join(CLS_LABELS)}")
     candidates = list(layouts.values()) if layout == "auto" else [layouts[layout]]
     recognised = next((known for known in candidates if known.recognise(path)), None)
     if recognised is None:
         kind = "known data set" if layout == "auto" else f"{layout} data"
         looked_for = "; ".join(known.looks_for for known in candidates)
-        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}")
-    manifest = recognised.read(path)
+        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}{_wrapped(path)}")
+    if layout == "auto" and recognised.name == "identity-folders":
+        verification.check_for_pair_list(path)
+    manifest = recognised.read(path, **({"cls": cls} if recognised.name == "shards" else {}))
     unpaired = task == "verification" and not manifest.pairs
     return verification.with_drawn_pairs(manifest, seed) if unpaired else manifest
+
+
+def _wrapped(path: Path) -> str:
+    """What to do about a folder that holds nothing but another, as archives often unpack."""
+    folders = [f for f in path.iterdir() if f.is_dir() and f.name[0] != "."] if path.is_dir() else []
+    return f"; its only folder is {folders[0].name}: try {folders[0]}" if len(folders) == 1 else ""

@@ -1,30 +1,30 @@
 """Shared by all layouts: checked numbers and lines, splits, units, and manifests of image files."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
+from facepcl.data.people import split_named
 from facepcl.data.sources import Item, csv_lines, files_below, is_image_name
 from facepcl.errors import DataError, MissingPath
-from facepcl.probes.manifest import TEST, TRAIN, VAL, Labelled, Manifest
+from facepcl.probes.manifest import Labelled, Manifest
 
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), VAL),
-    **dict.fromkeys(("test", "testing"), TEST),
-}
+_LISTS = (".csv", ".tsv", ".txt", ".lst", ".list", ".json", ".xml", ".mat", ".npy", ".pkl", ".parquet")
+_NAMED = 5  # files in a note
 _LABEL_NAMES = {"pose": "yaw, pitch and roll", "units": "action units", "subject": "identity"}
 
 
 class Layout(NamedTuple):
-    """A directory or file layout: `recognise(path)`, `read(path)`, and what `recognise` looks for."""
+    """A directory or file layout: `recognise(path)`, `read(path)`, and what `recognise` looks for.
+
+    That of shards also takes `read(path, cls=...)`.
+    """
 
     name: str
     recognise: Callable[[Path], bool]
-    read: Callable[[Path], Manifest]
+    read: Callable[..., Manifest]
     looks_for: str
 
 
@@ -110,17 +110,6 @@ def to_split(text: str, where: str) -> str:
     raise DataError(f"{where}: the split is {text[:40]!r}, not train, val or test")
 
 
-def split_named(text: str) -> str:
-    """train, val or test for the names that data sets use, else ""."""
-    return _SPLITS.get(text.lower(), "")
-
-
-def unit_name(text: str) -> str | None:
-    """`AU12` for `AU12` or `AU012`, None if `text` is not an action unit."""
-    match = re.fullmatch(r"AU0*([1-9]\d?)", text.strip().upper())
-    return f"AU{match[1]}" if match else None
-
-
 def unit_order(unit: str) -> int:
     return int(unit[2:])
 
@@ -128,6 +117,13 @@ def unit_order(unit: str) -> int:
 def images_below(folder: Path) -> list[Path]:
     """The image files below a folder, in order."""
     return [path for path in files_below(folder) if is_image_name(path.name)]
+
+
+def unread_note(folder: Path) -> tuple[str, ...]:
+    """A note on files in `folder` that may hold labels, which a layout of folders does not read."""
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _LISTS and file.is_file())
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (f"not read: {', '.join(names[:_NAMED])}{more}",) if names else ()
 
 
 def existing(path: Path, where: str) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from facepcl.data.labels import unit_name
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES
 from facepcl.probes.datasets.common import (
@@ -17,7 +18,6 @@ from facepcl.probes.datasets.common import (
     table,
     to_number,
     to_split,
-    unit_name,
 )
 from facepcl.probes.manifest import Labelled, Manifest
 

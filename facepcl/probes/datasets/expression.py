@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facepcl.data.people import are_splits, split_named
 from facepcl.data.sources import Item
 from facepcl.errors import DataError
 from facepcl.probes.datasets.common import (
@@ -16,9 +17,9 @@ from facepcl.probes.datasets.common import (
     fields,
     images_below,
     of_files,
-    split_named,
     table,
     to_integer,
+    unread_note,
 )
 from facepcl.probes.datasets.csv_files import csv_layout
 from facepcl.probes.datasets.shards import shards_layout
@@ -148,13 +149,31 @@ def read_folders(path: Path, layout: str) -> Manifest:
     Raises DataError if there is no image.
     """
     splits = _split_folders(path) if layout == "split-folders" else {path: ""}
+    for folder in splits:
+        _check_classes(folder)
     images = [
         Labelled(str(image), split, expression=name)
         for folder, split in splits.items()
         for name, files in _classes_below(folder).items()
         for image in files
     ]
-    return of_files(layout, images, classes=sorted({str(image.expression) for image in images}))
+    classes = sorted({str(image.expression) for image in images})
+    return of_files(layout, images, classes=classes, notes=unread_note(path))
+
+
+def _check_classes(folder: Path) -> None:
+    """Raise DataError for folders that are no classes: splits, or those of a data set in another packing."""
+    classes = _classes_below(folder)
+    if classes and are_splits(list(classes)):
+        raise DataError(
+            f"the folders in {folder} are splits ({', '.join(classes)}), not classes: CLASS/IMAGE or "
+            "SPLIT/CLASS/IMAGE was expected"
+        )
+    for name, images in classes.items():
+        if deeper := next((image for image in images if image.parent != folder / name), None):
+            raise DataError(
+                f"{deeper} lies deeper than CLASS/IMAGE or SPLIT/CLASS/IMAGE, so its class is not known"
+            )
 
 
 LAYOUTS = (

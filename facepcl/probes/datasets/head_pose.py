@@ -20,6 +20,7 @@ from facepcl.probes.rotations import from_camera, from_pose_para
 
 MAX_ANGLE = 99.0  # degrees: the fits are wrong beyond it; every published table leaves such samples out
 _HEAD = 110.0  # millimetres: half the side of BIWI's square
+_300W_LP = ("AFW_", "HELEN_", "IBUG_", "LFPW_")
 _SAME_PERSON = {"15": "03", "18": "05", "21": "02", "22": "07"}  # BIWI's second recordings of a person
 
 
@@ -34,8 +35,8 @@ def _left_out(count: int, kept: int, reason: str = "an angle beyond 99 degrees")
 def _limited(layout: Layout) -> Layout:
     """The layout without images that are turned too far."""
 
-    def read(path: Path) -> Manifest:
-        manifest = layout.read(path)
+    def read(path: Path, **options: str) -> Manifest:
+        manifest = layout.read(path, **options)
         kept = [all(abs(angle) <= MAX_ANGLE for angle in image.pose or ()) for image in manifest.images]
         far = kept.count(False)
         if far == len(kept):
@@ -80,6 +81,8 @@ def read_mat(path: Path) -> Manifest:
         files.append(file)
     notes = _left_out(far, len(images)) + _left_out(unlabelled, len(images) + far, "no .mat file")
     layout = "aflw2000" if test and all(test) else "300w-lp"
+    if not all(t or Path(i.name).name.startswith(_300W_LP) for i, t in zip(images, test, strict=True)):
+        layout = "mat"  # another data set with labels of this form
     return of_files(layout, _protocol_splits(images, test), files, dropped=far + unlabelled, notes=notes)
 
 

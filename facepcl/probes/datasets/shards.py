@@ -1,29 +1,19 @@
 """`.tar` shards as manifests: labels in a first pass, images streamed in later ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from facepcl.data.labels import read_labels
-from facepcl.data.sources import (
-    SHARD_ERRORS,
-    Entry,
-    files_below,
-    is_image_name,
-    is_shard_name,
-    read_items,
-    read_shard,
-)
+from facepcl.data.label_files import CLS_LABELS, class_names, shard_labels
+from facepcl.data.people import split_named
+from facepcl.data.sources import Entry, files_below, is_shard_name, read_items
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES, LANDMARKS
 from facepcl.probes.datasets.common import (
     Layout,
     keep_labelled,
-    split_named,
-    text_lines,
     to_split,
-    unit_name,
     unit_order,
 )
 from facepcl.probes.manifest import SPLITS, Labelled, Manifest
@@ -35,30 +25,25 @@ def shards_layout(*needs: str) -> Layout:
     return Layout("shards", lambda path: bool(_shards(path)), partial(read_shards, needs=needs), looks_for)
 
 
-def read_shards(path: Path, needs: Sequence[str]) -> Manifest:
+def read_shards(path: Path, needs: Sequence[str], cls: str = CLS_LABELS[0]) -> Manifest:
     """The images of a shard, of a folder of shards, or of train/, val/ and test/ with shards.
 
-    Labels are those of NAME.json beside NAME.jpg; NAME.cls is the expression, or the identity if that is
-    needed. Raises DataError for a truncated shard or an invalid label.
+    Labels are those of `shard_labels`; `cls` is the one that NAME.cls holds. Raises DataError for a truncated
+    shard, an invalid label, or if only the other meaning of `cls` would give a label that the task `needs`.
     """
     shards = _shards(path)
-    folder = path if path.is_dir() else path.parent
-    names = next((n for f in (folder, folder.parent) if (n := f / "classnames.txt").is_file()), None)
-    classes = [name for _, name in text_lines(names)] if names else []
-    images = []
+    images, has_cls = [], False
     for shard, split in shards:
-        try:
-            for where, labels in _labelled(shard):
-                if (word := labels.pop("cls", None)) is not None:
-                    if classes and word.isdigit():
-                        if int(word) >= len(classes):
-                            known = f"{names} names {len(classes)}, counted from 0"
-                            raise DataError(f"{where}: the class is {word}, and {known}")
-                        word = classes[int(word)]
-                    labels.setdefault("identity" if "subject" in needs else "expression", word)
-                images.append(_image(where, labels, split))
-        except SHARD_ERRORS as error:
-            raise DataError(f"{shard} breaks off or is no tar ({error})") from error
+        for where, labels in shard_labels(shard, cls):
+            has_cls = has_cls or "cls" in labels
+            images.append(_image(where, labels, split))
+    (other,) = set(CLS_LABELS) - {cls}
+    label = {"identity": "subject"}.get(other, other)
+    if has_cls and label in needs and not any(getattr(image, label) for image in images):
+        raise DataError(
+            f"no image of {path} has the label {other}: NAME.cls is read as the {cls}; if it is the {other}, "
+            f"add --cls {other}"
+        )
     # a unit that is not named in a label does not occur
     units = sorted({unit for image in images for unit in image.units or ()}, key=unit_order)
     images = [
@@ -69,8 +54,9 @@ def read_shards(path: Path, needs: Sequence[str]) -> Manifest:
     manifest = Manifest("shards", images, lambda: read_items(Entry(str(file)) for file in files), files)
     manifest = keep_labelled(manifest, path, needs)
     if "expression" in needs:
-        names_used = {image.expression for image in manifest.images if image.expression}
-        manifest.classes = tuple(classes) or tuple(sorted(names_used, key=_class_order))
+        used = {image.expression for image in manifest.images if image.expression}
+        named = class_names(shards[0][0])
+        manifest.classes = tuple(named if used <= set(named) else sorted(used, key=_class_order))
     return manifest
 
 
@@ -89,40 +75,15 @@ def _shards(path: Path) -> list[tuple[Path, str]]:
     return list(zip(direct, splits if all(splits) else [""] * len(direct), strict=True))
 
 
-def _labelled(shard: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The names of image members with their labels: the members of a sample lie together, as in WebDataset,
-    and share their name up to the last dot, as for `facepcl pretrain`."""
-    stem, names, labels = "", [], {}  # type: tuple[str, list[str], dict[str, Any]]
-    for member, read in read_shard(shard):
-        key, _, kind = member.name.rpartition(".")
-        where = f"{shard}/{member.name}"
-        if key != stem:
-            yield from ((name, dict(labels)) for name in names)
-            stem, names, labels = key, [], {}
-        if is_image_name(member.name):
-            names.append(where)
-        elif kind == "json":
-            labels |= read_labels(read(), where)
-        elif kind == "cls":
-            labels["cls"] = read().decode(errors="replace").strip()
-    yield from ((name, dict(labels)) for name in names)
-
-
 def _image(where: str, labels: dict[str, Any], split: str) -> Labelled:
-    units = None
-    if "au" in labels:
-        for name in labels["au"]:
-            if unit_name(name) is None:
-                raise DataError(f"{where}: {name!r} is no action unit, as AU12 is one")
-        units = {str(unit_name(name)): value for name, value in labels["au"].items()}
     points = labels.get("landmarks", {})
     return Labelled(
         name=where,
         split=to_split(str(labels["split"]), where) if labels.get("split") else split,
-        subject=str(labels.get("identity", "")),
+        subject=labels.get("identity", ""),
         expression=labels.get("expression") or None,
         pose=tuple(labels[angle] for angle in ANGLES) if labels.keys() >= set(ANGLES) else None,
-        units=units,
+        units=labels.get("au"),
         landmarks=tuple(tuple(points[n]) for n in LANDMARKS) if points.keys() >= set(LANDMARKS) else None,
         series=str(labels.get("series") or ""),
     )

@@ -5,13 +5,14 @@ import pickle
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import combinations, zip_longest
+from itertools import chain, combinations, groupby, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from facepcl.data.sources import Item
+from facepcl.data.people import people_below
+from facepcl.data.sources import Item, csv_lines
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.datasets.common import (
     Layout,
@@ -25,15 +26,16 @@ from facepcl.probes.datasets.common import (
     of_files,
     table,
     to_integer,
+    unread_note,
 )
 from facepcl.probes.datasets.csv_files import is_csv
 from facepcl.probes.datasets.shards import shards_layout
-from facepcl.probes.manifest import Labelled, Manifest, Pair
+from facepcl.probes.manifest import DRAWN_PAIRS, Labelled, Manifest, Pair
 
 FOLDS = 10
 MAX_PAIRS = 300  # same pairs per fold, and as many different ones: what LFW has
 _MAX_IMAGES = 25  # of a person: they make 300 pairs
-_LFW_FOLDERS = ("lfw", "lfw_funneled", "lfw-deepfunneled/lfw-deepfunneled", "lfw-deepfunneled")
+_LFW_COLUMNS = {"name1", "index1", "name2", "index2", "same", "fold"}
 _SAME = {**dict.fromkeys(("1", "true", "same"), True), **dict.fromkeys(("0", "false", "different"), False)}
 
 
@@ -63,10 +65,48 @@ class PairList:
 def read_lfw(path: Path) -> Manifest:
     """LFW by its pairs.txt, whose first line has the numbers of folds and pairs.
 
-    Raises DataError or MissingPath with the line.
+    Or by its pairs.csv: that of Kaggle, whose lines are those of pairs.txt, or one with the columns name1,
+    index1, name2, index2, same and fold. Raises DataError or MissingPath with the line.
     """
-    file, pair_list = path / "pairs.txt", PairList()
-    folder = next((path / name for name in _LFW_FOLDERS if (path / name).is_dir()), path)
+    file = _lfw_list(path)
+    pairs = list(_lfw_pairs(file) if file.suffix == ".txt" else _lfw_csv_pairs(file))
+    folder = _lfw_folder(file.parent, pairs[0].ends[0][0]) if pairs else file.parent
+    pair_list = PairList()
+    for where, ends, same, fold in pairs:
+        a, b = (_lfw_image(folder, name, to_integer(n, 1, 9999, "the image", where)) for name, n in ends)
+        pair_list.add(a, b, same, fold, where, (ends[0][0], ends[1][0]))
+    return pair_list.manifest("lfw", [file])
+
+
+def _lfw_list(path: Path) -> Path:
+    """LFW's list of pairs: `path` itself, or in it."""
+    files = [path] if path.is_file() else [path / "pairs.txt", path / "pairs.csv"]
+    return next((file for file in files if _is_lfw_list(file)), path / "pairs.txt")
+
+
+def _is_lfw_list(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    if file.name == "pairs.csv":
+        header = _lfw_header(file)
+        return header[:3] == ["name", "imagenum1", "imagenum2"] or set(header) >= _LFW_COLUMNS
+    return file.name == "pairs.txt"
+
+
+def _lfw_header(file: Path) -> list[str]:
+    return [name.strip().lower() for name in next(csv_lines(file), (1, []))[1]]
+
+
+class _LfwPair(NamedTuple):
+    """A pair, where it is listed, its names and numbers, whether they are the same, and its fold."""
+
+    where: str
+    ends: tuple[tuple[str, str], tuple[str, str]]
+    same: bool
+    fold: int
+
+
+def _lfw_pairs(file: Path) -> Iterator[_LfwPair]:
     lines = fields(file)
     number, header = next(lines, (1, [""]))
     where = at(file, number)
@@ -78,15 +118,44 @@ def read_lfw(path: Path) -> Manifest:
         if fold >= folds or len(words) != (3 if same else 4):
             expected = "no more pairs" if fold >= folds else "NAME N N" if same else "NAME N NAME N"
             raise DataError(f"{where} says {' '.join(words)[:60]!r} where {expected} was expected")
-        names = (words[0], words[0 if same else 2])
-        a, b = (
-            _lfw_image(folder, name, to_integer(n, 1, 9999, "the image", where))
-            for name, n in zip(names, (words[1], words[-1]), strict=True)
-        )
-        pair_list.add(a, b, same, fold, where, names)
+        yield _LfwPair(where, _lfw_ends(words), same, fold)
     if count != folds * 2 * size:
         raise DataError(f"{file} breaks off: {count} pairs where its first line promises {folds * 2 * size}")
-    return pair_list.manifest("lfw", [file])
+
+
+def _lfw_ends(words: Sequence[str]) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The names and numbers of NAME N N or NAME N NAME N."""
+    return (words[0], words[1]), (words[0] if len(words) == 3 else words[2], words[-1])
+
+
+def _lfw_csv_pairs(file: Path) -> Iterator[_LfwPair]:
+    if set(_lfw_header(file)) >= _LFW_COLUMNS:
+        for number, row in table(file)[1]:
+            row, where = {name.lower(): cell for name, cell in row.items()}, at(file, number)
+            ends = (row["name1"], row["index1"]), (row["name2"], row["index2"])
+            fold = to_integer(row["fold"], 0, 10**6, "the fold", where)
+            yield _LfwPair(where, ends, _is_same(row["same"], where), fold)
+        return
+    lines = [(number, [c.strip() for c in cells if c.strip()]) for number, cells in csv_lines(file)][1:]
+    if wrong := next(((number, words) for number, words in lines if len(words) not in (3, 4)), None):
+        says = ",".join(wrong[1])[:60]
+        raise DataError(f"{at(file, wrong[0])} says {says!r}, neither NAME,N,N nor NAME,N,NAME,N")
+    # as in pairs.txt each fold is its same pairs and then as many different ones
+    blocks = [list(block) for _, block in groupby(lines, lambda line: len(line[1]))]
+    sizes = {len(block) for block in blocks}
+    if len(sizes) != 1 or len(blocks) % 2 or len(blocks[0][0][1]) != 3:
+        raise DataError(
+            f"{file} is not LFW's: in each fold, pairs of one person (NAME,N,N) and then equally many of two "
+            "(NAME,N,NAME,N) were expected"
+        )
+    for number, (line, words) in enumerate(chain.from_iterable(blocks)):
+        yield _LfwPair(at(file, line), _lfw_ends(words), len(words) == 3, number // (2 * len(blocks[0])))
+
+
+def _lfw_folder(root: Path, name: str) -> Path:
+    """The folder of the person `name` is in this one: beside the list of pairs, or up to two below."""
+    below = (folder for pattern in ("*/", "*/*/") for folder in sorted(root.glob(pattern)))
+    return next((folder for folder in chain((root,), below) if (folder / name).is_dir()), root)
 
 
 def _lfw_image(folder: Path, name: str, number: int) -> Path:
@@ -191,6 +260,12 @@ def read_bin(path: Path) -> Manifest:
     )
 
 
+def _is_same(text: str, where: str) -> bool:
+    if (same := _SAME.get(text.lower())) is None:
+        raise DataError(f"{where}: same is {text[:20]!r}, not 1 or 0")
+    return same
+
+
 def read_pairs_csv(path: Path) -> Manifest:
     """A CSV of pairs: path1, path2, same, and maybe fold, subject1, subject2; paths relative to its folder.
 
@@ -201,28 +276,36 @@ def read_pairs_csv(path: Path) -> Manifest:
     pair_list = PairList()
     for number, row in rows:
         where = at(path, number)
-        if (same := _SAME.get(row["same"].lower())) is None:
-            raise DataError(f"{where}: same is {row['same'][:20]!r}, not 1 or 0")
+        same = _is_same(row["same"], where)
         fold = to_integer(row["fold"], 0, 10**6, "the fold", where) if row.get("fold") else -1
         subjects = (row.get("subject1", ""), row.get("subject2", ""))
         pair_list.add(path.parent / row["path1"], path.parent / row["path2"], same, fold, where, subjects)
     return pair_list.manifest("csv", [path])
 
 
-def _people(path: Path) -> dict[Path, str]:
-    """The images in folders of people, each with its person; none if an image lies beside the folders."""
-    if not path.is_dir():
-        return {}
-    people = {image: str(image.parent.relative_to(path)) for image in images_below(path)}
-    return {} if "." in people.values() else people
-
-
 def read_identity_folders(path: Path) -> Manifest:
-    """PERSON/IMAGE, without pairs. Raises DataError if there is no image."""
+    """PERSON/IMAGE, with any folders between, without pairs. Raises DataError if there is no image, or if the
+    folders in `path` cannot be people."""
     if not path.is_dir():
         raise MissingPath(f"{path}: there is no such folder")
-    images = [Labelled(str(image), subject=person) for image, person in _people(path).items()]
-    return of_files("identity-folders", images)
+    files = images_below(path)
+    people = people_below(path, files)
+    images = [Labelled(str(file), subject=person) for file, person in zip(files, people, strict=True)]
+    notes = [*unread_note(path)]
+    if deeper := next((file for file in files if file.parent.parent != path), None):
+        name = deeper.relative_to(path)
+        notes.append(f"a person is a folder of {path.name or path}: {name} shows {name.parts[0]}")
+    return of_files("identity-folders", images, notes=notes)
+
+
+def check_for_pair_list(path: Path) -> None:
+    """Raise DataError if a list of pairs lies in a folder: other pairs are not what its authors publish."""
+    for file in sorted(path.iterdir()):
+        if "pair" in file.name.lower() and file.is_file():
+            raise DataError(
+                f"{file} is a list of pairs in no known format; write it as a .csv with the columns path1, "
+                "path2, same and fold, or add --layout identity-folders to draw other pairs"
+            )
 
 
 def with_drawn_pairs(manifest: Manifest, seed: int) -> Manifest:
@@ -238,6 +321,7 @@ def with_drawn_pairs(manifest: Manifest, seed: int) -> Manifest:
     folds = 1 + max(pair.fold for pair in pairs)
     note = f"{len(pairs)} pairs in {folds} folds of different people, drawn with seed {seed}"
     manifest.notes += (f"{note}; {total - len(used)} images are in no pair",)
+    manifest.task = DRAWN_PAIRS
     return manifest
 
 
@@ -280,7 +364,7 @@ def _same_pairs(images: list[int], rng: np.random.Generator) -> list[tuple[int, 
 
 
 LAYOUTS = (
-    marked_layout("lfw", read_lfw, "pairs.txt"),
+    Layout("lfw", lambda path: _is_lfw_list(_lfw_list(path)), read_lfw, "pairs.txt or LFW's pairs.csv"),
     marked_layout("cplfw", partial(read_two_line_pairs, name="CPLFW"), "pairs_CPLFW.txt"),
     marked_layout("calfw", partial(read_two_line_pairs, name="CALFW"), "pairs_CALFW.txt"),
     marked_layout("cfp-fp", partial(read_cfp, protocol="FP"), "Protocol/Split/FP"),
@@ -290,7 +374,7 @@ LAYOUTS = (
     shards_layout("subject")._replace(looks_for="a .tar shard with identities, or a folder of them"),
     Layout(
         "identity-folders",
-        lambda path: len(set(_people(path).values())) > 1,
+        lambda path: path.is_dir() and any(image.parent != path for image in images_below(path)),
         read_identity_folders,
         "PERSON/IMAGE",
     ),
