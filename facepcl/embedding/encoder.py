@@ -27,6 +27,7 @@ from facepcl.models.hub_folder import OfTimm
 from facepcl.models.registry import rows_of
 from facepcl.utils.cpus import cores
 from facepcl.utils.device import check_dtype, find_device, inference_dtype
+from facepcl.utils.torch_state import default_torch_state, use_own_threads
 
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
 BRANCH_NAMES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
@@ -54,11 +55,9 @@ class Encoder:
         self._int8, self._backend = dtype == INT8, backend
         self._runs: dict[bool, Run] = {}
         self._making, self._process = Lock(), os.getpid()
-        use_own_threads()
         self.device = self._choose_device(device, dtype)
-        with self._undisturbed():
-            with torch.device("cpu"):
-                loaded = _load(model).eval().float().to(self.device)
+        with default_torch_state():
+            loaded = _load(model).eval().float().to(self.device)
             self.model: Any = loaded.to(memory_format=torch.channels_last)
             self._check_model()
             config = self._read_preprocessing(size)
@@ -66,17 +65,6 @@ class Encoder:
             self._choose_dtype(dtype)
         self.make_ready()
         self.meta = self._describe(config, weights, isinstance(model, str))
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """torch's usual state: what a caller has set around a call must not change embeddings."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)  # for all threads; so never in a call, only for what is made
-        try:
-            with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
-                yield
-        finally:
-            torch.set_default_dtype(before)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -198,11 +186,10 @@ class Encoder:
         """
         if self._process != os.getpid():
             self._check_fork()
-        use_own_threads()
         wide = all_branches or self.branch != "shared"
         if wide in self._runs:
             return
-        with self._making, self._undisturbed():
+        with self._making, default_torch_state():
             if wide not in self._runs:  # not made by another thread meanwhile
                 self._runs[wide] = self._make_run(AllBranches(self.model) if wide else Trunk(self.model))
 
@@ -215,13 +202,14 @@ class Encoder:
         return run
 
     def _check_fork(self) -> None:
-        """In a child of the process that made this, refuse what does not outlive a fork."""
+        """Run in a child of the process that made this, or refuse what does not outlive a fork."""
         if self.device.type != "cpu" or self._backend == "compile":
             where = "backend compile" if self.device.type == "cpu" else f"device {self.device.type}"
             raise OptionError(
                 f"this embedder was made before the process was forked, and {where} does not work in the "
                 "child: make it in the child, or start processes with multiprocessing's 'spawn'"
             )
+        use_own_threads()
         self._making, self._process = Lock(), os.getpid()
 
     def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
@@ -257,19 +245,6 @@ class Encoder:
             "avg": lambda: maps.mean((2, 3)),
             "2x2": lambda: F.adaptive_avg_pool2d(maps, 2).flatten(1),
         }[self.pool]()
-
-
-_last_process: int | None = None  # that ran a network
-
-
-def use_own_threads() -> None:
-    """Run with one thread in a child of a process that has run networks: the threads that shared their work
-    do not outlive a fork, and would be waited for without end."""
-    global _last_process
-    process = os.getpid()
-    if _last_process not in (None, process):
-        torch.set_num_threads(1)
-    _last_process = process
 
 
 def _check_options(branch: str, pool: str, batch_size: int, dtype: str, backend: str) -> None:

@@ -1,9 +1,22 @@
 """Torch's global and thread-local state: results must not depend on what a calling program has set."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+
+_last_process: int | None = None  # that has computed
+
+
+def use_own_threads() -> None:
+    """Compute with one thread in a child of a process that has computed: the threads that shared its work do
+    not outlive a fork, and would be waited for without end."""
+    global _last_process
+    process = os.getpid()
+    if _last_process not in (None, process):
+        torch.set_num_threads(1)
+    _last_process = process
 
 
 @contextmanager
@@ -11,8 +24,10 @@ def default_torch_state() -> Iterator[None]:
     """Compute with torch's defaults whatever the caller has set, and restore that at the end.
 
     Covers inference mode, gradients, autocast, default dtype and device, deterministic algorithms and the
-    precision of float32 matrix products. The number of threads stays: it changes rounding alone.
+    precision of float32 matrix products. The number of threads stays: it changes rounding alone. It is 1 in a
+    forked child (`use_own_threads`).
     """
+    use_own_threads()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
