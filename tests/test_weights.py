@@ -1,8 +1,10 @@
 """Weights that are missing, damaged, of another model or with a head: the traps of loading through timm."""
 
 import json
+import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -191,9 +193,101 @@ def test_a_folder_brings_back_the_encoder(name, tmp_path):
             close(a, b)
         assert "state_dict" not in loaded.pretrained_cfg
     close(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(x), model(x))
-    random = facepcl.create_model(f"local-dir:{folder}", pretrained=False)
+    with pytest.warns(UserWarning, match="random weights"):
+        random = facepcl.create_model(f"local-dir:{folder}", pretrained=False)
     assert not torch.equal(random.face[0].weight, model.face[0].weight)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["encoder"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pcl_resnet18", {"output_stride": 8}),
+        ("pcl_resnet18", {"stem_type": "deep", "act_layer": "gelu", "in_chans": 1, "num_classes": 3}),
+        ("pcl_resnet18", {"norm_layer": "groupnorm", "global_pool": "max", "replace_stem_pool": True}),
+        ("pcl_resnet18", {"block_args": {"attn_layer": "se"}, "drop_path_rate": 0.1}),
+        ("pcl_resnet50", {"layers": (1, 1, 1, 1), "cardinality": 2, "base_width": 32, "avg_down": True}),
+        ("pcl_facecycle", {"global_pool": "catavgmax", "num_classes": 3, "in_chans": 1, "drop_rate": 0.1}),
+    ],
+    ids=str,
+)
+def test_arguments_that_change_the_network_come_back(name, options, tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model(name, **options).eval()
+    folder = save_encoder(model, tmp_path / "encoder")
+    x = torch.rand(2, options.get("in_chans", 3), 96, 96)
+    for create in (facepcl.create_model, timm.create_model):
+        assert torch.equal(create(f"local-dir:{folder}", pretrained=True).eval()(x), model(x))
+    codes = facepcl.create_model(f"local-dir:{folder}").eval().forward_codes(x)
+    assert torch.equal(codes.face, model.forward_codes(x).face)
+
+
+def test_a_network_that_config_json_cannot_describe_is_not_saved(tmp_path):
+    by_class = facepcl.create_model("pcl_resnet18", aa_layer=torch.nn.AvgPool2d)
+    with pytest.raises(OptionError, match=r"config\.json cannot hold aa_layer=.*AvgPool2d"):
+        save_encoder(by_class, tmp_path / "encoder")
+    changed = facepcl.create_model("pcl_facecycle")
+    changed.layer3_1[1] = torch.nn.ReLU()
+    with pytest.raises(
+        OptionError, match=r"layer3_1\.1 is ReLU\(\), and LeakyReLU\(negative_slope=0\.1\) in"
+    ):
+        save_encoder(changed, tmp_path / "encoder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_differ_in_training_only_are_saved(tmp_path):
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(facepcl.create_model("pcl_resnet18")).eval()
+    model.bn1.momentum = 0.01
+    model.act1.inplace = False  # as tools that explain a network want it
+    folder = save_encoder(model, tmp_path / "encoder")
+    x = image("pcl_resnet18")
+    assert torch.equal(facepcl.create_model(f"local-dir:{folder}").eval()(x), model(x))
+
+
+@each_model
+def test_a_folder_has_no_argument_that_transformers_passes_too(name, tmp_path):
+    """As its TimmWrapperModel makes the network of a folder."""
+    save_encoder(facepcl.create_model(name, num_classes=3), tmp_path / "encoder")
+    config = json.loads((tmp_path / "encoder/config.json").read_text())
+    timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
+    assert config["num_classes"] == 3
+
+
+def test_a_folder_that_transformers_saved_is_its_trunk(tmp_path):
+    """It saves the trunk, takes num_classes from pretrained_cfg, and keeps the rest of our config.json."""
+    model = facepcl.create_model("pcl_resnet18").eval()
+    folder = save_encoder(model, tmp_path / "encoder")
+    (folder / "branches.safetensors").unlink()
+    with pytest.raises(MissingPath, match=r"branches\.safetensors"):
+        facepcl.create_model(f"local-dir:{folder}")
+    config = json.loads((folder / "config.json").read_text()) | {"transformers_version": "5.0"}
+    del config["pretrained_cfg"]["num_classes"]
+    (folder / "config.json").write_text(json.dumps(config))
+    x = image("pcl_resnet18")
+    assert torch.equal(facepcl.create_model(f"local-dir:{folder}").eval()(x), model(x))
+
+
+@pytest.mark.parametrize("create", [timm.create_model, facepcl.create_model])
+def test_an_untrained_network_of_a_folder_is_announced_with_the_call_that_loads_it(create, tmp_path, caplog):
+    name = f"local-dir:{save_encoder(facepcl.create_model('pcl_facecycle'), tmp_path / 'encoder')}"
+    said = f'random weights, .* type create_model\\("{name}", pretrained=True\\)'
+    with pytest.warns(UserWarning, match=said):
+        create(name, pretrained=False)
+    assert re.search(said, caplog.text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create(name, pretrained=True)
+
+
+@each_model
+def test_an_untrained_network_has_the_branches_that_its_folder_has(name, tmp_path):
+    trunk = timm.create_model(name)
+    save_for_hf(trunk, str(tmp_path / "of timm"), safe_serialization=True)
+    save_encoder(trunk, tmp_path / "ours")
+    for folder in ("of timm", "ours"):
+        with pytest.warns(UserWarning, match="random weights"):
+            model = facepcl.create_model(f"local-dir:{tmp_path / folder}", pretrained=False)
+        assert getattr(model, "face", None) is None
 
 
 @each_model

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from facepcl.errors import FacepclError, OptionError, WeightsError
+from facepcl.errors import OptionError, WeightsError
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, HeadSpec, read_specs
 from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
@@ -20,10 +20,9 @@ from facepcl.models.io import (
     read_config,
     read_shapes,
 )
+from facepcl.models.model_args import SOURCES, check_model_args, make_described
 from facepcl.models.registry import WEIGHTS, Row, rows_of
-from facepcl.models.weights import THREE_WAYS, check_sha256
-
-WIDEST = 1 << 16  # classes or channels of a model in a folder
+from facepcl.models.weights import THREE_WAYS, check_sha256, warn_untrained
 
 
 def create_model(
@@ -63,7 +62,10 @@ def create_model(
             raise OptionError(
                 f"{name} brings its own weights; pretrained={str(pretrained)!r} is for a plain name"
             )
-        return _create_from_folder(folder, pretrained is not False, branches, timm_options)
+        model = _create_from_folder(folder, pretrained is not False, branches, timm_options)
+        if pretrained is False:
+            warn_untrained(name)
+        return model
     _check_name(name)
     if pretrained is True and (row := _row_on_the_hub(name)):
         folder = fetch_row(row, timm_options.get("cache_dir"))
@@ -150,39 +152,37 @@ def _create_from_folder(
     own = config.get("facepcl", {})
     architecture = architecture_of(config, folder)
     arguments = config.get("model_args", {})
+    shapes = read_shapes(folder / WEIGHTS_FILE)
     if branches is None:
         branches = own.get("branches", arguments.get("branches"))
-    cfg = {**config.get("pretrained_cfg", {}), "architecture": architecture}
-    _check_widths(folder, {**cfg, **arguments})
+        if "transformers_version" in config and not (folder / BRANCHES_FILE).is_file() and own:
+            branches = None  # transformers saves the trunk, and the whole of our config.json
+    if branches and (named := own.get("branches")):
+        if named != BRANCHES_FILE:
+            raise WeightsError(f"{folder}: its config.json names {named!r:.40}, not {BRANCHES_FILE}")
+        shapes |= read_shapes(folder / BRANCHES_FILE)
+    if branches is None:  # a folder that timm's own save_for_hf wrote does not say
+        branches = any(map(is_branch, shapes))
+    cfg = {key: value for key, value in config.get("pretrained_cfg", {}).items() if key not in SOURCES}
+    cfg["architecture"] = architecture
+    if "num_classes" in config:  # transformers writes it here alone
+        cfg["num_classes"] = config["num_classes"]
+    described = {**arguments, "branches": bool(branches) and any(map(is_branch, shapes))}
+    check_model_args(folder, architecture, cfg, described, shapes)
     if pretrained:
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
         cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
-        if branches is None:  # a folder that timm's own save_for_hf wrote does not say
-            branches = any(map(is_branch, cfg["state_dict"]))
-        if branches and (named := own.get("branches")):
-            if named != BRANCHES_FILE:
-                raise WeightsError(f"{folder}: its config.json names {named!r:.40}, not {BRANCHES_FILE}")
+        if branches and own.get("branches"):
             cfg["state_dict"] |= load_tensors(folder / BRANCHES_FILE)
-    arguments = {**arguments, **options, "branches": branches is None or bool(branches)}
-    try:
-        model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
-    except FacepclError:
-        raise
-    except Exception as error:  # whatever timm makes of a value that it did not expect
-        if options:  # which may be the caller's mistake
-            raise
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise WeightsError(f"{folder}: timm cannot make what its config.json describes ({reason})") from error
+    arguments = {**arguments, "branches": bool(branches)}
+    if options:  # of the caller, who is told what timm says of them
+        model: Any = timm.create_model(
+            architecture, pretrained=pretrained, pretrained_cfg=cfg, **{**arguments, **options}
+        )
+    else:
+        model = make_described(folder, architecture, cfg, arguments, pretrained=pretrained)
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
     return model
-
-
-def _check_widths(folder: Path, described: Mapping[str, Any]) -> None:
-    """Refuse a description that would take any amount of memory before a tensor is compared with it."""
-    for key in ("num_classes", "in_chans"):
-        width = described.get(key) or 0
-        if not isinstance(width, int) or not 0 <= width <= WIDEST:
-            raise WeightsError(f"{folder}: {key} in its config.json is {width!r:.40}, not a width")
 
 
 def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
@@ -276,7 +276,11 @@ def load_heads(path: Path, specs: Mapping[str, HeadSpec]) -> Heads:
     """The heads of a file. Raises WeightsError if it holds others than `specs`."""
     tensors = load_tensors(path)
     try:
-        heads = Heads(specs, {name: tensors[f"{name}.weight"].shape[1] for name in specs})
+        shapes = {name: tensors[f"{name}.weight"].shape for name in specs}
+        for name, spec in specs.items():
+            if len(shapes[name]) != 2 or shapes[name][0] != spec.width:  # else a layer of any size is made
+                raise KeyError(name)
+        heads = Heads(specs, {name: shape[1] for name, shape in shapes.items()})
         heads.load_state_dict(tensors)
     except (KeyError, IndexError, RuntimeError) as error:  # also a name that a module cannot have
         raise WeightsError(f"{path} does not hold the heads {', '.join(specs)} of its config.json") from error

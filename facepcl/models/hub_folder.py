@@ -9,6 +9,7 @@ import timm
 
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import BRANCHES_FILE, CONFIG_FILE, DECODER_FILE, HEADS_FILE, WEIGHTS_FILE, read_config
+from facepcl.models.model_args import check_stock
 from facepcl.utils.files import FULL, sha256_file
 
 FAMILY = "pcl_*"
@@ -47,6 +48,8 @@ def architecture_of(config: dict[str, Any], where: str | Path) -> str:
     if architecture in timm.list_models(FAMILY):
         return architecture
     known = isinstance(architecture, str) and timm.is_model(architecture)
+    if known:
+        check_stock(where, config)  # timm makes the network next
     hint = "; use timm.create_model" if known else ""
     raise (OfTimm if known else WeightsError)(
         f"{where} holds {architecture!r}, which is not one of facepcl's{hint}"
