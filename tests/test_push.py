@@ -109,7 +109,7 @@ def test_a_card_that_was_written_where_paths_have_blanks_names_the_repository(hu
     (files,) = list(hub.repositories["org/faces"].commits.values())[1:]
     text = files["README.md"].decode()
     assert str(tmp_path) not in text
-    assert 'facepcl.create_model("hf-hub:org/faces")' in text
+    assert 'facepcl.create_model("hf-hub:org/faces", pretrained=True)' in text
 
 
 def test_weights_that_are_not_finite_are_not_pushed(hub, encoders, tmp_path):

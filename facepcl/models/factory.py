@@ -253,7 +253,7 @@ def create_heads(name: str) -> Heads:
         WeightsError: The weights have no heads, or their heads are damaged.
 
     Example:
-        >>> model = facepcl.create_model("local-dir:runs/first/encoder").eval()
+        >>> model = facepcl.create_model("local-dir:runs/first/encoder", pretrained=True).eval()
         >>> heads = facepcl.create_heads("local-dir:runs/first/encoder")
         >>> yaw, pitch, roll = heads(model.forward_branches(images))["pose"].T
     """
