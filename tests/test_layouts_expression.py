@@ -186,7 +186,7 @@ def test_an_unknown_layout_lists_those_of_the_task(tmp_path, task):
 
 
 def test_an_unknown_task_and_a_missing_path_are_named(tmp_path):
-    with pytest.raises(OptionError, match="unknown task 'age'; there are expression"):
+    with pytest.raises(OptionError, match=r"Unknown task 'age'\. Available: expression"):
         read_manifest("age", tmp_path)
     with pytest.raises(MissingPath, match="nowhere"):
         read_manifest("expression", tmp_path / "nowhere")

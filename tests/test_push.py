@@ -237,7 +237,7 @@ def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
         ("push", "say what to push and where to"),
         ("push encoder", "say what to push and where to"),
         ("push nowhere org/faces", "nowhere: there is no such folder"),
-        ("models --download pcl_vgg", "has no model 'pcl_vgg'"),
+        ("models --download pcl_vgg", "Unknown model 'pcl_vgg'"),
     ],
 )
 def test_commands_that_cannot_work_say_one_line(hub, capsys, command, said):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers.files import ROOT
 from timm.models import save_for_hf
 
 import facepcl
@@ -131,16 +132,35 @@ def test_plain_timm_refuses_a_path_as_pretrained(saved, name):
 @pytest.mark.parametrize(
     ("name", "pretrained", "error", "said"),
     [
-        ("pcl_vgg", None, OptionError, "has no model 'pcl_vgg'"),
+        ("pcl_vgg", None, OptionError, "Unknown model 'pcl_vgg'"),
         ("resnet18", None, OptionError, "use timm.create_model"),
-        ("pcl_resnet50.nope", True, OptionError, "no weights tagged 'nope'"),
+        (
+            "pcl_resnet50.nope",
+            True,
+            OptionError,
+            r"Unknown tag of pcl_resnet50 'nope'\. Available: synth_labels",
+        ),
         ("pcl_facecycle", "nowhere.safetensors", MissingPath, "nowhere.safetensors"),
         ("pcl_facecycle", "weights.pth", OptionError, "never from a pickle"),
+        (
+            "pcl_resnet5",
+            None,
+            OptionError,
+            r"'pcl_resnet5'\. Did you mean 'pcl_resnet50'\? Available: pcl_face",
+        ),
+        ("pcl_resnet18.synth_label", True, OptionError, r"Did you mean 'synth_labels'\?"),
+        ("org/faces", None, OptionError, r"Did you mean 'hf-hub:org/faces'\?"),
+        ("https://huggingface.co/org/faces/tree/v1", None, OptionError, r"mean 'hf-hub:org/faces@v1'\?"),
+        ("hub:org/faces", None, OptionError, r"Did you mean 'hf-hub:org/faces'\?"),
+        ("tests", None, OptionError, r"Did you mean 'local-dir:tests'\?"),
+        ("weights.safetensors", None, OptionError, "pretrained='weights.safetensors'"),
+        ("hf_hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be fetched"),
         ("local-dir:nowhere", None, MissingPath, "nowhere"),
         ("hf-hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be fetched"),
     ],
 )
-def test_a_wrong_name_or_file_is_one_sentence(name, pretrained, error, said):
+def test_a_wrong_name_or_file_is_one_sentence(name, pretrained, error, said, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(error, match=said) as caught:
         facepcl.create_model(name, pretrained)
     assert "\n" not in str(caught.value)

@@ -1,13 +1,14 @@
 """`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 from torch import nn
 
-from facepcl.errors import OptionError, WeightsError
+from facepcl.errors import OptionError, WeightsError, near, unknown
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, HeadSpec, read_specs
 from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
@@ -82,12 +83,35 @@ def _check_name(name: str) -> None:
     models = timm.list_models(FAMILY)
     architecture, _, tag = name.partition(".")
     if architecture not in models:
-        hint = "; for other models use timm.create_model" if timm.is_model(architecture) else ""
-        raise OptionError(f"facepcl has no model {name!r}, but {', '.join(models)}{hint}")
+        raise unknown_model(name)
     tagged = [n for n in timm.list_models(architecture, include_tags=True) if "." in n]
     if tag and name not in tagged:
-        tags = ", ".join(n.partition(".")[2] for n in tagged)
-        raise OptionError(f"{architecture} has no weights tagged {tag!r}; its tags: {tags}")
+        raise OptionError(unknown(f"tag of {architecture}", tag, [n.partition(".")[2] for n in tagged]))
+
+
+def unknown_model(name: str, others: Iterable[str] = ()) -> OptionError:
+    """The error for a `name` that is no model: what was meant, of ours, of `others`, or by its form."""
+    ours = timm.list_models(FAMILY)
+    repository = re.sub(r"^https?://(www\.)?(huggingface\.co|hf\.co)/", "", name.rstrip("/"))
+    repository = repository.replace("/tree/", "@")
+    if not others and timm.is_model(name.partition(".")[0]):
+        return OptionError(
+            f"{name!r} is not one of facepcl's models, {', '.join(ours)}; use timm.create_model"
+        )
+    if Path(name).is_dir():
+        meant = f"local-dir:{name}"
+    elif Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
+        return OptionError(
+            f"{name!r} is a file of weights, not a model; type create_model(MODEL, pretrained={name!r}), or "
+            "facepcl convert if it is no .safetensors file"
+        )
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(@\w+)?", repository):
+        meant = f"hf-hub:{repository}"
+    elif ":" in name and (scheme := near(name.partition(":")[0], ("hf-hub", "local-dir"))):
+        meant = f"{scheme}:{name.partition(':')[2]}"
+    else:
+        meant = near(name, ours) or near(name, others)
+    return OptionError(unknown("model", name, ours, meant))
 
 
 def _row_on_the_hub(name: str) -> Row | None:

@@ -28,6 +28,8 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
     for a repository that cannot be fetched or whose files are not what it says they are.
     """
     scheme, _, rest = name.partition(":")
+    if scheme == "hf_hub":  # as timm takes it too
+        scheme, name = "hf-hub", f"hf-hub:{rest}"
     if scheme == "local-dir":
         if not Path(rest).is_dir():
             raise MissingPath(f"{rest}: there is no such folder")

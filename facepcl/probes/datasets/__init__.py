@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from facepcl.errors import DataError, MissingPath, OptionError
+from facepcl.errors import DataError, MissingPath, OptionError, unknown
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
 from facepcl.probes.datasets.common import Layout
 from facepcl.probes.datasets.csv_files import csv_layout
@@ -36,10 +36,10 @@ def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int =
     """
     path = Path(path)
     if task not in LAYOUTS:
-        raise OptionError(f"unknown task {task!r}; there are {', '.join(LAYOUTS)}")
+        raise OptionError(unknown("task", task, LAYOUTS))
     layouts = {known.name: known for known in LAYOUTS[task]}
     if layout != "auto" and layout not in layouts:
-        raise OptionError(f"unknown layout {layout!r} of {task}; there are auto, {', '.join(layouts)}")
+        raise OptionError(unknown(f"layout of {task}", layout, ("auto", *layouts)))
     if not path.exists():
         raise MissingPath(f"{path}: there is no such file or folder")
     candidates = list(layouts.values()) if layout == "auto" else [layouts[layout]]
