@@ -181,7 +181,7 @@ def test_a_path_that_is_not_what_its_layout_says_is_named(tmp_path):
 
 @pytest.mark.parametrize("task", LAYOUTS)
 def test_an_unknown_layout_lists_those_of_the_task(tmp_path, task):
-    with pytest.raises(OptionError, match=r"there are auto, .*csv"):
+    with pytest.raises(OptionError, match=r"Available: auto, .*csv"):
         read_manifest(task, tmp_path, "nothing")
 
 

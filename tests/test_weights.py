@@ -252,6 +252,8 @@ def test_a_network_that_config_json_cannot_describe_is_not_saved(tmp_path):
         OptionError, match=r"layer3_1\.1 is ReLU\(\), and LeakyReLU\(negative_slope=0\.1\) in"
     ):
         save_encoder(changed, tmp_path / "encoder")
+    with pytest.raises(OptionError, match="a DataParallel cannot be saved; give the model that create_model"):
+        save_encoder(torch.nn.DataParallel(facepcl.create_model("pcl_facecycle")), tmp_path / "encoder")
     assert not list(tmp_path.iterdir())
 
 
@@ -259,7 +261,7 @@ def test_layers_that_differ_in_training_only_are_saved(tmp_path):
     model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(facepcl.create_model("pcl_resnet18")).eval()
     model.bn1.momentum = 0.01
     model.act1.inplace = False  # as tools that explain a network want it
-    folder = save_encoder(model, tmp_path / "encoder")
+    folder = save_encoder(torch.compile(model), tmp_path / "encoder")
     x = image("pcl_resnet18")
     assert torch.equal(facepcl.create_model(f"local-dir:{folder}").eval()(x), model(x))
 

@@ -103,7 +103,7 @@ def save_encoder(
     A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
     facepcl loads it; the branches lie beside it in `branches.safetensors`.
     """
-    folder = Path(folder)
+    folder, model = Path(folder), getattr(model, "_orig_mod", model)  # of torch.compile
     branches = {key: value for key, value in model.state_dict().items() if is_branch(key)}
     arguments = record_model_args(model, bool(branches))
     partial = folder.with_name(folder.name + ".partial")

@@ -30,6 +30,8 @@ def record_model_args(model: Any, branches: bool) -> dict[str, Any]:
 
     Raises OptionError where config.json cannot hold them, or where the network was changed after it was made.
     """
+    if not getattr(model, "pretrained_cfg", None):
+        raise OptionError(f"a {type(model).__name__} cannot be saved; give the model that create_model made")
     architecture = model.pretrained_cfg["architecture"]
     arguments = get_model_args(model) | {"branches": branches}
     for name, value in arguments.items():
