@@ -312,6 +312,13 @@ def test_an_untrained_network_has_the_branches_that_its_folder_has(name, tmp_pat
         assert getattr(model, "face", None) is None
 
 
+def test_a_folder_below_the_home_folder_is_found_by_a_tilde(encoders, monkeypatch):
+    model, folder = encoders("pcl_facecycle")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    loaded = facepcl.create_model("local-dir:~/encoder", pretrained=True)
+    assert torch.equal(loaded.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
+
+
 @each_model
 def test_a_model_fine_tuned_by_timm_comes_back_as_its_trunk(name, tmp_path):
     trunk = timm.create_model(name, num_classes=7)

@@ -31,6 +31,7 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
     if scheme == "hf_hub":  # as timm takes it too
         scheme, name = "hf-hub", f"hf-hub:{rest}"
     if scheme == "local-dir":
+        rest = os.path.expanduser(rest)
         if not Path(rest).is_dir():
             raise MissingPath(f"{rest}: there is no such folder")
         if not (Path(rest) / WEIGHTS_FILE).is_file() and (Path(rest) / "encoder" / WEIGHTS_FILE).is_file():
