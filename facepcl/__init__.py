@@ -5,10 +5,11 @@ Importing it registers `pcl_facecycle`, `pcl_resnet18` and `pcl_resnet50` with t
 
 import importlib
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from facepcl._version import __version__ as __version__
-from facepcl.errors import FacepclError
+from facepcl.errors import FacepclError, MissingPath
 from facepcl.models.timm_hook import register_models
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from facepcl.embedding.tables import read_embeddings
     from facepcl.models.factory import create_decoder, create_heads, create_model, download
     from facepcl.models.registry import list_models
+
+if not os.path.isfile(os.path.join(os.path.dirname(__file__), "weights", "index.json")):
+    raise MissingPath(
+        f"facepcl cannot run from {os.path.dirname(__file__)}: its weights/index.json is no file there; a "
+        "zip or a frozen program must unpack the package as a folder"
+    )
 
 # A library is silent until its user configures logging.
 logging.getLogger("facepcl").addHandler(logging.NullHandler())

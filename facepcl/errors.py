@@ -15,7 +15,9 @@ FacepclError
 └── WriteError       (OSError)            a file that cannot be written: a disk that is full or read-only
 """
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -85,6 +87,20 @@ def require(package: str, extra: str) -> ModuleType:
         raise MissingExtra(
             f"{name} is installed but does not load ({error}); try: pip install --upgrade 'facepcl[{extra}]'"
         ) from error
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """The one of the `known` names that `name` was probably meant to be, or nothing."""
+    found = difflib.get_close_matches(str(name).lower(), list(known), 1)
+    return found[0] if found else ""
+
+
+def unknown(kind: str, name: object, known: Iterable[str], meant: str = "") -> str:
+    """The message for a `name` that is none of the `known`: what was `meant`, then all of them."""
+    known = list(known)
+    meant = meant or near(name, known)
+    hint = f" Did you mean {meant!r}?" if meant else ""
+    return f"Unknown {kind} {name!r:.80}.{hint} Available: {', '.join(known)}"
 
 
 def first_cause(error: BaseException) -> str:

@@ -163,7 +163,7 @@ def test_wrong_options_name_the_right_ones(model):
         facepcl.FaceEmbedder(model, branch="nose")
     with pytest.raises(OptionError, match="device 'abacus'"):
         facepcl.FaceEmbedder(model, device="abacus")
-    with pytest.raises(OptionError, match="there is no model 'pcl_vgg'"):
+    with pytest.raises(OptionError, match="Unknown model 'pcl_vgg'"):
         facepcl.FaceEmbedder("pcl_vgg")
 
 

@@ -261,7 +261,7 @@ def test_swap_pose_draws_what_the_decoder_makes_of_the_two_codes(copied, encoder
         ("pcl_resnet18 {face} {face}", "comes without a decoder"),
         ("{encoder} {face}", "give two or more"),
         ("{encoder} {face} nobody.jpg", "nobody.jpg: there is no such file"),
-        ("nowhere {face} {face}", "facepcl has no model 'nowhere'"),
+        ("nowhere {face} {face}", "Unknown model 'nowhere'"),
     ],
 )
 def test_what_swap_pose_cannot_do_is_one_sentence(copied, encoder, arguments, said):

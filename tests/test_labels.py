@@ -190,7 +190,7 @@ def test_the_average_has_heads_of_its_own(config):
 def test_weights_without_heads_are_refused_with_what_writes_them():
     with pytest.raises(WeightsError, match=r"pcl_facecycle comes without heads; .*--method labels writes"):
         facepcl.create_heads("pcl_facecycle")
-    with pytest.raises(OptionError, match="no model 'pcl_resnet5'"):
+    with pytest.raises(OptionError, match=r"'pcl_resnet5'\. Did you mean 'pcl_resnet50'"):
         facepcl.create_heads("pcl_resnet5")
 
 
@@ -299,5 +299,7 @@ def test_a_run_from_weights_has_strong_views_and_identity_at_once(config, monkey
 
 
 def test_views_that_no_run_has_are_refused(config):
-    with pytest.raises(OptionError, match="--views wild: choose mild, strong, ramp"):
+    with pytest.raises(
+        OptionError, match=r"Unknown --views 'wild'\. Did you mean 'mild'\? Available: mild, strong, ramp"
+    ):
         run(replace(config, views="wild"))

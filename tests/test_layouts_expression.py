@@ -201,12 +201,12 @@ def test_a_path_that_is_not_what_its_layout_says_is_named(tmp_path):
 
 @pytest.mark.parametrize("task", LAYOUTS)
 def test_an_unknown_layout_lists_those_of_the_task(tmp_path, task):
-    with pytest.raises(OptionError, match=r"there are auto, .*csv"):
+    with pytest.raises(OptionError, match=r"Available: auto, .*csv"):
         read_manifest(task, tmp_path, "nothing")
 
 
 def test_an_unknown_task_and_a_missing_path_are_named(tmp_path):
-    with pytest.raises(OptionError, match="unknown task 'age'; there are expression"):
+    with pytest.raises(OptionError, match=r"Unknown task 'age'\. Available: expression"):
         read_manifest("age", tmp_path)
     with pytest.raises(MissingPath, match="nowhere"):
         read_manifest("expression", tmp_path / "nowhere")

@@ -1,6 +1,7 @@
 """The models as timm's users meet them; the whole of timm's own suite runs in test_timm_suite.py."""
 
 import pickle
+from collections import Counter
 
 import pytest
 import timm
@@ -201,6 +202,30 @@ def test_compiled_equals_eager(name):
     model, x = timm.create_model(name).eval(), image(name)
     with torch.no_grad():
         close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
+
+
+@each_model
+def test_each_activation_is_a_module_of_its_own(name):
+    """DeepLift and other tools note what a module saw, and can do so once."""
+    model, calls = facepcl.create_model(name).eval(), Counter()
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda module, *_: calls.update([module]))
+    model.forward_codes(image(name))
+    assert set(calls.values()) == {1}
+
+
+@each_model
+def test_a_model_with_branches_trains_under_distributed_data_parallel(name, tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(facepcl.create_model(name, num_classes=2))
+        for _ in range(3):
+            model(image(name)).sum().backward()
+        assert model.module.fc.weight.grad is not None
+        assert model.module.face[0].weight.grad is None
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @each_model

@@ -175,7 +175,7 @@ def test_the_pixels_baseline_is_the_grey_image_halved(manifest):
 
 
 def test_a_random_model_that_does_not_exist_is_an_error():
-    with pytest.raises(OptionError, match="no model 'pcl_nothing'"):
+    with pytest.raises(OptionError, match="Unknown model 'pcl_nothing'"):
         load_encoder("random:pcl_nothing", 0)
 
 

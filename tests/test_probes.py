@@ -241,13 +241,17 @@ def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):
     [
         (["verification", "{shard}", "--protocol", "paper"], "nothing is published"),
         (["head-pose", "{shard}", "--model", "pixels", "--branch", "face"], "has no branches"),
-        (["expression", "{shard}", "--model", "no_such_model"], "no model 'no_such_model'"),
+        (["expression", "{shard}", "--model", "no_such_model"], "Unknown model 'no_such_model'"),
+        (["expression", "{shard}", "--protocol", "paper", "--pool", "avg"], "'paper' has pool 'flatten'"),
         (["expression", "{shard}", "--shots", "2"], "at least 4"),
         (["expression", "{shard}", "--seed", "-1"], "--seed -1: at least 0"),
         (["expression", "{shard}", "--workers", "0"], "workers 0: at least 1"),
         (["expression", "{shard}", "--report", "page.pdf"], "a report is a .html"),
         (["expression", "nowhere"], "there is no such file or folder"),
-        (["expression", "{shard}", "--layout", "cfp"], "unknown layout 'cfp'"),
+        (
+            ["expression", "{shard}", "--layout", "cfp"],
+            "Unknown layout of expression 'cfp'. Available: auto, ",
+        ),
         (["table", "nowhere"], "there is no such folder"),
     ],
 )
@@ -257,7 +261,7 @@ def test_a_wrong_word_is_one_sentence_before_any_work(shard, capsys, options, wo
 
 
 def test_a_task_that_does_not_exist_is_an_error_that_lists_them(shard):
-    with pytest.raises(OptionError, match="choose expression, verification"):
+    with pytest.raises(OptionError, match=r"Unknown task 'age'\. Available: expression, verification"):
         probes.run("age", shard)
 
 

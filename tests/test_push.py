@@ -109,7 +109,7 @@ def test_a_card_that_was_written_where_paths_have_blanks_names_the_repository(hu
     (files,) = list(hub.repositories["org/faces"].commits.values())[1:]
     text = files["README.md"].decode()
     assert str(tmp_path) not in text
-    assert 'facepcl.create_model("hf-hub:org/faces")' in text
+    assert 'facepcl.create_model("hf-hub:org/faces", pretrained=True)' in text
 
 
 def test_weights_that_are_not_finite_are_not_pushed(hub, encoders, tmp_path):
@@ -237,7 +237,7 @@ def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
         ("push", "say what to push and where to"),
         ("push encoder", "say what to push and where to"),
         ("push nowhere org/faces", "nowhere: there is no such folder"),
-        ("models --download pcl_vgg", "has no model 'pcl_vgg'"),
+        ("models --download pcl_vgg", "Unknown model 'pcl_vgg'"),
     ],
 )
 def test_commands_that_cannot_work_say_one_line(hub, capsys, command, said):

@@ -1,13 +1,17 @@
 """What `import facepcl` costs, and the models' way into timm's registry, whichever is imported first."""
 
 import pickle
+import re
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import timm
 
 import facepcl
+from facepcl.cli import main
 from facepcl.models.registry import MODELS
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors")
@@ -89,3 +93,31 @@ def test_the_list_of_models_says_what_timm_makes(name):
 
 def test_no_model_of_timm_is_missing_from_the_list():
     assert timm.list_models("pcl_*") == NAMES
+
+
+def test_a_package_in_a_zip_is_refused_in_one_sentence(tmp_path):
+    """As `spark-submit --py-files` and zipapp have it."""
+    archive = tmp_path / "facepcl.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in Path(facepcl.__file__).parent.rglob("*.py"):
+            file.write(path, path.relative_to(Path(facepcl.__file__).parents[1]))
+    script = f"import sys; sys.path.insert(0, {str(archive)!r})\nimport facepcl"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={})
+    last = run.stderr.splitlines()[-1]
+    assert re.search("facepcl cannot run from .*facepcl.zip/facepcl: .* must unpack the package", last)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("emebd faces", "embed"),
+        ("embed faces -o x.npz --pol avg", "--pool"),
+        ("embed faces -o x.npz --pool=avgg", "avg"),
+        ("probe expresion faces", "expression"),
+        ("pretrain faces --out x --presett small", "--preset"),
+    ],
+)
+def test_a_mistyped_command_option_or_value_names_the_one_that_was_meant(typed, meant, capsys):
+    with pytest.raises(SystemExit):
+        main(typed.split())
+    assert capsys.readouterr().err.endswith(f"did you mean {meant}?\n")

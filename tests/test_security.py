@@ -12,14 +12,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from helpers.files import FACES, ROOT, pack, put_face
+from timm.models import save_for_hf
 
 import facepcl
 from facepcl.alignment.face_table import LANDMARK_COLUMNS
 from facepcl.errors import FacepclError, WeightsError
 from facepcl.hub.torch_checkpoint import read_checkpoint
+from facepcl.models.heads import Heads, HeadSpec
+from facepcl.models.io import save_encoder, save_tensors
 from facepcl.probes.datasets.verification import read_bin
 
 SOURCES = [*sorted((ROOT / "facepcl").rglob("*.py")), ROOT / "hubconf.py"]
@@ -253,6 +257,78 @@ def test_no_file_of_the_working_folder_is_imported(tmp_path, trace, command):
         check=False,
     )
     assert (done.returncode, trace.exists()) == (0, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("pcl_resnet18", {"model_args": {"layers": [2, 2, 2, 2000]}}, "more layers than there are tensors"),
+        ("pcl_resnet18", {"model_args": {"layers": [2, 2, 2, 10]}}, "encoder does not fit .* layer4.2"),
+        ("pcl_resnet18", {"model_args": {"channels": [64, 128, 256, 60000]}}, r"\[60000\] in the network"),
+        ("pcl_resnet18", {"model_args": {"base_width": 1 << 30}}, "base_width in its .* above 65536"),
+        ("pcl_resnet18", {"model_args": {"layers": [1e999] * 4}}, "layers in its .* above 65536"),
+        ("pcl_resnet18", {"model_args": {"checkpoint_path": "x.pth"}}, "'checkpoint_path' among model_args"),
+        ("pcl_facecycle", {"model_args": {"in_chans": 50000}}, r"\[64, 50000, 7, 7\] in the network"),
+        ("pcl_facecycle", {"num_classes": 10**9}, "num_classes in its config.json is 1000000000"),
+        ("pcl_facecycle", {"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "not a size of images"),
+        ("pcl_facecycle", {"pretrained_cfg": {"crop_pct": 1e-9}}, "not a share of an image"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_description_of_a_network_is_compared_before_it_takes_memory(
+    encoders, tmp_path, name, change, said, pretrained
+):
+    folder = Path(shutil.copytree(encoders(name)[1], tmp_path / "encoder"))
+    config = json.loads((folder / "config.json").read_text())
+    change = {k: v if k == "num_classes" else config[k] | v for k, v in change.items()}
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(FacepclError, match=said):
+        facepcl.create_model(f"local-dir:{folder}", pretrained)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"depth": 100_000}, "depth in its config.json is 100000"),
+        ({"img_size": 60_000}, "numbers above 4096"),
+        ({"embed_dim": 3072, "depth": 100}, r"describes .*e\+10 parameters, and vit_tiny"),
+    ],
+    ids=str,
+)
+def test_so_is_that_of_another_of_timms_models(tmp_path, change, said):
+    save_for_hf(timm.create_model("vit_tiny_patch16_224"), str(tmp_path), safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_args": change}))
+    with pytest.raises(FacepclError, match=said):
+        facepcl.FaceEmbedder(f"local-dir:{tmp_path}")
+
+
+def test_heads_that_are_wider_than_their_tensors_are_refused(encoders, tmp_path):
+    model, _ = encoders("pcl_facecycle")
+    specs = {"pose": HeadSpec("pose", 2, "none", ("yaw", "pitch", "roll"))}
+    folder = save_encoder(model, tmp_path / "encoder", heads=Heads(specs, {"pose": 512}))
+    config = json.loads((folder / "config.json").read_text())
+    config["facepcl"]["heads"]["pose"]["outputs"] = 1 << 14
+    (folder / "config.json").write_text(json.dumps(config))
+    save_tensors({"pose.weight": torch.zeros(1, 10_000_000)}, folder / "heads.safetensors")
+    with pytest.raises(WeightsError, match="does not hold the heads pose"):
+        facepcl.create_heads(f"local-dir:{folder}")
+
+
+def test_weights_come_from_the_folder_whatever_its_config_names(encoders, tmp_path):
+    model, good = encoders("pcl_facecycle")
+    folder = Path(shutil.copytree(good, tmp_path / "encoder"))
+    config = json.loads((folder / "config.json").read_text())
+    torch.save(timm.create_model("pcl_facecycle").state_dict(), tmp_path / "other.pth")
+    config["pretrained_cfg"] |= {
+        "source": "local-dir",
+        "file": str(tmp_path),
+        "url": "http://localhost:1/x.pth",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = facepcl.create_model(f"local-dir:{folder}")
+    assert torch.equal(loaded.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

@@ -1,13 +1,16 @@
 """Weights that are missing, damaged, of another model or with a head: the traps of loading through timm."""
 
 import json
+import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import timm
 import torch
+from helpers.files import ROOT
 from timm.models import save_for_hf
 
 import facepcl
@@ -129,16 +132,35 @@ def test_plain_timm_refuses_a_path_as_pretrained(saved, name):
 @pytest.mark.parametrize(
     ("name", "pretrained", "error", "said"),
     [
-        ("pcl_vgg", None, OptionError, "has no model 'pcl_vgg'"),
+        ("pcl_vgg", None, OptionError, "Unknown model 'pcl_vgg'"),
         ("resnet18", None, OptionError, "use timm.create_model"),
-        ("pcl_resnet50.nope", True, OptionError, "no weights tagged 'nope'"),
+        (
+            "pcl_resnet50.nope",
+            True,
+            OptionError,
+            r"Unknown tag of pcl_resnet50 'nope'\. Available: synth_labels",
+        ),
         ("pcl_facecycle", "nowhere.safetensors", MissingPath, "nowhere.safetensors"),
         ("pcl_facecycle", "weights.pth", OptionError, "never from a pickle"),
+        (
+            "pcl_resnet5",
+            None,
+            OptionError,
+            r"'pcl_resnet5'\. Did you mean 'pcl_resnet50'\? Available: pcl_face",
+        ),
+        ("pcl_resnet18.synth_label", True, OptionError, r"Did you mean 'synth_labels'\?"),
+        ("org/faces", None, OptionError, r"Did you mean 'hf-hub:org/faces'\?"),
+        ("https://huggingface.co/org/faces/tree/v1", None, OptionError, r"mean 'hf-hub:org/faces@v1'\?"),
+        ("hub:org/faces", None, OptionError, r"Did you mean 'hf-hub:org/faces'\?"),
+        ("tests", None, OptionError, r"Did you mean 'local-dir:tests'\?"),
+        ("weights.safetensors", None, OptionError, "pretrained='weights.safetensors'"),
+        ("hf_hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be fetched"),
         ("local-dir:nowhere", None, MissingPath, "nowhere"),
         ("hf-hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be fetched"),
     ],
 )
-def test_a_wrong_name_or_file_is_one_sentence(name, pretrained, error, said):
+def test_a_wrong_name_or_file_is_one_sentence(name, pretrained, error, said, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(error, match=said) as caught:
         facepcl.create_model(name, pretrained)
     assert "\n" not in str(caught.value)
@@ -191,9 +213,110 @@ def test_a_folder_brings_back_the_encoder(name, tmp_path):
             close(a, b)
         assert "state_dict" not in loaded.pretrained_cfg
     close(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(x), model(x))
-    random = facepcl.create_model(f"local-dir:{folder}", pretrained=False)
+    with pytest.warns(UserWarning, match="random weights"):
+        random = facepcl.create_model(f"local-dir:{folder}", pretrained=False)
     assert not torch.equal(random.face[0].weight, model.face[0].weight)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["encoder"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pcl_resnet18", {"output_stride": 8}),
+        ("pcl_resnet18", {"stem_type": "deep", "act_layer": "gelu", "in_chans": 1, "num_classes": 3}),
+        ("pcl_resnet18", {"norm_layer": "groupnorm", "global_pool": "max", "replace_stem_pool": True}),
+        ("pcl_resnet18", {"block_args": {"attn_layer": "se"}, "drop_path_rate": 0.1}),
+        ("pcl_resnet50", {"layers": (1, 1, 1, 1), "cardinality": 2, "base_width": 32, "avg_down": True}),
+        ("pcl_facecycle", {"global_pool": "catavgmax", "num_classes": 3, "in_chans": 1, "drop_rate": 0.1}),
+    ],
+    ids=str,
+)
+def test_arguments_that_change_the_network_come_back(name, options, tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model(name, **options).eval()
+    folder = save_encoder(model, tmp_path / "encoder")
+    x = torch.rand(2, options.get("in_chans", 3), 96, 96)
+    for create in (facepcl.create_model, timm.create_model):
+        assert torch.equal(create(f"local-dir:{folder}", pretrained=True).eval()(x), model(x))
+    codes = facepcl.create_model(f"local-dir:{folder}").eval().forward_codes(x)
+    assert torch.equal(codes.face, model.forward_codes(x).face)
+
+
+def test_a_network_that_config_json_cannot_describe_is_not_saved(tmp_path):
+    by_class = facepcl.create_model("pcl_resnet18", aa_layer=torch.nn.AvgPool2d)
+    with pytest.raises(OptionError, match=r"config\.json cannot hold aa_layer=.*AvgPool2d"):
+        save_encoder(by_class, tmp_path / "encoder")
+    changed = facepcl.create_model("pcl_facecycle")
+    changed.layer3_1[1] = torch.nn.ReLU()
+    with pytest.raises(
+        OptionError, match=r"layer3_1\.1 is ReLU\(\), and LeakyReLU\(negative_slope=0\.1\) in"
+    ):
+        save_encoder(changed, tmp_path / "encoder")
+    with pytest.raises(OptionError, match="a DataParallel cannot be saved; give the model that create_model"):
+        save_encoder(torch.nn.DataParallel(facepcl.create_model("pcl_facecycle")), tmp_path / "encoder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_differ_in_training_only_are_saved(tmp_path):
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(facepcl.create_model("pcl_resnet18")).eval()
+    model.bn1.momentum = 0.01
+    model.act1.inplace = False  # as tools that explain a network want it
+    folder = save_encoder(torch.compile(model), tmp_path / "encoder")
+    x = image("pcl_resnet18")
+    assert torch.equal(facepcl.create_model(f"local-dir:{folder}").eval()(x), model(x))
+
+
+@each_model
+def test_a_folder_has_no_argument_that_transformers_passes_too(name, tmp_path):
+    """As its TimmWrapperModel makes the network of a folder."""
+    save_encoder(facepcl.create_model(name, num_classes=3), tmp_path / "encoder")
+    config = json.loads((tmp_path / "encoder/config.json").read_text())
+    timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
+    assert config["num_classes"] == 3
+
+
+def test_a_folder_that_transformers_saved_is_its_trunk(tmp_path):
+    """It saves the trunk, takes num_classes from pretrained_cfg, and keeps the rest of our config.json."""
+    model = facepcl.create_model("pcl_resnet18").eval()
+    folder = save_encoder(model, tmp_path / "encoder")
+    (folder / "branches.safetensors").unlink()
+    with pytest.raises(MissingPath, match=r"branches\.safetensors"):
+        facepcl.create_model(f"local-dir:{folder}")
+    config = json.loads((folder / "config.json").read_text()) | {"transformers_version": "5.0"}
+    del config["pretrained_cfg"]["num_classes"]
+    (folder / "config.json").write_text(json.dumps(config))
+    x = image("pcl_resnet18")
+    assert torch.equal(facepcl.create_model(f"local-dir:{folder}").eval()(x), model(x))
+
+
+@pytest.mark.parametrize("create", [timm.create_model, facepcl.create_model])
+def test_an_untrained_network_of_a_folder_is_announced_with_the_call_that_loads_it(create, tmp_path, caplog):
+    name = f"local-dir:{save_encoder(facepcl.create_model('pcl_facecycle'), tmp_path / 'encoder')}"
+    said = f'random weights, .* type create_model\\("{name}", pretrained=True\\)'
+    with pytest.warns(UserWarning, match=said):
+        create(name, pretrained=False)
+    assert re.search(said, caplog.text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create(name, pretrained=True)
+
+
+@each_model
+def test_an_untrained_network_has_the_branches_that_its_folder_has(name, tmp_path):
+    trunk = timm.create_model(name)
+    save_for_hf(trunk, str(tmp_path / "of timm"), safe_serialization=True)
+    save_encoder(trunk, tmp_path / "ours")
+    for folder in ("of timm", "ours"):
+        with pytest.warns(UserWarning, match="random weights"):
+            model = facepcl.create_model(f"local-dir:{tmp_path / folder}", pretrained=False)
+        assert getattr(model, "face", None) is None
+
+
+def test_a_folder_below_the_home_folder_is_found_by_a_tilde(encoders, monkeypatch):
+    model, folder = encoders("pcl_facecycle")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    loaded = facepcl.create_model("local-dir:~/encoder", pretrained=True)
+    assert torch.equal(loaded.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
 
 
 @each_model

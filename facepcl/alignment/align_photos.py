@@ -17,7 +17,7 @@ from facepcl.alignment.contact_sheet import check_sheet, draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
 from facepcl.data.sources import Item, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
-from facepcl.errors import MissingPath, OptionError
+from facepcl.errors import MissingPath, OptionError, unknown
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
@@ -150,7 +150,7 @@ def _check_options(
     if not 16 <= size <= 1024:
         raise OptionError(f"size {size}: between 16 and 1024 pixels")
     if format not in FORMATS:
-        raise OptionError(f"format {format!r}: choose {' or '.join(FORMATS)}")
+        raise OptionError(unknown("format", format, FORMATS))
     check_workers(workers)
     if sheet is not None:
         check_sheet(Path(sheet))

@@ -3,13 +3,16 @@
 import argparse
 import importlib
 import logging
+import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from facepcl._version import __version__
-from facepcl.errors import FacepclError
+from facepcl.errors import FacepclError, near
 from facepcl.utils.launch import is_first
 from facepcl.utils.memory import keep_freed_memory
 from facepcl.utils.streams import drop_unwritten_output, repair_streams, say
@@ -29,9 +32,30 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, which says what a mistyped command, option or value was probably meant to be."""
+
+    def error(self, message: str) -> NoReturn:
+        """Add the nearest name to argparse's `message`, and exit with code 2."""
+        meant = ""
+        if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            meant = near(match[1], re.findall(r"[\w.-]+", match[2]))
+        elif match := re.search(r"unrecognized arguments: (-\S+)", message):
+            meant = near(match[1].partition("=")[0], self._options())
+        super().error(f"{message}; did you mean {meant}?" if meant else message)
+
+    def _options(self) -> Iterator[str]:
+        """The options of this parser and of the commands below it."""
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._options()
+
+
 def build_parser(typed: str = "") -> argparse.ArgumentParser:
     """The parser of all commands; only the one that is `typed` has its options."""
-    parser = argparse.ArgumentParser(prog="facepcl", description="Small, general face representations.")
+    parser = Parser(prog="facepcl", description="Small, general face representations.")
     parser.add_argument("--version", action="version", version=f"facepcl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, help in COMMANDS.items():

@@ -7,7 +7,8 @@ EXAMPLE = """example: facepcl convert 500.pth converted/
          facepcl convert resnet50.pth trunk/ --arch resnet50
 
 CHECKPOINT: of the original PCL (training, encoder alone or with a linear probe; .pth or .safetensors), or
-with --arch a ResNet with the parameter names of torchvision or timm. Code in the file is never run."""
+with --arch a ResNet with the parameter names of torchvision or timm, as plain PyTorch, timm, Lightning, MoCo,
+DINO, DDP or torch.compile save it. Code in the file is never run."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
 
     names = ("arch", "mean", "std", "size", "license")
     folder = hub.convert(args.checkpoint, args.out, **{name: getattr(args, name) for name in names})
-    print(f'wrote {folder}; load it with facepcl.create_model("local-dir:{folder}")')
+    print(f'wrote {folder}; load it with facepcl.create_model("local-dir:{folder}", pretrained=True)')
     return 0

@@ -56,7 +56,7 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
     add("--model", default="pcl_facecycle", help="a model with weights, random:NAME, pixels or hog")
     if task != "disentangle":
         add("--branch", choices=BRANCH_NAMES, default="shared", help="default: shared")
-    add("--pool", choices=POOLS, default="code", help="default: code, the model's own")
+    add("--pool", choices=POOLS, help="default: code, the model's own; with --protocol paper flatten")
     add("--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: the model's own)")
     add("--align", action="store_true", help="crop squares around the landmarks, which DATA must have")
     if task != "disentangle":

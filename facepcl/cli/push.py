@@ -61,5 +61,5 @@ def describe(pushed: Any) -> str:
         return f"would push {files} to {pushed.repository}; nothing was sent"
     if not pushed.changed:
         return f"nothing changed: {pushed.repository}@{pushed.revision} holds all this already"
-    load = f'facepcl.create_model("hf-hub:{pushed.repository}")'
+    load = f'facepcl.create_model("hf-hub:{pushed.repository}", pretrained=True)'
     return f"pushed {len(pushed.files)} files to {pushed.repository}@{pushed.revision}; load them with {load}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from facepcl.errors import FacepclError, OptionError, first_cause
+from facepcl.errors import FacepclError, OptionError, first_cause, unknown
 from facepcl.models.onnx import open_graph, to_onnx
 
 _logger = logging.getLogger("facepcl")
@@ -19,6 +19,7 @@ Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 # The same sums in another order: at most 3e-6 behind all layers of ours, of a ResNet-101 and of a ViT-S. A
 # network without one of its activations is off by 0.03 and more, one that divides levels by 256 by 0.001.
 FLOAT32_ROUNDING = 1e-4
+BFLOAT16_ROUNDING = 0.02
 
 
 def deviation(outputs: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor]) -> float:
@@ -38,7 +39,7 @@ def make_run(network: nn.Module, sample: torch.Tensor, backend: str, batch_size:
     else it is the network as it is. Raises OptionError if what was asked for does not work.
     """
     if backend not in BACKENDS:
-        raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
+        raise OptionError(unknown("backend", backend, BACKENDS))
     if backend == "eager" or (backend == "auto" and sample.device.type != "cpu"):
         return network, "eager"
     make = {"compile": _compiled, ONNX: _under_onnxruntime}.get(backend, _traced)
@@ -64,7 +65,7 @@ def _traced(network: nn.Module, sample: torch.Tensor, batch_size: int) -> Run:
         warnings.simplefilter("ignore")
         run = torch.jit.freeze(torch.jit.trace(network, sample[:1], check_trace=False))
         outputs = run(sample)  # another batch size than that of the trace: its shapes must not be fixed
-    _check(outputs, wanted, 0.02)  # of bfloat16
+    _check(outputs, wanted, BFLOAT16_ROUNDING if sample.dtype == torch.bfloat16 else FLOAT32_ROUNDING)
     return run
 
 

@@ -19,10 +19,10 @@ from torch import nn
 from facepcl._version import __version__
 from facepcl.embedding.backends import BACKENDS, ONNX, Run, make_run
 from facepcl.embedding.int8 import INT8, make_int8_run
-from facepcl.errors import OptionError, WeightsError
+from facepcl.errors import OptionError, WeightsError, unknown
 from facepcl.images.transform import Transform
 from facepcl.models import Branches
-from facepcl.models.factory import FAMILY, create_model
+from facepcl.models.factory import FAMILY, create_model, unknown_model
 from facepcl.models.hub_folder import OfTimm
 from facepcl.models.registry import rows_of
 from facepcl.utils.cpus import cores
@@ -114,6 +114,8 @@ class Encoder:
         requested = "float32" if self._needs_runtime else dtype
         self.dtype = inference_dtype(requested, Trunk(self.model), blank)
         self.model.to(self.dtype)
+        if self.dtype != torch.float32:
+            self._check_input(blank[:1].to(self.dtype))
 
     @torch.inference_mode()
     def _check_input(self, image: torch.Tensor) -> None:
@@ -124,7 +126,8 @@ class Encoder:
         except (RuntimeError, AssertionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise OptionError(
-                f"{self.name} takes no RGB images of {image.shape[2]} x {image.shape[3]} pixels ({reason})"
+                f"{self.name} takes no RGB images of {image.shape[2]} x {image.shape[3]} pixels in "
+                f"{str(image.dtype).removeprefix('torch.')} ({reason})"
             ) from error
 
     @property
@@ -250,11 +253,11 @@ class Encoder:
 def _check_options(branch: str, pool: str, batch_size: int, dtype: str, backend: str) -> None:
     branches_of(branch)
     if pool not in POOLS:
-        raise OptionError(f"pool {pool!r}: choose {', '.join(POOLS)}")
+        raise OptionError(unknown("pool", pool, POOLS))
     if batch_size < 1:
         raise OptionError(f"batch_size {batch_size}: at least 1")
     if backend not in BACKENDS:
-        raise OptionError(f"backend {backend!r}: choose {', '.join(BACKENDS)}")
+        raise OptionError(unknown("backend", backend, BACKENDS))
     if dtype != INT8:
         check_dtype(dtype)
 
@@ -267,8 +270,9 @@ def codes_of(branch: str) -> tuple[str, ...]:
 def branches_of(branch: str) -> tuple[str, ...]:
     """The branches that `branch` is made of. Raises OptionError for what is none."""
     names = Branches._fields if branch == "concat" else codes_of(branch)
-    if unknown := [name for name in names if name not in Branches._fields]:
-        raise OptionError(f"branch {unknown[0]!r}: choose {', '.join(BRANCH_NAMES)}, or several as face,pose")
+    for name in names:
+        if name not in Branches._fields:
+            raise OptionError(f"{unknown('branch', name, BRANCH_NAMES)}, or several as face,pose")
     if len(set(names)) < len(names):
         raise OptionError(f"branch {branch!r} names one twice")
     return names
@@ -318,7 +322,7 @@ def _load(model: str | nn.Module) -> nn.Module:
         with suppress(OfTimm):
             return create_model(model, pretrained=True)
     elif not timm.is_model(plain):
-        raise OptionError(f"there is no model {model!r}; facepcl has {', '.join(timm.list_models(FAMILY))}")
+        raise unknown_model(model, timm.list_models())
     try:
         return timm.create_model(model, pretrained=True, num_classes=0)
     except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
@@ -345,7 +349,27 @@ def _file_hash(cfg: dict[str, Any]) -> str | None:
 
 def _hash_weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().cpu()
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            tensor = tensor.dequantize() if tensor.is_quantized else tensor
+            digest.update(tensor.to_dense().contiguous().numpy().tobytes())
+        elif isinstance(value, (tuple, list)):  # packed weights of a quantised layer
+            for number, item in enumerate(value):
+                add(f"{name}.{number}", item)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                add(f"{name}.{key}", item)
+        elif value is None or isinstance(value, (str, bytes, bool, int, float, torch.dtype, torch.device)):
+            digest.update(f"{name} {value!r}".encode())
+        else:
+            raise OptionError(
+                f"{type(model).__name__} cannot be embedded with: {name} of its state_dict is an object of "
+                f"class {type(value).__name__}, and weights are told apart by tensors and plain values"
+            )
+
+    for name, value in sorted(model.state_dict().items()):
+        add(name, value)
     return digest.hexdigest()

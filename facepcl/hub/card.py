@@ -146,7 +146,7 @@ With facepcl, all codes of a face:
 ```python
 import facepcl, torch
 
-model = facepcl.create_model("{name}").eval()
+model = facepcl.create_model("{name}", pretrained=True).eval()
 shared, face, pose = model.forward_codes({call}
 ```
 """

@@ -12,6 +12,7 @@ from torch import nn
 from facepcl.errors import OptionError, WeightsError
 from facepcl.hub.card import CARD_FILE, card_of
 from facepcl.hub.torch_checkpoint import read_checkpoint, recognise
+from facepcl.models.branches import is_branch
 from facepcl.models.decoder import Decoder
 from facepcl.models.factory import create_model
 from facepcl.models.io import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
@@ -59,17 +60,17 @@ def convert(
     _check_options(out, arch, mean, std, size)
     parts = recognise(read_checkpoint(checkpoint), arch, checkpoint)
     model: Any = create_model(parts.architecture, pretrained=False, num_classes=0)
-    if arch is not None:
-        model.face = model.pose = None  # a plain ResNet has no branches
+    branches = any(map(is_branch, parts.encoder))  # of a ResNet of ours
+    if not branches:
+        model.face = model.pose = None
     _load(model, parts.encoder, f"{checkpoint} as {arch or parts.architecture}")
-    if arch is not None:
-        model.pretrained_cfg |= {
-            "mean": tuple(mean or IMAGENET_DEFAULT_MEAN),
-            "std": tuple(std or IMAGENET_DEFAULT_STD),
-            "paper_ids": None,  # it was not trained by PCL
-            "paper_name": None,
-            **size_cfg(model, size or RESNET_SIZE),
-        }
+    if arch is not None and not branches:
+        mean, std, size = mean or IMAGENET_DEFAULT_MEAN, std or IMAGENET_DEFAULT_STD, size or RESNET_SIZE
+        model.pretrained_cfg |= {"paper_ids": None, "paper_name": None}  # it was not trained by PCL
+    given = {"mean": mean, "std": std}
+    model.pretrained_cfg |= {name: tuple(numbers) for name, numbers in given.items() if numbers}
+    if size:
+        model.pretrained_cfg |= size_cfg(model, size)
     decoder = None
     if parts.decoder:
         decoder = Decoder()
@@ -77,8 +78,8 @@ def convert(
     about = {"description": f"converted from {checkpoint.name}, sha256 {sha256_file(checkpoint)}"}
     if license:
         about["license"] = license
-    if parts.dropped:
-        _logger.info("left out %s: a classifier is trained anew", ", ".join(parts.dropped))
+    if parts.note:
+        _logger.info("%s", parts.note)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
         folder = save_encoder(model, Path(partial) / out.name, decoder, about)

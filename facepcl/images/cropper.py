@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facepcl.errors import OptionError
+from facepcl.errors import OptionError, unknown
 from facepcl.images.decode import Picture, decode, decode_reduced
 from facepcl.images.detector import LONGER_SIDE, SCORE, Detector
 from facepcl.images.face import Face, most_prominent_first
@@ -35,7 +35,7 @@ class Alignment:
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
-            raise OptionError(f"template {self.template!r}: choose {' or '.join(TEMPLATES)}")
+            raise OptionError(unknown("template", self.template, TEMPLATES))
         if not 0 < self.score < 1:
             raise OptionError(f"score {self.score:g}: between 0 and 1")
 

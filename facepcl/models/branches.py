@@ -21,6 +21,14 @@ def is_branch(key: str) -> bool:
     return key.startswith(("face.", "pose."))
 
 
+def leave_to_forward_branches(model: nn.Module) -> None:
+    """Tell DistributedDataParallel that `forward` of `model` uses no branch: it would wait for their
+    gradients for ever, and raises at the second step."""
+    names = [name for name, _ in model.named_parameters() if is_branch(name)]
+    if names:
+        model._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
+
+
 def full_precision(x: torch.Tensor) -> torch.Tensor:
     """Half precision taken up to float32; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,13 +1,14 @@
 """`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 from torch import nn
 
-from facepcl.errors import FacepclError, OptionError, WeightsError
+from facepcl.errors import OptionError, WeightsError, near, unknown
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, HeadSpec, read_specs
 from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
@@ -20,10 +21,9 @@ from facepcl.models.io import (
     read_config,
     read_shapes,
 )
+from facepcl.models.model_args import SOURCES, check_model_args, make_described
 from facepcl.models.registry import WEIGHTS, Row, rows_of
-from facepcl.models.weights import THREE_WAYS, check_sha256
-
-WIDEST = 1 << 16  # classes or channels of a model in a folder
+from facepcl.models.weights import THREE_WAYS, check_sha256, warn_untrained
 
 
 def create_model(
@@ -63,7 +63,10 @@ def create_model(
             raise OptionError(
                 f"{name} brings its own weights; pretrained={str(pretrained)!r} is for a plain name"
             )
-        return _create_from_folder(folder, pretrained is not False, branches, timm_options)
+        model = _create_from_folder(folder, pretrained is not False, branches, timm_options)
+        if pretrained is False:
+            warn_untrained(name)
+        return model
     _check_name(name)
     if pretrained is True and (row := _row_on_the_hub(name)):
         folder = fetch_row(row, timm_options.get("cache_dir"))
@@ -80,12 +83,35 @@ def _check_name(name: str) -> None:
     models = timm.list_models(FAMILY)
     architecture, _, tag = name.partition(".")
     if architecture not in models:
-        hint = "; for other models use timm.create_model" if timm.is_model(architecture) else ""
-        raise OptionError(f"facepcl has no model {name!r}, but {', '.join(models)}{hint}")
+        raise unknown_model(name)
     tagged = [n for n in timm.list_models(architecture, include_tags=True) if "." in n]
     if tag and name not in tagged:
-        tags = ", ".join(n.partition(".")[2] for n in tagged)
-        raise OptionError(f"{architecture} has no weights tagged {tag!r}; its tags: {tags}")
+        raise OptionError(unknown(f"tag of {architecture}", tag, [n.partition(".")[2] for n in tagged]))
+
+
+def unknown_model(name: str, others: Iterable[str] = ()) -> OptionError:
+    """The error for a `name` that is no model: what was meant, of ours, of `others`, or by its form."""
+    ours = timm.list_models(FAMILY)
+    repository = re.sub(r"^https?://(www\.)?(huggingface\.co|hf\.co)/", "", name.rstrip("/"))
+    repository = repository.replace("/tree/", "@")
+    if not others and timm.is_model(name.partition(".")[0]):
+        return OptionError(
+            f"{name!r} is not one of facepcl's models, {', '.join(ours)}; use timm.create_model"
+        )
+    if Path(name).is_dir():
+        meant = f"local-dir:{name}"
+    elif Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
+        return OptionError(
+            f"{name!r} is a file of weights, not a model; type create_model(MODEL, pretrained={name!r}), or "
+            "facepcl convert if it is no .safetensors file"
+        )
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(@\w+)?", repository):
+        meant = f"hf-hub:{repository}"
+    elif ":" in name and (scheme := near(name.partition(":")[0], ("hf-hub", "local-dir"))):
+        meant = f"{scheme}:{name.partition(':')[2]}"
+    else:
+        meant = near(name, ours) or near(name, others)
+    return OptionError(unknown("model", name, ours, meant))
 
 
 def _row_on_the_hub(name: str) -> Row | None:
@@ -150,39 +176,37 @@ def _create_from_folder(
     own = config.get("facepcl", {})
     architecture = architecture_of(config, folder)
     arguments = config.get("model_args", {})
+    shapes = read_shapes(folder / WEIGHTS_FILE)
     if branches is None:
         branches = own.get("branches", arguments.get("branches"))
-    cfg = {**config.get("pretrained_cfg", {}), "architecture": architecture}
-    _check_widths(folder, {**cfg, **arguments})
+        if "transformers_version" in config and not (folder / BRANCHES_FILE).is_file() and own:
+            branches = None  # transformers saves the trunk, and the whole of our config.json
+    if branches and (named := own.get("branches")):
+        if named != BRANCHES_FILE:
+            raise WeightsError(f"{folder}: its config.json names {named!r:.40}, not {BRANCHES_FILE}")
+        shapes |= read_shapes(folder / BRANCHES_FILE)
+    if branches is None:  # a folder that timm's own save_for_hf wrote does not say
+        branches = any(map(is_branch, shapes))
+    cfg = {key: value for key, value in config.get("pretrained_cfg", {}).items() if key not in SOURCES}
+    cfg["architecture"] = architecture
+    if "num_classes" in config:  # transformers writes it here alone
+        cfg["num_classes"] = config["num_classes"]
+    described = {**arguments, "branches": bool(branches) and any(map(is_branch, shapes))}
+    check_model_args(folder, architecture, cfg, described, shapes)
     if pretrained:
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
         cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
-        if branches is None:  # a folder that timm's own save_for_hf wrote does not say
-            branches = any(map(is_branch, cfg["state_dict"]))
-        if branches and (named := own.get("branches")):
-            if named != BRANCHES_FILE:
-                raise WeightsError(f"{folder}: its config.json names {named!r:.40}, not {BRANCHES_FILE}")
+        if branches and own.get("branches"):
             cfg["state_dict"] |= load_tensors(folder / BRANCHES_FILE)
-    arguments = {**arguments, **options, "branches": branches is None or bool(branches)}
-    try:
-        model: Any = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
-    except FacepclError:
-        raise
-    except Exception as error:  # whatever timm makes of a value that it did not expect
-        if options:  # which may be the caller's mistake
-            raise
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise WeightsError(f"{folder}: timm cannot make what its config.json describes ({reason})") from error
+    arguments = {**arguments, "branches": bool(branches)}
+    if options:  # of the caller, who is told what timm says of them
+        model: Any = timm.create_model(
+            architecture, pretrained=pretrained, pretrained_cfg=cfg, **{**arguments, **options}
+        )
+    else:
+        model = make_described(folder, architecture, cfg, arguments, pretrained=pretrained)
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
     return model
-
-
-def _check_widths(folder: Path, described: Mapping[str, Any]) -> None:
-    """Refuse a description that would take any amount of memory before a tensor is compared with it."""
-    for key in ("num_classes", "in_chans"):
-        width = described.get(key) or 0
-        if not isinstance(width, int) or not 0 <= width <= WIDEST:
-            raise WeightsError(f"{folder}: {key} in its config.json is {width!r:.40}, not a width")
 
 
 def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
@@ -253,7 +277,7 @@ def create_heads(name: str) -> Heads:
         WeightsError: The weights have no heads, or their heads are damaged.
 
     Example:
-        >>> model = facepcl.create_model("local-dir:runs/first/encoder").eval()
+        >>> model = facepcl.create_model("local-dir:runs/first/encoder", pretrained=True).eval()
         >>> heads = facepcl.create_heads("local-dir:runs/first/encoder")
         >>> yaw, pitch, roll = heads(model.forward_branches(images))["pose"].T
     """
@@ -276,7 +300,11 @@ def load_heads(path: Path, specs: Mapping[str, HeadSpec]) -> Heads:
     """The heads of a file. Raises WeightsError if it holds others than `specs`."""
     tensors = load_tensors(path)
     try:
-        heads = Heads(specs, {name: tensors[f"{name}.weight"].shape[1] for name in specs})
+        shapes = {name: tensors[f"{name}.weight"].shape for name in specs}
+        for name, spec in specs.items():
+            if len(shapes[name]) != 2 or shapes[name][0] != spec.width:  # else a layer of any size is made
+                raise KeyError(name)
+        heads = Heads(specs, {name: shape[1] for name, shape in shapes.items()})
         heads.load_state_dict(tensors)
     except (KeyError, IndexError, RuntimeError) as error:  # also a name that a module cannot have
         raise WeightsError(f"{path} does not hold the heads {', '.join(specs)} of its config.json") from error

@@ -58,7 +58,7 @@ class Heads(nn.ModuleDict):
         inputs: How many numbers each head reads, `C * side * side`.
 
     Example:
-        >>> model = facepcl.create_model("local-dir:runs/first/encoder").eval()
+        >>> model = facepcl.create_model("local-dir:runs/first/encoder", pretrained=True).eval()
         >>> heads = facepcl.create_heads("local-dir:runs/first/encoder")
         >>> outputs = heads(model.forward_branches(images))
         >>> outputs["pose"]  # [B, 3], degrees, in the order of heads.specs["pose"].names

@@ -9,6 +9,7 @@ import timm
 
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import BRANCHES_FILE, CONFIG_FILE, DECODER_FILE, HEADS_FILE, WEIGHTS_FILE, read_config
+from facepcl.models.model_args import check_stock
 from facepcl.utils.files import FULL, sha256_file, unwritable_hub_cache
 
 FAMILY = "pcl_*"
@@ -27,7 +28,10 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
     for a repository that cannot be fetched or whose files are not what it says they are.
     """
     scheme, _, rest = name.partition(":")
+    if scheme == "hf_hub":  # as timm takes it too
+        scheme, name = "hf-hub", f"hf-hub:{rest}"
     if scheme == "local-dir":
+        rest = os.path.expanduser(rest)
         if not Path(rest).is_dir():
             raise MissingPath(f"{rest}: there is no such folder")
         if not (Path(rest) / WEIGHTS_FILE).is_file() and (Path(rest) / "encoder" / WEIGHTS_FILE).is_file():
@@ -47,6 +51,8 @@ def architecture_of(config: dict[str, Any], where: str | Path) -> str:
     if architecture in timm.list_models(FAMILY):
         return architecture
     known = isinstance(architecture, str) and timm.is_model(architecture)
+    if known:
+        check_stock(where, config)  # timm makes the network next
     hint = "; use timm.create_model" if known else ""
     raise (OfTimm if known else WeightsError)(
         f"{where} holds {architecture!r}, which is not one of facepcl's{hint}"

@@ -20,6 +20,7 @@ from facepcl.errors import MissingPath, WeightsError
 from facepcl.models import PclResNet
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, describe_heads
+from facepcl.models.model_args import record_model_args
 from facepcl.utils.files import atomic
 
 CONFIG_FILE = "config.json"
@@ -102,7 +103,9 @@ def save_encoder(
     A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
     facepcl loads it; the branches lie beside it in `branches.safetensors`.
     """
-    folder = Path(folder)
+    folder, model = Path(folder), getattr(model, "_orig_mod", model)  # of torch.compile
+    branches = {key: value for key, value in model.state_dict().items() if is_branch(key)}
+    arguments = record_model_args(model, bool(branches))
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -111,20 +114,20 @@ def save_encoder(
     cfg = {key: value for key, value in plain.pretrained_cfg.items() if key not in DESCRIPTIVE}
     plain.pretrained_cfg = cfg | dict(about or {})
     architecture = cfg["architecture"]
-    branches = {key: value for key, value in plain.state_dict().items() if is_branch(key)}
     own: dict[str, Any] = {"heads": describe_heads(heads.specs)} if heads else {}
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"model_args": arguments}
+    trunk: nn.Module = plain
     if isinstance(plain, PclResNet):
         own |= {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
         if branches:
-            save_tensors(branches, partial / BRANCHES_FILE)
-        trunk = _stock_trunk(plain)
-    else:
-        trunk, options = plain, {"model_args": {"branches": bool(branches)}}
+            save_tensors({key: plain.state_dict()[key] for key in branches}, partial / BRANCHES_FILE)
+        del arguments["branches"]  # timm's own ResNet has none
+        trunk = _stock_trunk(plain, arguments)
     if own:
         options["model_config"] = {"facepcl": own}
     with _room_for(folder):
         save_for_hf(trunk, str(partial), safe_serialization=True, **options)
+    _without_repetition(partial / CONFIG_FILE)
     shutil.copymode(partial / CONFIG_FILE, partial / WEIGHTS_FILE)  # as in save_tensors
     if decoder is not None:
         save_tensors(decoder.state_dict(), partial / DECODER_FILE)
@@ -141,18 +144,28 @@ def size_cfg(model: Any, size: int) -> dict[str, tuple[int, ...]]:
     return {"input_size": (3, size, size), "pool_size": (side, side)}
 
 
-def _stock_trunk(model: Any) -> nn.Module:
+def _stock_trunk(model: Any, arguments: Mapping[str, Any]) -> nn.Module:
     """timm's own ResNet with the trunk's weights."""
     stock = STOCK_NAMES[model.pretrained_cfg["architecture"]]
     trunk = timm.create_model(
-        stock,
-        num_classes=model.num_classes,
-        in_chans=model.conv1.in_channels,
-        global_pool=model.global_pool.pool_type,
-        pretrained_cfg={**model.pretrained_cfg, "architecture": stock},
+        stock, pretrained_cfg={**model.pretrained_cfg, "architecture": stock}, **arguments
     )
     trunk.load_state_dict({key: value for key, value in model.state_dict().items() if not is_branch(key)})
     return trunk
+
+
+def _without_repetition(path: Path) -> None:
+    """Drop from model_args what config.json says elsewhere too: transformers passes num_classes itself, and
+    refuses a folder in which it finds it twice."""
+    config = json.loads(path.read_text("utf-8"))
+    for name, said in (
+        ("num_classes", config["num_classes"]),
+        ("in_chans", config["pretrained_cfg"]["input_size"][0]),
+        ("global_pool", "avg"),
+    ):
+        if config["model_args"].get(name) == said:
+            del config["model_args"][name]
+    path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

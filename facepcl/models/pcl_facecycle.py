@@ -13,7 +13,7 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from facepcl.models.branches import SLOPE, Branches, init_convs
+from facepcl.models.branches import SLOPE, Branches, init_convs, leave_to_forward_branches
 from facepcl.models.remap import rename_original_keys
 from facepcl.models.weights import cfg_rows, check_pretrained, fit_state_dict
 
@@ -42,7 +42,9 @@ class ChannelAttention(nn.Module):
         # [B, N, C]: how channels_last lies, so nothing is copied; a tenth faster than [B, C, N] there
         t = _positions_first(self.theta(x)).softmax(1)
         g = _positions_first(self.g(x)).softmax(2)
-        s = self.phi((_positions_first(x).transpose(1, 2) @ t).unsqueeze(3)).squeeze(3)  # [B, C, C]
+        s = _positions_first(x).transpose(1, 2) @ t  # [B, C, C]
+        # no unsqueeze: OpenCV 4's reader of ONNX files gets it wrong for two images and crashes
+        s = self.phi(s.view(-1, x.shape[1], x.shape[1], 1)).flatten(2)
         return self.act(x + (g @ s.transpose(1, 2)).transpose(1, 2).view_as(x))
 
 
@@ -57,10 +59,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = conv(channels, channels, **dd)
         self.conv2 = conv(channels, channels, **dd)
-        self.act = nn.LeakyReLU(SLOPE)
+        self.act1 = nn.LeakyReLU(SLOPE)  # one for each use: DeepLift and other hooks note what they saw
+        self.act2 = nn.LeakyReLU(SLOPE)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(x + self.conv2(self.act(self.conv1(x))))
+        return self.act2(x + self.conv2(self.act1(self.conv1(x))))
 
 
 def two_convs(c_in: int, c_mid: int, c_out: int, stride: int = 1, **dd: Any) -> nn.Sequential:
@@ -128,6 +131,7 @@ class PclFaceCycle(nn.Module):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.face: nn.Sequential | None = two_convs(128, 128, 128, **dd) if branches else None
         self.pose: nn.Sequential | None = two_convs(128, 128, 128, **dd) if branches else None
+        leave_to_forward_branches(self)
         self.init_weights()
 
     @torch.jit.ignore

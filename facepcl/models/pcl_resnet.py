@@ -7,7 +7,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from facepcl.models.branches import SLOPE, Branches, init_convs
+from facepcl.models.branches import SLOPE, Branches, init_convs, leave_to_forward_branches
 from facepcl.models.weights import cfg_rows, check_pretrained, fit_state_dict
 
 __all__ = ["PclResNet"]
@@ -36,6 +36,7 @@ class PclResNet(ResNet):
         # them.
         self.face: nn.Sequential | None = make_branch(self.num_features, **dd)
         self.pose: nn.Sequential | None = make_branch(self.num_features, **dd)
+        leave_to_forward_branches(self)
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ def check_pretrained(model: str, pretrained: Any, options: dict[str, Any]) -> No
             f'facepcl.create_model("{model}", pretrained="FILE.safetensors")'
         )
     if not pretrained:
+        cfg = options.get("pretrained_cfg")
+        if isinstance(cfg, dict) and cfg.get("source") in ("hf-hub", "local-dir"):  # timm's own call
+            warn_untrained(f"{cfg['source']}:{cfg.get('hf_hub_id') or cfg.get('file')}")
         return
     cfg = resolve_pretrained_cfg(
         model,
@@ -77,6 +81,16 @@ def check_pretrained(model: str, pretrained: Any, options: dict[str, Any]) -> No
         raise WeightsError(f"there are no pretrained weights for {model}; {THREE_WAYS}")
     if cfg.file and not cfg.state_dict and not Path(cfg.file).exists():
         raise WeightsError(f"{cfg.file}: there is no such weights file")
+
+
+def warn_untrained(name: str) -> None:
+    """Say that the network of a folder or repository is made without its weights."""
+    message = (
+        f"{name} is made with random weights, as pretrained=False says; "
+        f'type create_model("{name}", pretrained=True) for its own'
+    )
+    _logger.warning(message)
+    warnings.warn(message, stacklevel=3)  # for scripts, which configure no logging
 
 
 @cache
@@ -101,7 +115,9 @@ def _listing(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def fit_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+def fit_state_dict(
+    state_dict: dict[str, torch.Tensor], model: nn.Module, where: str = ""
+) -> dict[str, torch.Tensor]:
     """The tensors that `model` takes of a file; a WeightsError unless they are all there and all meant.
 
     timm loads non-strictly as soon as the number of classes differs, so this check must not depend on it.
@@ -114,7 +130,7 @@ def fit_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dic
     missing = [key for key in own if key not in state_dict and not key.startswith(head)]
     unexpected = [key for key in state_dict if key not in own and not key.startswith(head)]
     name, file = cfg.get("architecture", type(model).__name__), cfg.get("file")
-    where = file or "the weights"
+    where = where or file or "the state dict"
     if missing:
         hint = " (made without branches? then ask for branches=False)" if all(map(is_branch, missing)) else ""
         raise WeightsError(f"{where} does not fit {name}: no {_listing(missing)}{hint}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.data.label_files import CLS_LABELS
-from facepcl.errors import OptionError
+from facepcl.errors import OptionError, unknown
 from facepcl.pretrain.label_views import VIEWS
 from facepcl.utils.device import DTYPES
 
@@ -183,7 +183,7 @@ class Config:
             value, choices = getattr(self, field_.name), field_.metadata.get("choices")
             name, minimum = "--" + field_.name.replace("_", "-"), field_.metadata.get("minimum", 0)
             if choices and value not in choices:
-                raise OptionError(f"{name} {value}: choose {', '.join(choices)}")
+                raise OptionError(unknown(name, value, choices))
             if isinstance(value, (int, float)) and not minimum <= value <= MAXIMUM:
                 raise OptionError(f"{name} {value}: at least {minimum}, at most {MAXIMUM:g}")
         if 0 < self.size < 32:

@@ -190,7 +190,7 @@ def run(config: Config, progress: bool = False) -> Path:
         progress: Show a progress bar.
 
     Returns:
-        The folder of the encoder, for `facepcl.create_model("local-dir:FOLDER")`.
+        The folder of the encoder, for `facepcl.create_model("local-dir:FOLDER", pretrained=True)`.
 
     Raises:
         OptionError: A hyperparameter is invalid, or differs from that of the run to resume.

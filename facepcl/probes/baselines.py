@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from facepcl.errors import OptionError, require
-from facepcl.models.factory import FAMILY, create_model
+from facepcl.errors import require
+from facepcl.models.factory import FAMILY, create_model, unknown_model
 
 RANDOM = "random:"
 SIDE = 64  # pixels, as for our encoders
@@ -30,7 +30,7 @@ def load_encoder(name: str, seed: int) -> str | nn.Module:
         if architecture in timm.list_models(FAMILY):
             return create_model(architecture, pretrained=False)
         if not timm.is_model(architecture):
-            raise OptionError(f"there is no model {architecture!r} to draw random weights for")
+            raise unknown_model(architecture, timm.list_models())
         return timm.create_model(architecture, pretrained=False, num_classes=0)
 
 

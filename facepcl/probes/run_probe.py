@@ -15,7 +15,7 @@ from facepcl._version import __version__
 from facepcl.data.label_files import CLS_LABELS
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, MODEL, POOL
-from facepcl.errors import MissingPath, OptionError, require
+from facepcl.errors import MissingPath, OptionError, require, unknown
 from facepcl.models import Branches
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
 from facepcl.probes.baselines import BASELINES, load_encoder
@@ -42,6 +42,7 @@ TASKS = (*BRANCH_PROBES, DISENTANGLE)
 PROTOCOLS = ("clean", "paper")
 MAX_PART = 32  # letters of a part of a file name: file systems take 255 in all
 PAPER_SIZE = {"expression": 100, "head-pose": 256}  # pixels (METHOD 6)
+PAPER_POOL = "flatten"
 
 
 @default_torch_state()
@@ -54,7 +55,7 @@ def run(
     cls: str = CLS_LABELS[0],
     model: str | nn.Module = MODEL,
     branch: str = BRANCH,
-    pool: str = POOL,
+    pool: str | None = None,
     size: int = 0,
     align: bool = False,
     protocol: str = "clean",
@@ -81,7 +82,8 @@ def run(
         layout: Name of the layout; `auto` recognises it.
         cls: The label that NAME.cls of `.tar` shards holds: `expression` or `identity`.
         model: As for `FaceEmbedder`, or `random:NAME`, `pixels`, `hog`.
-        branch: As for `FaceEmbedder`, like `pool`, `size`, `device` and `dtype`.
+        branch: As for `FaceEmbedder`, like `size`, `device` and `dtype`.
+        pool: As for `FaceEmbedder`; protocol `paper` takes the flattened map, and refuses another.
         align: Crop upright squares around the landmarks of data that has them.
         protocol: `clean` chooses the strength on a validation split and uses the test split once; `paper` has
             the published settings (expression and head pose).
@@ -104,7 +106,7 @@ def run(
         WeightsError: There are no weights.
     """
     options = Options(protocol, seed, shots, repeats)
-    _check(task, branch, options)
+    _check(task, branch, pool, options)
     if report is not None:
         check_report(Path(report))
     if out is not None:
@@ -122,11 +124,11 @@ def run(
     if align:
         manifest.images = aligned(manifest, turn=task != "head-pose")
     if protocol == "paper":
-        pool, size = "flatten", size or PAPER_SIZE[task]
+        pool, size = PAPER_POOL, size or PAPER_SIZE[task]
 
     embedder = FaceEmbedder(
         load_encoder(model, seed) if isinstance(model, str) else model,
-        pool=pool,
+        pool=pool or POOL,
         size=size,
         device=device,
         dtype=dtype,
@@ -189,16 +191,18 @@ def run(
     return result
 
 
-def _check(task: str, branch: str, options: Options) -> None:
+def _check(task: str, branch: str, pool: str | None, options: Options) -> None:
     _, seed, shots, repeats = dataclasses.astuple(options)
     if task not in TASKS:
-        raise OptionError(f"there is no probe {task!r}; choose {', '.join(TASKS)}")
+        raise OptionError(unknown("task", task, TASKS))
     if options.protocol not in PROTOCOLS:
-        raise OptionError(f"protocol {options.protocol!r}: choose {' or '.join(PROTOCOLS)}")
+        raise OptionError(unknown("protocol", options.protocol, PROTOCOLS))
     if options.protocol == "paper" and task not in PAPER_SIZE:
         raise OptionError(f"nothing is published of how PCL was probed for {task}; use --protocol clean")
+    if options.protocol == "paper" and pool not in (None, PAPER_POOL):
+        raise OptionError(f"protocol 'paper' has pool {PAPER_POOL!r}; leave out pool {pool!r}")
     if branch not in BRANCH_NAMES:
-        raise OptionError(f"branch {branch!r}: choose {', '.join(BRANCH_NAMES)}")
+        raise OptionError(unknown("branch", branch, BRANCH_NAMES))
     if seed < 0:
         raise OptionError(f"--seed {seed}: at least 0")
     if shots and (task != "expression" or options.protocol == "paper"):

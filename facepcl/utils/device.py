@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from facepcl.errors import OptionError
+from facepcl.errors import OptionError, unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86 and Arm, as torch.cpu names them
@@ -27,7 +27,7 @@ def find_device(name: str) -> torch.device:
 def check_dtype(name: str) -> None:
     """Raise OptionError unless `name` is auto, float32 or bfloat16."""
     if name not in ("auto", *DTYPES):
-        raise OptionError(f"dtype {name!r}: choose auto, {' or '.join(DTYPES)}")
+        raise OptionError(unknown("dtype", name, ("auto", *DTYPES)))
 
 
 def training_dtype(requested: str, network: nn.Module, images: torch.Tensor) -> torch.dtype:
@@ -81,7 +81,12 @@ def _choose_dtype(
     for _ in range(3):
         for dtype in best:  # in turn, so that a machine busy with other things is so to both
             start = time.perf_counter()
-            one_pass(dtype)
+            try:
+                one_pass(dtype)
+            except RuntimeError:
+                if dtype == torch.float32:
+                    raise
+                return torch.float32  # a layer that knows no bfloat16, such as a quantised one
             best[dtype] = min(best[dtype], time.perf_counter() - start)
     return torch.bfloat16 if best[torch.bfloat16] < 0.9 * best[torch.float32] else torch.float32
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from facepcl.data.label_files import CLS_LABELS
-from facepcl.errors import DataError, MissingPath, OptionError
+from facepcl.errors import DataError, MissingPath, OptionError, unknown
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
 from facepcl.probes.datasets.common import Layout
 from facepcl.probes.datasets.csv_files import csv_layout
@@ -40,10 +40,10 @@ def read_manifest(
     """
     path = Path(path)
     if task not in LAYOUTS:
-        raise OptionError(f"unknown task {task!r}; there are {', '.join(LAYOUTS)}")
+        raise OptionError(unknown("task", task, LAYOUTS))
     layouts = {known.name: known for known in LAYOUTS[task]}
     if layout != "auto" and layout not in layouts:
-        raise OptionError(f"unknown layout {layout!r} of {task}; there are auto, {', '.join(layouts)}")
+        raise OptionError(unknown(f"layout of {task}", layout, ("auto", *layouts)))
     if not path.exists():
         raise MissingPath(f"{path}: there is no such file or folder")
     if cls not in CLS_LABELS:
