@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, RemoteError, require
+from facepcl.utils.storage import WAITS
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C: is a drive
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}  # of those protocols for which there is one
 CHANGING = ("ETag", "etag", "blob_id", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
-WAITS = (1.0, 4.0)  # seconds before a read is tried again
 BLOCK = 8 << 20  # bytes of a shard that are asked for together
 
 
@@ -32,7 +32,8 @@ def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]
         try:
             files = {path: fs.info(path)}
         except FileNotFoundError:
-            if not glob.has_magic(path):
+            # of a web address ? begins the query
+            if not glob.has_magic(path.partition("?")[0] if url.lower().startswith("http") else path):
                 raise
             files, root = fs.glob(path, detail=True), ""
         else:
@@ -40,7 +41,7 @@ def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]
                 return [(_full(fs, path), _size(files[path]))]
             files, root = fs.find(path, detail=True), path.rstrip("/") + "/"
         names = {name.removeprefix(root): name for name, info in files.items() if info["type"] == "file"}
-        shown = [n for n in names if is_wanted(n) and not (root and _is_hidden(n))]
+        shown = [n for n in names if not (root and _is_hidden(n)) and is_wanted(n)]
         return [(_full(fs, names[n]), _size(files[names[n]])) for n in sorted(shown, key=_files_first)]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from facepcl.data.sources import Item
-from facepcl.errors import FacepclError, MissingPath
+from facepcl.errors import FacepclError, MissingPath, RemoteError
 from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import decode, decode_reduced, quiet_pillow
 from facepcl.images.face import Face
@@ -95,6 +95,8 @@ def _cutter(alignment: dict[str, Any], transform: Transform) -> FaceCutter:
 def _answer_or_say_why(answer: Callable[[Item], tuple[Any, bytes]], item: Item, to: BinaryIO) -> None:
     try:
         line, data = answer(item)
+    except RemoteError as error:  # the storage fails, not the image
+        write_line(to, {"failure": str(error)})
     except MissingPath:  # its path is in the row already
         write_line(to, {"error": "there is no such file"})
     except FacepclError as error:

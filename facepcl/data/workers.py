@@ -19,7 +19,7 @@ import numpy as np
 
 from facepcl.data.sources import Item
 from facepcl.data.worker_main import request, write_line
-from facepcl.errors import ReaderError
+from facepcl.errors import ReaderError, RemoteError
 from facepcl.images.cropper import Alignment
 from facepcl.images.face import Face
 from facepcl.images.transform import Transform
@@ -94,7 +94,10 @@ class Reader:
             self._requests.flush()
 
     def prepare(self, items: Sequence[Item]) -> list[Prepared]:
-        """The images of `items` in order. A process that dies is replaced, and its images are done again."""
+        """The images of `items` in order. A process that dies is replaced, and its images are done again.
+
+        Raises RemoteError if the storage of an image keeps failing.
+        """
         done: list[Prepared] = []
         tries, one_by_one = 0, False
         while len(done) < len(items):
@@ -110,6 +113,10 @@ class Reader:
                     done.append(Prepared(items[len(done)].path, error=reason))
                     tries = 0
                 self._late, one_by_one = False, True
+            except RemoteError:
+                self.kill()  # its other answers are nobody's
+                self.close()
+                raise
         return done
 
     def _make_ready(self) -> None:
@@ -128,6 +135,8 @@ class Reader:
 
     def _answer(self, path: str) -> Prepared:
         answer = json.loads(self._receive())
+        if "failure" in answer:
+            raise RemoteError(answer["failure"])
         if "error" in answer:
             return Prepared(path, error=answer["error"])
         faces = tuple(map(Face.from_numbers, answer["faces"])) if "faces" in answer else None

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from facepcl.data.file_types import Selection, is_shard_name, unsupported
 from facepcl.data.labels import read_labels
 from facepcl.data.remote import is_url
-from facepcl.data.sources import SHARD_ERRORS, Item, files_below, is_image_name, is_shard_name, read_shard
+from facepcl.data.sources import SHARD_ERRORS, Item, files_below, read_shard
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError
 from facepcl.images.decode import MAX_BYTES, decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
@@ -21,6 +23,8 @@ from facepcl.images.transform import Transform
 from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
+
+LABELS = (".json", ".cls")  # files of labels beside images
 
 
 class Sample(NamedTuple):
@@ -79,37 +83,46 @@ class Faces:
         return sha.hexdigest()[:16]
 
 
-def read_samples(sources: Sequence[str | Path], labels: bool = True) -> Iterator[Sample]:
-    """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`.
+def read_samples(
+    sources: Sequence[str | Path], labels: bool = True, selection: Selection | None = None
+) -> Iterator[Sample]:
+    """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`; the
+    `selection` counts files that are neither.
 
     In a folder whose images are all in subfolders, the subfolder is the identity.
     """
+    selection = selection or Selection()
     for source in sources:
         path = Path(source)
         if is_url(str(source)):
             raise OptionError(f"{source}: .tar shards behind URLs are read with --stream")
         if path.is_dir():
-            yield from _folder_samples(path, labels)
+            yield from _folder_samples(path, labels, selection)
         elif is_shard_name(path.name) and path.is_file():
-            yield from _shard_samples(path, labels)
+            yield from _shard_samples(path, labels, selection)
+        elif path.is_file():
+            raise OptionError(
+                unsupported(path) or f"{path} is one file; training reads folders of images and .tar shards"
+            )
         else:
             raise MissingPath(f"{path}: there is no such folder or .tar shard")
 
 
-def _folder_samples(folder: Path, with_labels: bool) -> Iterator[Sample]:
-    files = list(files_below(folder))
+def _folder_samples(folder: Path, with_labels: bool, selection: Selection) -> Iterator[Sample]:
+    files = list(files_below(folder, selection))
     by_identity = all(file.parent != folder for file in files)
     for file in files:
         if is_shard_name(file.name):
-            yield from _shard_samples(file, with_labels)
+            yield from _shard_samples(file, with_labels, selection)
             continue
         # the whole path, since two folders may both have a person 0001
         labels = {"identity": str(file.parent)} if by_identity else {}
         sidecar = file.with_suffix(".json")
         try:
             data = read_file(file)
-            if with_labels and sidecar.is_file():
-                labels |= read_labels(read_file(sidecar), str(sidecar))
+            if with_labels:
+                with suppress(MissingPath):
+                    labels |= read_labels(read_file(sidecar), str(sidecar))
         except MissingPath:  # deleted since the folder was listed
             yield Sample(str(file), b"", {}, "there is no such file")
         except ImageError as error:
@@ -118,22 +131,22 @@ def _folder_samples(folder: Path, with_labels: bool) -> Iterator[Sample]:
             yield Sample(str(file), data, labels)
 
 
-def _shard_samples(shard: Path, with_labels: bool) -> Iterator[Sample]:
+def _shard_samples(shard: Path, with_labels: bool, selection: Selection) -> Iterator[Sample]:
     """The samples of a shard. Raises DataError if it is truncated or no tar."""
     try:
-        yield from _grouped(shard, with_labels)
+        yield from _grouped(shard, with_labels, selection)
     except SHARD_ERRORS as error:
         raise DataError(f"{shard} breaks off or is no tar ({error})") from error
 
 
-def _grouped(shard: Path, with_labels: bool) -> Iterator[Sample]:
+def _grouped(shard: Path, with_labels: bool, selection: Selection) -> Iterator[Sample]:
     """As WebDataset: an image and its labels are adjacent and share their name up to the last dot."""
     stem, sample = "", Sample("", b"", {})
     for member, read in read_shard(shard):
         name, (key, _, kind) = f"{shard}/{member.name}", member.name.rpartition(".")
         if member.size > MAX_BYTES:  # a compressed shard may hold a file a thousand times its size
             raise DataError(f"{name}: {member.size:,} bytes are more than an image has")
-        is_image = is_image_name(member.name)
+        is_image = selection.takes_member(member.name)
         if key != stem or (is_image and sample.name):
             if sample.name:
                 yield sample
@@ -157,9 +170,9 @@ def read_faces(
     Broken images are skipped. Raises MissingPath, or DataError if there are no images.
     """
     names, label_rows, landmarks, skipped = [], [], [], []
-    transform, images = Transform.square(size), _Images(size)
+    transform, images, selection = Transform.square(size), _Images(size), Selection(labels=LABELS)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
-        for sample in read_samples(sources, labels):
+        for sample in read_samples(sources, labels, selection):
             try:
                 image = decode(Item(*sample[:2], sample.error).read())
             except ImageError as error:
@@ -175,8 +188,11 @@ def read_faces(
     if len(skipped) > 5:
         _logger.warning("skipped %d more", len(skipped) - 5)
     if not names:
-        broken = f" ({len(skipped)} are broken)" if skipped else ""
-        raise DataError(f"no images to train on in {', '.join(map(str, sources))}{broken}")
+        reason = f" ({len(skipped)} are broken)" if skipped else ""
+        if other := selection.explain():
+            reason += f": {other}"
+        raise DataError(f"no images to train on in {', '.join(map(str, sources))}{reason}")
+    selection.tell()
     return _collate(images.tensor(), names, label_rows, landmarks, skipped)
 
 

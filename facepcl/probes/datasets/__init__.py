@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from facepcl.data.file_types import Selection, unsupported
+from facepcl.data.sources import files_below
 from facepcl.errors import DataError, MissingPath, OptionError
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
 from facepcl.probes.datasets.common import Layout
@@ -44,10 +46,19 @@ def read_manifest(task: str, path: str | Path, layout: str = "auto", seed: int =
         raise MissingPath(f"{path}: there is no such file or folder")
     candidates = list(layouts.values()) if layout == "auto" else [layouts[layout]]
     recognised = next((known for known in candidates if known.recognise(path)), None)
+    skipped = Selection()
+    if path.is_dir():
+        for _ in files_below(path, skipped):
+            pass
     if recognised is None:
+        if reason := path.is_file() and unsupported(path):
+            raise DataError(reason)
         kind = "known data set" if layout == "auto" else f"{layout} data"
         looked_for = "; ".join(known.looks_for for known in candidates)
-        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}")
+        others = f"; {skipped.explain()}" if skipped.explain() else ""
+        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}{others}")
     manifest = recognised.read(path)
+    skipped.forget(manifest.files)  # of labels
+    skipped.tell()
     unpaired = task == "verification" and not manifest.pairs
     return verification.with_drawn_pairs(manifest, seed) if unpaired else manifest

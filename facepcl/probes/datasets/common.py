@@ -7,7 +7,8 @@ from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
-from facepcl.data.sources import Item, csv_lines, files_below, is_image_name
+from facepcl.data.file_types import is_image_name
+from facepcl.data.sources import Item, csv_lines, files_below
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Labelled, Manifest
 

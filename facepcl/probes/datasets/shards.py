@@ -5,16 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from facepcl.data.file_types import is_image_name, is_shard_name
 from facepcl.data.labels import read_labels
-from facepcl.data.sources import (
-    SHARD_ERRORS,
-    Entry,
-    files_below,
-    is_image_name,
-    is_shard_name,
-    read_items,
-    read_shard,
-)
+from facepcl.data.sources import SHARD_ERRORS, Entry, files_below, read_items, read_shard
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES, LANDMARKS
 from facepcl.probes.datasets.common import (
