@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -332,6 +333,17 @@ def test_floating_point_pixels_are_levels_from_0_to_1():
     for other in (ramp * 255, ramp * np.nan):
         with pytest.raises(ImageError, match=r"floating-point pixels lie in \[0, 1\], not"):
             decode(encoded(Image.fromarray(other), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["YCbCr", "floating-point"])
+def test_a_tiff_that_pillow_does_not_read_says_which_it_is(picture, kind):
+    if kind == "YCbCr":
+        data = encoded(picture.convert("YCbCr"), "TIFF")
+    else:  # three samples of 32 bits where the file has 8
+        data = encoded(picture, "TIFF")
+        data = data.replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", 32, 32, 32))
+    with pytest.raises(ImageError, match=f"a TIFF .*{kind}.*; save it "):
+        decode(data)
 
 
 # -- the bound on pixels

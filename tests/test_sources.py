@@ -391,6 +391,20 @@ def test_what_is_wrong_with_one_file_stays_its_reason(tmp_path, monkeypatch, nam
 
 
 @pytest.mark.usefixtures("_no_waits")
+def test_a_glob_leaves_out_no_folder_that_a_drive_fails_to_list(tmp_path, monkeypatch):
+    write_files(tmp_path, "drive/a/1.jpg", "drive/b/2.jpg", "drive/b/.hidden.jpg", "drive/c.jpg")
+    real = os.listdir
+    for times in (2, 10_000):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", failing(times, errno.EIO)(real))
+            if times == 2:
+                assert paths(f"{tmp_path}/drive/*/*") == [f"{tmp_path}/drive/{n}.jpg" for n in ("a/1", "b/2")]
+            else:
+                with pytest.raises(RemoteError, match="cannot be read: Input/output error"):
+                    paths(f"{tmp_path}/drive/*/*")
+
+
+@pytest.mark.usefixtures("_no_waits")
 def test_a_shard_goes_on_where_its_drive_failed(tmp_path, monkeypatch):
     """With a new handle: a stale one stays stale."""
     members = {f"{i}.jpg": os.urandom(3000) for i in range(20)}

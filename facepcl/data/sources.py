@@ -149,10 +149,7 @@ def _spelled(source: str | Path) -> str:
 def _entries_of(source: str, selection: Selection) -> Iterable[Entry]:
     if is_url(source):
         return _url_entries(source, selection)
-    try:
-        mode = retried(source, partial(os.stat, source)).st_mode
-    except (OSError, ValueError):  # not there, or a link to nowhere
-        mode = 0
+    mode = _mode_of(source)
     if stat.S_ISDIR(mode):
         return (Entry(str(path)) for path in files_below(source, selection))
     if is_manifest_name(source) and stat.S_ISREG(mode):
@@ -166,18 +163,41 @@ def _entries_of(source: str, selection: Selection) -> Iterable[Entry]:
     return _glob_entries(source, selection)
 
 
+def _mode_of(path: str | Path) -> int:
+    """What a path is; 0 if there is nothing, or a link to nowhere. Raises RemoteError if its drive fails."""
+    try:
+        return retried(path, partial(os.stat, path)).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _expanded(pattern: Path) -> Iterator[Path]:
+    """What matches a pattern without **. Not by glob, which leaves out what a drive fails to list."""
+    if not glob.has_magic(str(pattern)):
+        yield from (pattern,) if _mode_of(pattern) else ()
+        return
+    for folder in filter(lambda path: stat.S_ISDIR(_mode_of(path)), _expanded(pattern.parent)):
+        if not glob.has_magic(pattern.name):
+            yield from (folder / pattern.name,) if _mode_of(folder / pattern.name) else ()
+            continue
+        with suppress(PermissionError):
+            for name in retried(folder, partial(os.listdir, folder)):
+                if fnmatch(name, pattern.name) and (name[0] != "." or pattern.name[0] == "."):
+                    yield folder / name
+
+
 def _glob_entries(pattern: str, selection: Selection) -> list[Entry]:
     """The images and shards that match. ** goes into folders as `files_below` does: glob's own would follow a
     link to a folder around it for ever."""
     parts = Path(pattern).parts
     if "**" in parts:
         before, rule = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
-        folders = filter(os.path.isdir, glob.glob(str(before)))
+        folders = (path for path in _expanded(before) if os.path.isdir(path))
         everything = Selection(all_files=True)
         files = ((path, base) for base in folders for path in files_below(base, everything))
         matches = sorted(str(path) for path, base in files if _matches(path.relative_to(base).parts, rule))
         return [Entry(path) for path in matches if selection.takes(path)]
-    matches = sorted(glob.glob(pattern))
+    matches = sorted(map(str, _expanded(Path(pattern))))
     if left_out := sum(map(os.path.isdir, matches)):
         _logger.warning("%s: %d folders match and are left out; ** goes into them", pattern, left_out)
     return [Entry(path) for path in matches if not os.path.isdir(path) and selection.takes(path)]

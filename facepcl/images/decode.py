@@ -28,6 +28,7 @@ WHITE = (255, 255, 255, 255)
 MAX_PIXELS = 178_956_970  # 500 MB as RGB, where Pillow itself refuses by default
 PIXELS_VARIABLE = "FACEPCL_MAX_PIXELS"  # of the environment, which the processes that decode inherit
 MAX_BYTES = 1 << 30  # of an encoded image: more than MAX_PIXELS take without any compression
+PHOTOMETRIC = 262  # the tag of a TIFF that says what its numbers are; 6 is YCbCr
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 on swap width and height
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,6 +41,7 @@ _TURNS = {
 }
 _HEIC = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"])  # brands of HEVC
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")  # a bare codestream, and its container
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLACES_OF_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
 
 
@@ -88,6 +90,9 @@ def _decode(data: bytes, needed: int | None) -> Picture:
     with _explained(), _open(data) as image:
         if image.format == "EPS":  # Pillow would have Ghostscript run it
             raise ImageError("EPS files are programs, and are not run")
+        tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", None)
+        if tags.get(PHOTOMETRIC) == 6 and tiles and tiles[0][0] == "raw":
+            raise ImageError("a TIFF of YCbCr pixels, which Pillow does not read; save it as RGB")
         whole = image.size
         drafted = _draft(image, needed) if needed and image.format in ("JPEG", "MPO") else None
         # of a progressive JPEG all coefficients are in memory
@@ -114,7 +119,15 @@ def _open(data: bytes) -> Image.Image:
             # not by Image.open, which counts the pixels before a JPEG is reduced
             return JpegImagePlugin.jpeg_factory(io.BytesIO(data), "")
     max_pixels()
-    return Image.open(io.BytesIO(data))
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if data.startswith(_TIFF):
+            raise ImageError(
+                "a TIFF with pixels that Pillow does not read, such as floating-point colours; save it in 8 "
+                "or 16 bits"
+            ) from None
+        raise
 
 
 def _package_for(kind: str, package: str, extra: str) -> Any:

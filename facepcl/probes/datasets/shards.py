@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from facepcl.data.file_types import is_image_name, is_shard_name
+from facepcl.data.file_types import Selection, is_shard_name
 from facepcl.data.labels import read_labels
 from facepcl.data.sources import SHARD_ERRORS, Entry, files_below, read_items, read_shard
 from facepcl.errors import DataError
@@ -38,10 +38,10 @@ def read_shards(path: Path, needs: Sequence[str]) -> Manifest:
     folder = path if path.is_dir() else path.parent
     names = next((n for f in (folder, folder.parent) if (n := f / "classnames.txt").is_file()), None)
     classes = [name for _, name in text_lines(names)] if names else []
-    images = []
+    images, selection = [], Selection(labels=(".json", ".cls"))
     for shard, split in shards:
         try:
-            for where, labels in _labelled(shard):
+            for where, labels in _labelled(shard, selection):
                 if (word := labels.pop("cls", None)) is not None:
                     if classes and word.isdigit():
                         if int(word) >= len(classes):
@@ -52,6 +52,7 @@ def read_shards(path: Path, needs: Sequence[str]) -> Manifest:
                 images.append(_image(where, labels, split))
         except SHARD_ERRORS as error:
             raise DataError(f"{shard} breaks off or is no tar ({error})") from error
+    selection.tell()
     # a unit that is not named in a label does not occur
     units = sorted({unit for image in images for unit in image.units or ()}, key=unit_order)
     images = [
@@ -82,7 +83,7 @@ def _shards(path: Path) -> list[tuple[Path, str]]:
     return list(zip(direct, splits if all(splits) else [""] * len(direct), strict=True))
 
 
-def _labelled(shard: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _labelled(shard: Path, selection: Selection) -> Iterator[tuple[str, dict[str, Any]]]:
     """The names of image members with their labels: the members of a sample lie together, as in WebDataset,
     and share their name up to the last dot, as for `facepcl pretrain`."""
     stem, names, labels = "", [], {}  # type: tuple[str, list[str], dict[str, Any]]
@@ -92,7 +93,7 @@ def _labelled(shard: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if key != stem:
             yield from ((name, dict(labels)) for name in names)
             stem, names, labels = key, [], {}
-        if is_image_name(member.name):
+        if selection.takes_member(member.name):
             names.append(where)
         elif kind == "json":
             labels |= read_labels(read(), where)
