@@ -424,6 +424,14 @@ def test_items_that_are_no_files_say_what_to_give_instead(model):
         assert len(str(error.value)) < 400
 
 
+def test_reasons_do_not_repeat_an_item_of_megabytes(model, tmp_path):
+    (tmp_path / "list.csv").write_text(f"path\n{'a' * 100_000}\n")
+    summary = facepcl.embed(tmp_path / "list.csv", tmp_path / "e.npz", model=model, workers=1)
+    (reason,) = summary.reasons
+    assert reason.endswith("...: cannot be read: File name too long")
+    assert len(reason) < 300
+
+
 def test_bytes_of_a_file_have_the_code_of_the_file(model, folder, tmp_path):
     path = tmp_path / "large.jpg"
     Image.open(sorted(folder.glob("*.jpg"))[0]).resize((900, 900)).save(path)

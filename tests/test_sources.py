@@ -61,6 +61,12 @@ def test_linked_folders_are_read_and_make_no_loop(tmp_path):
     assert found == ["linked/a.jpg", "x/a.jpg", "x/to_y/a.jpg", "y/a.jpg", "y/to_x/a.jpg"]
 
 
+def test_a_link_to_itself_hides_no_other_file_of_its_folder(tmp_path):
+    write_files(tmp_path, "a.jpg")
+    (tmp_path / "loop").symlink_to("loop")
+    assert paths(tmp_path) == [f"{tmp_path}/a.jpg"]
+
+
 def test_a_folder_that_vanishes_while_it_is_listed_is_a_reason(tmp_path):
     """So is one that may not be listed; no test can close a folder to root."""
     write_files(tmp_path, "a/1.jpg", "b/1.jpg")
@@ -391,6 +397,15 @@ def test_what_is_wrong_with_one_file_stays_its_reason(tmp_path, monkeypatch, nam
 
 
 @pytest.mark.usefixtures("_no_waits")
+def test_a_drive_that_gives_fewer_bytes_than_a_file_has_is_no_bad_image(tmp_path, monkeypatch):
+    write_files(tmp_path, "drive/a.jpg")
+    (item,) = items(tmp_path / "drive")
+    monkeypatch.setattr("builtins.open", lambda *about: io.BytesIO(b""))
+    with pytest.raises(RemoteError, match="the drive gives fewer bytes than the file has, 3 times in a row"):
+        item.read()
+
+
+@pytest.mark.usefixtures("_no_waits")
 def test_a_glob_leaves_out_no_folder_that_a_drive_fails_to_list(tmp_path, monkeypatch):
     write_files(tmp_path, "drive/a/1.jpg", "drive/b/2.jpg", "drive/b/.hidden.jpg", "drive/c.jpg")
     real = os.listdir
@@ -421,6 +436,16 @@ def test_a_shard_goes_on_where_its_drive_failed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage.RetriedFile, "_read", read)
     assert [item.data for item in items(tar)] == list(members.values())
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_shard_of_which_a_drive_gives_a_part_is_not_taken_for_one_that_is_cut_off(tmp_path):
+    tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"1", "b.jpg": b"2" * 50_000})
+    found = read_items(list_entries([tar]))
+    next(found)
+    os.truncate(tar, 15_000)
+    with pytest.raises(RemoteError, match="the drive gives fewer bytes than the file has"):
+        list(found)
 
 
 @pytest.mark.usefixtures("_no_waits")

@@ -19,7 +19,7 @@ from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_lan
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers
-from facepcl.errors import MissingPath, OptionError
+from facepcl.errors import MissingPath, OptionError, shortened
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
@@ -69,7 +69,7 @@ class AlignSummary:
             self.faceless += 1
         elif row["error"]:
             self.failed += 1
-            self.reasons = (*self.reasons, f"{row['source']}: {row['error']}")[:REASONS]
+            self.reasons = (*self.reasons, f"{shortened(row['source'])}: {row['error']}")[:REASONS]
 
 
 def align(

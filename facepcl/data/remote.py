@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, RemoteError, require
+from facepcl.errors import (
+    ImageError,
+    MissingExtra,
+    MissingPath,
+    OptionError,
+    RemoteError,
+    require,
+    shortened,
+)
 from facepcl.utils.storage import WAITS
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C: is a drive
@@ -100,13 +108,15 @@ def _file_system(url: str) -> tuple[Any, str]:
     if scheme in EXTRAS:
         require(*EXTRAS[scheme])
     if "::" in url:
-        raise OptionError(f"{url}: chains of URLs are not read")
+        raise OptionError(f"{shortened(url)}: chains of URLs are not read")
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
-        raise MissingExtra(f"{url}: {scheme}:// needs a package that is not installed: {error}") from error
+        raise MissingExtra(
+            f"{shortened(url)}: {scheme}:// needs a package that is not installed: {error}"
+        ) from error
     except ValueError as error:
-        raise OptionError(f"{url}: {scheme}:// is no protocol that fsspec knows") from error
+        raise OptionError(f"{shortened(url)}: {scheme}:// is no protocol that fsspec knows") from error
     return fs, path
 
 
@@ -119,12 +129,14 @@ def _explained(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):  # nobody answered
-            raise RemoteError(f"{url} cannot be read: {_words(cause)}") from error
-        raise MissingPath(f"{url}: there is no such file or folder") from None
+            raise RemoteError(f"{shortened(url)} cannot be read: {_words(cause)}") from error
+        raise MissingPath(f"{shortened(url)}: there is no such file or folder") from None
     except PermissionError as error:
-        raise RemoteError(f"{url}: it may not be read with these credentials ({_words(error)})") from error
+        raise RemoteError(
+            f"{shortened(url)}: it may not be read with these credentials ({_words(error)})"
+        ) from error
     except Exception as error:  # whatever a protocol's package raises
-        raise RemoteError(f"{url} cannot be read: {_words(error)}") from error
+        raise RemoteError(f"{shortened(url)} cannot be read: {_words(error)}") from error
 
 
 def _words(error: BaseException) -> str:

@@ -32,7 +32,7 @@ from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
 from facepcl.utils.futures import in_order
-from facepcl.utils.storage import RetriedFile, retried
+from facepcl.utils.storage import RetriedFile, is_of_storage, retried
 
 _logger = logging.getLogger("facepcl")
 
@@ -112,7 +112,16 @@ def files_below(folder: str | Path, selection: Selection | None = None) -> Itera
 
 def _listed(folder: Path) -> list[tuple[str, bool, bool]]:
     with os.scandir(folder) as entries:
-        return sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries)
+        return sorted((e.name, _is_folder(e), e.is_symlink()) for e in entries)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as a link to itself
+        if is_of_storage(error):
+            raise
+        return False
 
 
 def list_entries(sources: Sequence[str | Path], selection: Selection | None = None) -> Iterator[Entry]:

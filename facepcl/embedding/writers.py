@@ -17,7 +17,7 @@ from facepcl.data.sources import is_table_of, no_images
 from facepcl.embedding.embedder import Batch
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space
 from facepcl.embedding.tables import read_table, write_table
-from facepcl.errors import ImageError, OptionError, TableError
+from facepcl.errors import ImageError, OptionError, TableError, shortened
 from facepcl.images.face import NO_FACE
 from facepcl.jobs.engine import Stream
 from facepcl.jobs.state import Job, Shard
@@ -58,7 +58,7 @@ class Summary:
     def count(self, rows: Embeddings) -> None:
         """Take account of `rows`."""
         reasons = zip(rows.paths, rows.errors, strict=True)
-        failed = [f"{path}: {error}" for path, error in reasons if error and error != NO_FACE]
+        failed = [f"{shortened(path)}: {error}" for path, error in reasons if error and error != NO_FACE]
         self.total += len(rows)
         self.faceless += rows.errors.count(NO_FACE)  # which is a finding, no error
         self.failed += len(failed)
@@ -109,7 +109,7 @@ class TableWriter:
         for path, error in zip(batch.rows.paths, batch.rows.errors, strict=True):
             if error not in (None, NO_FACE):
                 if self._raises:
-                    raise ImageError(f"{path}: {error}")
+                    raise ImageError(f"{shortened(path)}: {error}")
                 self.counts["failed"] += 1
         return batch.rows
 

@@ -3,6 +3,7 @@
 No torch at the top: the processes that read images start without it.
 """
 
+import errno
 import io
 import os
 import stat
@@ -19,7 +20,7 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, require, shortened
 from facepcl.images.repair import JPEG, repaired
-from facepcl.utils.storage import retried
+from facepcl.utils.storage import SHORT, retried
 
 if TYPE_CHECKING:
     import torch
@@ -289,7 +290,10 @@ def _read_file(path: str | Path) -> bytes:
     if status.st_size > MAX_BYTES:
         raise ImageError(f"cannot be read: {status.st_size:,} bytes are more than an image has")
     with open(path, "rb") as file:
-        return file.read()
+        data = file.read()
+    if len(data) < status.st_size:
+        raise OSError(errno.EIO, SHORT)
+    return data
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -16,7 +16,7 @@ from facepcl.data.file_types import Selection, is_shard_name, unsupported
 from facepcl.data.labels import read_labels
 from facepcl.data.remote import is_url
 from facepcl.data.sources import SHARD_ERRORS, Item, files_below, read_shard
-from facepcl.errors import DataError, ImageError, MissingPath, OptionError
+from facepcl.errors import DataError, ImageError, MissingPath, OptionError, shortened
 from facepcl.images.decode import MAX_BYTES, decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
 from facepcl.images.transform import Transform
@@ -105,7 +105,7 @@ def read_samples(
                 unsupported(path) or f"{path} is one file; training reads folders of images and .tar shards"
             )
         else:
-            raise MissingPath(f"{path}: there is no such folder or .tar shard")
+            raise MissingPath(f"{shortened(path)}: there is no such folder or .tar shard")
 
 
 def _folder_samples(folder: Path, with_labels: bool, selection: Selection) -> Iterator[Sample]:

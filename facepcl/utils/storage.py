@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from facepcl.errors import RemoteError
+from facepcl.errors import RemoteError, shortened
 
 WAITS = (1.0, 4.0)  # seconds before a read is tried again
 
@@ -19,6 +19,8 @@ ESHUTDOWN EKEYEXPIRED EKEYREVOKED EAGAIN EBUSY EDEADLK EMFILE ENFILE ENOBUFS ENO
 _CODES = frozenset(getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name))
 _WINDOWS = frozenset([21, 53, 55, 59, 64, 67, 121, 1117, 1167, 1231])  # which have no errno of their own
 _REASONS = frozenset(f"cannot be read: {os.strerror(code)}" for code in _CODES)
+
+SHORT = "the drive gives fewer bytes than the file has"  # some give up without an error
 
 Read = TypeVar("Read")
 
@@ -43,9 +45,9 @@ def retried(path: str | Path, read: Callable[[], Read]) -> Read:
             if not is_of_storage(error):
                 raise
             if wait is None:
+                reason = f"{error.strerror or error}, {len(WAITS) + 1} times in a row"
                 raise RemoteError(
-                    f"{path} cannot be read: {error.strerror or error}, {len(WAITS) + 1} times in a row; "
-                    "check the drive or network it is on"
+                    f"{shortened(path)} cannot be read: {reason}; check the drive or network it is on"
                 ) from error
             time.sleep(wait)
     raise AssertionError
@@ -58,6 +60,7 @@ class RetriedFile:
     def __init__(self, path: str):
         self._path, self._place = path, 0
         self._file = retried(path, lambda: open(path, "rb"))  # noqa: SIM115
+        self._size = os.fstat(self._file.fileno()).st_size
 
     def read(self, size: int = -1) -> bytes:
         data = retried(self._path, partial(self._read, size))
@@ -69,7 +72,10 @@ class RetriedFile:
             self._file = open(self._path, "rb")  # noqa: SIM115
             self._file.seek(self._place)
         try:
-            return self._file.read(size)
+            data = self._file.read(size)
+            if size and not data and self._place < self._size:
+                raise OSError(errno.EIO, SHORT)
+            return data
         except OSError:
             self._file.close()
             raise
