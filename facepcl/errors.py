@@ -9,7 +9,7 @@ FacepclError
 ├── DataError        (ValueError)         training data that a method cannot use
 ├── ExportError      (RuntimeError)       a file that would not compute what the model computes
 ├── HubError         (RuntimeError)       the Hugging Face Hub refuses a push or cannot be reached
-├── RemoteError      (RuntimeError)       a URL that cannot be listed or read
+├── RemoteError      (RuntimeError)       a URL or a drive that keeps failing to be listed or read
 ├── ReaderError      (RuntimeError)       processes that read images and do not start
 ├── WeightsError     (RuntimeError)       weights that are missing, damaged or of another model
 └── WriteError       (OSError)            a file that cannot be written: a disk that is full or read-only
@@ -53,7 +53,7 @@ class DataError(FacepclError, ValueError):
 
 
 class RemoteError(FacepclError, RuntimeError):
-    """A URL that cannot be listed or read: `except RuntimeError`."""
+    """A URL or a drive that keeps failing to be listed or read: `except RuntimeError`."""
 
 
 class ReaderError(FacepclError, RuntimeError):
@@ -74,6 +74,12 @@ class WeightsError(FacepclError, RuntimeError):
 
 class WriteError(FacepclError, OSError):
     """A file that cannot be written, as on a disk that is full or read-only: `except OSError`."""
+
+
+def shortened(text: object, most: int = 200) -> str:
+    """What a message repeats of its input, which may be megabytes long."""
+    text = str(text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def require(package: str, extra: str) -> ModuleType:

@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers.files import break_drive, put_face
 from PIL import Image
 
 import facepcl
 from facepcl.cli import main
 from facepcl.embedding.writers import looks_like_crop
-from facepcl.errors import ImageError, MissingPath, OptionError, TableError, WeightsError
+from facepcl.errors import (
+    ImageError,
+    MissingPath,
+    OptionError,
+    RemoteError,
+    TableError,
+    WeightsError,
+)
 from facepcl.images.decode import decode, decode_reduced
 from facepcl.images.transform import Transform
 
@@ -394,3 +402,64 @@ def test_each_of_several_branches_is_a_parquet_column_of_its_own(folder, tmp_pat
     assert table.column_names[-2:] == ["embedding_pose", "embedding_face"]
     assert table["embedding_face"].null_count == table["embedding_pose"].null_count == failed > 0
     assert len(table["embedding_face"][0]) == 2048
+
+
+def test_items_that_are_no_files_say_what_to_give_instead(model):
+    """And do not repeat megabytes."""
+    embedder = facepcl.FaceEmbedder(model, dtype="float32")
+    for item, said in (
+        (
+            "https://host/a.jpg?sig=1",
+            r"item 0 \(https://.*\): a URL is not opened here; use embedder\.stream",
+        ),
+        (
+            "data:image/jpeg;base64," + "A" * 3_000_000,
+            r"A\.\.\.\): a data: URL is not decoded here; give base64",
+        ),
+        ("A" * 3_000_000, r"A\.\.\.\): cannot be read: File name too long"),
+        ("A" * 100 + "/" + "b" * 3000, r"there is no such file|File name too long"),
+    ):
+        with pytest.raises((ImageError, MissingPath), match=said) as error:
+            embedder([item])
+        assert len(str(error.value)) < 400
+
+
+def test_reasons_do_not_repeat_an_item_of_megabytes(model, tmp_path):
+    (tmp_path / "list.csv").write_text(f"path\n{'a' * 100_000}\n")
+    summary = facepcl.embed(tmp_path / "list.csv", tmp_path / "e.npz", model=model, workers=1)
+    (reason,) = summary.reasons
+    assert reason.endswith("...: cannot be read: File name too long")
+    assert len(reason) < 300
+
+
+def test_bytes_of_a_file_have_the_code_of_the_file(model, folder, tmp_path):
+    path = tmp_path / "large.jpg"
+    Image.open(sorted(folder.glob("*.jpg"))[0]).resize((900, 900)).save(path)
+    embedder = facepcl.FaceEmbedder(model, dtype="float32")
+    assert np.array_equal(embedder([path]), embedder([path.read_bytes()]))
+
+
+def test_a_stream_tells_what_it_skipped(model, tmp_path, caplog):
+    put_face(tmp_path / "a.jpg")
+    put_face(tmp_path / "b.dat")
+    embedder = facepcl.FaceEmbedder(model, dtype="float32")
+    assert len(list(embedder.stream(tmp_path, workers=1))) == 1
+    assert caplog.messages[-1] == "skipped 1 file: 1 .dat; --all-files tries them"
+    assert [row.error for row in embedder.stream(tmp_path, workers=1, all_files=True)] == [None, None]
+
+
+def test_a_call_ends_with_one_sentence_if_the_drive_fails(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
+    break_drive(put_face(tmp_path / "a.jpg"))
+    with pytest.raises(RemoteError, match=r"a\.jpg cannot be read: Input/output error, 3 times in a row"):
+        facepcl.FaceEmbedder(model, dtype="float32")([tmp_path / "a.jpg"])
+
+
+def test_the_command_reads_all_files_if_that_is_asked_for(bundled, tmp_path, caplog):
+    put_face(tmp_path / "faces/a.jpg")
+    put_face(tmp_path / "faces/b")
+    command = ["embed", str(tmp_path / "faces"), "-o", str(tmp_path / "e.npz"), "--workers", "1"]
+    assert main(command) == 0
+    assert "skipped 1 file: 1 without extension; --all-files tries them" in caplog.text
+    assert main([*command, "--all-files"]) == 0
+    assert len(facepcl.read_embeddings(tmp_path / "e.npz")) == 2

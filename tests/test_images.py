@@ -2,16 +2,17 @@
 
 import io
 import os
+import struct
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from facepcl.errors import ImageError, MissingPath
-from facepcl.images.decode import decode, decode_reduced, open_image, quiet_pillow
+from facepcl.errors import ImageError, MissingPath, OptionError
+from facepcl.images.decode import decode, decode_reduced, max_pixels, open_image, quiet_pillow
 
 # examples/faces/person1_yaw+22_anger.jpg as a telephone stores it: on its side, with HEIC's box that says how
 # to turn it and, besides, EXIF data that say the same
@@ -245,6 +246,152 @@ def test_exif_data_that_is_damaged_anywhere_turns_the_picture_whole_or_not_at_al
             assert found.size == found.image.size
             turned += found.size == (64, 96)
     assert 0 < turned < 8 * (end - start)
+
+
+# -- what browsers show
+
+
+def with_text(picture, kind, after=False):
+    """A PNG with 2 MB of text, of which Pillow takes one."""
+    info = PngImagePlugin.PngInfo()
+    if kind == "iTXt":
+        info.add_itxt("XML:com.adobe.xmp", "<x>" + "y" * 2_000_000 + "</x>", zip=True)
+    else:
+        info.add_text("workflow", "x" * 2_000_000, zip=True)
+    data = encoded(picture, "PNG", pnginfo=info)
+    if after:  # behind the pixels, where Pillow reads it once these are decoded
+        start, end = data.index(b"zTXt") - 4, data.index(b"IDAT") - 4
+        data = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    return data
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "zTXt after", "iTXt", "iCCP", "damaged"])
+def test_text_and_profiles_of_a_png_do_not_count(picture, kind):
+    if kind == "iCCP":
+        data = encoded(picture, "PNG", icc_profile=bytes(2_000_000))
+    elif kind == "damaged":
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Comment", "hello")
+        data = encoded(picture, "PNG", pnginfo=info).replace(b"hello", b"jello")
+    else:
+        data = with_text(picture, kind[:4], after="after" in kind)
+    limit = PngImagePlugin.MAX_TEXT_CHUNK
+    assert (levels(decode(data)) == levels(picture)).all()
+    assert limit == PngImagePlugin.MAX_TEXT_CHUNK
+
+
+def test_pixels_of_a_png_that_are_damaged_stay_an_error(picture):
+    data = bytearray(with_text(picture, "zTXt"))
+    data[data.index(b"IDAT") + 40] ^= 255
+    with pytest.raises(ImageError, match="damaged"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\xef\xbb\xbf", b" \t"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_blanks_before_an_image_do_not_count(picture, kind, before):
+    data = encoded(picture, kind)
+    assert (levels(decode(before + data)) == levels(decode(data))).all()
+
+
+@pytest.fixture
+def noise():
+    """A picture with something to code everywhere."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    return small.resize((320, 240), Image.Resampling.BICUBIC)
+
+
+every_jpeg = pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"progressive": True}]
+)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 10, 30])
+@every_jpeg
+def test_a_jpeg_that_lacks_its_last_bytes_is_decoded(noise, options, missing):
+    data = encoded(noise, "JPEG", quality=95, **options)
+    found, wanted = levels(decode(data[:-missing])), levels(decode(data))
+    assert (abs(found - wanted).max(2) > 8).mean() < 0.05
+    assert decode_reduced(data[:-missing], 60).image.size == (80, 60)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+@every_jpeg
+def test_a_jpeg_that_lacks_a_visible_part_stays_an_error(noise, options, share):
+    data = encoded(noise, "JPEG", quality=95, **options)
+    if "progressive" in options:
+        share *= 0.7  # behind that come the last bits of all coefficients
+    with pytest.raises(ImageError, match="damaged: image file is truncated"):
+        decode(data[: int(share * len(data))])
+
+
+def test_floating_point_pixels_are_levels_from_0_to_1():
+    ramp = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    found = levels(decode(encoded(Image.fromarray(ramp), "TIFF")))[..., 0]
+    assert abs(found - ramp * 255).max() <= 0.51
+    for other in (ramp * 255, ramp * np.nan):
+        with pytest.raises(ImageError, match=r"floating-point pixels lie in \[0, 1\], not"):
+            decode(encoded(Image.fromarray(other), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["YCbCr", "floating-point"])
+def test_a_tiff_that_pillow_does_not_read_says_which_it_is(picture, kind):
+    if kind == "YCbCr":
+        data = encoded(picture.convert("YCbCr"), "TIFF")
+    else:  # three samples of 32 bits where the file has 8
+        data = encoded(picture, "TIFF")
+        data = data.replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", 32, 32, 32))
+    with pytest.raises(ImageError, match=f"a TIFF .*{kind}.*; save it "):
+        decode(data)
+
+
+# -- the bound on pixels
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_of_a_jpeg_the_pixels_count_that_are_decoded(picture, monkeypatch, kind):
+    options = {"save_all": True, "append_images": [picture]} if kind == "MPO" else {}
+    data = encoded(picture.resize((900, 600)), kind, **options)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)  # Pillow refuses 60,000
+    monkeypatch.setattr("facepcl.images.decode.MAX_PIXELS", 450 * 300)
+    for needed, side in ((100, 150), (300, 300), (600, 300)):  # the last with fewer pixels than it needs
+        found = decode_reduced(data, needed)
+        assert (found.size, min(found.image.size)) == ((900, 600), side)
+    with pytest.raises(
+        ImageError, match=r"too many pixels: 900 x 600 are more than 135,000; set FACEPCL_MAX"
+    ):
+        decode(data)
+
+
+def test_of_a_progressive_jpeg_all_pixels_count(picture, monkeypatch):
+    """The codec holds the coefficients of all of them."""
+    monkeypatch.setattr("facepcl.images.decode.MAX_PIXELS", 450 * 300)
+    with pytest.raises(ImageError, match="too many pixels: 900 x 600"):
+        decode_reduced(encoded(picture.resize((900, 600)), "JPEG", progressive=True), 100)
+
+
+def test_the_bound_on_pixels_is_an_option_of_the_environment(picture, monkeypatch):
+    data = encoded(picture.resize((900, 600)), "PNG")
+    monkeypatch.setattr("facepcl.images.decode.MAX_PIXELS", 10_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(ImageError, match=r"too many pixels.*set FACEPCL_MAX_PIXELS to read it"):
+        decode(data)
+    monkeypatch.setenv("FACEPCL_MAX_PIXELS", "540000")
+    assert decode(data).size == (900, 600)
+    monkeypatch.setenv("FACEPCL_MAX_PIXELS", "539999")
+    with pytest.raises(ImageError, match="too many pixels: 900 x 600 are more than 539,999"):
+        decode(data)
+    monkeypatch.setenv("FACEPCL_MAX_PIXELS", "many")
+    with pytest.raises(OptionError, match="FACEPCL_MAX_PIXELS is 'many', not a number of pixels"):
+        max_pixels()
+
+
+def test_a_jpeg_xl_without_its_extra_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    for start in (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"):
+        with pytest.raises(ImageError, match=r"a JPEG XL.*facepcl\[jxl\]"):
+            decode(start + bytes(100))
 
 
 def test_a_heic_of_a_telephone_is_upright():

@@ -4,27 +4,33 @@ What holds for every kind of output is tested for each: a table, a folder of tab
 """
 
 import csv
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+from helpers.files import break_drive
 from helpers.forked_jobs import forked_jobs
 from PIL import Image
 
 import facepcl
 from facepcl.alignment import align_photos
 from facepcl.alignment.align_photos import CropWriter
+from facepcl.alignment.face_table import Photo
 from facepcl.embedding import writers
+from facepcl.embedding.tables import write_table
 from facepcl.embedding.writers import FolderWriter, TableWriter
-from facepcl.errors import FacepclError, OptionError, TableError
+from facepcl.errors import FacepclError, OptionError, RemoteError, TableError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs.state import Job, describe_sources
@@ -191,6 +197,74 @@ def test_an_interrupted_job_continues_to_the_same_bits(kind, model, here, whole,
     assert names() == sorted([kind.out, "landmarks.csv", SOURCE])
 
 
+def replaced_error(table, reason):
+    """The rows of a table, the third with another reason."""
+    errors = [reason if row == 2 else error for row, error in enumerate(table.errors)]
+    return replace(table, errors=errors)
+
+
+@pytest.mark.slow
+@every_kind
+def test_a_drive_that_fails_ends_the_job_and_makes_no_bad_rows(kind, model, here, whole):
+    mend = break_drive(here / SOURCE / "20.png")
+    with pytest.raises(RemoteError, match=r"20\.png cannot be read: Input/output error, 3 times in a row"):
+        kind.run(model)
+    assert kind.done(kind.out) == PART
+    mend()
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
+@every_kind
+def test_a_drive_that_fails_within_a_shard_does_so_too(kind, model, here, whole, monkeypatch):
+    def fail(self, size):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
+        patch.setattr("facepcl.utils.storage.RetriedFile._read", fail)
+        with pytest.raises(RemoteError, match=r"shard\.tar cannot be read: Stale file handle, 3 times in"):
+            kind.run(model)
+    assert kind.done(kind.out) == 48
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
+@pytest.mark.parametrize("kind", EMBED)
+def test_rows_that_failed_by_their_drive_are_tried_again(kind, model, here, whole):
+    """An earlier version recorded them as bad images."""
+    kind.run(model)
+    table = next(Path("e").glob("00000000-*")) if kind is FolderJob else Path("e.npz")
+    rows = facepcl.read_embeddings(table)
+    write_table(table, rows.meta, [replaced_error(rows, "cannot be read: Stale file handle")], len(rows))
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
+def test_parts_that_failed_by_their_drive_are_made_again(model, here, whole):
+    interrupted(TableJob, model, 2 * TableJob.per_part)
+    part = Job(Path("e.npz")).parts()[0]
+    rows = facepcl.read_embeddings(part)
+    write_table(part, rows.meta, [replaced_error(rows, "cannot be read: Input/output error")], len(rows))
+    assert TableJob.run(model, resume=True).embedded == PHOTOS
+    assert TableJob.output("e.npz") == whole(TableJob)
+
+
+def test_photos_that_failed_by_their_drive_are_aligned_again(model, here, whole):
+    interrupted(CropJob, model, 2 * CropJob.per_part)
+    part = Job(Path("crops")).parts()[0]
+    photos = list(map(Photo.from_line, part.read_bytes().splitlines()))
+    photos[2] = photos[2]._replace(error="cannot be read: Stale file handle", faces=(), crops=())
+    part.write_text("".join(photo.to_line() for photo in photos), "ascii")
+    assert CropJob.run(model).aligned == PHOTOS
+    table = Path("crops/faces.csv")
+    table.write_text(
+        re.sub("damaged: [^,]*", "cannot be read: Input/output error", table.read_text("utf-8")), "utf-8"
+    )
+    assert CropJob.run(model).aligned == PHOTOS
+    assert CropJob.output("crops") == whole(CropJob)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_every_format_of_a_table_is_resumed(model, here, whole, suffix):
     interrupted(TableJob, model, 4, out=f"e.{suffix}")
@@ -324,8 +398,8 @@ def test_a_tar_that_has_changed_meanwhile_is_refused(kind, model):
 
 
 def test_where_a_job_runs_matters_to_relative_sources_only(here):
-    assert describe_sources(["s3://bucket/photos", str(here / SOURCE)])["folder"] == ""
-    assert describe_sources(["s3://bucket/photos", SOURCE])["folder"] == str(here)
+    assert describe_sources(["s3://bucket/photos", str(here / SOURCE)], False)["folder"] == ""
+    assert describe_sources(["s3://bucket/photos", SOURCE], False)["folder"] == str(here)
 
 
 @every_kind
@@ -366,9 +440,10 @@ def test_parts_are_tables_and_the_listing_says_what_they_are(kind, whole):
     job = Job(Path(kind.out))
     part, (paths, *_) = facepcl.read_embeddings(job.parts()[1]), whole(kind)
     assert part.paths == paths[PART : 2 * PART]
-    described, *shards = map(json.loads, (job.folder / "job.jsonl").read_text().splitlines())
+    described, *shards, last = map(json.loads, (job.folder / "job.jsonl").read_text().splitlines())
     assert described["sources"] == [SOURCE]
     assert [len(shard) for shard in shards] == [16, 16, 16, 1]
+    assert last == {"skipped": {}}
 
 
 @every_kind
@@ -450,6 +525,34 @@ def test_what_to_delete_is_named(model, here):
     interrupted(FolderJob, model, 2 * FolderJob.per_part)
     with pytest.raises(OptionError, match="command embed, not align"):
         CropJob.run(model, out="e")
+
+
+@every_kind
+def test_files_that_are_skipped_are_counted_in_one_line_also_by_a_job_that_continues(
+    kind, model, here, caplog
+):
+    for name in ("raw.NEF", "b.nef", "none", ".hidden", "Thumbs.db"):
+        (here / SOURCE / name).write_bytes(b"x")
+    with tarfile.open(here / SOURCE / "shard.tar", "a") as tar:
+        tar.add(here / SOURCE / "raw.NEF", "a/member.NEF")
+    interrupted(kind, model, 2 * kind.per_part)
+    caplog.clear()
+    kind.run(model, resume=True)
+    said = [message for message in caplog.messages if message.startswith("skipped")]
+    assert said == ["skipped 4 files: 2 .NEF, 1 .nef, 1 without extension; --all-files tries them"]
+
+
+@every_kind
+def test_all_files_are_rows_if_that_is_asked_for(kind, model, here, caplog):
+    shutil.copy(here / SOURCE / "00.png", here / SOURCE / "none")
+    with tarfile.open(here / SOURCE / "shard.tar", "a") as tar:
+        tar.add(here / SOURCE / "00.png", "member.dat")
+    summary = kind.run(model, all_files=True)
+    assert "skipped" not in caplog.text
+    assert (summary.photographs if kind is CropJob else summary.total) == PHOTOS + 2
+    interrupted(kind, model, 2 * kind.per_part, out=f"part-{kind.out}", all_files=True)
+    with pytest.raises(OptionError, match="was made with all_files True"):
+        kind.run(model, out=f"part-{kind.out}", resume=True)
 
 
 def test_a_tar_without_images_is_an_error_and_leaves_nothing(model, tmp_path):

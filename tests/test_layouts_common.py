@@ -4,12 +4,14 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from helpers.files import FACES, pack
+from helpers.files import FACES, break_drive, jpeg, pack, put_face
 from helpers.layouts import read_layout as read
 
-from facepcl.errors import DataError, MissingPath
+from facepcl.embedding.embedder import FaceEmbedder
+from facepcl.errors import DataError, MissingPath, RemoteError
 from facepcl.pretrain.dataset import read_faces
 from facepcl.probes.datasets import read_manifest
+from facepcl.probes.features import extract
 
 LABELS = {
     "yaw": 10,
@@ -272,3 +274,51 @@ def test_landmarks_of_another_number_are_an_error(tmp_path):
     shard = pack(tmp_path / "s.tar", samples({**LABELS, "landmarks": [[1, 2]] * 7}))
     with pytest.raises(DataError, match=r"000\.json: landmarks is .* list of 5 or 68 points"):
         read("head-pose", shard)
+
+
+def test_files_that_no_layout_reads_are_counted(tmp_path, caplog):
+    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
+        put_face(tmp_path / "people" / name)
+    for name in ("a/5.NEF", "b/none", ".hidden"):
+        (tmp_path / "people" / name).write_bytes(b"x")
+    read_manifest("verification", tmp_path / "people")
+    assert "skipped 2 files: 1 .NEF, 1 without extension" in caplog.messages
+
+
+def test_labels_of_a_data_set_are_not_counted(tmp_path, caplog):
+    put_face(tmp_path / "a.jpg")
+    (tmp_path / "list.csv").write_text("path,expression\na.jpg,happy\n")
+    read_manifest("expression", tmp_path / "list.csv")
+    pack(tmp_path / "shards/s.tar", {"a.jpg": jpeg(), "a.cls": b"happy", "b.NEF": b"x"})
+    read_manifest("expression", tmp_path / "shards")
+    assert caplog.messages == ["skipped 1 file: 1 .NEF"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train.rec", "is an MXNet record file, .*write its images to folders or .tar shards first"),
+        ("faces.zip", "is an archive, which is not read; unpack it and name the folder"),
+        ("faces.parquet", "is a table"),
+        ("list.txt", "is no image, and lists are read from .csv files"),
+    ],
+)
+def test_a_file_that_no_layout_reads_says_what_it_is(tmp_path, name, said):
+    (tmp_path / name).write_bytes(b"?")
+    with pytest.raises(DataError, match=rf"{name} {said}"):
+        read_manifest("verification", tmp_path / name)
+    suffix = name.partition(".")[2]
+    with pytest.raises(DataError, match=rf"looked for .*; skipped 1 file: 1 \.{suffix}; \.{suffix} {said}"):
+        read_manifest("verification", tmp_path)
+
+
+def test_a_drive_that_fails_while_features_are_extracted_is_no_bad_image(model, tmp_path, monkeypatch):
+    """Which would be cached for ever."""
+    monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
+    pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.cls": b"happy"})
+    manifest = read_manifest("expression", tmp_path / "s.tar")
+    break_drive(tmp_path / "s.tar")
+    embedder = FaceEmbedder(model, dtype="float32")
+    with pytest.raises(RemoteError, match=r"s\.tar cannot be read: Input/output error"):
+        extract(manifest, embedder, ["shared"], cache=tmp_path / "cache", workers=1)
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import facepcl
-from facepcl.data.sources import Item, files_below, is_image_name, list_entries, read_items
+from facepcl.data.file_types import is_image_name
+from facepcl.data.sources import Item, files_below, list_entries, read_items
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.writers import TableWriter
 from facepcl.errors import OptionError

@@ -1,11 +1,14 @@
 """Sources behind URLs: listed in the order of local ones, read ahead, and what the network does is no image's
 fault."""
 
+import functools
+import http.server
 import re
 import shutil
 import socket
 import sys
 import tarfile
+import threading
 
 import fsspec
 import numpy as np
@@ -16,8 +19,9 @@ import facepcl
 from facepcl.alignment.face_table import CropNames
 from facepcl.cli import main
 from facepcl.data import remote, sources
+from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
-from facepcl.data.sources import list_entries, read_items
+from facepcl.data.sources import list_entries, read_items, shard_of
 from facepcl.errors import MissingExtra, MissingPath, OptionError, RemoteError, TableError
 
 OPTIONS = {"dtype": "float32", "batch_size": 4}
@@ -136,8 +140,6 @@ def test_an_image_that_is_too_large_is_never_fetched(memory, monkeypatch):
 
 def test_images_are_asked_for_ahead_and_come_in_order(memory, monkeypatch):
     """Not one by one: each takes as long as the way to the server and back."""
-    import threading
-
     for i in range(100):
         memory.pipe(f"/p/{i:03d}.jpg", b"%d" % i)
     together = threading.Barrier(sources.URLS_AHEAD)
@@ -218,6 +220,60 @@ def test_a_server_that_does_not_answer_is_no_missing_file():
         url = f"http://127.0.0.1:{held.getsockname()[1]}/x.jpg"
         with pytest.raises(RemoteError, match=r"x\.jpg cannot be read: Cannot connect to host"):
             list_entries([url])
+
+
+@pytest.fixture
+def web(folder):
+    """The folder behind a server that ignores queries, as those of signed URLs."""
+    pytest.importorskip("aiohttp")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *about):
+            pass
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_signed_urls_are_what_their_names_say_before_the_query(web, folder, tmp_path):
+    sign = "X-Amz-Signature=ab.c&X-Amz-Credential=k%2Fs3"
+    shard, image = f"{web}/s.tar?{sign}", f"{web}/0.jpg?{sign}"
+    assert paths(shard) == [f"{shard}/{i}.jpg" for i in range(4)]
+    (item,) = read_items(list_entries([image]))
+    assert item.data == (folder / "0.jpg").read_bytes()
+    (tmp_path / "list.csv").write_text(f"path\n{image}\n{shard}\n")
+    assert len(paths(tmp_path / "list.csv")) == 5
+    assert shard_of(f"{shard}/0.jpg") == shard
+    for path in (f"{shard}/0.jpg", image):
+        assert not set("?&=%") & set(CropNames([shard, image])(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("none.jpg?sig=1", MissingPath, r"none\.jpg\?sig=1: there is no such file"),
+        ("takeout.zip?sig=1", OptionError, r"takeout\.zip\?sig=1 is an archive, which is not read"),
+        ("list.csv?sig=1", OptionError, "a manifest is read from the file system"),
+        ("list.txt", OptionError, "lists are read from .csv files"),
+    ],
+)
+def test_a_signed_url_that_is_no_source_says_so(web, name, error, said):
+    with pytest.raises(error, match=said):
+        list_entries([f"{web}/{name}"])
+
+
+def test_files_behind_urls_are_counted_if_they_are_skipped(memory):
+    for name in ("a.jpg", "b.NEF", "sub/c.NEF", "sub/none", ".git/d.NEF"):
+        memory.pipe(f"/p/{name}", b"x")
+    for source in ("memory://p", "memory://p/**"):
+        selection = Selection()
+        assert len(list(list_entries([source], selection))) == 1
+        assert selection.skipped[".NEF"] >= 2
+        assert selection.skipped[""] == 1
 
 
 def test_a_missing_package_names_the_pip_line(monkeypatch):

@@ -1,15 +1,19 @@
 """Files, folders, globs, manifests and shards as one ordered stream."""
 
+import builtins
+import errno
 import io
 import os
 import tarfile
 import tracemalloc
 
 import pytest
-from helpers.files import pack
+from helpers.files import break_drive, jpeg, pack
 
+from facepcl.data.file_types import Selection
 from facepcl.data.sources import list_entries, read_items
-from facepcl.errors import ImageError, MissingPath, OptionError
+from facepcl.errors import ImageError, MissingPath, OptionError, RemoteError
+from facepcl.utils import storage
 
 
 def items(*sources, start=0):
@@ -55,6 +59,12 @@ def test_linked_folders_are_read_and_make_no_loop(tmp_path):
         (tmp_path / name).symlink_to(tmp_path / target, target_is_directory=True)
     found = [p.removeprefix(f"{tmp_path}/in/") for p in paths(tmp_path / "in")]
     assert found == ["linked/a.jpg", "x/a.jpg", "x/to_y/a.jpg", "y/a.jpg", "y/to_x/a.jpg"]
+
+
+def test_a_link_to_itself_hides_no_other_file_of_its_folder(tmp_path):
+    write_files(tmp_path, "a.jpg")
+    (tmp_path / "loop").symlink_to("loop")
+    assert paths(tmp_path) == [f"{tmp_path}/a.jpg"]
 
 
 def test_a_folder_that_vanishes_while_it_is_listed_is_a_reason(tmp_path):
@@ -123,6 +133,31 @@ def test_a_manifest_without_paths_says_what_it_has(tmp_path):
     (tmp_path / "list.csv").write_text("file,label\na.jpg,1\n")
     with pytest.raises(OptionError, match=r"no column 'path'.*file,label"):
         list_entries([tmp_path / "list.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding"),
+    [
+        ("list.csv", "label;path\n1,5;a.jpg\n", "utf-8-sig"),
+        ("list.csv", "label\tpath\n1\ta.jpg\n", "utf-16"),
+        ("list.tsv", "path\tlabel\na.jpg\t1\n", "utf-8"),
+        ("metadata.csv", "file_name,text\na.jpg,smiling\n", "utf-8"),
+        ("LIST.CSV", "Label, Path\n1,a.jpg\n", "utf-8"),
+        ("list.csv", "path\n.\\a.jpg\n", "utf-8"),
+    ],
+    ids=["semicolons", "UTF-16", "tabs", "imagefolder", "capitals", "backslashes"],
+)
+def test_manifests_are_read_as_other_programs_write_them(tmp_path, name, text, encoding):
+    write_files(tmp_path, "a.jpg")
+    (tmp_path / name).write_text(text, encoding)
+    (item,) = items(tmp_path / name)
+    assert item.read() == b"x"
+
+
+def test_a_backslash_in_a_name_is_kept(tmp_path):
+    write_files(tmp_path, "a\\b.jpg", "a/b.jpg")
+    (tmp_path / "list.csv").write_text("path\na\\b.jpg\n")
+    assert paths(tmp_path / "list.csv") == [f"{tmp_path}/a\\b.jpg"]
 
 
 def test_any_kinds_may_be_mixed_and_begun_anywhere(tmp_path):
@@ -211,6 +246,211 @@ def test_a_missing_source_is_named(tmp_path, source):
         list_entries([tmp_path / source])
 
 
-def test_a_folder_without_images_is_an_error(tmp_path):
-    with pytest.raises(OptionError, match="no images"):
+def test_a_folder_without_images_is_an_error_that_says_what_it_holds(tmp_path):
+    with pytest.raises(OptionError, match=r"no images in [^:]*$"):
         list_entries([tmp_path])
+    write_files(tmp_path, "a.NEF", "b.NEF", "none")
+    skipped = "skipped 3 files: 2 .NEF, 1 without extension"
+    with pytest.raises(OptionError, match=rf"no images in .*: {skipped}; --all-files tries them"):
+        list_entries([tmp_path])
+    write_files(tmp_path, "train.rec")
+    with pytest.raises(OptionError, match=r"; \.rec is an MXNet record file.*write its images to folders"):
+        list_entries([tmp_path])
+
+
+# -- what is skipped
+
+
+def test_a_selection_counts_what_it_skips_by_extension_but_nothing_hidden():
+    selection = Selection(labels=[".json"])
+    names = ["a.jpg", "b.NEF", "c/d.NEF", "none", "e.JPG_large", ".DS_Store", "c/._a.jpg", "Thumbs.db"]
+    assert [name for name in [*names, "a.json", "s.tar.gz"] if selection.takes(name)] == ["a.jpg", "s.tar.gz"]
+    assert str(selection) == "skipped 4 files: 2 .NEF, 1 without extension, 1 .JPG_large"
+    assert str(Selection()) == ""
+
+
+def test_a_message_of_very_many_extensions_stays_short():
+    selection = Selection()
+    for i in range(1000):
+        selection.takes(f"a.{i:03d}{'x' * 300}")
+    assert len(str(selection)) < 300
+    assert str(selection).endswith("992 others")
+
+
+@pytest.mark.parametrize("glob", ["", "/**/*", "/*"])
+def test_folders_globs_and_shards_count_what_they_skip(tmp_path, glob):
+    write_files(tmp_path, "a.jpg", "b.NEF", ".hidden.NEF", "none")
+    write_tar(tmp_path / "s.tar", {"1.jpg": b"1", "1.json": b"{}", ".x": b"", "c.NEF": b"2"})
+    selection = Selection()
+    found = list(read_items(list_entries([f"{tmp_path}{glob}"], selection), selection=selection))
+    assert len(found) == 2
+    assert selection.skipped == {".NEF": 2, "": 1, ".json": 1}
+
+
+def test_all_files_are_read_if_that_is_asked_for_but_hidden_ones(tmp_path):
+    write_files(tmp_path, "a.jpg", "b.NEF", ".hidden", "none")
+    write_tar(tmp_path / "s.tar", {"c": b"1", ".d": b"2"})
+    selection = Selection(all_files=True)
+    found = read_items(list_entries([tmp_path], selection), selection=selection)
+    assert [os.path.basename(item.path) for item in found] == ["a.jpg", "b.NEF", "none", "c"]
+    assert not selection.skipped
+
+
+def test_images_are_what_the_installed_decoders_read(tmp_path):
+    names = "a.hif a.heics a.jxl a.jpe a.jfif a.MPO a.j2k a.psd a.ico a.pcx a.qoi a.avif a.tiff"
+    write_files(tmp_path, *names.split(), "a.eps", "a.pdf", "a.mpg", "a.h5", "a.txt")
+    assert len(paths(tmp_path)) == len(names.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("takeout.zip", b"PK\3\4...", "is an archive, which is not read; unpack it"),
+        ("takeout", b"PK\3\4...", "is an archive"),
+        ("photos.rar", b"?", "is an archive"),
+        ("train.rec", b"\x0a\x23\xd7\xce...", "is an MXNet record file"),
+        ("train.rec", b"?", "is an MXNet record file"),
+        ("faces.parquet", b"PAR1", "is a table, not images"),
+        ("list.txt", b"a.jpg\n", "is no image, and lists are read from .csv files with a column path"),
+        ("film.mp4", b"\0\0\0\x18ftypmp42", "is a video; extract its frames"),
+        ("lfw.bin", b"\x80\x04", "is no image; pairs of insightface are for facepcl probe verification"),
+    ],
+)
+def test_a_file_that_cannot_hold_images_is_refused_with_what_to_do(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(OptionError, match=rf"{name} {said}"):
+        list_entries([tmp_path / name])
+
+
+def test_a_tar_under_another_name_says_so(tmp_path):
+    write_tar(tmp_path / "shard", {"a.jpg": b"1"})
+    with pytest.raises(OptionError, match=r"shard is a tar, and the names of shards end in .*rename it"):
+        list_entries([tmp_path / "shard"])
+
+
+@pytest.mark.parametrize("name", ["image.txt", "image.zip", "image", "image.rec"])
+def test_an_image_that_is_named_is_taken_whatever_its_name(tmp_path, name):
+    (tmp_path / name).write_bytes(jpeg())
+    assert paths(tmp_path / name) == [str(tmp_path / name)]
+
+
+def test_a_message_does_not_repeat_an_item_of_megabytes():
+    for source in ("data:image/jpeg;base64," + "A" * 3_000_000, "a" * 3_000_000):
+        with pytest.raises((OptionError, MissingPath)) as error:
+            list_entries([source])
+        assert len(str(error.value)) < 400
+
+
+# -- drives that fail
+
+
+@pytest.fixture
+def _no_waits(monkeypatch):
+    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0))
+
+
+def failing(times, code):
+    """Wraps a function so that it fails so many times."""
+
+    def wrap(function):
+        def wrapped(path, *args, **kwargs):
+            nonlocal times
+            if times and "drive" in os.fspath(path):
+                times -= 1
+                raise OSError(code, os.strerror(code))
+            return function(path, *args, **kwargs)
+
+        return wrapped
+
+    return wrap
+
+
+@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.parametrize(
+    "name", ["EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "ENODEV", "EREMOTEIO"]
+)
+@pytest.mark.parametrize("function", ["os.stat", "builtins.open", "os.scandir"])
+def test_a_drive_that_fails_is_asked_again_and_then_an_error(tmp_path, monkeypatch, function, name):
+    write_files(tmp_path, "drive/a.jpg")
+    module, _, attribute = function.rpartition(".")
+    real = getattr({"os": os, "builtins": builtins}[module], attribute)
+    code = getattr(errno, name)
+    for times in (2, 10_000):
+        with monkeypatch.context() as patch:
+            patch.setattr(function, failing(times, code)(real))
+            if times == 2:
+                assert [item.read() for item in items(tmp_path / "drive")] == [b"x"]
+            else:
+                with pytest.raises(
+                    RemoteError, match=f"cannot be read: {os.strerror(code)}, 3 times in a row"
+                ):
+                    [item.read() for item in items(tmp_path / "drive")]
+
+
+@pytest.mark.parametrize("name", ["EACCES", "ENOENT", "ELOOP", "ENAMETOOLONG"])
+def test_what_is_wrong_with_one_file_stays_its_reason(tmp_path, monkeypatch, name):
+    write_files(tmp_path, "drive/a.jpg")
+    (item,) = items(tmp_path / "drive")
+    monkeypatch.setattr("builtins.open", failing(1, getattr(errno, name))(open))
+    with pytest.raises((ImageError, MissingPath)):
+        item.read()
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_drive_that_gives_fewer_bytes_than_a_file_has_is_no_bad_image(tmp_path, monkeypatch):
+    write_files(tmp_path, "drive/a.jpg")
+    (item,) = items(tmp_path / "drive")
+    monkeypatch.setattr("builtins.open", lambda *about: io.BytesIO(b""))
+    with pytest.raises(RemoteError, match="the drive gives fewer bytes than the file has, 3 times in a row"):
+        item.read()
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_glob_leaves_out_no_folder_that_a_drive_fails_to_list(tmp_path, monkeypatch):
+    write_files(tmp_path, "drive/a/1.jpg", "drive/b/2.jpg", "drive/b/.hidden.jpg", "drive/c.jpg")
+    real = os.listdir
+    for times in (2, 10_000):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", failing(times, errno.EIO)(real))
+            if times == 2:
+                assert paths(f"{tmp_path}/drive/*/*") == [f"{tmp_path}/drive/{n}.jpg" for n in ("a/1", "b/2")]
+            else:
+                with pytest.raises(RemoteError, match="cannot be read: Input/output error"):
+                    paths(f"{tmp_path}/drive/*/*")
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_shard_goes_on_where_its_drive_failed(tmp_path, monkeypatch):
+    """With a new handle: a stale one stays stale."""
+    members = {f"{i}.jpg": os.urandom(3000) for i in range(20)}
+    tar = write_tar(tmp_path / "s.tar", members)
+    real, reads = storage.RetriedFile._read, 0
+
+    def read(self, size):
+        nonlocal reads
+        reads += 1
+        if reads in (3, 5, 6):
+            self._file.close()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(self, size)
+
+    monkeypatch.setattr(storage.RetriedFile, "_read", read)
+    assert [item.data for item in items(tar)] == list(members.values())
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_shard_of_which_a_drive_gives_a_part_is_not_taken_for_one_that_is_cut_off(tmp_path):
+    tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"1", "b.jpg": b"2" * 50_000})
+    found = read_items(list_entries([tar]))
+    next(found)
+    os.truncate(tar, 15_000)
+    with pytest.raises(RemoteError, match="the drive gives fewer bytes than the file has"):
+        list(found)
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_shard_on_a_drive_that_is_gone_is_no_bad_row(tmp_path):
+    tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"1"})
+    break_drive(tar)
+    with pytest.raises(RemoteError, match=r"s\.tar cannot be read: Input/output error"):
+        items(tar)

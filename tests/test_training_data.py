@@ -7,10 +7,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from helpers.files import jpeg, pack
+from helpers.files import break_drive, jpeg, pack
 from PIL import Image
 
-from facepcl.errors import DataError, MissingPath
+from facepcl.errors import DataError, MissingPath, OptionError, RemoteError
 from facepcl.pretrain.dataset import read_faces
 
 
@@ -189,6 +189,55 @@ def test_nothing_to_train_on_is_an_error(tmp_path):
         read_faces([tmp_path], 16)
     with pytest.raises(MissingPath, match="nowhere"):
         read_faces([tmp_path / "nowhere"], 16)
+
+
+def test_files_that_are_neither_images_nor_labels_are_counted(tmp_path, caplog):
+    for name, data in {
+        "a.jpg": jpeg(),
+        "a.json": b"{}",
+        "b.NEF": b"x",
+        "none": b"x",
+        ".hidden": b"x",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    pack(tmp_path / "s.tar", {"c.jpg": jpeg(), "c.cls": b"1", "c.NEF": b"x"})
+    assert len(read_faces([tmp_path], 16)) == 2
+    assert caplog.messages == ["skipped 3 files: 2 .NEF, 1 without extension"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "train.rec",
+            "train.rec is an MXNet record file, .*write its images to folders or .tar shards first",
+        ),
+        ("faces.zip", "faces.zip is an archive, which is not read; unpack it"),
+        ("faces.parquet", "faces.parquet is a table"),
+        ("list.txt", "list.txt is no image"),
+        ("face.jpg", "face.jpg is one file; training reads folders of images and .tar shards"),
+    ],
+)
+def test_a_file_that_is_no_training_data_says_what_is(tmp_path, name, said):
+    (tmp_path / name).write_bytes(jpeg() if name == "face.jpg" else b"?")
+    with pytest.raises(OptionError, match=said):
+        read_faces([tmp_path / name], 16)
+    if name != "face.jpg":
+        with pytest.raises(DataError, match=r"no images to train on in .*: skipped 1 file"):
+            read_faces([tmp_path], 16)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.json", "s.tar"])
+def test_a_drive_that_fails_is_no_broken_image(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "a.json").write_bytes(b"{}")
+    pack(tmp_path / "s.tar", {"c.jpg": jpeg()})
+    mend = break_drive(tmp_path / name)
+    with pytest.raises(RemoteError, match=f"{name} cannot be read: Input/output error, 3 times in a row"):
+        read_faces([tmp_path], 16)
+    mend()
+    assert len(read_faces([tmp_path], 16)) == 2
 
 
 def test_labels_that_are_no_json_name_their_file(tmp_path):

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 FREE = r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Zlib|Unlicense|CC0|HPND|Boost|BSL-1"
 WEAK = r"MPL|Mozilla|LGPL|Lesser General"
 STRONG = r"(?<!L)(?<!Lesser )\bA?GPL|(?<!Lesser )General Public License|Affero"
-EXTRAS = ("", "parquet", "heic", "probe", "tensorboard", "align", "onnx", "demo", "synth", "s3", "ray")
+EXTRAS = ("", "parquet", "heic", "jxl", "probe", "tensorboard", "align", "onnx", "demo", "synth", "s3", "ray")
 
 
 def installed(extras: Sequence[str]) -> dict[str, Distribution]:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from PIL import Image
 from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import check_sheet, draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
+from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
-from facepcl.errors import MissingPath, OptionError, unknown
+from facepcl.errors import MissingPath, OptionError, shortened, unknown
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
@@ -28,6 +30,7 @@ from facepcl.utils.cpus import cores
 from facepcl.utils.files import atomic, sha256_file, writing
 from facepcl.utils.futures import in_order
 from facepcl.utils.progress import Progress
+from facepcl.utils.storage import is_storage_reason
 
 _logger = logging.getLogger("facepcl")
 
@@ -66,7 +69,7 @@ class AlignSummary:
             self.faceless += 1
         elif row["error"]:
             self.failed += 1
-            self.reasons = (*self.reasons, f"{row['source']}: {row['error']}")[:REASONS]
+            self.reasons = (*self.reasons, f"{shortened(row['source'])}: {row['error']}")[:REASONS]
 
 
 def align(
@@ -81,6 +84,7 @@ def align(
     landmarks: str | Path | None = None,
     format: str = "jpg",
     sheet: str | Path | None = None,
+    all_files: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> AlignSummary:
@@ -99,6 +103,8 @@ def align(
         landmarks: A CSV file with landmarks; no detector is needed then.
         format: `jpg` (quality 95) or `png`.
         sheet: A PNG of the faces.
+        all_files: Read all files of folders, globs and shards, whatever their names end in; otherwise those
+            that are not named as images or shards are skipped, and counted in a warning.
         workers: Processes; None is one per core; 0 works in this process.
         progress: Show a progress bar.
 
@@ -113,9 +119,9 @@ def align(
     """
     folder = Path(out)
     sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
-    job = Job(folder)
+    job = Job(folder, all_files=all_files)
     _check_options(job, sources, size, format, workers, sheet)
-    list_entries(sources)  # raises for what is not there
+    list_entries(sources, Selection(all_files))  # raises for what is not there
     known = None if landmarks is None else _read_landmarks(landmarks)
     file = None if known is not None else find_detector(detector)
     alignment = Alignment(str(file) if file else None, score, template, one)
@@ -123,14 +129,14 @@ def align(
         Detector(file)  # raises before anything is written
     digest = None if landmarks is None else f"{landmarks} (sha256 {sha256_file(Path(landmarks))[:12]})"
     wanted = {**alignment.describe(), "size": size, "landmarks": digest, "format": format}
-    wanted |= describe_sources(sources)
+    wanted |= describe_sources(sources, all_files)
     summary = AlignSummary(folder / TABLE)
     with job.claimed():
-        if not job.read() and summary.path.exists():
-            _check_whole(folder, wanted, sources)
+        if not job.read() and summary.path.exists() and _check_whole(folder, wanted, sources):
             job.finish(lambda: True)  # after a kill while its state was removed
         else:
-            job.check(COMMAND, job.read() or job.begin(COMMAND, wanted, list_entries(sources)), wanted)
+            entries = list_entries(sources, job.selection)
+            job.check(COMMAND, job.read() or job.begin(COMMAND, wanted, entries), wanted)
             writer = CropWriter(job, wanted, sources)
             bar = Progress(job.image_count(), "photos", progress, "aligning", initial=writer.done)
             summary.aligned, summary.seconds = run(job, writer, Aligner(alignment, size, known), workers, bar)
@@ -178,8 +184,9 @@ def _read_landmarks(landmarks: str | Path) -> dict[str, list[Face]]:
     return read_landmarks(landmarks)
 
 
-def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> None:
-    """Raise OptionError unless the crops in `folder` are those that are asked for."""
+def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> bool:
+    """Whether all photos could be read from their drive; the others are tried again. Raises OptionError
+    unless the crops in `folder` are those that are asked for."""
     try:
         description = json.loads((folder / META).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -188,11 +195,14 @@ def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> No
             "folder"
         ) from error
     check_same(folder, description, wanted, str(folder))
-    paths = [str(printable(row["source"])) for row in read_rows(folder / TABLE)]
-    if not is_table_of(paths, list_entries(sources), folder / TABLE):
+    rows = list(read_rows(folder / TABLE))
+    paths = [str(printable(row["source"])) for row in rows]
+    entries = list_entries(sources, Selection(bool(wanted["all_files"])))
+    if not is_table_of(paths, entries, folder / TABLE):
         raise OptionError(
             f"{folder} is whole, and of other photos than there are now; choose another folder, or delete it"
         )
+    return not any(is_storage_reason(row["error"]) for row in rows)
 
 
 class Aligner:
@@ -229,14 +239,13 @@ class CropWriter:
         self.names = CropNames(sources)
         self.counts = {"faces": 0}
         self._has_crops = False
+        job.drop_parts(lambda part: any(is_storage_reason(photo.error) for photo in _photos(part)))
         for photo in self._photos():
             self.names.take(photo.stem)
         self.done = len(self.names)  # photos, in parts
 
     def _photos(self) -> Iterator[Photo]:
-        for part in self.job.parts():
-            with part.open("rb") as file:
-                yield from map(Photo.from_line, file)
+        return chain.from_iterable(map(_photos, self.job.parts()))
 
     def streams(self) -> Iterator[Stream]:
         yield Stream(None, self.job.unchanged(self.job.shards()), self.done)
@@ -279,6 +288,11 @@ class CropWriter:
         write_rows(self.folder / TABLE, self._photos())
         with atomic(self.folder / META) as temporary:
             temporary.write_text(json.dumps({**self.description, "facepcl": __version__}, indent=2), "utf-8")
+
+
+def _photos(part: Path) -> Iterator[Photo]:
+    with part.open("rb") as file:
+        yield from map(Photo.from_line, file)
 
 
 def _write_crop(path: Path, pixels: np.ndarray) -> None:

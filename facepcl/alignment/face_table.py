@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from facepcl.data.file_types import SHARD_SUFFIXES, is_image_name, is_shard_name, without_query
 from facepcl.data.remote import is_url
-from facepcl.data.sources import SHARD_SUFFIXES, csv_lines, is_image_name, is_shard_name
+from facepcl.data.sources import csv_lines
 from facepcl.errors import OptionError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS, Face
 from facepcl.utils.files import atomic
@@ -142,17 +143,21 @@ class CropNames:
     def _below_root(self, path: str) -> str:
         root = next((root for root in self._roots if path.startswith(root)), None)
         # a manifest may name photos anywhere
-        path = os.path.basename(path) if root is None else path[len(root) :]
+        below = os.path.basename(path) if root is None else path[len(root) :]
+        if is_url(path):  # without signatures
+            below = "/".join(part.partition("?")[0] for part in below.split("/"))
         # a member of a shard may be called ../../etc or C:\x: what is left is a plain name below the folder
-        parts = [_plain(part) for part in PurePath(path.replace("\\", "/").lstrip("/")).with_suffix("").parts]
+        parts = [
+            _plain(part) for part in PurePath(below.replace("\\", "/").lstrip("/")).with_suffix("").parts
+        ]
         return "/".join(part for part in parts if part.strip(".")) or "face"
 
 
 def _root(source: str) -> str:
     """What the paths of a source begin with."""
     if is_url(source):
-        above, slash, name = source.rpartition("/")
-        names_files = is_image_name(name) or is_shard_name(name) or glob.has_magic(name)
+        above, slash, name = without_query(source).rpartition("/")
+        names_files = is_image_name(name) or is_shard_name(name) or glob.has_magic(name) or "?" in source
         return above + slash if names_files else source.rstrip("/") + "/"
     if os.path.isdir(source):
         folder = Path(source)

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import os
 import re
 import signal
 import sys

@@ -62,6 +62,11 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--sheet", metavar="SHEET.png", help="draw the faces, to look at")
     parser.add_argument(
+        "--all-files",
+        action="store_true",
+        help="read all files of folders and shards, whatever their names end in",
+    )
+    parser.add_argument(
         "--workers", type=int, metavar="W", help="processes (default: one per core; 0: this one)"
     )
     return parser
@@ -71,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from facepcl.alignment.align_photos import align
 
     names = ["size", "template", "one", "score", "detector", "landmarks", "format", "sheet", "workers"]
+    names += ["all_files"]
     options = {name: getattr(args, name) for name in names}
     summary = align(args.source, args.out, **options, progress=True)
     for reason in summary.reasons:

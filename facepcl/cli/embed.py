@@ -100,6 +100,11 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--detector", metavar="PATH", help="with --align: YuNet's ONNX file (default: fetched from the Hub)"
     )
     parser.add_argument(
+        "--all-files",
+        action="store_true",
+        help="read all files of folders and shards, whatever their names end in",
+    )
+    parser.add_argument(
         "--rank",
         type=int,
         metavar="R",
@@ -117,7 +122,8 @@ def run(args: argparse.Namespace) -> int:
     from facepcl.utils.launch import is_first
 
     names = ["model", "branch", "pool", "batch_size", "workers", "device", "dtype"]
-    names += ["compile", "resume", "on_error", "sheet", "align", "one", "detector", "rank", "world_size"]
+    names += ["compile", "resume", "on_error", "sheet", "align", "one", "detector", "all_files"]
+    names += ["rank", "world_size"]
     options = {name: getattr(args, name) for name in names}
     launch.take_own_cores()
     # some batches side by side are a third faster than all cores on one (benchmarks/embed.py)

@@ -10,8 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from facepcl.data.file_types import Selection
 from facepcl.data.labels import read_labels
-from facepcl.data.sources import SHARD_ERRORS, is_image_name, read_shard
+from facepcl.data.sources import SHARD_ERRORS, read_shard
 from facepcl.errors import DataError
 from facepcl.images.decode import MAX_BYTES, read_file
 
@@ -20,6 +21,7 @@ _logger = logging.getLogger("facepcl")
 CLS_LABELS = ("expression", "identity")  # what NAME.cls may hold, the default first
 CLASS_NAMES = "classnames.txt"  # beside a shard or its folder: the names of the numbers in .cls files
 _KINDS = ("cls", "json")  # where both have a label, that of the JSON counts
+LABEL_SUFFIXES = tuple(f".{kind}" for kind in _KINDS)
 _NAME = re.compile(r"((?:.*/)?[^/.]*)\.?([^/]*)", re.DOTALL)
 
 
@@ -36,7 +38,9 @@ class _Named(NamedTuple):
         return self.parts[:common] == image.parts[:common]
 
 
-def shard_labels(shard: Path, cls: str = CLS_LABELS[0]) -> Iterator[tuple[str, dict[str, Any]]]:
+def shard_labels(
+    shard: Path, cls: str = CLS_LABELS[0], selection: Selection | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The images of a shard in order, as `SHARD.tar/MEMBER.jpg`, each with its labels.
 
     As in WebDataset, a sample is the adjacent members whose names are equal up to the first dot of the base
@@ -47,11 +51,13 @@ def shard_labels(shard: Path, cls: str = CLS_LABELS[0]) -> Iterator[tuple[str, d
     Args:
         shard: A local tar.
         cls: The label that NAME.cls holds, one of `CLS_LABELS`.
+        selection: Counts the members that are neither images nor labels.
 
     Raises:
         DataError: A label is invalid, or the shard is truncated or no tar.
     """
     classes, strays = class_names(shard), []
+    selection = selection or Selection(labels=LABEL_SUFFIXES)
     try:
         for _, members in groupby(read_shard(shard), lambda pair: _split(pair[0].name)[0]):
             images: list[_Named] = []
@@ -60,7 +66,7 @@ def shard_labels(shard: Path, cls: str = CLS_LABELS[0]) -> Iterator[tuple[str, d
                 name, (_, parts, kind) = f"{shard}/{member.name}", _split(member.name)
                 if member.size > MAX_BYTES:  # a compressed shard may hold a file a thousand times its size
                     raise DataError(f"{name}: {member.size:,} bytes are more than an image has")
-                if is_image_name(member.name):
+                if selection.takes_member(member.name):
                     images.append(_Named(name, parts, {}))
                 elif kind in _KINDS:
                     files.append(_Named(name, parts, _read(read(), name, cls, classes)))

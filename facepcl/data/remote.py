@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, RemoteError, require
+from facepcl.errors import (
+    ImageError,
+    MissingExtra,
+    MissingPath,
+    OptionError,
+    RemoteError,
+    require,
+    shortened,
+)
+from facepcl.utils.storage import WAITS
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C: is a drive
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}  # of those protocols for which there is one
 CHANGING = ("ETag", "etag", "blob_id", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
-WAITS = (1.0, 4.0)  # seconds before a read is tried again
 BLOCK = 8 << 20  # bytes of a shard that are asked for together
 
 
@@ -32,7 +40,8 @@ def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]
         try:
             files = {path: fs.info(path)}
         except FileNotFoundError:
-            if not glob.has_magic(path):
+            # of a web address ? begins the query
+            if not glob.has_magic(path.partition("?")[0] if url.lower().startswith("http") else path):
                 raise
             files, root = fs.glob(path, detail=True), ""
         else:
@@ -40,7 +49,7 @@ def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]
                 return [(_full(fs, path), _size(files[path]))]
             files, root = fs.find(path, detail=True), path.rstrip("/") + "/"
         names = {name.removeprefix(root): name for name, info in files.items() if info["type"] == "file"}
-        shown = [n for n in names if is_wanted(n) and not (root and _is_hidden(n))]
+        shown = [n for n in names if not (root and _is_hidden(n)) and is_wanted(n)]
         return [(_full(fs, names[n]), _size(files[names[n]])) for n in sorted(shown, key=_files_first)]
 
 
@@ -99,13 +108,15 @@ def _file_system(url: str) -> tuple[Any, str]:
     if scheme in EXTRAS:
         require(*EXTRAS[scheme])
     if "::" in url:
-        raise OptionError(f"{url}: chains of URLs are not read")
+        raise OptionError(f"{shortened(url)}: chains of URLs are not read")
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
-        raise MissingExtra(f"{url}: {scheme}:// needs a package that is not installed: {error}") from error
+        raise MissingExtra(
+            f"{shortened(url)}: {scheme}:// needs a package that is not installed: {error}"
+        ) from error
     except ValueError as error:
-        raise OptionError(f"{url}: {scheme}:// is no protocol that fsspec knows") from error
+        raise OptionError(f"{shortened(url)}: {scheme}:// is no protocol that fsspec knows") from error
     return fs, path
 
 
@@ -118,12 +129,14 @@ def _explained(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):  # nobody answered
-            raise RemoteError(f"{url} cannot be read: {_words(cause)}") from error
-        raise MissingPath(f"{url}: there is no such file or folder") from None
+            raise RemoteError(f"{shortened(url)} cannot be read: {_words(cause)}") from error
+        raise MissingPath(f"{shortened(url)}: there is no such file or folder") from None
     except PermissionError as error:
-        raise RemoteError(f"{url}: it may not be read with these credentials ({_words(error)})") from error
+        raise RemoteError(
+            f"{shortened(url)}: it may not be read with these credentials ({_words(error)})"
+        ) from error
     except Exception as error:  # whatever a protocol's package raises
-        raise RemoteError(f"{url} cannot be read: {_words(error)}") from error
+        raise RemoteError(f"{shortened(url)} cannot be read: {_words(error)}") from error
 
 
 def _words(error: BaseException) -> str:

@@ -6,33 +6,42 @@ import glob
 import logging
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from fnmatch import fnmatch
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from facepcl.data.file_types import (
+    ADVICE,
+    SHARD_SUFFIXES,
+    Selection,
+    is_manifest_name,
+    is_shard_name,
+    unsupported,
+    without_query,
+)
 from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url
-from facepcl.errors import ImageError, MissingPath, OptionError
+from facepcl.errors import ImageError, MissingPath, OptionError, shortened
 from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
 from facepcl.utils.futures import in_order
+from facepcl.utils.storage import RetriedFile, is_of_storage, retried
 
 _logger = logging.getLogger("facepcl")
 
-IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".heif"]
+_MEMBER = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))})(?:\?[^/]*)?)/", re.IGNORECASE | re.DOTALL
 )
-IMAGE_SUFFIXES |= frozenset([".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"])
-SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_MEMBER = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))/", re.IGNORECASE | re.DOTALL)
 SHARD_ERRORS = (tarfile.TarError, OSError, EOFError)  # of a file that is no tar, or is cut off
-MANIFEST_COLUMN = "path"
+MANIFEST_COLUMNS = ("path", "file_name")  # ours, and that of Hugging Face's imagefolder
+DELIMITERS = ",;\t"
 URLS_AHEAD = 32  # images behind URLs that are asked for at once
 
 
@@ -67,34 +76,26 @@ class Item(NamedTuple):
         return read_file(self.path) if self.data is None else self.data
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name ends as those of images do (only such files of a folder or shard are read)."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a file's name ends as those of shards do."""
-    return name.lower().endswith(SHARD_SUFFIXES) and not os.path.basename(name).startswith(".")
-
-
 def shard_of(path: str) -> str | None:
     """The tar that the path of an image leads into, `SHARD.tar/MEMBER.jpg`; None for a file."""
     match = _MEMBER.match(path)
     return match[1] if match and not os.path.isdir(match[1]) else None
 
 
-def files_below(folder: str | Path) -> Iterator[Path]:
-    """The images and shards below `folder`: of each folder its files by name, then its subfolders.
+def files_below(folder: str | Path, selection: Selection | None = None) -> Iterator[Path]:
+    """The images and shards below `folder`, or what the `selection` takes: of each folder its files by name,
+    then its subfolders.
 
     Hidden entries are left out. Links are followed, except those that lead back to a folder around them. A
-    folder that cannot be listed is given itself, so that whoever reads it learns why.
+    folder that cannot be listed is given itself, so that whoever reads it learns why. Raises RemoteError if
+    its storage keeps failing.
     """
+    selection = selection or Selection()
     waiting: list[tuple[Path, tuple[str, ...]]] = [(Path(folder), ())]
     while waiting:
         here, around = waiting.pop()
         try:
-            with os.scandir(here) as entries:
-                listed = sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries)
+            listed = retried(here, partial(_listed, here))
         except OSError:
             yield here
             continue
@@ -104,62 +105,111 @@ def files_below(folder: str | Path) -> Iterator[Path]:
             if is_folder and not name.startswith("."):
                 if not (is_link and os.path.realpath(here / name) in around):
                     folders.append(here / name)
-            elif is_image_name(name) or is_shard_name(name):
+            elif selection.takes(name):
                 yield here / name
         waiting.extend((subfolder, around) for subfolder in reversed(folders))
 
 
-def list_entries(sources: Sequence[str | Path]) -> Iterator[Entry]:
-    """What is behind `sources`, in order. A file that is named itself is taken whatever its name.
+def _listed(folder: Path) -> list[tuple[str, bool, bool]]:
+    with os.scandir(folder) as entries:
+        return sorted((e.name, _is_folder(e), e.is_symlink()) for e in entries)
 
-    Raises MissingPath for a source that is not there, OptionError for a manifest without a column `path` or
-    if there is nothing at all, RemoteError for a URL that cannot be listed; the rest is listed lazily.
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as a link to itself
+        if is_of_storage(error):
+            raise
+        return False
+
+
+def list_entries(sources: Sequence[str | Path], selection: Selection | None = None) -> Iterator[Entry]:
+    """What is behind `sources`, in order; of folders and globs what the `selection` takes. A file that is
+    named itself is taken whatever its name.
+
+    Raises MissingPath for a source that is not there, OptionError for one that cannot hold images, for a
+    manifest without a column of paths or if there is nothing at all, RemoteError for a URL or drive that
+    fails; the rest is listed lazily.
     """
-    entries = chain.from_iterable([_entries_of(_spelled(source)) for source in sources])
+    selection = selection or Selection()
+    entries = chain.from_iterable([_entries_of(_spelled(source), selection) for source in sources])
     first = next(entries, None)
     if first is None:
-        raise OptionError(f"no images in {', '.join(map(str, sources)) or 'an empty list of sources'}")
+        raise no_images(sources, selection)
     return chain((first,), entries)
+
+
+def no_images(sources: Sequence[str | Path], selection: Selection) -> OptionError:
+    """The error of sources without an image, which says what was skipped."""
+    named = shortened(", ".join(map(str, sources))) or "an empty list of sources"
+    skipped = selection.explain(ADVICE)
+    return OptionError(f"no images in {named}: {skipped}" if skipped else f"no images in {named}")
 
 
 def _spelled(source: str | Path) -> str:
     if source == "":
         raise OptionError("a source is an empty text; name a file or a folder, or . for this one")
+    if str(source).startswith("data:"):
+        raise OptionError(f"{shortened(source)} is an image in a data: URL; save it as a file and name that")
     return source if isinstance(source, str) and is_url(source) else str(Path(source))
 
 
-def _entries_of(source: str) -> Iterable[Entry]:
+def _entries_of(source: str, selection: Selection) -> Iterable[Entry]:
     if is_url(source):
-        return _url_entries(source)
-    if os.path.isdir(source):
-        return (Entry(str(path)) for path in files_below(source))
-    if source.lower().endswith(".csv") and os.path.isfile(source):
+        return _url_entries(source, selection)
+    mode = _mode_of(source)
+    if stat.S_ISDIR(mode):
+        return (Entry(str(path)) for path in files_below(source, selection))
+    if is_manifest_name(source) and stat.S_ISREG(mode):
         return _manifest_entries(Path(source))
     if os.path.lexists(source):
+        if reason := unsupported(source):
+            raise OptionError(reason)
         return (Entry(source),)
     if not glob.has_magic(source):
-        raise MissingPath(f"{source}: there is no such file or folder")
-    return _glob_entries(source)
+        raise MissingPath(f"{shortened(source)}: there is no such file or folder")
+    return _glob_entries(source, selection)
 
 
-def _glob_entries(pattern: str) -> list[Entry]:
+def _mode_of(path: str | Path) -> int:
+    """What a path is; 0 if there is nothing, or a link to nowhere. Raises RemoteError if its drive fails."""
+    try:
+        return retried(path, partial(os.stat, path)).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _expanded(pattern: Path) -> Iterator[Path]:
+    """What matches a pattern without **. Not by glob, which leaves out what a drive fails to list."""
+    if not glob.has_magic(str(pattern)):
+        yield from (pattern,) if _mode_of(pattern) else ()
+        return
+    for folder in filter(lambda path: stat.S_ISDIR(_mode_of(path)), _expanded(pattern.parent)):
+        if not glob.has_magic(pattern.name):
+            yield from (folder / pattern.name,) if _mode_of(folder / pattern.name) else ()
+            continue
+        with suppress(PermissionError):
+            for name in retried(folder, partial(os.listdir, folder)):
+                if fnmatch(name, pattern.name) and (name[0] != "." or pattern.name[0] == "."):
+                    yield folder / name
+
+
+def _glob_entries(pattern: str, selection: Selection) -> list[Entry]:
     """The images and shards that match. ** goes into folders as `files_below` does: glob's own would follow a
     link to a folder around it for ever."""
     parts = Path(pattern).parts
     if "**" in parts:
         before, rule = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
-        folders = filter(os.path.isdir, glob.glob(str(before)))
-        files = ((path, base) for base in folders for path in files_below(base))
+        folders = (path for path in _expanded(before) if os.path.isdir(path))
+        everything = Selection(all_files=True)
+        files = ((path, base) for base in folders for path in files_below(base, everything))
         matches = sorted(str(path) for path, base in files if _matches(path.relative_to(base).parts, rule))
-        return [Entry(path) for path in matches]
-    matches = sorted(glob.glob(pattern))
+        return [Entry(path) for path in matches if selection.takes(path)]
+    matches = sorted(map(str, _expanded(Path(pattern))))
     if left_out := sum(map(os.path.isdir, matches)):
         _logger.warning("%s: %d folders match and are left out; ** goes into them", pattern, left_out)
-    return [
-        Entry(path)
-        for path in matches
-        if (is_image_name(path) or is_shard_name(path)) and not os.path.isdir(path)
-    ]
+    return [Entry(path) for path in matches if not os.path.isdir(path) and selection.takes(path)]
 
 
 def _matches(parts: tuple[str, ...], rule: tuple[str, ...]) -> bool:
@@ -171,10 +221,14 @@ def _matches(parts: tuple[str, ...], rule: tuple[str, ...]) -> bool:
     return bool(parts) and fnmatch(parts[0], rule[0]) and _matches(parts[1:], rule[1:])
 
 
-def _url_entries(url: str) -> list[Entry]:
-    if url.lower().endswith(".csv"):
-        raise OptionError(f"{url}: a manifest is read from the file system; the paths in it may be URLs")
-    files = list_url(url, lambda name: is_image_name(name) or is_shard_name(name))
+def _url_entries(url: str, selection: Selection) -> list[Entry]:
+    if is_manifest_name(url):
+        raise OptionError(
+            f"{shortened(url)}: a manifest is read from the file system; the paths in it may be URLs"
+        )
+    if not glob.has_magic(without_query(url)) and (reason := unsupported(url)):
+        raise OptionError(reason)
+    files = list_url(url, selection.takes)
     return [
         Entry(name, None if size <= MAX_BYTES or is_shard_name(name) else _too_large(size))
         for name, size in files
@@ -186,30 +240,42 @@ def _too_large(size: int) -> str:
 
 
 def _manifest_entries(manifest: Path) -> Iterator[Entry]:
-    """The paths of the column `path`, relative to the manifest's folder, or URLs."""
+    """The paths of the first of `MANIFEST_COLUMNS`, relative to the manifest's folder, or URLs."""
     lines = csv_lines(manifest)
-    _, header = next(lines, (1, []))
-    if MANIFEST_COLUMN not in header:
+    header = [name.strip().lower() for name in next(lines, (1, []))[1]]
+    column = next((header.index(name) for name in MANIFEST_COLUMNS if name in header), None)
+    if column is None:
         raise OptionError(
-            f"{manifest} has no column {MANIFEST_COLUMN!r}; its first line says {','.join(header)[:80]!r}"
+            f"{manifest} has no column {MANIFEST_COLUMNS[0]!r} with the paths of images; its first line says "
+            f"{','.join(header)[:80]!r}"
         )
-    column = header.index(MANIFEST_COLUMN)
 
     def entries() -> Iterator[Entry]:
         for number, cells in lines:
             name = cells[column].strip() if column < len(cells) else ""
-            error = None if name else f"line {number} of the manifest names no path"
-            path = name if is_url(name) else str(manifest.parent / name)
-            yield Entry(path if name else str(manifest), error)
+            if not name:
+                yield Entry(str(manifest), f"line {number} of the manifest names no path")
+            elif is_url(name):
+                yield Entry(name)
+            else:
+                path = str(manifest.parent / name)
+                if "\\" in name and os.sep == "/" and not os.path.lexists(path):  # written on Windows
+                    path = path.replace("\\", "/")
+                yield Entry(path)
 
     return entries()
 
 
 def csv_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file that are not blank, with their line numbers. Raises OptionError for a damaged
-    one."""
-    with manifest.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        lines = csv.reader(file)
+    """The rows of a CSV file that are not blank, with their line numbers; the first line tells which of
+    `DELIMITERS` it has. Raises OptionError for a damaged one."""
+    with manifest.open("rb") as binary:  # spreadsheets write UTF-16 as well
+        is_wide = binary.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    encoding, errors = ("utf-16", "replace") if is_wide else ("utf-8-sig", "surrogateescape")
+    with manifest.open(newline="", encoding=encoding, errors=errors) as file:
+        first = file.readline()
+        file.seek(0)
+        lines = csv.reader(file, delimiter=max(DELIMITERS, key=first.count))
         try:
             for cells in lines:
                 if cells:  # blank lines count as none
@@ -218,13 +284,17 @@ def csv_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
             raise OptionError(f"{manifest}, line {lines.line_num}: {error}") from error
 
 
-def read_items(entries: Iterable[Entry], start: int = 0) -> Iterator[Item]:
-    """The images of `entries` in order, from number `start` on; those of a shard as `SHARD.tar/MEMBER.jpg`.
+def read_items(
+    entries: Iterable[Entry], start: int = 0, selection: Selection | None = None
+) -> Iterator[Item]:
+    """The images of `entries` in order, from number `start` on; those of a shard, as `SHARD.tar/MEMBER.jpg`,
+    are the members that the `selection` takes.
 
     Plain files are not read here, but where they are decoded; those behind URLs are, several ahead. Raises
-    RemoteError if the network or a server fails.
+    RemoteError if a server, the network or a drive fails.
     """
-    for is_behind_url, items in groupby(_unread_items(entries, start), _is_behind_url):
+    unread = _unread_items(entries, start, selection or Selection())
+    for is_behind_url, items in groupby(unread, _is_behind_url):
         yield from (_fetched if is_behind_url else iter)(items)
 
 
@@ -246,11 +316,11 @@ def _fetch(item: Item) -> Item:
         return item._replace(error=str(error))
 
 
-def _unread_items(entries: Iterable[Entry], start: int) -> Iterator[Item]:
+def _unread_items(entries: Iterable[Entry], start: int, selection: Selection) -> Iterator[Item]:
     number = 0
     for path, error in entries:
         if is_shard_name(path) and not error:
-            for read in _shard_items(path):
+            for read in _shard_items(path, selection):
                 if number >= start:
                     yield read()
                 number += 1
@@ -260,11 +330,11 @@ def _unread_items(entries: Iterable[Entry], start: int) -> Iterator[Item]:
             number += 1
 
 
-def _shard_items(shard: str) -> Iterator[Callable[[], Item]]:
+def _shard_items(shard: str, selection: Selection) -> Iterator[Callable[[], Item]]:
     """A function for each image member that reads it; without a call the member passes by."""
     try:
         for member, read in read_shard(shard):
-            if is_image_name(member.name):
+            if selection.takes_member(member.name):
                 yield partial(_member_item, f"{shard}/{member.name}", member, read)
     except SHARD_ERRORS as error:
         reason = f"the shard breaks off or is no tar: {error}"
@@ -296,19 +366,17 @@ def read_shard(shard: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[]
     """The regular files in a tar of any size, compressed or not, each with a function that reads it.
 
     The function is good until the next member is asked for. Raises SHARD_ERRORS if the tar is none or is
-    cut off, RemoteError if the network fails.
+    cut off, RemoteError if the network or the drive fails.
     """
-    with closing(RemoteFile(str(shard))) if is_url(str(shard)) else nullcontext() as file:
-        yield from _read_tar(shard, file)
+    open_file: Any = RemoteFile if is_url(str(shard)) else RetriedFile
+    with closing(open_file(str(shard))) as file:
+        yield from _read_tar(file)
 
 
-def _read_tar(
-    shard: str | Path, file: RemoteFile | None
-) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
+def _read_tar(file: Any) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
     # streamed: shards may be larger than memory, and may be compressed; with tarfile's own small buffer, of
     # which it copies the rest at every read
-    source: Any = {"name": shard} if file is None else {"fileobj": file}
-    with tarfile.open(**source, mode="r|*", tarinfo=_Header) as archive:
+    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # a million of them would stay in memory
             # links, devices and folders are no images, whatever they are called
@@ -335,7 +403,7 @@ def stamp(entry: Entry) -> Any:
     if is_url(entry.path):
         return stamp_url(entry.path)
     with suppress(OSError):
-        status = os.stat(entry.path)
+        status = retried(entry.path, partial(os.stat, entry.path))
         return [status.st_size, status.st_mtime_ns]
     return None
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from facepcl.data.sources import Item
-from facepcl.errors import FacepclError, MissingPath
+from facepcl.errors import FacepclError, MissingPath, RemoteError
 from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import decode, decode_reduced, quiet_pillow
 from facepcl.images.face import Face
@@ -98,6 +98,8 @@ def answerer(transform: Transform, alignment: Alignment | None) -> Callable[[Ite
 def _answer_or_say_why(answer: Callable[[Item], Answer], item: Item) -> Answer:
     try:
         return answer(item)
+    except RemoteError as error:  # the storage fails, not the image
+        return {"failure": str(error)}, b""
     except MissingPath:  # its path is in the row already
         return {"error": "there is no such file"}, b""
     except FacepclError as error:

@@ -21,7 +21,7 @@ import numpy as np
 
 from facepcl.data.sources import Item
 from facepcl.data.worker_main import answerer, request, write_line
-from facepcl.errors import OptionError, ReaderError
+from facepcl.errors import OptionError, ReaderError, RemoteError
 from facepcl.images.cropper import Alignment
 from facepcl.images.face import Face
 from facepcl.images.transform import Transform
@@ -104,7 +104,10 @@ class Reader:
             self._requests.flush()
 
     def prepare(self, items: Sequence[Item]) -> list[Prepared]:
-        """The images of `items` in order. A process that dies is replaced, and its images are done again."""
+        """The images of `items` in order. A process that dies is replaced, and its images are done again.
+
+        Raises RemoteError if the storage of an image keeps failing.
+        """
         done: list[Prepared] = []
         tries, one_by_one = 0, False
         while len(done) < len(items):
@@ -120,6 +123,10 @@ class Reader:
                     done.append(Prepared(items[len(done)].path, error=reason))
                     tries = 0
                 self._late, one_by_one = False, True
+            except RemoteError:
+                self.kill()  # its other answers are nobody's
+                self.close()
+                raise
         return done
 
     def _make_ready(self) -> None:
@@ -197,6 +204,8 @@ class Reader:
 
 def _prepared(path: str, answer: dict[str, Any], transform: Transform) -> Prepared:
     """What a reader said of an image, with room for its pixels."""
+    if "failure" in answer:
+        raise RemoteError(answer["failure"])
     if "error" in answer:
         return Prepared(path, error=answer["error"])
     faces = tuple(map(Face.from_numbers, answer["faces"])) if "faces" in answer else None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers
 from facepcl.embedding.embedder import FaceEmbedder
@@ -136,7 +137,9 @@ class Comparer:
             raise OptionError("name a folder of photos to look through")
         if not os.path.isdir(folder):
             raise MissingPath(f"{folder}: there is no such folder")
-        files = [entry.path for entry in list_entries([str(folder)])]
+        selection = Selection()
+        files = [entry.path for entry in list_entries([str(folder)], selection)]
+        selection.tell()
         # a broken link has no time; it is counted when it is read
         times = (os.stat(file).st_mtime_ns if os.path.exists(file) else 0 for file in files)
         key = os.path.realpath(folder), hash(tuple(zip(files, times, strict=True)))

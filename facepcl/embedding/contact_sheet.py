@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, list_entries, printable, read_items, shard_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings, unit
@@ -82,8 +83,9 @@ def _embed(
     names = {shard_of(path) or path for path in wanted}
 
     def items() -> Iterator[Item]:
-        entries = (entry for entry in list_entries(sources) if printable(entry.path) in names)
-        for item in read_items(entries):
+        every = Selection(all_files=True)  # the table has what was chosen of it
+        entries = (entry for entry in list_entries(sources, every) if printable(entry.path) in names)
+        for item in read_items(entries, selection=every):
             if rows := wanted.get(str(printable(item.path))):
                 yield item._replace(faces=_faces(table, rows))
 

@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from facepcl.data.file_types import ADVICE, Selection
+from facepcl.data.remote import is_url
 from facepcl.data.sources import Item, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, Row
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL, Encoder
-from facepcl.errors import ImageError, OptionError
+from facepcl.errors import ImageError, OptionError, shortened
 from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.decode import decode_reduced, open_image, read_file
 from facepcl.images.detector import Detector, find_detector
@@ -154,15 +156,16 @@ class FaceEmbedder(Encoder):
         return np.concatenate(blocks)
 
     def _open(self, place: int, item: Any) -> np.ndarray:
-        transform = self.transform
+        transform, name = self.transform, f" ({shortened(item)})" if isinstance(item, (str, Path)) else ""
         try:
+            if isinstance(item, (str, Path)):
+                item = _read(item)
             if self.alignment:
                 return self._face(item)
-            if isinstance(item, (str, Path)):
-                return transform(*decode_reduced(read_file(item), transform.needed))
+            if isinstance(item, bytes):
+                return transform(*decode_reduced(item, transform.needed))
             return transform(open_image(item))
         except ImageError as error:
-            name = f" ({item})" if isinstance(item, (str, Path)) else ""
             raise ImageError(f"item {place}{name}: {error}") from error
 
     @cached_property
@@ -172,30 +175,37 @@ class FaceEmbedder(Encoder):
 
     def _face(self, item: Any) -> np.ndarray:
         """The most prominent face of a photo."""
-        if isinstance(item, (str, Path)):
-            _, _, crops = self._cutter.of_file(read_file(item))
+        if isinstance(item, bytes):
+            _, _, crops = self._cutter.of_file(item)
         else:
             _, crops = self._cutter.of_image(open_image(item))
         if not len(crops):
             raise ImageError(NO_FACE)
         return crops[0]
 
-    def stream(self, source: str | Path | Sequence[str | Path], workers: int | None = None) -> Iterator[Row]:
+    def stream(
+        self,
+        source: str | Path | Sequence[str | Path],
+        workers: int | None = None,
+        all_files: bool = False,
+    ) -> Iterator[Row]:
         """Yield a row for each image, or each face, in order and in constant memory.
 
         Args:
             source: Files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards.
-            workers: Processes that decode; as for `facepcl.embed`. 0 decodes in this process, where a
-                damaged file that hangs or crashes its decoder is not survived.
+            workers: Processes that decode; as for `facepcl.embed`, like `all_files`. 0 decodes in this
+                process, where a damaged file that hangs or crashes its decoder is not survived.
 
         Yields:
             Rows with `path`, `vector` and `error`, which is the reason why an image cannot be embedded.
         """
         sources = [source] if isinstance(source, (str, Path)) else source
-        index = 0
-        for batch in self.batches(read_items(list_entries(sources)), workers):
+        index, selection = 0, Selection(all_files)
+        items = read_items(list_entries(sources, selection), selection=selection)
+        for batch in self.batches(items, workers):
             yield from batch.rows.rows(index)
             index += len(batch.rows)
+        selection.tell(ADVICE)
 
     def batches(
         self, items: Iterable[Item], workers: int | None = None, all_branches: bool = False
@@ -296,6 +306,15 @@ class FaceEmbedder(Encoder):
             f"a batch of {size} does not fit into the memory of {self.device.type}; give a smaller "
             "--batch-size (batch_size) or --device cpu"
         )
+
+
+def _read(path: str | Path) -> bytes:
+    """The bytes of a file. Raises ImageError, MissingPath or RemoteError."""
+    if isinstance(path, str) and is_url(path):
+        raise ImageError("a URL is not opened here; use embedder.stream([url]), or give the bytes behind it")
+    if isinstance(path, str) and path.startswith("data:"):
+        raise ImageError("a data: URL is not decoded here; give base64.b64decode(text.partition(',')[2])")
+    return read_file(path)
 
 
 def _by_face(prepared: list[Prepared]) -> tuple[list[Prepared], list[Face | None], list[int]]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from facepcl.alignment.contact_sheet import check_sheet
+from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
 from facepcl.data.sources import is_table_of, list_entries
 from facepcl.data.workers import check_workers
@@ -22,6 +23,7 @@ from facepcl.jobs.engine import run
 from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.launch import find_share, own_device
 from facepcl.utils.progress import Progress
+from facepcl.utils.storage import is_storage_reason
 
 _logger = logging.getLogger("facepcl")
 
@@ -46,6 +48,7 @@ def embed(
     align: bool = False,
     one: bool = False,
     detector: str | Path | None = None,
+    all_files: bool = False,
     rank: int | None = None,
     world_size: int | None = None,
     progress: bool = False,
@@ -68,6 +71,8 @@ def embed(
             row per face, with box, landmarks and score.
         one: With `align`, only the most prominent face of each photo.
         detector: YuNet's ONNX file; None downloads it once from the Hub.
+        all_files: Read all files of folders, globs and shards, whatever their names end in; otherwise those
+            that are not named as images or shards are skipped, and counted in a warning.
         rank: Which share of the shards this process embeds, of `world_size`; None takes both from torchrun or
             SLURM.
         world_size: The number of processes that fill the folder `out`.
@@ -99,7 +104,7 @@ def embed(
             detector=detector,
         )
 
-    job = Job(Path(out), find_share(rank, world_size) if in_folder else None)
+    job = Job(Path(out), find_share(rank, world_size) if in_folder else None, all_files)
     with job.claimed():
         previous = job.previous(resume)
         if in_folder and not previous:
@@ -108,8 +113,8 @@ def embed(
         if sheet is not None and not embedder.has_branches:
             raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
         summary = Summary(job.out, embedder.meta["space"], embedder.meta["device"])
-        if resume and not in_folder and not previous and job.out.exists():
-            _check_whole(summary, embedder.meta, sources)
+        is_whole = resume and not in_folder and not previous and job.out.exists()
+        if is_whole and _check_whole(job, summary, embedder.meta, sources):
             job.finish(lambda: True)  # after a kill while its state was removed
         else:
             embedder = _begin(job, sources, embedder, load, dtype)
@@ -171,29 +176,33 @@ def _begin(
     job: Job, sources: list[str], embedder: FaceEmbedder, load: Callable[[str], FaceEmbedder], dtype: str
 ) -> FaceEmbedder:
     """Begin the job, or check that it is the same one; return the embedder in its dtype."""
-    previous = job.read() or job.begin(COMMAND, _describe(embedder, sources), list_entries(sources))
+    wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection.all_files)
+    previous = job.read() or job.begin(COMMAND, wanted, list_entries(sources, job.selection))
     if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
         embedder = load(previous["dtype"])
-    job.check(COMMAND, previous, _describe(embedder, sources))
+    job.check(COMMAND, previous, wanted | describe_codes(embedder.meta))
     return embedder
 
 
-def _describe(embedder: FaceEmbedder, sources: list[str]) -> dict[str, Any]:
-    """What must be the same for a job to continue."""
-    return describe_codes(embedder.meta) | describe_sources(sources)
-
-
-def _check_whole(summary: Summary, meta: dict[str, Any], sources: list[str]) -> None:
-    """Count the rows of a table that is whole. Raises OptionError if it is not the one that is asked for."""
+def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list[str]) -> bool:
+    """Count the rows of a table that is whole, unless images failed by their drive, which are tried again.
+    Raises OptionError if it is not the one that is asked for."""
     table = read_table(summary.path, vectors=False)
     there, wanted = describe_codes(table.meta), describe_codes(meta)
     check_same(summary.path, there, wanted | {"dtype": there["dtype"]}, str(summary.path))
-    if not is_table_of(table.paths, list_entries(sources), summary.path):
+    entries = list_entries(sources, Selection(job.selection.all_files))
+    if not is_table_of(table.paths, entries, summary.path):
         raise OptionError(
             f"{summary.path} is whole, and of other images than these or of other names; choose another name"
         )
+    if any(map(is_storage_reason, table.errors)):
+        _logger.warning(
+            "%s holds images that could not be read from their drive; it is made again", summary.path
+        )
+        return False
     _logger.info("%s is whole already; nothing was left to do", summary.path)
     summary.count(table)
+    return True
 
 
 def _embed_missing(

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from facepcl.data.sources import SHARD_SUFFIXES, is_shard_name, is_table_of
+from facepcl.data.file_types import SHARD_SUFFIXES, is_shard_name, without_query
+from facepcl.data.sources import is_table_of, no_images
 from facepcl.embedding.embedder import Batch
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space
 from facepcl.embedding.tables import read_table, write_table
-from facepcl.errors import ImageError, OptionError, TableError
+from facepcl.errors import ImageError, OptionError, TableError, shortened
 from facepcl.images.face import NO_FACE
 from facepcl.jobs.engine import Stream
 from facepcl.jobs.state import Job, Shard
 from facepcl.utils.files import writing
 from facepcl.utils.launch import Share
 from facepcl.utils.memory import give_back_freed_memory
+from facepcl.utils.storage import is_storage_reason
 
 _logger = logging.getLogger("facepcl")
 
@@ -56,7 +58,7 @@ class Summary:
     def count(self, rows: Embeddings) -> None:
         """Take account of `rows`."""
         reasons = zip(rows.paths, rows.errors, strict=True)
-        failed = [f"{path}: {error}" for path, error in reasons if error and error != NO_FACE]
+        failed = [f"{shortened(path)}: {error}" for path, error in reasons if error and error != NO_FACE]
         self.total += len(rows)
         self.faceless += rows.errors.count(NO_FACE)  # which is a finding, no error
         self.failed += len(failed)
@@ -90,6 +92,7 @@ class TableWriter:
         self._raises = on_error == "raise"
         self.counts = {"failed": 0}
         self.done = 0  # images, in parts
+        job.drop_parts(lambda part: _has_failed_by_storage(read_table(part, vectors=False)))
 
     def images_done(self) -> int:
         """Return the number of images in the parts: all but the last are full."""
@@ -106,7 +109,7 @@ class TableWriter:
         for path, error in zip(batch.rows.paths, batch.rows.errors, strict=True):
             if error not in (None, NO_FACE):
                 if self._raises:
-                    raise ImageError(f"{path}: {error}")
+                    raise ImageError(f"{shortened(path)}: {error}")
                 self.counts["failed"] += 1
         return batch.rows
 
@@ -126,7 +129,7 @@ class TableWriter:
         give_back_freed_memory()
         parts = self.job.parts()
         if not parts:
-            raise OptionError(f"no images in {', '.join((self.job.read() or {})['sources'])}")
+            raise no_images((self.job.read() or {})["sources"], self.job.selection)
 
         def counted() -> Iterator[Embeddings]:
             for rows in map(read_table, parts):
@@ -179,6 +182,11 @@ class FolderWriter(TableWriter):
         shards = rows.meta.get("shards", len(self._tables))  # an earlier version did not say
         if shards != len(self._tables) or not is_table_of(rows.paths, shard.entries, path):
             self._refuse(f"{path} holds other images than its sources now")
+        if _has_failed_by_storage(rows):
+            _logger.warning(
+                "%s holds images that could not be read from their drive; it is written again", path
+            )
+            return False
         self.summary.count(rows)
         self.summary.shards += 1
         return True
@@ -215,6 +223,10 @@ class FolderWriter(TableWriter):
             shutil.rmtree(self.job.out / ".facepcl", ignore_errors=True)  # the state of an earlier version
 
 
+def _has_failed_by_storage(rows: Embeddings) -> bool:
+    return any(map(is_storage_reason, rows.errors))
+
+
 def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:
     """What the embeddings of a job have in common, for its description."""
     return {"space": describe_space(meta), "align": meta.get("align"), "dtype": meta.get("dtype")}
@@ -223,7 +235,7 @@ def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:
 def _table_name(shard: Shard) -> str:
     """The name of a shard's table; sorted, these names are the order of the listing."""
     (path, error, _), *others = shard.listed
-    name = "files" if others or error or not is_shard_name(path) else os.path.basename(path)
+    name = "files" if others or error or not is_shard_name(path) else os.path.basename(without_query(path))
     for suffix in SHARD_SUFFIXES:
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST_NAME]

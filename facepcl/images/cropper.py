@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from facepcl.errors import OptionError, unknown
-from facepcl.images.decode import Picture, decode, decode_reduced
+from facepcl.images.decode import Picture, decode_reduced
 from facepcl.images.detector import LONGER_SIDE, SCORE, Detector
 from facepcl.images.face import Face, most_prominent_first
 from facepcl.images.geometry import TEMPLATES, Square, cut_to_size
@@ -70,32 +70,39 @@ class FaceCutter:
         """The size of an encoded photo, its faces, the most prominent first, and their crops uint8 `[K,
         H, W, 3]`; `known`: its faces, if they need not be found. Raises ImageError."""
         picture = decode_reduced(data, NEEDED)
-        faces, crops = self._cut(picture, lambda: decode(data), known)
+        faces, crops = self._cut(picture, lambda: decode_reduced(data, max(picture.size)), known)
         return picture.size, faces, crops
 
     def of_image(self, image: Image.Image) -> tuple[list[Face], np.ndarray]:
         """As `of_file`, of an upright RGB image."""
-        return self._cut(Picture(image, image.size, (0, 0, *image.size)), lambda: image)
+        picture = Picture(image, image.size, (0, 0, *image.size))
+        return self._cut(picture, lambda: picture)
 
     def _cut(
-        self, picture: Picture, whole: Callable[[], Image.Image], known: Sequence[Face] | None = None
+        self, picture: Picture, whole: Callable[[], Picture], known: Sequence[Face] | None = None
     ) -> tuple[list[Face], np.ndarray]:
-        image, size, (left, top, right, bottom) = picture
-        across, down = size[0] / (right - left), size[1] / (bottom - top)
+        image, size, _ = picture
+        across, down, left, top = _scale(picture)
         if known is None:
             known = [] if self._detector is None else self._detector(image)
             known = [_moved(face, left, top, across, down) for face in known]
         faces = most_prominent_first(known, *size)[: 1 if self._alignment.one else None]
         squares = [self._square(face.landmarks) for face in faces]
         if squares and 2 * min(square.half for square in squares) < MARGIN * self._side * max(across, down):
-            image = whole()  # the reduced copy shows a face in fewer pixels than its crop has
-        else:
-            squares = [
-                Square(s.x / across + left, s.y / down + top, s.half / np.sqrt(across * down), s.angle)
-                for s in squares
-            ]
+            picture = whole()  # the reduced copy shows a face in fewer pixels than its crop has
+            image, (across, down, left, top) = picture.image, _scale(picture)
+        squares = [
+            Square(s.x / across + left, s.y / down + top, s.half / np.sqrt(across * down), s.angle)
+            for s in squares
+        ]
         crops = [self._transform(cut_to_size(image, square, self._side)) for square in squares]
         return faces, np.stack(crops) if crops else np.empty((0, *self._transform.shape), np.uint8)
+
+
+def _scale(picture: Picture) -> tuple[float, float, float, float]:
+    """How many pixels of the photo one of a reduced copy is, across and down, and where its box begins."""
+    left, top, right, bottom = picture.box
+    return picture.size[0] / (right - left), picture.size[1] / (bottom - top), left, top
 
 
 def _moved(face: Face, left: float, top: float, across: float, down: float) -> Face:

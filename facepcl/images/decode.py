@@ -3,27 +3,33 @@
 No torch at the top: the processes that read images start without it.
 """
 
+import errno
 import io
 import os
 import stat
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from facepcl.errors import ImageError, MissingExtra, MissingPath, require
+from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, require, shortened
+from facepcl.images.repair import JPEG, repaired
+from facepcl.utils.storage import SHORT, retried
 
 if TYPE_CHECKING:
     import torch
 
 WHITE = (255, 255, 255, 255)
 MAX_PIXELS = 178_956_970  # 500 MB as RGB, where Pillow itself refuses by default
+PIXELS_VARIABLE = "FACEPCL_MAX_PIXELS"  # of the environment, which the processes that decode inherit
 MAX_BYTES = 1 << 30  # of an encoded image: more than MAX_PIXELS take without any compression
+PHOTOMETRIC = 262  # the tag of a TIFF that says what its numbers are; 6 is YCbCr
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 on swap width and height
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,6 +41,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _HEIC = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"])  # brands of HEVC
+_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")  # a bare codestream, and its container
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLACES_OF_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for it
 
 
@@ -61,17 +69,35 @@ def decode(data: bytes) -> Image.Image:
 
 
 def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
-    """As `decode`; a JPEG may come at 1/2, 1/4 or 1/8 of its size, never with a side under `needed` pixels.
+    """As `decode`; a JPEG may come at 1/2, 1/4 or 1/8 of its size, never with a side under `needed` pixels
+    unless it has too many pixels for that.
 
     The codec then skips the finest frequencies: half the time, and no aliasing.
     """
     if not data:
         raise ImageError("the file is empty")
+    try:
+        return _decode(data, needed)
+    except ImageError as error:
+        if (other := repaired(data)) is None:
+            raise
+        try:
+            return _decode(other, needed)
+        except ImageError:
+            raise error from None
+
+
+def _decode(data: bytes, needed: int | None) -> Picture:
     with _explained(), _open(data) as image:
         if image.format == "EPS":  # Pillow would have Ghostscript run it
             raise ImageError("EPS files are programs, and are not run")
+        tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", None)
+        if tags.get(PHOTOMETRIC) == 6 and tiles and tiles[0][0] == "raw":
+            raise ImageError("a TIFF of YCbCr pixels, which Pillow does not read; save it as RGB")
         whole = image.size
-        drafted = image.draft(None, (needed, needed)) if needed and image.format == "JPEG" else None
+        drafted = _draft(image, needed) if needed and image.format in ("JPEG", "MPO") else None
+        # of a progressive JPEG all coefficients are in memory
+        _check_pixels(*(whole if image.info.get("progressive") else image.size))
         image.load()  # some formats tell their size and orientation only now
         size = whole if drafted else image.size
         right, bottom = drafted[1][2:] if drafted else size
@@ -82,18 +108,62 @@ def decode_reduced(data: bytes, needed: int | None = None) -> Picture:
 
 def _open(data: bytes) -> Image.Image:
     """An image of which the header alone has been read; a HEIC, which Pillow does not know, is decoded."""
-    opened: Any = _open_heic(data) if _is_heic(data) else Image.open(io.BytesIO(data))
-    width, height = opened.size
-    if width * height > MAX_PIXELS:  # where Pillow's own limit was taken away, too
-        raise ImageError(f"too many pixels: {width} x {height}")
-    return opened if isinstance(opened, Image.Image) else opened.to_pillow()
-
-
-def _open_heic(data: bytes) -> Any:
+    if _is_heic(data):
+        opened = _package_for("a HEIC", "pillow_heif", "heic").open_heif(data)
+        _check_pixels(*opened.size)
+        image: Image.Image = opened.to_pillow()
+        return image
+    if data.startswith(_JXL):
+        _package_for("a JPEG XL", "pillow_jxl", "jxl")  # which registers with Pillow
+    if data.startswith(JPEG):
+        with suppress(Exception):  # Image.open tells what is wrong
+            # not by Image.open, which counts the pixels before a JPEG is reduced
+            return JpegImagePlugin.jpeg_factory(io.BytesIO(data), "")
+    max_pixels()
     try:
-        return require("pillow_heif", "heic").open_heif(data)
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if data.startswith(_TIFF):
+            raise ImageError(
+                "a TIFF with pixels that Pillow does not read, such as floating-point colours; save it in 8 "
+                "or 16 bits"
+            ) from None
+        raise
+
+
+def _package_for(kind: str, package: str, extra: str) -> Any:
+    try:
+        return require(package, extra)
     except MissingExtra as error:
-        raise ImageError(f"a HEIC, and {error}") from None
+        raise ImageError(f"{kind}, and {error}") from None
+
+
+def _draft(image: Any, needed: int) -> Any:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size: what Pillow's `draft` returns."""
+    (width, height), most = image.size, max_pixels()
+    scale = next(scale for scale in (8, 4, 2, 1) if min(width, height) >= scale * needed or scale == 1)
+    while scale < 8 and width * height > most * scale**2:
+        scale *= 2
+    return image.draft(None, (max(1, width // scale), max(1, height // scale)))
+
+
+def max_pixels() -> int:
+    """The most pixels that are decoded of an image: `MAX_PIXELS`, or what the environment says. Raises
+    OptionError."""
+    if not (text := os.environ.get(PIXELS_VARIABLE)):
+        return MAX_PIXELS
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise OptionError(f"{PIXELS_VARIABLE} is {shortened(text, 40)!r}, not a number of pixels")
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice as many
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(text))
+    return int(text)
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > (most := max_pixels()):
+        raise ImageError(
+            f"too many pixels: {width} x {height} are more than {most:,}; set {PIXELS_VARIABLE} to read it"
+        )
 
 
 def _is_heic(data: bytes) -> bool:
@@ -132,7 +202,7 @@ def _explained() -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError("not an image in a format that Pillow reads") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"too many pixels: {error}") from None
+        raise ImageError(f"too many pixels: {error}; set {PIXELS_VARIABLE} to read it") from None
     except MemoryError:
         raise ImageError("does not fit into memory") from None
     except Exception as error:  # decoders raise almost anything on damaged files
@@ -150,7 +220,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     ImageError."""
     image = _upright(image)
     if image.mode == "F":
-        raise ImageError("floating-point pixels have no defined white")
+        return _from_floats(np.asarray(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.int64).clip(0, 65535) // 257  # 16-bit white becomes 255
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
@@ -158,6 +228,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_floats(levels: np.ndarray) -> Image.Image:
+    if not (levels.min() >= 0 and levels.max() <= 1):  # NaN fails this too
+        raise ImageError(
+            f"floating-point pixels lie in [0, 1], not {levels.min():.3g} to {levels.max():.3g}; "
+            "save it in 8 or 16 bits"
+        )
+    return Image.fromarray((levels * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -189,24 +268,32 @@ def open_image(item: Any) -> Image.Image:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file. Raises MissingPath, or ImageError with the reason."""
+    """The bytes of a regular file. Raises MissingPath, ImageError with the reason, or RemoteError if the
+    storage keeps failing, which says nothing about the image."""
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            os.listdir(path)  # of a folder that may not be listed that is the reason
-            raise ImageError("cannot be read: it is a folder")
-        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer for ever
-            raise ImageError("cannot be read: it is a pipe or device, not a file")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(f"cannot be read: {status.st_size:,} bytes are more than an image has")
-        with open(path, "rb") as file:
-            return file.read()
+        return retried(path, partial(_read_file, path))
     except FileNotFoundError:
-        raise MissingPath(f"{path}: there is no such file") from None
+        raise MissingPath(f"{shortened(path)}: there is no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _read_file(path: str | Path) -> bytes:
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        os.listdir(path)  # of a folder that may not be listed that is the reason
+        raise ImageError("cannot be read: it is a folder")
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer for ever
+        raise ImageError("cannot be read: it is a pipe or device, not a file")
+    if status.st_size > MAX_BYTES:
+        raise ImageError(f"cannot be read: {status.st_size:,} bytes are more than an image has")
+    with open(path, "rb") as file:
+        data = file.read()
+    if len(data) < status.st_size:
+        raise OSError(errno.EIO, SHORT)
+    return data
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

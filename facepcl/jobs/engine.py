@@ -7,7 +7,9 @@ from collections.abc import Generator, Iterable, Iterator, Sized
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
+from facepcl.data.file_types import Selection
 from facepcl.data.sources import Entry, Item, read_items
+from facepcl.images.decode import max_pixels
 from facepcl.jobs.state import Job
 from facepcl.utils.progress import Progress
 
@@ -66,7 +68,8 @@ def run(
 
     Raises whatever reading, processing or writing raises; what is done by then is kept.
     """
-    loop = _Loop(writer, pipeline, bar)
+    max_pixels()  # raises if it is no number
+    loop = _Loop(writer, pipeline, bar, job.selection)
     start = time.monotonic()
     try:
         with bar, closing(pipeline.of_chunks(loop.chunks(), workers)) as results:
@@ -82,13 +85,14 @@ def run(
         elif job.is_new:
             job.finish(lambda: True)
         raise
+    job.tell_skipped()
     job.finish(writer.is_whole)
     return bar.new, seconds
 
 
 class _Loop:
-    def __init__(self, writer: Writer, pipeline: Pipeline, bar: Progress):
-        self.writer, self.pipeline, self.bar = writer, pipeline, bar
+    def __init__(self, writer: Writer, pipeline: Pipeline, bar: Progress, selection: Selection):
+        self.writer, self.pipeline, self.bar, self.selection = writer, pipeline, bar, selection
         self.pending: deque[Stream] = deque()  # read from, and not yet written
         self.failure: tuple[Stream, Exception] | None = None
 
@@ -100,7 +104,7 @@ class _Loop:
         for stream in self.writer.streams():
             self.pending.append(stream)
             try:
-                items = read_items(stream.entries, stream.start)
+                items = read_items(stream.entries, stream.start, self.selection)
                 yield from chunks(items, self.pipeline.chunk_size, self.writer.part_images)
             except Exception as error:
                 self.failure = stream, error

@@ -1,17 +1,21 @@
 """The state of a job, in a folder beside its output: the listing, locks, finished parts."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facepcl.data.sources import Entry, is_shard_name, stamp, where_relative
+from facepcl.data.file_types import ADVICE, Selection, is_shard_name
+from facepcl.data.sources import Entry, stamp, where_relative
 from facepcl.errors import OptionError, TableError
 from facepcl.utils.files import atomic_first, locked
 from facepcl.utils.launch import Share
 
-SUFFIX, LISTING = ".parts", "job.jsonl"
+_logger = logging.getLogger("facepcl")
+
+SUFFIX, LISTING, SKIPPED = ".parts", "job.jsonl", "skipped"
 FILES_PER_SHARD = 8192
 EARLIER_LISTING = "job.json"  # of the format before job.jsonl
 
@@ -30,14 +34,16 @@ class Shard(NamedTuple):
 class Job:
     """The unfinished work on `out`, in the folder `OUT.parts`.
 
-    `job.jsonl` holds the description of the job in its first line and a shard of the listing in each other
-    line. The process that comes first writes it, and all processes of a job read it: they share nothing but
-    the file system. Each process locks a folder of its own, `rank-R-of-W`. An output that is written as a
-    whole has its finished parts here, `part-NUMBER`.
+    `job.jsonl` holds the description of the job in its first line, a shard of the listing in each other
+    line, and in the last one how many files were skipped, by extension. The process that comes first writes
+    it, and all processes of a job read it: they share nothing but the file system. Each process locks a
+    folder of its own, `rank-R-of-W`. An output that is written as a whole has its finished parts here,
+    `part-NUMBER`.
     """
 
-    def __init__(self, out: Path, share: Share | None = None):
+    def __init__(self, out: Path, share: Share | None = None, all_files: bool = False):
         self.out, self.share = out, share or Share()
+        self.selection = Selection(all_files)
         named = out if out.name.strip(".") else out.resolve()
         if not named.name:
             raise OptionError(f"{out} is the root of the file system; name a folder in it")
@@ -123,7 +129,8 @@ class Job:
         check_same(self.out, previous, {"command": command, **wanted}, self.traces())
 
     def begin(self, command: str, wanted: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
-        """Write the listing unless another process was first; return the description that holds."""
+        """Write the listing, of what `selection` takes, unless another process was first; return the
+        description that holds."""
         if not self._listing.exists():
             self.is_new = True
             if self.share.world_size == 1:
@@ -134,6 +141,8 @@ class Job:
                 file.write(json.dumps(header) + "\n")
                 for shard in cut(entries):
                     file.write(json.dumps(shard.listed) + "\n")
+                file.write(json.dumps({SKIPPED: self.selection.skipped}) + "\n")
+        self.selection.skipped.clear()  # they are read from there at the end
         return self.read() or {}
 
     def shards(self) -> Iterator[Shard]:
@@ -141,7 +150,16 @@ class Job:
         with self._listing.open(encoding="ascii") as file:
             file.readline()
             for number, line in enumerate(file):
-                yield Shard(number, json.loads(line))
+                if not line.startswith("{"):
+                    yield Shard(number, json.loads(line))
+
+    def tell_skipped(self) -> None:
+        """Log what is skipped of the sources: by the listing, and by this process in shards."""
+        if self.share.rank == 0:
+            with self._listing.open(encoding="ascii") as file:
+                *_, last = file
+            self.selection.skipped.update(json.loads(last).get(SKIPPED, {}))
+        self.selection.tell(ADVICE)
 
     def image_count(self) -> int | None:
         """Return the number of images in the listing; None if there are tars, which do not tell."""
@@ -168,6 +186,18 @@ class Job:
     def part(self, number: int, suffix: str) -> Path:
         """Return the path of a part."""
         return self.folder / f"part-{number:08d}{suffix}"
+
+    def drop_parts(self, has_failed: Callable[[Path], bool]) -> None:
+        """Delete the first part that `has_failed` and those after it, so that they are made again."""
+        parts = self.parts()
+        for number, part in enumerate(parts):
+            if has_failed(part):
+                _logger.warning(
+                    "%s: images that could not be read from their drive are tried again", self.out
+                )
+                for later in reversed(parts[number:]):  # a kill must not leave a gap
+                    later.unlink()
+                return
 
     def parts(self) -> list[Path]:
         """Return the finished parts, in order."""
@@ -197,9 +227,13 @@ def cut(entries: Iterable[Entry]) -> Iterator[Shard]:
         yield Shard(number, [(*file, None) for file in files])
 
 
-def describe_sources(sources: Sequence[str]) -> dict[str, Any]:
+def describe_sources(sources: Sequence[str], all_files: bool) -> dict[str, Any]:
     """Return the sources and the folder that relative ones count from, for a description."""
-    return {"sources": list(sources), "folder": where_relative(sources)}
+    return {
+        "sources": list(sources),
+        "folder": where_relative(sources),
+        "all_files": all_files or None,  # None where it is not known yet, too
+    }
 
 
 def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from facepcl.data.label_files import CLS_LABELS, folder_labels, shard_labels
+from facepcl.data.file_types import Selection, is_shard_name, unsupported
+from facepcl.data.label_files import CLS_LABELS, LABEL_SUFFIXES, folder_labels, shard_labels
 from facepcl.data.people import people_below
 from facepcl.data.remote import is_url
-from facepcl.data.sources import Entry, Item, files_below, is_shard_name, read_items
-from facepcl.errors import DataError, ImageError, MissingPath, OptionError
+from facepcl.data.sources import Entry, Item, files_below, read_items
+from facepcl.errors import DataError, ImageError, MissingPath, OptionError, shortened
 from facepcl.images.decode import decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
 from facepcl.images.transform import Transform
@@ -81,25 +82,34 @@ class Faces:
 
 
 def read_samples(
-    sources: Sequence[str | Path], labels: bool = True, cls: str = CLS_LABELS[0]
+    sources: Sequence[str | Path],
+    labels: bool = True,
+    cls: str = CLS_LABELS[0],
+    selection: Selection | None = None,
 ) -> Iterator[Sample]:
-    """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`.
+    """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`; the
+    `selection` counts files that are neither.
 
     In a folder of folders, the first folder on the path of an image is its person, unless its JSON names an
     identity. `cls` is the label that NAME.cls holds. Identities of different folders are different people, as
     two data sets number theirs alike: those of a folder that is named, or of the one in which a named shard
     lies, are prefixed with its path.
     """
+    selection = selection or Selection()
     for source in sources:
         path = Path(source)
         if is_url(str(source)):
             raise OptionError(f"{source}: .tar shards behind URLs are read with --stream")
         if path.is_dir():
-            samples = _folder_samples(path, labels, cls)
+            samples = _folder_samples(path, labels, cls, selection)
         elif is_shard_name(path.name) and path.is_file():
-            samples = _shard_samples(path, labels, cls)
+            samples = _shard_samples(path, labels, cls, selection)
+        elif path.is_file():
+            raise OptionError(
+                unsupported(path) or f"{path} is one file; training reads folders of images and .tar shards"
+            )
         else:
-            raise MissingPath(f"{path}: there is no such folder or .tar shard")
+            raise MissingPath(f"{shortened(path)}: there is no such folder or .tar shard")
         folder = (path if path.is_dir() else path.parent).absolute()
         for sample in samples:
             if "identity" in sample.labels:
@@ -107,8 +117,8 @@ def read_samples(
             yield sample
 
 
-def _folder_samples(folder: Path, with_labels: bool, cls: str) -> Iterator[Sample]:
-    files = list(files_below(folder))
+def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Selection) -> Iterator[Sample]:
+    files = list(files_below(folder, selection))
     images = [file for file in files if not is_shard_name(file.name)]
     people, reason = {}, ""
     if with_labels and any(image.parent != folder for image in images):
@@ -119,7 +129,7 @@ def _folder_samples(folder: Path, with_labels: bool, cls: str) -> Iterator[Sampl
     unknown = 0
     for file in files:
         if is_shard_name(file.name):
-            yield from _shard_samples(file, with_labels, cls)
+            yield from _shard_samples(file, with_labels, cls, selection)
             continue
         labels = {"identity": people[file]} if file in people else {}
         try:
@@ -140,10 +150,11 @@ def _folder_samples(folder: Path, with_labels: bool, cls: str) -> Iterator[Sampl
         _logger.info("%d people in %s: its folders, such as %s", len(names), folder, min(names))
 
 
-def _shard_samples(shard: Path, with_labels: bool, cls: str) -> Iterator[Sample]:
+def _shard_samples(shard: Path, with_labels: bool, cls: str, selection: Selection) -> Iterator[Sample]:
     """The samples of a shard. Raises DataError if it is truncated or no tar."""
-    labels = list(shard_labels(shard, cls)) if with_labels else []
-    for number, item in enumerate(read_items([Entry(str(shard))])):
+    labels = list(shard_labels(shard, cls, selection)) if with_labels else []
+    counted = Selection() if with_labels else selection
+    for number, item in enumerate(read_items([Entry(str(shard))], selection=counted)):
         if item.path == str(shard):
             raise DataError(f"{shard}: {item.error}")
         name, found = labels[number] if number < len(labels) else ("", {})
@@ -165,9 +176,9 @@ def read_faces(
     there are no images.
     """
     names, label_rows, landmarks, skipped = [], [], [], []
-    transform, images = Transform.square(size), _Images(size)
+    transform, images, selection = Transform.square(size), _Images(size), Selection(labels=LABEL_SUFFIXES)
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
-        for sample in read_samples(sources, labels, cls):
+        for sample in read_samples(sources, labels, cls, selection):
             try:
                 image = decode(Item(*sample[:2], sample.error).read())
             except ImageError as error:
@@ -183,10 +194,13 @@ def read_faces(
     if len(skipped) > 5:
         _logger.warning("skipped %d more", len(skipped) - 5)
     if not names:
-        broken = f" ({len(skipped)} are broken)" if skipped else ""
-        raise DataError(f"no images to train on in {', '.join(map(str, sources))}{broken}")
+        reason = f" ({len(skipped)} are broken)" if skipped else ""
+        if other := selection.explain():
+            reason += f": {other}"
+        raise DataError(f"no images to train on in {', '.join(map(str, sources))}{reason}")
     if any("cls" in row for row in label_rows):
         _logger.info("NAME.cls is read as the %s (--cls)", cls)
+    selection.tell()
     return _collate(images.tensor(), names, label_rows, landmarks, skipped)
 
 

@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from facepcl.data.remote import WAITS, is_url, list_url
-from facepcl.data.sources import Entry, Item, is_image_name, is_shard_name, list_entries, read_items, stamp
+from facepcl.data.file_types import Selection, is_shard_name
+from facepcl.data.label_files import LABEL_SUFFIXES
+from facepcl.data.remote import is_url, list_url
+from facepcl.data.sources import Entry, Item, list_entries, read_items, stamp
 from facepcl.data.workers import Prepared, Readers
 from facepcl.errors import DataError, FacepclError, MissingPath, OptionError, RemoteError
 from facepcl.images.transform import Transform
@@ -36,6 +38,7 @@ from facepcl.pretrain.label_heads import Outputs
 from facepcl.pretrain.rng import permutation
 from facepcl.utils.cpus import cores
 from facepcl.utils.futures import in_order
+from facepcl.utils.storage import WAITS
 
 _logger = logging.getLogger("facepcl")
 
@@ -65,11 +68,13 @@ def _list_shards(sources: Sequence[str]) -> list[tuple[str, int]]:
     """The shards of folders, tars, globs and URLs, with their sizes. Raises OptionError for any other
     file."""
     shards: list[tuple[str, int]] = []
+    selection = Selection(labels=LABEL_SUFFIXES)
     for source in sources:
         if is_url(source):
-            shards += list_url(source, lambda name: is_image_name(name) or is_shard_name(name))
+            shards += list_url(source, selection.takes)
         else:
-            shards += [(entry.path, _size(entry)) for entry in list_entries([source])]
+            shards += [(entry.path, _size(entry)) for entry in list_entries([source], selection)]
+    selection.tell()
     for path, _ in shards:
         if not is_shard_name(path):
             raise OptionError(

@@ -10,15 +10,29 @@ Made = TypeVar("Made")
 
 
 def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahead: int) -> Iterator[Made]:
-    """Results in the order of `work`, of which at most `ahead` pieces wait, so that memory does not grow."""
+    """Results in the order of `work`, of which at most `ahead` pieces wait, so that memory does not grow.
+
+    What fails in `work` itself is raised after the results before it.
+    """
     waiting: deque[Future[Made]] = deque()
+    failure: Exception | None = None
+    pieces = iter(work)
     try:
-        for piece in work:
-            waiting.append(submit(piece))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+        while failure is None:
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+            else:
+                waiting.append(submit(piece))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        if failure:
+            raise failure
     finally:
         for future in waiting:  # after Ctrl-C nothing that waits is started
             future.cancel()

@@ -32,6 +32,17 @@ def photo_of(count, first=0, side=160, size=(900, 600)):
     return photo
 
 
+UNREADABLE = Path("/proc/self/mem")  # Linux: a regular file of which every read fails by EIO
+
+
+def break_drive(path):
+    """Have each read of this file fail as on a drive that is gone (Linux); returns what mends it."""
+    kept = path.with_name(f".{path.name}.kept")
+    path.rename(kept)
+    path.symlink_to(UNREADABLE)
+    return lambda: kept.replace(path)
+
+
 def jpeg(colour=(200, 30, 30), size=(60, 60)):
     """The bytes of a JPEG of one colour."""
     file = io.BytesIO()

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from facepcl.data.file_types import Selection, unsupported
 from facepcl.data.label_files import CLS_LABELS
+from facepcl.data.sources import files_below
 from facepcl.errors import DataError, MissingPath, OptionError, unknown
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
 from facepcl.probes.datasets.common import Layout
@@ -50,13 +52,22 @@ def read_manifest(
         raise OptionError(f"cls {cls!r}: choose {' or '.join(CLS_LABELS)}")
     candidates = list(layouts.values()) if layout == "auto" else [layouts[layout]]
     recognised = next((known for known in candidates if known.recognise(path)), None)
+    skipped = Selection()
+    if path.is_dir():
+        for _ in files_below(path, skipped):
+            pass
     if recognised is None:
+        if reason := path.is_file() and unsupported(path):
+            raise DataError(reason)
         kind = "known data set" if layout == "auto" else f"{layout} data"
         looked_for = "; ".join(known.looks_for for known in candidates)
-        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}{_wrapped(path)}")
+        others = f"; {skipped.explain()}" if skipped.explain() else ""
+        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}{others}{_wrapped(path)}")
     if layout == "auto" and recognised.name == "identity-folders":
         verification.check_for_pair_list(path)
     manifest = recognised.read(path, **({"cls": cls} if recognised.name == "shards" else {}))
+    skipped.forget(manifest.files)  # of labels
+    skipped.tell()
     unpaired = task == "verification" and not manifest.pairs
     return verification.with_drawn_pairs(manifest, seed) if unpaired else manifest
 

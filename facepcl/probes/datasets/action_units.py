@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from facepcl.data.sources import is_image_name
+from facepcl.data.file_types import is_image_name
 from facepcl.errors import DataError
 from facepcl.probes.datasets.common import (
     Layout,

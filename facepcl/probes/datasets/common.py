@@ -6,8 +6,9 @@ from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
+from facepcl.data.file_types import is_image_name
 from facepcl.data.people import split_named
-from facepcl.data.sources import Item, csv_lines, files_below, is_image_name
+from facepcl.data.sources import Item, csv_lines, files_below
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.manifest import Labelled, Manifest
 

@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from facepcl.data.label_files import CLS_LABELS, class_names, shard_labels
+from facepcl.data.file_types import Selection, is_shard_name
+from facepcl.data.label_files import CLS_LABELS, LABEL_SUFFIXES, class_names, shard_labels
 from facepcl.data.people import split_named
-from facepcl.data.sources import Entry, files_below, is_shard_name, read_items
+from facepcl.data.sources import Entry, files_below, read_items
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES, LANDMARKS
 from facepcl.probes.datasets.common import (
@@ -32,11 +33,12 @@ def read_shards(path: Path, needs: Sequence[str], cls: str = CLS_LABELS[0]) -> M
     shard, an invalid label, or if only the other meaning of `cls` would give a label that the task `needs`.
     """
     shards = _shards(path)
-    images, has_cls = [], False
+    images, has_cls, selection = [], False, Selection(labels=LABEL_SUFFIXES)
     for shard, split in shards:
-        for where, labels in shard_labels(shard, cls):
+        for where, labels in shard_labels(shard, cls, selection):
             has_cls = has_cls or "cls" in labels
             images.append(_image(where, labels, split))
+    selection.tell()
     (other,) = set(CLS_LABELS) - {cls}
     label = {"identity": "subject"}.get(other, other)
     if has_cls and label in needs and not any(getattr(image, label) for image in images):

@@ -1,0 +1,84 @@
+"""Reads from drives that fail for a while: tried again, then a RemoteError, never a bad image."""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from facepcl.errors import RemoteError, shortened
+
+WAITS = (1.0, 4.0)  # seconds before a read is tried again
+
+# Errors of a drive, a network or this machine, whatever file is read. Not every system knows all of them.
+_NAMES = """EIO ESTALE ETIMEDOUT ENOTCONN ENODEV ENXIO ENOMEDIUM EREMOTEIO EREMCHG ENOLINK ECOMM EPROTO
+EUCLEAN EBADMSG EHOSTDOWN EHOSTUNREACH ENETDOWN ENETRESET ENETUNREACH ECONNABORTED ECONNREFUSED ECONNRESET
+ESHUTDOWN EKEYEXPIRED EKEYREVOKED EAGAIN EBUSY EDEADLK EMFILE ENFILE ENOBUFS ENOMEM"""
+_CODES = frozenset(getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name))
+_WINDOWS = frozenset([21, 53, 55, 59, 64, 67, 121, 1117, 1167, 1231])  # which have no errno of their own
+_REASONS = frozenset(f"cannot be read: {os.strerror(code)}" for code in _CODES)
+
+SHORT = "the drive gives fewer bytes than the file has"  # some give up without an error
+
+Read = TypeVar("Read")
+
+
+def is_of_storage(error: OSError) -> bool:
+    """Whether an error is one of the drive, the network or the machine rather than of one file."""
+    return error.errno in _CODES or getattr(error, "winerror", None) in _WINDOWS
+
+
+def is_storage_reason(reason: str | None) -> bool:
+    """Whether a row failed by storage, which earlier versions recorded as a bad image."""
+    return reason in _REASONS
+
+
+def retried(path: str | Path, read: Callable[[], Read]) -> Read:
+    """`read()`, tried again while the storage of `path` fails. Raises RemoteError if it keeps failing, any
+    other OSError at once."""
+    for wait in (*WAITS, None):
+        try:
+            return read()
+        except OSError as error:
+            if not is_of_storage(error):
+                raise
+            if wait is None:
+                reason = f"{error.strerror or error}, {len(WAITS) + 1} times in a row"
+                raise RemoteError(
+                    f"{shortened(path)} cannot be read: {reason}; check the drive or network it is on"
+                ) from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+class RetriedFile:
+    """A file that is read once, from its start. Raises RemoteError if its storage keeps failing, any other
+    OSError at once."""
+
+    def __init__(self, path: str):
+        self._path, self._place = path, 0
+        self._file = retried(path, lambda: open(path, "rb"))  # noqa: SIM115
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, size: int = -1) -> bytes:
+        data = retried(self._path, partial(self._read, size))
+        self._place += len(data)
+        return data
+
+    def _read(self, size: int) -> bytes:
+        if self._file.closed:  # a stale handle stays stale
+            self._file = open(self._path, "rb")  # noqa: SIM115
+            self._file.seek(self._place)
+        try:
+            data = self._file.read(size)
+            if size and not data and self._place < self._size:
+                raise OSError(errno.EIO, SHORT)
+            return data
+        except OSError:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
