@@ -20,7 +20,7 @@ from facepcl.errors import MissingPath, WeightsError
 from facepcl.models import PclResNet
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, describe_heads
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, remove_temporaries, temporary_name
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -103,8 +103,8 @@ def save_encoder(
     facepcl loads it; the branches lie beside it in `branches.safetensors`.
     """
     folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_temporaries(folder)
+    partial = temporary_name(folder)
     partial.mkdir(parents=True)
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
     plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
