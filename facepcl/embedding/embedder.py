@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from facepcl.data.sources import Item, list_entries, read_items
+from facepcl.data.sources import Item, as_sources, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, Row
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL, Encoder
@@ -191,9 +191,8 @@ class FaceEmbedder(Encoder):
         Yields:
             Rows with `path`, `vector` and `error`, which is the reason why an image cannot be embedded.
         """
-        sources = [source] if isinstance(source, (str, Path)) else source
         index = 0
-        for batch in self.batches(read_items(list_entries(sources)), workers):
+        for batch in self.batches(read_items(list_entries(as_sources(source))), workers):
             yield from batch.rows.rows(index)
             index += len(batch.rows)
 
