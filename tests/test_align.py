@@ -234,6 +234,35 @@ def test_a_full_disk_is_one_sentence_that_names_the_crop_and_the_same_command_go
     assert crops_below(tmp_path / "out") == crops_below(tmp_path / "whole")
 
 
+def test_crops_of_photos_with_the_longest_names_have_names_of_their_own(tmp_path):
+    (tmp_path / "photos").mkdir()
+    names = ["a" * 251 + ".jpg", "a" * 250 + "b.jpg", "é" * 125 + ".jpg"]
+    for name in names:
+        photo_of(1).save(tmp_path / "photos" / name)
+    rows = [",".join(["path", *LANDMARK_COLUMNS])]
+    rows += [",".join([f"photos/{name}", *map(str, (ARCFACE_POINTS + 10).ravel())]) for name in names]
+    (tmp_path / "landmarks.csv").write_text("\n".join(rows), "utf-8")
+    options = {"landmarks": tmp_path / "landmarks.csv", "workers": 1}
+    assert alignment.align(tmp_path / "photos", tmp_path / "out", **options).faces == 3
+    assert len(list((tmp_path / "out").glob("*_0.jpg"))) == 3
+
+
+def test_a_folder_that_only_the_finder_has_written_to_is_new(given, tmp_path):
+    folder, landmarks = given
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.DS_Store").touch()
+    assert alignment.align(folder, tmp_path / "out", landmarks=landmarks, workers=1).faces
+
+
+@pytest.mark.parametrize("call", [alignment.align, facepcl.embed])
+def test_without_opencv_the_extra_is_named_before_the_hub_is_asked(given, tmp_path, monkeypatch, call):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr("facepcl.images.detector._fetch", lambda: pytest.fail("the Hub was asked"))
+    options = {"align": True} if call is facepcl.embed else {}
+    with pytest.raises(MissingExtra, match=r"facepcl\[align\]"):
+        call(given[0], tmp_path / "out.npz", **options)
+
+
 def test_what_cannot_work_is_said_before_anything_is_written(given, tmp_path, capsys):
     folder, landmarks = given
     (tmp_path / "bad.csv").write_text("path,right_eye_x\na.png,1\n")

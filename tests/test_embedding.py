@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,25 @@ def test_concat_is_the_three_codes_in_a_row(model, folder):
 @pytest.mark.parametrize(("pool", "width"), [("code", 2048), ("flatten", 2048), ("avg", 128), ("2x2", 512)])
 def test_pools_have_their_widths(model, folder, pool, width):
     assert facepcl.FaceEmbedder(model, pool=pool)([folder / "00.jpg"]).shape == (1, width)
+
+
+@pytest.mark.parametrize("given", [Path("faces"), Image.new("RGB", (8, 8)), np.ones((1, 3)), ["a.jpg"], None])
+def test_what_is_no_model_is_told_from_one(given):
+    with pytest.raises(OptionError, match=r"a model is a name.*images are for FaceEmbedder\(\)\(\[image\]\)"):
+        facepcl.FaceEmbedder(given)
+
+
+def test_the_path_of_an_image_is_no_model(folder):
+    with pytest.raises(OptionError, match=r"a model is a name.*, not the path .*00\.jpg; images are for"):
+        facepcl.FaceEmbedder(str(folder / "00.jpg"))
+
+
+@pytest.mark.parametrize("given", [np.ones((1, 3)), [Image.new("RGB", (8, 8))], b"a.jpg", None])
+def test_sources_are_paths_and_nothing_else(model, tmp_path, given):
+    for call in (facepcl.embed, facepcl.align):
+        with pytest.raises(OptionError, match=r"a source is a path or a list of paths, not .*FaceEmbedder"):
+            call(given, tmp_path / "e.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_normalized_vectors_have_unit_length(model, folder):

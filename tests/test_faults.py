@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -31,7 +32,7 @@ from facepcl.data.sources import list_entries, read_items
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.errors import DataError, ImageError, OptionError, WriteError
 from facepcl.pretrain.dataset import read_faces
-from facepcl.utils.files import alone
+from facepcl.utils.files import alone, atomic, temporary_name
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = "--batch 2 --pose-batch 2 --pose-negatives 1 --size 32 --source-size 64 --steps 2 --log-steps 1"
@@ -231,6 +232,119 @@ def test_a_file_system_without_locks_is_worked_on_by_one_job_at_a_time(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_drive_that_refuses_locks_is_worked_on_by_one_job_at_a_time(tmp_path, monkeypatch, error):
+    """As NFS does without its lock server; a lock that a killed process left is taken over."""
+
+    def without(fd, operation):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", without)
+    if not (child := os.fork()):
+        with alone(tmp_path / "run", ""):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with (
+        alone(tmp_path / "run", "what a killed process left is in the way"),
+        pytest.raises(OptionError, match="at work"),
+        alone(tmp_path / "run", "another is at work"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_drive_that_cannot_wait_for_its_disk_is_written_to(tmp_path, monkeypatch):
+    def without(fd):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.fsync", without)
+    with atomic(tmp_path / "t") as temporary:
+        temporary.write_text("there")
+    assert (tmp_path / "t").read_text() == "there"
+
+
+# -- names
+
+
+@pytest.fixture
+def one_photo(tmp_path, monkeypatch):
+    """A working folder with one photo, `photo.jpg`."""
+    shutil.copy(FACES[0], tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet", ""])
+def test_a_table_may_have_the_longest_name_that_the_file_system_allows(model, one_photo, suffix):
+    """OUT.parts, the csv's metadata and temporary files have longer ones."""
+    out = "x" * (255 - len(suffix)) + suffix
+    facepcl.embed("photo.jpg", out, model=model, dtype="float32", workers=1)
+    assert facepcl.read_embeddings(out).paths == ["photo.jpg"]
+    assert {name[:24] for name in os.listdir()} == {"photo.jpg", "x" * 24}
+    assert not [name for name in os.listdir() if name.endswith((".parts", ".partial"))]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "embed photo.jpg -o {name}.npz",
+        "embed photo.jpg -o {name}/",
+        "embed photo.jpg -o t.npz --sheet {name}.png",
+        "align photo.jpg {name}",
+        "export pcl_facecycle {name}.pt2",
+        "convert photo.jpg {name}",
+        "pretrain . --steps 1 --out {name}",
+        "probe verification . --out {name}",
+        "probe verification . --report {name}.html",
+    ],
+)
+def test_a_name_that_is_too_long_is_said_before_the_work(one_photo, capsys, command):
+    assert main(command.format(name="x" * 300).split()) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("could not be written: the file system allows no path of this length")
+    assert os.listdir() == ["photo.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("embed photo.jpg -o photo.jpg/t.npz", "a folder in its path is a file"),
+        ("embed photo.jpg -o t.npz --sheet folder.png", "folder.png is a folder; name a file"),
+        ("export pcl_facecycle folder.onnx", "folder.onnx is a folder; name a file"),
+        ("align photo.jpg photo.jpg", "photo.jpg is a file, not a folder"),
+        ("convert photo.jpg photo.jpg", "photo.jpg is a file, not a folder"),
+        ("pretrain . --steps 1 --out photo.jpg", "photo.jpg is a file, not a folder"),
+        ("probe verification . --out photo.jpg", "photo.jpg is a file, not a folder"),
+        ("probe verification . --report no/r.html", "no: there is no such folder to write to"),
+        ("embed photo.jpg -o in_the_way.npz", "a folder in its path is a file"),
+    ],
+)
+def test_an_output_of_the_wrong_kind_is_said_before_the_work(one_photo, capsys, command, said):
+    for folder in ("folder.png", "folder.onnx"):
+        os.mkdir(folder)
+    Path("in_the_way.npz.parts").touch()
+    before = sorted(os.listdir())
+    assert main(command.split()) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(os.listdir()) == before
+
+
+def test_temporary_files_of_killed_processes_go_with_the_next_table_and_no_others(model, one_photo):
+    for name in ("t.npz", "t.npz.npz"):
+        temporary_name(Path(name)).touch()
+    facepcl.embed("photo.jpg", "t.npz", model=model, dtype="float32", workers=1)
+    (left,) = set(os.listdir()) - {"photo.jpg", "t.npz"}
+    assert left.startswith(".t.npz.npz.")
+
+
+def test_two_processes_never_write_the_same_temporary_file(monkeypatch, tmp_path):
+    """Containers that share a drive have the same process ids."""
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    assert temporary_name(tmp_path / "t") != temporary_name(tmp_path / "t")
+
+
+# -- limits
+
+
 def test_a_limit_on_the_size_of_files_is_said(photos, tmp_path):
     """What a quota does, where nobody may mount."""
     with no_room_beyond(100_000), pytest.raises(WriteError, match="there is no room left on the disk"):
@@ -395,6 +509,55 @@ def test_labels_that_are_null_are_unknown(tmp_path):
 
 
 # -- processes
+
+
+def child_processes():
+    listed = ["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="]
+    lines = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.splitlines()
+    return {line.split()[0] for line in lines if not line.endswith(" ps")}
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("sys.exit(3)", 3, ""),
+        ("raise KeyError('the consumer')", 1, "KeyError: 'the consumer'"),
+        ("keep.append(rows)", 0, ""),
+    ],
+)
+def test_a_stream_that_is_abandoned_ends_with_the_program(photos, tmp_path, end, code, said):
+    """Without a traceback of its own, and without a process that stays."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os, subprocess, sys
+import facepcl
+embedder = facepcl.FaceEmbedder(dtype="float32", backend="eager", batch_size=4)
+keep, rows = [], embedder.stream({str(photos)!r}, workers=2)
+next(rows)
+print(subprocess.check_output(["ps", "--ppid", str(os.getpid()), "-o", "pid="], text=True), flush=True)
+{end}
+""")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-X", "dev", "-W", "ignore:::", str(script)]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode == code, ran.stderr
+    assert ran.stderr.strip().splitlines()[-1:] == ([said] if said else [])
+    assert ran.stderr.count("Traceback") == bool(said)
+    started = ran.stdout.split()
+    assert len(started) >= 2
+    assert not [pid for pid in started if os.path.exists(f"/proc/{pid}")]
+
+
+def test_a_stream_that_is_abandoned_leaves_no_process_beside_the_program(photos):
+    embedder = FaceEmbedder(dtype="float32", backend="eager", batch_size=4)
+    rows = embedder.stream(photos, workers=2)
+    next(rows)
+    started = child_processes()
+    assert len(started) >= 2
+    del rows
+    assert not started & child_processes()
 
 
 @pytest.mark.slow

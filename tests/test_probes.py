@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, shard, c
     monkeypatch.setattr(FaceEmbedder, "batches", None)
     (tmp_path / "file").write_text("")
     assert cli.main(["probe", "expression", str(shard), "--out", str(tmp_path / "file" / "out")]) == 2
-    assert "cannot be made a folder for results" in capsys.readouterr().err
+    assert "out could not be written: a folder in its path is a file" in capsys.readouterr().err
 
 
 def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):

@@ -1,12 +1,15 @@
 """Many processes fill one folder, a table a shard: the rows of one run, whatever is killed on the way."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +20,9 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
+from facepcl.embedding.tables import write_table
 from facepcl.errors import ImageError, MissingPath, OptionError, TableError
+from facepcl.images.face import FACE_COLUMNS
 from facepcl.jobs.state import Job
 from facepcl.models.io import save_encoder
 from facepcl.utils import files
@@ -26,6 +31,7 @@ from facepcl.utils.launch import Share, find_share, own_device, take_own_cores
 OPTIONS = {"dtype": "float32", "batch_size": 8}
 pytestmark = pytest.mark.usefixtures("small_parts")
 PART = 16  # images, of `small_parts`
+ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"a.tar": 24, "b.tar": 16, "c.tar.gz": 16}  # whole batches: cut at a shard's end, they stay the same
 
 
@@ -128,6 +134,36 @@ def test_other_readers_take_the_folder_as_one_table(model, folder, whole, tmp_pa
     assert pandas.read_parquet(tmp_path / "e")["error"].notna().sum() == sum(map(bool, whole.errors))
     ((counted,),) = duckdb.sql(f"select count(embedding) from '{tmp_path}/e/*.parquet'").fetchall()
     assert counted == np.isfinite(whole.vectors[:, 0]).sum()
+
+
+def test_polars_takes_the_folder_as_one_table(model, folder, whole, tmp_path):
+    polars = pytest.importorskip("polars")
+    embed(model, folder, tmp_path / "e", 0, 1)
+    for table in (
+        polars.read_parquet(tmp_path / "e"),
+        polars.read_parquet(f"{tmp_path}/e/*.parquet"),
+        polars.scan_parquet(tmp_path / "e", hive_partitioning=True).collect(),
+    ):
+        assert table["path"].to_list() == whole.paths
+
+
+def test_the_queries_of_the_documentation_work_on_tables_with_errors(
+    model, folder, whole, tmp_path, monkeypatch
+):
+    import duckdb
+
+    embed(model, folder, tmp_path / "embeddings", 0, 1)
+    meta = {**facepcl.read_embeddings(tmp_path / "embeddings", vectors=False).meta, "align": {}}
+    faces = np.ones((len(whole), len(FACE_COLUMNS)), np.float32)
+    faces[[error is not None for error in whole.errors]] = np.nan
+    write_table(tmp_path / "photos.parquet", meta, [replace(whole, faces=faces)])
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/scaling.md").read_text("utf-8"), re.DOTALL)
+    nearest, boxes = (duckdb.sql(query).fetchall() for query in block.split(";\n") if query.strip())
+    good = [i for i, error in enumerate(whole.errors) if not error]
+    wanted = facepcl.similarity(whole.vectors[good], whole.vectors[good])[np.triu_indices(len(good), 1)]
+    assert [cosine for _, _, cosine in nearest] == pytest.approx(sorted(wanted)[::-1][:10], abs=1e-4)
+    assert [path for path, *_ in boxes] == [whole.paths[i] for i in good]
 
 
 def test_batches_cut_at_shard_ends_move_the_codes_by_rounding_only(model, folder, tmp_path):

@@ -1,5 +1,6 @@
 """Tables of embeddings: whole or not there, and aware of their space."""
 
+import json
 import os
 import signal
 import subprocess
@@ -129,6 +130,18 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path, kind):
         read_embeddings(path)
 
 
+@pytest.mark.parametrize("given", ["a.jpg", ["a.jpg"], None, 1.0, np.zeros((2, 3, 4)), [[1], [2, 3]]])
+def test_similarity_says_what_it_takes(given):
+    with pytest.raises(OptionError, match=r"similarity takes embeddings, arrays .* or tables"):
+        similarity(given, np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("given", [np.ones((2, 3)), ["t.npz"], None])
+def test_read_embeddings_says_what_it_takes(given):
+    with pytest.raises(OptionError, match="read_embeddings takes the path of a table or of a folder"):
+        read_embeddings(given)
+
+
 def test_similarity_is_the_cosine():
     x, y = np.array([[1.0, 0], [1, 1]]), np.array([[2.0, 0], [0, 3], [np.nan, 0]])
     found = similarity(x, y)
@@ -193,6 +206,189 @@ def test_a_table_may_lie_in_a_folder_whose_name_is_not_utf8(tmp_path, kind):
         pytest.skip("this file system takes UTF-8 only")
     path = write(folder / f"t.{kind}")
     assert read_embeddings(path).paths == read_embeddings(write(tmp_path / f"t.{kind}")).paths
+
+
+# -- what other programs make of a table
+
+
+@pytest.fixture
+def original(tmp_path):
+    """A Parquet table, and changed(edit) -> the path of what another program wrote of it."""
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(write(tmp_path / "t.parquet", 2500))
+
+    def changed(edit, keep_meta=True):
+        found = edit(pa, table)
+        parquet.write_table(
+            found if keep_meta else found.replace_schema_metadata(None), tmp_path / "x.parquet"
+        )
+        return tmp_path / "x.parquet"
+
+    return changed
+
+
+def as_type(pa, table, name, kind):
+    return table.set_column(table.schema.get_field_index(name), name, table[name].cast(kind(pa)))
+
+
+def assert_same(found, wanted):
+    assert (found.paths, found.errors) == (wanted.paths, wanted.errors)
+    assert found.sizes.tolist() == wanted.sizes.tolist()
+    assert np.array_equal(found.vectors, wanted.vectors, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda pa, table: table.select(table.column_names[::-1]),
+        lambda pa, table: as_type(pa, table, "embedding", lambda pa: pa.large_list(pa.float64())),
+        lambda pa, table: as_type(pa, table, "embedding", lambda pa: pa.list_(pa.float32(), 3)),
+        lambda pa, table: as_type(pa, table, "path", lambda pa: pa.large_string()),
+        lambda pa, table: as_type(pa, table, "error", lambda pa: pa.dictionary(pa.int32(), pa.string())),
+        lambda pa, table: as_type(pa, table, "width", lambda pa: pa.float64()),  # as pandas has it for nulls
+        lambda pa, table: table.drop_columns(["space", "index"]),
+    ],
+    ids=[
+        "order",
+        "large lists of doubles",
+        "arrays",
+        "large strings",
+        "dictionary",
+        "widths",
+        "fewer columns",
+    ],
+)
+def test_a_parquet_table_is_read_whatever_types_and_order_its_columns_have(original, edit):
+    assert_same(read_embeddings(original(edit)), rows(2500))
+
+
+def test_a_table_that_lost_its_metadata_says_how_to_pass_them_and_is_read_with_them(tmp_path, original):
+    path = original(lambda pa, table: table, keep_meta=False)
+    with pytest.raises(TableError, match=r"x\.parquet has no metadata.*read_embeddings\('x\.parquet', meta="):
+        read_embeddings(path)
+    assert_same(read_embeddings(path, meta=read_embeddings(tmp_path / "t.parquet").meta), rows(2500))
+
+
+@pytest.mark.parametrize("program", ["pandas", "duckdb", "polars"])
+def test_rows_that_another_program_selected_are_read_with_the_metadata_of_all(tmp_path, original, program):
+    library = pytest.importorskip(program)
+    source, out = str(tmp_path / "t.parquet"), str(tmp_path / "x.parquet")
+    if program == "duckdb":
+        library.sql(f"copy (select * from '{source}' where index < 900) to '{out}'")
+    elif program == "pandas":
+        library.read_parquet(source).query("index < 900").to_parquet(out)
+    else:
+        library.read_parquet(source).head(900).write_parquet(out)
+    assert_same(read_embeddings(out, meta=META), first(900))
+
+
+def first(count):
+    table = rows(2500)
+    part = slice(count)
+    return Embeddings(table.vectors[part], table.paths[part], table.errors[part], table.sizes[part], META)
+
+
+def test_columns_that_were_left_out_are_named_unless_rows_do_without(original):
+    found = read_embeddings(original(lambda pa, table: table.select(["path", "embedding"])))
+    assert [error is None for error in found.errors] == [error is None for error in rows(2500).errors]
+    assert found.sizes.tolist() == [[0, 0]] * 2500  # unknown
+    with pytest.raises(
+        TableError, match=r"x\.parquet is not a table of embeddings \(its columns are path, error"
+    ):
+        read_embeddings(original(lambda pa, table: table.select(["path", "error"])))
+
+
+def test_of_several_branches_one_may_be_kept_alone(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"face": {"dimension": 1, "space": "f"}, "pose": {"dimension": 2, "space": "p"}}
+    meta = {**META, "branch": "face,pose", "columns": columns}
+    table = rows(5)
+    write_table(tmp_path / "t.parquet", meta, [table], 5)
+    kept = parquet.read_table(tmp_path / "t.parquet", columns=["path", "error", "space", "embedding_pose"])
+    parquet.write_table(kept, tmp_path / "x.parquet")
+    found = read_embeddings(tmp_path / "x.parquet")
+    assert (found.meta["branch"], found.meta["space"], found.meta["dimension"]) == ("pose", "p", 2)
+    assert np.array_equal(found.vectors, table.vectors[:, 1:], equal_nan=True)
+
+
+def test_rows_of_two_spaces_are_no_table(tmp_path, original):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_table(tmp_path / "o.parquet", {**META, "space": "other"}, [rows(5)], 5)
+    other = parquet.read_table(tmp_path / "o.parquet")
+    with pytest.raises(TableError, match=r"x\.parquet has rows of the space other.* is of the space abc"):
+        read_embeddings(original(lambda pa, table: pa.concat_tables([table, other])))
+
+
+def test_rows_of_two_widths_are_no_table(tmp_path, original):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    wide = Embeddings(np.ones((3, 6), np.float32), ["a"] * 3, [None] * 3, np.ones((3, 2), np.int32), META)
+    write_table(tmp_path / "w.parquet", {**META, "dimension": 6}, [wide], 3)
+    other = parquet.read_table(tmp_path / "w.parquet")
+    with pytest.raises(TableError, match=r"x\.parquet has rows with 6 numbers in embedding.* says 3"):
+        read_embeddings(original(lambda pa, table: pa.concat_tables([table, other])))
+
+
+def test_metadata_of_another_space_are_refused(tmp_path):
+    with pytest.raises(
+        TableError, match=r"t\.npz is of the space m face/code \(abc\), not m pose/code \(xyz\)"
+    ):
+        read_embeddings(write(tmp_path / "t.npz"), meta={**META, "branch": "pose", "space": "xyz"})
+    with pytest.raises(OptionError, match="meta is the metadata of a table"):
+        read_embeddings(write(tmp_path / "t.npz"), meta="t.npz")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda text: text.replace(",", ";").encode(), "no column path in the first line, 'path;index"),
+        (lambda text: text.encode("cp1252"), "'utf-8' codec can't decode"),
+        (lambda text: text.encode("utf-16"), "'utf-8' codec can't decode"),
+        (lambda text: text.replace("e2", "x").encode(), "no column e2"),
+        (lambda text: text.replace("0.", '"0,5"').encode(), "could not convert string to float"),
+    ],
+    ids=["semicolons", "cp1252", "utf-16", "columns", "decimal commas"],
+)
+def test_a_csv_that_a_spreadsheet_saved_is_one_sentence(tmp_path, edit, said):
+    path = write(tmp_path / "t.csv")
+    path.write_bytes(edit(path.read_bytes().decode()))
+    with pytest.raises(TableError, match=rf"t\.csv was cut off or rewritten \({said}.*comma-separated UTF-8"):
+        read_embeddings(path)
+
+
+def test_a_csv_with_a_mark_and_columns_in_another_order_is_read(tmp_path):
+    import csv
+
+    path = write(tmp_path / "t.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [line[::-1] for line in csv.reader(file)]
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([["" if cell == "nan" else cell for cell in line] for line in lines])
+    assert_same(read_embeddings(path), rows(5))
+
+
+def test_one_long_reason_or_path_does_not_widen_the_other_rows_of_an_npz(tmp_path):
+    """An array of strings has the width of its longest one in all rows."""
+    table = rows(2000)
+    table.paths[7], table.errors[1] = "p/" * 2000, "damaged " * 500
+    write_table(tmp_path / "t.npz", META, blocks(table), 2000)
+    assert (tmp_path / "t.npz").stat().st_size < 200_000
+    assert_same(read_embeddings(tmp_path / "t.npz"), table)
+
+
+def test_an_npz_of_an_earlier_version_is_read(tmp_path):
+    table = rows(5)
+    texts = {"paths": np.array(table.paths), "errors": np.array([error or "" for error in table.errors])}
+    np.savez(tmp_path / "t.npz", vectors=table.vectors, sizes=table.sizes, meta=json.dumps(META), **texts)
+    assert_same(read_embeddings(tmp_path / "t.npz"), table)
+
+
+def test_hidden_files_in_a_folder_of_tables_are_no_tables(tmp_path):
+    """macOS puts ._NAME beside a NAME on other file systems, Spark _SUCCESS and _metadata."""
+    write(tmp_path / "0.parquet")
+    for name in ("._0.parquet", ".DS_Store", "_SUCCESS", "_metadata"):
+        (tmp_path / name).write_bytes(b"not a table")
+    assert_same(read_embeddings(tmp_path), rows(5))
 
 
 @each_format

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import check_sheet, draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
 from facepcl.data.file_types import Selection
-from facepcl.data.sources import Item, is_table_of, list_entries, printable
+from facepcl.data.sources import Item, as_sources, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.errors import MissingPath, OptionError, shortened, unknown
 from facepcl.images.cropper import Alignment
@@ -27,7 +28,7 @@ from facepcl.images.transform import Transform
 from facepcl.jobs.engine import Stream, run
 from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.cpus import cores
-from facepcl.utils.files import atomic, sha256_file, writing
+from facepcl.utils.files import atomic, beside, check_folder, remove_temporaries, sha256_file, writing
 from facepcl.utils.futures import in_order
 from facepcl.utils.progress import Progress
 from facepcl.utils.storage import is_storage_reason
@@ -118,7 +119,7 @@ def align(
         WeightsError: The detector's file cannot be had.
     """
     folder = Path(out)
-    sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
+    sources = as_sources(source)
     job = Job(folder, all_files=all_files)
     _check_options(job, sources, size, format, workers, sheet)
     list_entries(sources, Selection(all_files))  # raises for what is not there
@@ -167,14 +168,13 @@ def _check_options(
             raise OptionError(
                 f"{folder} lies in {source}, so crops would be taken for photos; choose another"
             )
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder} is a file; crops go into a folder")
-    if (folder / EARLIER_PARTIAL).exists():
+    check_folder(folder)
+    if os.path.exists(folder / EARLIER_PARTIAL):
         raise OptionError(
             f"{folder} was begun by an earlier version of facepcl; delete it to start over, or finish it "
             "with that version"
         )
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / TABLE).exists() and not job.read():
+    if any(folder.glob("[!.]*")) and not os.path.exists(folder / TABLE) and not job.read():
         raise OptionError(f"{folder} holds other files; give a new folder for the crops")
 
 
@@ -285,6 +285,8 @@ class CropWriter:
     def finish(self) -> None:
         """Write the table, then how the crops were made."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.folder / TABLE, self.folder / META):
+            remove_temporaries(path)
         write_rows(self.folder / TABLE, self._photos())
         with atomic(self.folder / META) as temporary:
             temporary.write_text(json.dumps({**self.description, "facepcl": __version__}, indent=2), "utf-8")
@@ -303,11 +305,12 @@ def _write_crop(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(file, "PNG")
     else:  # colours at full resolution: a face of 112 px has few pixels to give away
         Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = beside(path.with_name(f".{path.name}"), ".partial")
     try:
         with writing(path):
             temporary.write_bytes(file.getvalue())
             os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide the error that matters
+            temporary.unlink(missing_ok=True)
         raise

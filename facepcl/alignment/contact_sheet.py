@@ -6,20 +6,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facepcl.errors import MissingPath, OptionError
+from facepcl.errors import OptionError
 from facepcl.images.decode import open_image
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, check_file
 
 LIMIT, ACROSS = 240, 16  # faces on the sheet, spread evenly over all, and in a row
 TILE, GAP, CAPTION, HEAD = 96, 4, 13, 34
 
 
 def check_sheet(path: Path) -> None:
-    """Raise OptionError or MissingPath if no sheet can be written there: before the work, not at its end."""
-    if path.suffix.lower() != ".png" or path.is_dir():
+    """Raise OptionError, MissingPath or WriteError if no sheet can be written there: before the work."""
+    if path.suffix.lower() != ".png":
         raise OptionError(f"{path}: a sheet is a .png")
-    if not path.absolute().parent.is_dir():
-        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
+    check_file(path)
 
 
 def draw_faces(folder: Path, rows: Iterable[dict[str, str]], count: int, path: str | Path) -> None:

@@ -17,6 +17,8 @@ from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS, Face
 from facepcl.utils.files import atomic
 
 TABLE, META = "faces.csv", "faces.csv.meta.json"
+# of a photo in the names of its crops: file systems allow 255 and 4,096, and OUT, number and suffix are added
+NAME_BYTES, PATH_BYTES = 200, 2000
 COLUMNS = ("path", "source", "error", "width", "height", *FACE_COLUMNS)
 
 
@@ -150,7 +152,10 @@ class CropNames:
         parts = [
             _plain(part) for part in PurePath(below.replace("\\", "/").lstrip("/")).with_suffix("").parts
         ]
-        return "/".join(part for part in parts if part.strip(".")) or "face"
+        parts = [part for part in parts if part.strip(".")]
+        while len("/".join(parts).encode()) > PATH_BYTES:
+            del parts[0]
+        return "/".join(parts) or "face"
 
 
 def _root(source: str) -> str:
@@ -173,7 +178,8 @@ def _plain(part: str) -> str:
     for suffix in SHARD_SUFFIXES if is_shard_name(part) else ():
         part = part.removesuffix(suffix)
     part = part.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names that are not UTF-8
-    return "".join("_" if letter in ':*?"<>|\0' else letter for letter in part).lstrip(".")
+    part = "".join("_" if letter in ':*?"<>|\0' else letter for letter in part).lstrip(".")
+    return part.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def _fold(stem: str) -> str:

@@ -51,6 +51,18 @@ def where_relative(sources: Sequence[str]) -> str:
     return "" if known else str(Path.cwd())
 
 
+def as_sources(source: Any) -> list[str]:
+    """One source or several as a list. Raises OptionError for what is neither a path nor a list of them."""
+    is_list = isinstance(source, Iterable) and not isinstance(source, (str, bytes, os.PathLike))
+    listed = list(source) if is_list else [source]
+    if wrong := [one for one in listed if not isinstance(one, (str, os.PathLike))]:
+        raise OptionError(
+            f"a source is a path or a list of paths, not {type(wrong[0]).__name__}; images in memory are for "
+            "FaceEmbedder()([image])"
+        )
+    return [str(one) for one in listed]
+
+
 class Entry(NamedTuple):
     """One line of a listing: an image file or a shard; or the reason why it is neither."""
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from facepcl.data.file_types import ADVICE, Selection
 from facepcl.data.remote import is_url
-from facepcl.data.sources import Item, list_entries, read_items
+from facepcl.data.sources import Item, as_sources, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, Row
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL, Encoder
@@ -199,9 +199,8 @@ class FaceEmbedder(Encoder):
         Yields:
             Rows with `path`, `vector` and `error`, which is the reason why an image cannot be embedded.
         """
-        sources = [source] if isinstance(source, (str, Path)) else source
         index, selection = 0, Selection(all_files)
-        items = read_items(list_entries(sources, selection), selection=selection)
+        items = read_items(list_entries(as_sources(source), selection), selection=selection)
         for batch in self.batches(items, workers):
             yield from batch.rows.rows(index)
             index += len(batch.rows)

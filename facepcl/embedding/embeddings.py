@@ -1,8 +1,9 @@
 """Rows of embeddings in memory, the space they live in, and how two of one space compare."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,7 @@ class Embeddings:
         """The rows with the code of one of several branches alone; OptionError if it is not in the table."""
         if name not in (columns := columns_of(self.meta)):
             raise OptionError(f"this table has {', '.join(columns)}, not {name!r}")
-        place, column = columns[name], self.meta.get("columns", {}).get(name, {})
-        meta = {k: v for k, v in self.meta.items() if k != "columns"} | {"branch": name, **column}
-        return replace(self, vectors=self.vectors[:, place], meta=meta)
+        return replace(self, vectors=self.vectors[:, columns[name]], meta=meta_of_branch(self.meta, name))
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One by one, numbered from `start`."""
@@ -77,11 +76,31 @@ class Embeddings:
             yield Row(path, start + i, None, width, height, self.vectors[i], face, number)
 
 
+def find_meta(path: Path, own: dict[str, Any] | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The metadata of the table at `path`: its `own`, or what was `given` for one that has lost it."""
+    if given is not None and not (isinstance(given, Mapping) and "dimension" in given):
+        raise OptionError("meta is the metadata of a table, as in meta=read_embeddings('ORIGINAL').meta")
+    if own is None and given is None:
+        raise TableError(
+            f"{path} has no metadata, which pandas, polars, DuckDB and datasets do not keep; pass that of "
+            f"the original table: read_embeddings({path.name!r}, meta=read_embeddings('ORIGINAL').meta)"
+        )
+    if own and given and own.get("space") != given.get("space"):
+        raise TableError(f"{path} is of the space {describe_space(own)}, not {describe_space(dict(given))}")
+    return dict(own or given or {})
+
+
 def columns_of(meta: dict[str, Any]) -> dict[str, slice]:
     """The codes that a table has a column of its own for, each with its place in the rows of `vectors`."""
     several = meta.get("columns") or {meta.get("branch", ""): {"dimension": meta["dimension"]}}
     ends = accumulate(column["dimension"] for column in several.values())
     return {n: slice(e - c["dimension"], e) for (n, c), e in zip(several.items(), ends, strict=True)}
+
+
+def meta_of_branch(meta: dict[str, Any], name: str) -> dict[str, Any]:
+    """The metadata of a table with the code of one branch alone."""
+    column = meta.get("columns", {}).get(name, {})
+    return {key: value for key, value in meta.items() if key != "columns"} | {"branch": name, **column}
 
 
 def named_columns(meta: dict[str, Any], alone: str, prefix: str = "") -> dict[str, slice]:
@@ -103,7 +122,7 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
 
     Raises:
         TableError: The two tables were computed with different weights or preprocessing.
-        OptionError: The arrays have different widths.
+        OptionError: The arrays have different widths, or are none.
 
     Example:
         >>> table = facepcl.read_embeddings("embeddings.parquet")
@@ -114,10 +133,32 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
             f"the tables lie in different spaces: {describe_space(a.meta)} and {describe_space(b.meta)}; "
             "embed both with the same weights, branch and pool"
         )
-    x, y = (np.atleast_2d(t.vectors if isinstance(t, Embeddings) else np.asarray(t)) for t in (a, b))
+    x, y = _vectors(a), _vectors(b)
     if x.shape[1] != y.shape[1]:
         raise OptionError(f"vectors of {x.shape[1]} and {y.shape[1]} numbers do not compare")
     return unit(x) @ unit(y).T
+
+
+def _vectors(given: Any) -> np.ndarray:
+    """Embeddings as float32 `[N, D]`."""
+    found: Any = given.vectors if isinstance(given, Embeddings) else given
+    if hasattr(found, "detach"):  # a tensor, of any device
+        found = found.detach().cpu().float()
+    try:
+        found = np.asarray(found, np.float32)
+    except (TypeError, ValueError):  # such as paths and images
+        found = np.empty(())
+    if found.ndim not in (1, 2):
+        raise OptionError(
+            f"similarity takes embeddings, arrays [N, D] or tables of read_embeddings, not {_kind(given)}; "
+            "embed images first, as in FaceEmbedder()(['a.jpg', 'b.jpg'])"
+        )
+    return np.atleast_2d(found)
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" {list(shape)}" if shape is not None else "")
 
 
 def unit(x: np.ndarray) -> np.ndarray:

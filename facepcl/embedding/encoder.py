@@ -317,10 +317,14 @@ def _load(model: str | nn.Module) -> nn.Module:
         model = getattr(model, "_orig_mod", model)  # of torch.compile, which wraps forward alone
         # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
         return copy.deepcopy(model)
+    if not isinstance(model, str):
+        raise _no_model(type(model).__name__)
     plain = model.partition(".")[0]
     if ":" in model or plain in timm.list_models(FAMILY):
         with suppress(OfTimm):
             return create_model(model, pretrained=True)
+    elif not timm.is_model(plain) and os.path.exists(model):
+        raise _no_model(f"the path {model}")
     elif not timm.is_model(plain):
         raise unknown_model(model, timm.list_models())
     try:
@@ -328,6 +332,13 @@ def _load(model: str | nn.Module) -> nn.Module:
     except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(f"{model}: {reason}") from error
+
+
+def _no_model(what: str) -> OptionError:
+    return OptionError(
+        f"a model is a name, local-dir:FOLDER or a timm module, not {what}; images are for "
+        "FaceEmbedder()([image])"
+    )
 
 
 def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:

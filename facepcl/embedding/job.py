@@ -11,12 +11,18 @@ from torch import nn
 from facepcl.alignment.contact_sheet import check_sheet
 from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
-from facepcl.data.sources import is_table_of, list_entries
+from facepcl.data.sources import as_sources, is_table_of, list_entries
 from facepcl.data.workers import check_workers
 from facepcl.embedding.contact_sheet import draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL
-from facepcl.embedding.tables import check_table_folder, check_table_path, is_table_folder, read_table
+from facepcl.embedding.tables import (
+    check_table_folder,
+    check_table_path,
+    is_table_folder,
+    read_table,
+    tables_in,
+)
 from facepcl.embedding.writers import FolderWriter, Summary, TableWriter, describe_codes
 from facepcl.errors import OptionError, TableError
 from facepcl.jobs.engine import run
@@ -86,7 +92,7 @@ def embed(
         MissingPath: A source does not exist.
         WeightsError: There are no weights or no detector.
     """
-    sources = [str(s) for s in ([source] if isinstance(source, (str, Path)) else source)]
+    sources = as_sources(source)
     in_folder = is_table_folder(out)
     _check_options(out, in_folder, on_error, workers, sheet, rank, world_size)
 
@@ -159,7 +165,7 @@ def _check_options(
 def _finished_tables(job: Job, resume: bool) -> dict[str, Any] | None:
     """The metadata of the tables in a folder without the state of a job: of a finished one, or of an earlier
     version's. Raises OptionError unless `resume`, or this is one of several processes of the same job."""
-    tables = sorted(job.out.glob("*.parquet"))
+    tables = tables_in(job.out)
     for table in tables:
         with suppress(TableError):  # a damaged one is written again
             meta = read_table(table, vectors=False).meta

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +14,22 @@ from zipfile import ZipFile
 import numpy as np
 
 from facepcl.data.sources import printable
-from facepcl.embedding.embeddings import Embeddings, describe_space, named_columns
+from facepcl.embedding.embeddings import Embeddings, describe_space, find_meta, named_columns
 from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
 from facepcl.images.face import FACE_COLUMNS
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, beside, check_file, check_folder
 
 SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
 
 
 def check_table_path(path: Path) -> None:
-    """Raise OptionError, MissingPath or MissingExtra if no table can be written there."""
+    """Raise OptionError, MissingPath, WriteError or MissingExtra if no table can be written there."""
     if path.suffix not in _WRITERS:
         raise OptionError(
             f"{path}: the name of a table ends in {', '.join(_WRITERS)}, a folder of tables in /"
         )
-    if not path.absolute().parent.is_dir():
-        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
+    check_file(path)
     if path.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
 
@@ -54,8 +53,7 @@ def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddi
 
 
 def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
-    paths: list[str] = []
-    errors: list[str] = []
+    paths, errors = bytearray(), bytearray()
     sizes = [np.empty((0, 2), np.int32)]
     faces = [np.empty((0, len(FACE_COLUMNS)), np.float32)]
     with ZipFile(path, "w") as archive:
@@ -64,19 +62,33 @@ def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
             np.lib.format.write_array_header_1_0(member, header)
             for block in blocks:
                 member.write(np.ascontiguousarray(block.vectors, "<f4").data)
-                paths += [printable(path) or "" for path in block.paths]
-                errors += [printable(error) or "" for error in block.errors]  # None would need a pickle
+                paths += _joined_texts(block.paths)
+                errors += _joined_texts(block.errors)
                 sizes.append(block.sizes)
                 faces += [] if block.faces is None else [block.faces]
-        rest = {
-            "paths": np.array(paths, dtype=np.str_),
-            "errors": np.array(errors, dtype=np.str_),
+        rest: dict[str, Any] = {
+            "paths": np.frombuffer(paths, np.uint8),
+            "errors": np.frombuffer(errors, np.uint8),
             "sizes": np.concatenate(sizes),
             "meta": np.array(json.dumps(meta)),
-        } | ({"faces": np.concatenate(faces)} if "align" in meta else {})
+            **({"faces": np.concatenate(faces)} if "align" in meta else {}),
+        }
         for name, array in rest.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _joined_texts(texts: Iterable[str | None]) -> bytes:
+    """Texts as UTF-8, each with a zero behind it: an array of strings has the longest one's width for all,
+    four bytes a letter."""
+    return b"".join((printable(text) or "").replace("\0", " ").encode() + b"\0" for text in texts)
+
+
+def _split_texts(column: np.ndarray) -> list[str]:
+    """The texts of a column, also in an array of strings, which an earlier version wrote."""
+    if column.dtype.kind == "U":
+        return [str(text) for text in column.tolist()]
+    return bytes(column).decode().split("\0")[:-1]
 
 
 def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
@@ -113,54 +125,67 @@ _WRITERS: dict[str, Callable[[Path, dict[str, Any], Iterable[Embeddings], int], 
 
 
 def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + SIDECAR)
+    return beside(path, SIDECAR)
 
 
-def read_embeddings(path: str | Path, vectors: bool = True) -> Embeddings:
+def tables_in(folder: Path) -> list[Path]:
+    """The tables of a folder, in order, without hidden files, which macOS puts beside others (`._NAME`)."""
+    return sorted(folder.glob("[!.]*.parquet"))
+
+
+def read_embeddings(
+    path: str | Path, vectors: bool = True, *, meta: Mapping[str, Any] | None = None
+) -> Embeddings:
     """Read a table that `facepcl.embed` wrote, or a folder of them as one.
 
     Args:
         path: The table or folder.
         vectors: False leaves the vectors on the disk; `.vectors` then has shape [N, 0].
+        meta: Metadata for a table that another program has rewritten without its own: `.meta` of the table it
+            was made from, or of the `FaceEmbedder`.
 
     Returns:
         An `Embeddings` with `.vectors`, `.paths`, `.errors` and `.meta`.
 
     Raises:
         MissingPath: There is no such table.
-        TableError: The file is not a table, or is incomplete.
+        TableError: The file is not a table, is incomplete, or has lost its metadata.
         MissingExtra: A Parquet table needs `facepcl[parquet]`.
     """
+    if not isinstance(path, (str, Path)):
+        raise OptionError(
+            f"read_embeddings takes the path of a table or of a folder of them, not {type(path).__name__}"
+        )
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path, vectors)
-    if not path.suffix and not path.exists():
+    if os.path.isdir(path):
+        return _read_folder(path, vectors, meta)
+    if not path.suffix and not os.path.exists(path):
         raise MissingPath(f"{path}: there is no such folder of tables")
-    return read_table(path, vectors)
+    return read_table(path, vectors, meta)
 
 
 def is_table_folder(out: str | Path) -> bool:
     """Whether `out` means a folder of tables: it is a folder, or its name has no suffix as a table's has."""
-    return str(out).endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
+    return str(out).endswith(("/", os.sep)) or os.path.isdir(out) or not Path(out).suffix
 
 
 def check_table_folder(out: Path) -> None:
-    """Raise OptionError, MissingPath or MissingExtra if no tables can be written there."""
-    if not out.absolute().parent.is_dir():
-        raise MissingPath(f"{out.absolute().parent}: there is no such folder to write to")
-    require("pyarrow.parquet", "parquet")
-    if out.exists() and not out.is_dir():
+    """Raise OptionError, MissingPath, WriteError or MissingExtra if no tables can be written there."""
+    if os.path.isfile(out):
         raise OptionError(f"{out} is a file; name a folder, or a table that ends in .parquet")
-    others = [path.name for path in out.glob("[!.]*") if path.suffix != ".parquet"]
+    (check_folder if os.path.isdir(out) else check_file)(out)
+    require("pyarrow.parquet", "parquet")
+    # Spark and its kin leave _SUCCESS and _metadata, which readers pass over
+    others = [path.name for path in out.glob("[!._]*") if path.suffix != ".parquet"]
     if others:
         raise OptionError(f"{out} holds {min(others)}, which is no table of embeddings; name a new folder")
 
 
-def _read_folder(folder: Path, with_vectors: bool) -> Embeddings:
-    paths = sorted(folder.glob("*.parquet"))
+def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | None) -> Embeddings:
+    paths = tables_in(folder)
     if not paths:
         raise MissingPath(f"{folder}: there are no tables in this folder")
-    first = read_table(paths[0], vectors=False)
+    first = read_table(paths[0], False, given)
     listing = folder / ".facepcl/job.jsonl"  # in folders of an earlier version: one line more than shards
     listed = len(listing.read_bytes().splitlines()) - 1 if listing.is_file() else len(paths)
     shards = first.meta.pop("shards", listed)
@@ -175,7 +200,7 @@ def _read_folder(folder: Path, with_vectors: bool) -> Embeddings:
     table = replace(first, vectors=vectors, paths=[], errors=[])
     sizes, faces = [], []
     for path in paths:
-        rows = read_table(path, with_vectors)
+        rows = read_table(path, with_vectors, given)
         if rows.meta["space"] != first.meta["space"] or (rows.faces is None) != (first.faces is None):
             raise TableError(
                 f"{folder} holds tables of different spaces: {paths[0].name} of {_space_of(first)}, "
@@ -193,14 +218,16 @@ def _space_of(table: Embeddings) -> str:
     return describe_space(table.meta) + ("" if table.faces is None else ", a row a face")
 
 
-def read_table(path: Path, vectors: bool = True) -> Embeddings:
+def read_table(path: Path, vectors: bool = True, meta: Mapping[str, Any] | None = None) -> Embeddings:
     """Read one table as `read_embeddings` does."""
     if path.suffix not in _READERS:
-        raise OptionError(f"{path}: the name of a table ends in {', '.join(_READERS)}")
-    if not path.is_file():
+        raise OptionError(
+            f"{path}: the name of a table ends in {', '.join(_READERS)}; facepcl.embed writes one of images"
+        )
+    if not os.path.isfile(path):
         raise MissingPath(f"{path}: there is no such table")
     with _explained(path):
-        table = _READERS[path.suffix](path, vectors)
+        table = _READERS[path.suffix](path, vectors, meta)
         _check_shapes(table)
         return table
 
@@ -231,33 +258,59 @@ def _check_shapes(table: Embeddings) -> None:
         raise ValueError("its columns do not belong together")
 
 
-def _read_npz(path: Path, with_vectors: bool) -> Embeddings:
+def _read_npz(path: Path, with_vectors: bool, given: Mapping[str, Any] | None) -> Embeddings:
     with np.load(path, allow_pickle=False) as table:
-        errors = [error or None for error in table["errors"].tolist()]
-        meta = json.loads(str(table["meta"]))
+        errors = [error or None for error in _split_texts(table["errors"])]
+        meta = find_meta(path, json.loads(str(table["meta"])) if "meta" in table else None, given)
         vectors = table["vectors"] if with_vectors else np.empty((len(errors), 0), np.float32)
         faces = table["faces"] if "align" in meta else None
-        return Embeddings(vectors, table["paths"].tolist(), errors, table["sizes"], meta, faces)
+        return Embeddings(vectors, _split_texts(table["paths"]), errors, table["sizes"], meta, faces)
 
 
-def _read_csv(path: Path, with_vectors: bool) -> Embeddings:
-    if not _sidecar(path).is_file():
-        raise TableError(f"{path}: {_sidecar(path).name} with its metadata is not beside it")
-    meta = json.loads(_sidecar(path).read_text("utf-8"))
-    with path.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)  # the first line names the columns
-    if len(rows) != (count := meta.pop("rows")):  # a file cut off at a line's end looks whole
+def _read_csv(path: Path, with_vectors: bool, given: Mapping[str, Any] | None) -> Embeddings:
+    own = json.loads(_sidecar(path).read_text("utf-8")) if _sidecar(path).is_file() else None
+    if own is None and given is None:
+        raise TableError(
+            f"{path}: {_sidecar(path).name} with its metadata is not beside it; copy both, or pass "
+            "meta=read_embeddings('ORIGINAL').meta"
+        )
+    meta = find_meta(path, own, given)
+    count = meta.pop("rows", None)
+    try:
+        return _parse_csv(path, with_vectors, meta, count if given is None else None)
+    except (KeyError, ValueError) as error:  # Excel writes ; and decimal commas, in some language's encoding
+        raise TableError(
+            f"{path} was cut off or rewritten ({error}); save it as comma-separated UTF-8 with all columns "
+            "and decimal points, and if rows were left out pass meta=read_embeddings('ORIGINAL').meta"
+        ) from error
+
+
+def _parse_csv(path: Path, with_vectors: bool, meta: dict[str, Any], count: int | None) -> Embeddings:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # programs put a mark before UTF-8
+        header, *rows = csv.reader(file)
+    if count not in (None, len(rows)):  # a file cut off at a line's end looks whole
         raise ValueError(f"{len(rows)} rows of {count}")
-    first = len(_COLUMNS)
+    place = {name: i for i, name in enumerate(header)}
+
+    def column(name: str) -> list[str]:
+        return [row[place[name]] for row in rows] if name in place else [""] * len(rows)
+
+    codes = [f"{name}{i}" for name, at in named_columns(meta, "e").items() for i in range(at.stop - at.start)]
+    if missing := [name for name in ("path", *codes) if name not in header]:
+        raise ValueError(f"no column {missing[0]} in the first line, {','.join(header)[:60]!r}")
+    first = place[codes[0]]
+    is_in_order = header[first : first + len(codes)] == codes
+    numbers = []
+    for row in rows if with_vectors else ():
+        cells = row[first : first + len(codes)] if is_in_order else [row[place[name]] for name in codes]
+        numbers.append([cell or "nan" for cell in cells] if "" in cells else cells)
+    vectors = np.array(numbers, np.float32).reshape(len(rows), len(codes) if with_vectors else 0)
+    sizes = np.array([[float(side or 0) for side in column(name)] for name in ("width", "height")])
     faces = None
-    if "align" in meta:
-        first += len(FACE_COLUMNS)
-        cells = [[float(cell or "nan") for cell in row[len(_COLUMNS) : first]] for row in rows]
-        faces = np.array(cells, np.float32).reshape(-1, len(FACE_COLUMNS))
-    numbers = [row[first:] if with_vectors else [] for row in rows]
-    vectors = np.array(numbers, np.float32).reshape(len(rows), meta["dimension"] if with_vectors else 0)
-    sizes = np.array([[int(side or 0) for side in row[3:5]] for row in rows], np.int32).reshape(-1, 2)
-    return Embeddings(vectors, [row[0] for row in rows], [row[2] or None for row in rows], sizes, meta, faces)
+    if "align" in meta and all(name in place for name in FACE_COLUMNS):
+        faces = np.array([[float(c or "nan") for c in column(name)] for name in FACE_COLUMNS], np.float32).T
+    reasons = [reason or None for reason in column("error")]
+    return Embeddings(vectors, column("path"), reasons, sizes.T.astype(np.int32), meta, faces)
 
 
 _READERS = {".parquet": read_parquet, ".npz": _read_npz, ".csv": _read_csv}

@@ -16,12 +16,12 @@ from facepcl.data.file_types import SHARD_SUFFIXES, is_shard_name, without_query
 from facepcl.data.sources import is_table_of, no_images
 from facepcl.embedding.embedder import Batch
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space
-from facepcl.embedding.tables import read_table, write_table
+from facepcl.embedding.tables import read_table, tables_in, write_table
 from facepcl.errors import ImageError, OptionError, TableError, shortened
 from facepcl.images.face import NO_FACE
 from facepcl.jobs.engine import Stream
 from facepcl.jobs.state import Job, Shard
-from facepcl.utils.files import writing
+from facepcl.utils.files import remove_temporaries, writing
 from facepcl.utils.launch import Share
 from facepcl.utils.memory import give_back_freed_memory
 from facepcl.utils.storage import is_storage_reason
@@ -139,6 +139,7 @@ class TableWriter:
         meta, row_count = read_table(parts[-1], vectors=False).meta, self.images_done()
         if "align" in meta:  # a row for each face
             row_count = sum(len(read_table(part, vectors=False)) for part in parts)
+        remove_temporaries(self.job.out)
         write_table(self.job.out, meta, counted(), row_count)
 
 
@@ -153,7 +154,7 @@ class FolderWriter(TableWriter):
 
     def streams(self) -> Iterator[Stream]:
         listed = set(self._tables)
-        others = [path for path in self.job.out.glob("*.parquet") if path.name not in listed]
+        others = [path for path in tables_in(self.job.out) if path.name not in listed]
         if others:
             self._refuse(f"{min(others)} is not of these sources")
         for shard in self.job.shards():
@@ -167,8 +168,7 @@ class FolderWriter(TableWriter):
     def _is_done(self, shard: Shard) -> bool:
         """Whether the table of a shard is there and whole; its rows are counted."""
         path = self.job.out / _table_name(shard)
-        for partial in self.job.out.glob(f".{path.name}.*.partial"):  # what a killed process left
-            partial.unlink()
+        remove_temporaries(path)
         if not path.exists():
             return False
         try:

@@ -17,7 +17,7 @@ from facepcl.models.decoder import Decoder
 from facepcl.models.factory import create_model
 from facepcl.models.io import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
 from facepcl.models.remap import State
-from facepcl.utils.files import sha256_file
+from facepcl.utils.files import SHOWN, check_folder, sha256_file
 
 ARCHS = tuple(STOCK_NAMES.values())
 RESNET_SIZE = 224  # pixels that most ResNets were trained at
@@ -81,7 +81,9 @@ def convert(
     if parts.note:
         _logger.info("%s", parts.note)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{out.name[:SHOWN]}.", suffix=".partial", dir=out.parent
+    ) as partial:
         folder = save_encoder(model, Path(partial) / out.name, decoder, about)
         if parts.heads:
             save_tensors(parts.heads, folder / ORIGINAL_HEADS_FILE)
@@ -105,6 +107,7 @@ def _check_options(
         raise OptionError("--std takes numbers above 0")
     if size is not None and size < 32:
         raise OptionError(f"--size {size}: at least 32 pixels")
+    check_folder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OptionError(f"{out} is there already; give the name of a new folder")
 

@@ -1,7 +1,6 @@
 """`facepcl.export.run`: an encoder as one file for onnxruntime or torch, without facepcl."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from torch import nn
 
 from facepcl.embedding.backends import FLOAT32_ROUNDING, Run, deviation
 from facepcl.embedding.encoder import AllBranches, Encoder, Trunk, code, normalised
-from facepcl.errors import ExportError, FacepclError, MissingPath, OptionError, first_cause, require
+from facepcl.errors import ExportError, FacepclError, OptionError, first_cause, require
 from facepcl.models import Branches
 from facepcl.models.onnx import EXTRA, INPUT, open_graph, require_onnx, to_onnx
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, check_file
 
 META_FILE = "facepcl.json"  # the description inside a .pt2
 BATCH_SIZES = 1, 5  # with which a file is checked
@@ -170,14 +169,8 @@ _FORMATS = {".onnx": (_write_onnx, open_graph), ".pt2": (_write_program, _open_p
 
 def _check(out: Path) -> None:
     """Raise for a file that cannot be written, before the model is loaded."""
-    folder = out.absolute().parent
     if out.suffix not in _FORMATS:
         raise OptionError(f"{out}: the name of an exported encoder ends in {' or '.join(_FORMATS)}")
-    if out.is_dir():
-        raise OptionError(f"{out} is a folder; name a file")
-    if not folder.is_dir():
-        raise MissingPath(f"{folder}: there is no such folder to write to")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OptionError(f"{folder}: cannot be written to")
+    check_file(out)
     if out.suffix == ".onnx":
         require_onnx()

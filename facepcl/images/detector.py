@@ -38,11 +38,9 @@ class Detector:
     """
 
     def __init__(self, path: str | Path, score: float = SCORE):
-        self._cv2 = require("cv2", "align")
+        self._cv2 = _opencv()
         self._path, self._score = str(path), score
         self._idle: list[Any] = []  # networks; each keeps the image that it is at, so a thread takes its own
-        if not hasattr(self._cv2, "FaceDetectorYN"):
-            raise MissingExtra("this OpenCV is older than 4.8; type: pip install -U 'facepcl[align]'")
         try:
             self._rows(Image.new("RGB", (64, 64)))  # a network of another kind fails here
         except self._cv2.error as error:
@@ -135,11 +133,21 @@ def _new(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
     return rows[~(shared > SAME * smaller).any(1)]
 
 
+def _opencv() -> Any:
+    """OpenCV. Raises MissingExtra without it, or if it is too old."""
+    cv2 = require("cv2", "align")
+    if not hasattr(cv2, "FaceDetectorYN"):
+        raise MissingExtra("this OpenCV is older than 4.8; type: pip install -U 'facepcl[align]'")
+    return cv2
+
+
 def find_detector(path: str | Path | None = None) -> Path:
     """YuNet's ONNX file: the one at `path`, or that of the Hub, from its cache if it is there.
 
-    Raises MissingPath if there is no file at `path`, WeightsError if it cannot be fetched or is another one.
+    Raises MissingExtra without OpenCV, MissingPath if there is no file at `path`, WeightsError if it cannot
+    be fetched or is another one.
     """
+    _opencv()  # first: it is of no use to fetch what cannot be run
     if path is not None:
         if not Path(path).is_file():
             raise MissingPath(f"{path}: there is no such file; the face detector is {_where()}")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from facepcl.data.file_types import ADVICE, Selection, is_shard_name
 from facepcl.data.sources import Entry, stamp, where_relative
 from facepcl.errors import OptionError, TableError
-from facepcl.utils.files import atomic_first, locked
+from facepcl.utils.files import atomic_first, beside, locked
 from facepcl.utils.launch import Share
 
 _logger = logging.getLogger("facepcl")
@@ -47,7 +48,7 @@ class Job:
         named = out if out.name.strip(".") else out.resolve()
         if not named.name:
             raise OptionError(f"{out} is the root of the file system; name a folder in it")
-        self.folder = named.with_name(named.name + SUFFIX)
+        self.folder = beside(named, SUFFIX)
         self._own_folder = self.folder / f"rank-{self.share.rank}-of-{self.share.world_size}"
         self._listing = self.folder / LISTING
         self.is_new = False  # whether this process began it
@@ -57,7 +58,7 @@ class Job:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes from this share of the job. Raises OptionError if one is at work on it."""
-        self._was_interrupted = self._own_folder.is_dir()
+        self._was_interrupted = os.path.isdir(self._own_folder)
         name = f" {self.share} of it" if self.share.world_size > 1 else " it"
         refusal = f"{self.out}: another process is writing{name}; wait for it, or choose another output"
         try:
@@ -88,7 +89,7 @@ class Job:
 
     def read(self) -> dict[str, Any] | None:
         """Return the description that the job began with; None if it has not begun. Raises TableError."""
-        if (self.folder / EARLIER_LISTING).exists():
+        if os.path.exists(self.folder / EARLIER_LISTING):
             raise TableError(
                 f"{self.folder} was begun by an earlier version of facepcl; delete it to start over, or "
                 "finish it with that version"

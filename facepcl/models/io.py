@@ -21,7 +21,7 @@ from facepcl.models import PclResNet
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, describe_heads
 from facepcl.models.model_args import record_model_args
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, remove_temporaries, temporary_name
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -106,8 +106,8 @@ def save_encoder(
     folder, model = Path(folder), getattr(model, "_orig_mod", model)  # of torch.compile
     branches = {key: value for key, value in model.state_dict().items() if is_branch(key)}
     arguments = record_model_args(model, bool(branches))
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_temporaries(folder)
+    partial = temporary_name(folder)
     partial.mkdir(parents=True)
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
     plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)

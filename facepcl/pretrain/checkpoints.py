@@ -1,7 +1,6 @@
 """The configuration and checkpoints of a run on disk, without pickle."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import nn
 
 from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.models.io import load_tensors, read_metadata, save_tensors
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, check_folder, delete
 
 AVERAGED = "averaged."  # prefix of the moving average in a checkpoint
 KEPT = 2  # checkpoints
@@ -25,12 +24,8 @@ def write_json(value: Any, path: Path) -> None:
 
 
 def check_writable(run: Path) -> None:
-    """Raise OptionError unless `run` is a writable folder or can be created."""
-    there = next(path for path in (run, *run.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise OptionError(f"--out {run}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OptionError(f"--out {run}: {there} cannot be written to")
+    """Raise OptionError or WriteError unless `run` is a writable folder or can be created."""
+    check_folder(run)
     for name in ("samples", "encoder", "tensorboard"):
         if (run / name).exists() and not (run / name).is_dir():
             raise OptionError(f"--out {run}: {run / name} is a file; a folder was expected")
@@ -92,7 +87,7 @@ def save_checkpoint(
             orphan.unlink()
     # left by killed processes; .tmp files are safetensors' own
     for partial in (*run.glob(".*.partial"), *run.glob(".tmp??????")):
-        partial.unlink()
+        delete(partial)
 
 
 def load_checkpoint(

@@ -18,7 +18,7 @@ from facepcl.probes.charts import Chart, Faces, Plot, draw
 from facepcl.probes.manifest import DRAWN_PAIRS, Labelled, Manifest
 from facepcl.probes.result import Result
 from facepcl.probes.table import FIGURES
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, check_file
 
 TILE = 72  # pixels
 QUALITY = 85
@@ -76,12 +76,11 @@ td { font-variant-numeric: tabular-nums; }
 
 
 def check_report(path: str | Path) -> None:
-    """Raise OptionError, MissingPath or MissingExtra if no report can be written there: before the work."""
+    """Raise OptionError, MissingPath, WriteError or MissingExtra if no report can be written there."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{path}: a report is a .html")
-    if not path.absolute().parent.is_dir():
-        raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
+    check_file(path)
     for package in ("matplotlib", "sklearn"):
         require(package, "probe")
 

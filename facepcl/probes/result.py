@@ -8,7 +8,7 @@ from typing import Any
 from facepcl.errors import DataError
 from facepcl.probes.charts import Chart
 from facepcl.probes.manifest import Manifest
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, writing
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write the numbers as JSON."""
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             temporary.write_text(json.dumps(self.numbers, indent=1) + "\n", "utf-8")
 

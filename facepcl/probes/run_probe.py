@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from facepcl._version import __version__
 from facepcl.data.label_files import CLS_LABELS
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, MODEL, POOL
-from facepcl.errors import MissingPath, OptionError, require, unknown
+from facepcl.errors import OptionError, require, unknown
 from facepcl.models import Branches
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
 from facepcl.probes.baselines import BASELINES, load_encoder
@@ -27,6 +26,7 @@ from facepcl.probes.manifest import Manifest
 from facepcl.probes.report import check_report, write_report
 from facepcl.probes.result import Result
 from facepcl.probes.splits import join
+from facepcl.utils.files import check_folder
 from facepcl.utils.torch_state import default_torch_state
 
 __all__ = ["TASKS", "Result", "run"]
@@ -110,7 +110,7 @@ def run(
     if report is not None:
         check_report(Path(report))
     if out is not None:
-        _make_folder(Path(out))
+        check_folder(Path(out))  # before the work, which would be lost
     if task in ("verification", "action-units"):
         require("sklearn.metrics", "probe")  # now, not after the features are extracted
     manifest = read_manifest(task, data, layout, seed, cls)
@@ -209,16 +209,6 @@ def _check(task: str, branch: str, pool: str | None, options: Options) -> None:
         raise OptionError("--shots is for expression under the clean protocol")
     if (shots and shots < expression.SHOT_FOLDS) or shots < 0 or repeats < 1:
         raise OptionError(f"--shots {shots} --repeats {repeats}: at least {expression.SHOT_FOLDS} and 1")
-
-
-def _make_folder(folder: Path) -> None:
-    """Before the work, which would be lost if the folder cannot be created or written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MissingPath(f"{folder}: cannot be made a folder for results ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise MissingPath(f"{folder}: cannot be written to")
 
 
 def _labels_sha256(manifest: Manifest) -> str:

@@ -1,6 +1,7 @@
 """Files that are whole or not there, their sha256, and folders for one process at a time."""
 
 import errno
+import glob
 import hashlib
 import os
 import secrets
@@ -10,17 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from facepcl.errors import OptionError, WriteError
+from facepcl.errors import MissingPath, OptionError, WriteError
 
-LOCK, LOCK_TRIES = ".lock", 5
+LOCK, SOFT_LOCK, LOCK_TRIES = ".lock", ".soft-lock", 5
+NAME_BYTES = 255  # of a file name, on almost all file systems
+SHOWN = 24  # letters of a name that a temporary one repeats, of up to four bytes
+# by file systems that have no locks, or cannot wait for the disk
+_UNSUPPORTED = {getattr(errno, n, 0) for n in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")}
 FULL = "there is no room left on the disk"
 # of a file that is written, for whoever typed the command; other errors may be those of what is read for it
 _REASONS = {
     **dict.fromkeys((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), FULL),
     errno.EROFS: "the disk is read-only",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "you may not write there"),
+    errno.ENAMETOOLONG: "the file system allows no path of this length",
+    errno.ENOTDIR: "a folder in its path is a file",
 }
 
 
@@ -42,6 +49,37 @@ def unwritable_hub_cache(error: BaseException) -> str:
         place = error.filename or "the cache of huggingface_hub"
         return f"{place} cannot be written to; set HF_HOME to a folder that can"
     return ""
+
+
+def check_file(path: Path) -> None:
+    """Raise OptionError, MissingPath or WriteError if no file can be written at `path`: before the work."""
+    with writing(path):
+        if _exists(path) and path.is_dir():
+            raise OptionError(f"{path} is a folder; name a file")
+        if not path.absolute().parent.is_dir():
+            raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
+        with _temporary(path) as temporary:
+            temporary.touch()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OptionError or WriteError if `folder` cannot be created or written to: before the work."""
+    with writing(folder):
+        _exists(folder)
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise OptionError(f"{there} is a file, not a folder; choose another name for {folder}")
+        with _temporary(there / folder.name) as temporary:
+            temporary.touch()
+
+
+def _exists(path: Path) -> bool:
+    """As `path.exists()`, but an OSError for a path that the file system does not allow."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager
@@ -71,10 +109,39 @@ def atomic_first(path: str | Path) -> Iterator[Path]:
                 os.replace(temporary, path)
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """`path` with `suffix` behind its name; of a name that would become too long, its start and a hash."""
+    name = path.name + suffix
+    if len(os.fsencode(name)) > NAME_BYTES:
+        name = f"{_short(path)}{suffix}"
+    return path.with_name(name)
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path`, as long as file systems allow whatever `path` is called."""
+    # at random, not by process id: on a shared file system other machines and containers have the same ids
+    return path.with_name(f".{_short(path)}.{secrets.token_hex(4)}.partial")
+
+
+def remove_temporaries(path: Path) -> None:
+    """Delete what killed processes left of `path`; only for a process that alone may write it."""
+    for left in path.parent.glob(f".{glob.escape(_short(path))}.*.partial"):
+        delete(left)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if it can be deleted."""
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _short(path: Path) -> str:
+    return f"{path.name[:SHOWN]}.{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}"
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    # at random, not by process id: on a shared file system other machines have the same ids
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = temporary_name(path)
     try:
         yield temporary
     finally:
@@ -85,7 +152,11 @@ def _temporary(path: Path) -> Iterator[Path]:
 def _to_disk(path: Path) -> None:
     """Wait until the bytes are on the disk: a name must not outlive a power cut without them."""
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:  # as some mounted drives say
+                raise
 
 
 def sha256_file(path: Path) -> str:
@@ -104,12 +175,11 @@ def alone(folder: Path, refusal: str) -> Iterator[None]:
     Raises OptionError with the `refusal` if another process is in it, WriteError if nothing can be written
     there.
     """
-    lock = FileLock(folder / LOCK)
     for tries_left in reversed(range(LOCK_TRIES)):
         try:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=0)
+                lock = _lock(folder)
             break
         except (Timeout, FileNotFoundError, FileExistsError):
             # another process is in it, or clears it away, or looks whether anybody is
@@ -121,8 +191,21 @@ def alone(folder: Path, refusal: str) -> Iterator[None]:
     finally:
         _clear(folder)  # while it is locked: a newcomer finds either this lock or none
         lock.release()
-        if os.name == "nt":  # there an open file cannot be deleted
+        if os.name == "nt" or isinstance(lock, SoftFileLock):  # a file of the lock was left in the folder
             _clear(folder)
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    """The lock of a folder, acquired. Raises Timeout if another process has it."""
+    lock: BaseFileLock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:  # Timeout has none
+            raise
+        lock = SoftFileLock(folder / SOFT_LOCK)  # as on NFS without its lock server
+        lock.acquire(timeout=0)
+    return lock
 
 
 def _clear(folder: Path) -> None:
