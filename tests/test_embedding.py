@@ -349,9 +349,9 @@ def test_a_sheet_that_cannot_be_written_is_an_error_before_the_work(model, folde
     assert not (tmp_path / "e.npz").exists()
 
 
-def test_no_workers_are_an_error(model, folder, tmp_path):
-    with pytest.raises(OptionError, match="workers 0"):
-        facepcl.embed(folder, tmp_path / "e.npz", model=model, workers=0)
+def test_fewer_than_no_workers_are_an_error(model, folder, tmp_path):
+    with pytest.raises(OptionError, match="workers -1: at least 0"):
+        facepcl.embed(folder, tmp_path / "e.npz", model=model, workers=-1)
 
 
 def test_one_image_instead_of_a_list_says_what_to_type(model):
