@@ -80,12 +80,12 @@ def test_pools_have_their_widths(model, folder, pool, width):
 
 @pytest.mark.parametrize("given", [Path("faces"), Image.new("RGB", (8, 8)), np.ones((1, 3)), ["a.jpg"], None])
 def test_what_is_no_model_is_told_from_one(given):
-    with pytest.raises(OptionError, match=r"a model is a name.*images are for FaceEmbedder\(\)\(\[image\]\)"):
+    with pytest.raises(OptionError, match=r"is no model: give a name.*as in FaceEmbedder\(\)\(\[image\]\)"):
         facepcl.FaceEmbedder(given)
 
 
 def test_the_path_of_an_image_is_no_model(folder):
-    with pytest.raises(OptionError, match=r"a model is a name.*, not the path .*00\.jpg; images are for"):
+    with pytest.raises(OptionError, match=r"00\.jpg is no model; embed images by calling"):
         facepcl.FaceEmbedder(str(folder / "00.jpg"))
 
 

@@ -17,6 +17,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from facepcl._version import __version__
+from facepcl.data.file_types import is_image_name
 from facepcl.embedding.backends import BACKENDS, ONNX, Run, make_run
 from facepcl.embedding.int8 import INT8, make_int8_run
 from facepcl.errors import OptionError, WeightsError, unknown
@@ -29,6 +30,7 @@ from facepcl.utils.cpus import cores
 from facepcl.utils.device import check_dtype, find_device, inference_dtype
 from facepcl.utils.torch_state import default_torch_state, use_own_threads
 
+FOR_IMAGES = "embed images by calling the embedder, as in FaceEmbedder()([image])"
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
 BRANCH_NAMES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
 
@@ -318,13 +320,13 @@ def _load(model: str | nn.Module) -> nn.Module:
         # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
         return copy.deepcopy(model)
     if not isinstance(model, str):
-        raise _no_model(type(model).__name__)
+        raise OptionError(f"a {type(model).__name__} is no model: give a name or a timm module; {FOR_IMAGES}")
     plain = model.partition(".")[0]
     if ":" in model or plain in timm.list_models(FAMILY):
         with suppress(OfTimm):
             return create_model(model, pretrained=True)
-    elif not timm.is_model(plain) and os.path.exists(model):
-        raise _no_model(f"the path {model}")
+    elif os.path.isfile(model) and is_image_name(model):
+        raise OptionError(f"{model} is no model; {FOR_IMAGES}")
     elif not timm.is_model(plain):
         raise unknown_model(model, timm.list_models())
     try:
@@ -332,13 +334,6 @@ def _load(model: str | nn.Module) -> nn.Module:
     except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(f"{model}: {reason}") from error
-
-
-def _no_model(what: str) -> OptionError:
-    return OptionError(
-        f"a model is a name, local-dir:FOLDER or a timm module, not {what}; images are for "
-        "FaceEmbedder()([image])"
-    )
 
 
 def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:
