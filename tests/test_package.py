@@ -130,6 +130,18 @@ assert model(torch.rand(1, 3, 64, 64)).shape == (1, 128)
     subprocess.run([python, "-c", script], check=True, cwd=tmp_path)
 
 
+def test_tests_that_the_documents_name_exist():
+    """SECURITY.md names those of its promises, tests/README.md those of each kind of fault."""
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = [
+        name
+        for page in ("SECURITY.md", "tests/README.md")
+        for name in re.findall(r"`(test_\w+)`", (ROOT / page).read_text("utf-8"))
+    ]
+    assert len(named) > 40
+    assert [name for name in named if f"def {name}(" not in tests] == []
+
+
 def test_what_the_documents_link_to_is_there():
     """Files of this repository; a fresh clone has no others."""
     lost = [

@@ -17,6 +17,7 @@ from facepcl.data.workers import Reader, Readers
 from facepcl.errors import ReaderError
 from facepcl.images.decode import decode_reduced
 from facepcl.images.transform import Transform
+from facepcl.utils.interpreter import find_interpreter
 
 TRANSFORM = Transform.square(16)
 
@@ -156,6 +157,7 @@ def test_readers_end_with_a_process_that_is_killed(tmp_path):
     script = """
 import os, signal
 from facepcl.images.transform import Transform
+from facepcl.utils.interpreter import find_interpreter
 from facepcl.data.workers import Reader
 from facepcl.data.sources import Item
 reader = Reader(Transform.square(16))
@@ -204,3 +206,50 @@ def test_a_frame_around_the_image_is_filled_alike_in_a_reader(items):
         (found,) = readers.submit(items[:1]).result()
     assert (found.pixels == framed(*decode_reduced(items[0].read(), framed.needed))).all()
     assert (found.pixels[:, 0] == (1, 2, 3)).all()
+
+
+def host_program(folder):
+    """A program that is no Python, counts how often it is started, and stays."""
+    host = folder / "server"
+    host.write_text(f"#!/bin/sh\necho started >> {folder / 'started'}\nexec sleep 60\n")
+    host.chmod(0o755)
+    return str(host)
+
+
+@pytest.mark.parametrize("executable", ["", None, "host"])
+@pytest.mark.parametrize("prefix", ["with an interpreter", "without one"])
+def test_a_program_that_embeds_python_is_not_started_again(
+    items, tmp_path, monkeypatch, caplog, executable, prefix
+):
+    monkeypatch.setattr(sys, "executable", host_program(tmp_path) if executable == "host" else executable)
+    if prefix == "without one":
+        monkeypatch.setattr(sys, "prefix", str(tmp_path))
+        monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    with Readers(TRANSFORM, 2) as pool:
+        found = pool.submit(items).result()
+    assert sum(p.error is None for p in found) == 9
+    assert not (tmp_path / "started").exists()
+    in_this_process = "decoded in this process" in caplog.text
+    assert in_this_process == (prefix == "without one")
+
+
+def test_a_frozen_program_decodes_itself(monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert find_interpreter() is None
+
+
+def test_without_readers_images_are_decoded_in_this_process(items, monkeypatch):
+    wanted = Reader(TRANSFORM).prepare(items)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with Readers(TRANSFORM, 0) as pool:
+        found = pool.submit(items).result()
+    for a, b in zip(found, wanted, strict=True):
+        assert (a.path, a.size, a.error) == (b.path, b.size, b.error)
+        assert a.error or (a.pixels == b.pixels).all()
+
+
+def test_as_many_readers_start_as_there_is_work_for(items):
+    with Readers(TRANSFORM, 32) as pool:
+        for _ in range(3):
+            pool.submit(items).result()
+        assert sum(one.pid is not None for one in pool._all) == 1
