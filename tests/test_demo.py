@@ -86,12 +86,14 @@ def test_a_photograph_without_a_face_is_told(finder, tmp_path):
 
 
 def test_a_file_that_kills_its_reader_costs_the_page_nothing(crops, faces):
+    crops.read(FACES[1], 10)  # starts it
     crops._faces._all[0].kill()
     np.testing.assert_array_equal(crops.read(FACES[0], 10).faces[0].pixels, faces[0].pixels)
 
 
 def test_what_is_being_read_when_the_page_closes_is_given_up(tmp_path):
     comparer = Comparer(crops=True)
+    comparer.read(FACES[0], 10)  # starts the reader
     for reader in comparer._faces._all:
         os.kill(reader.pid, signal.SIGSTOP)  # as one that hangs on a file
     with ThreadPoolExecutor() as threads:

@@ -245,7 +245,7 @@ def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):
         (["expression", "{shard}", "--protocol", "paper", "--pool", "avg"], "'paper' has pool 'flatten'"),
         (["expression", "{shard}", "--shots", "2"], "at least 4"),
         (["expression", "{shard}", "--seed", "-1"], "--seed -1: at least 0"),
-        (["expression", "{shard}", "--workers", "0"], "workers 0: at least 1"),
+        (["expression", "{shard}", "--workers", "-1"], "workers -1: at least 0"),
         (["expression", "{shard}", "--report", "page.pdf"], "a report is a .html"),
         (["expression", "nowhere"], "there is no such file or folder"),
         (
