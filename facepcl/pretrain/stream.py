@@ -18,7 +18,6 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,12 +178,16 @@ def lane(
         return [] if image.pixels is None else [image.pixels]
 
     def batches() -> Iterator[list[np.ndarray]]:
-        numbered, work = tee(pieces())
-        decoded = in_order(lambda piece: decode(piece[1]), work, BATCHES_AHEAD * each // size)
+        numbers: deque[int] = deque()  # of the shards whose pieces are being decoded
+
+        def submit(piece: tuple[int, list[Item]]) -> Future[list[Prepared]]:
+            numbers.append(piece[0])
+            return decode(piece[1])
+
         images: deque[Prepared] = deque()
         limit = position.shard + patience
-        for (shard, _), piece in zip(numbered, decoded, strict=False):
-            if shard != position.shard:
+        for piece in in_order(submit, pieces(), BATCHES_AHEAD * each // size):
+            if (shard := numbers.popleft()) != position.shard:
                 while images:
                     pop(images)
                 position.shard, position.image = shard, 0
