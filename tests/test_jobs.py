@@ -215,6 +215,23 @@ def test_a_drive_that_fails_ends_the_job_and_makes_no_bad_rows(kind, model, here
     assert kind.output(kind.out) == whole(kind)
 
 
+@pytest.mark.slow
+@every_kind
+def test_a_drive_that_fails_again_and_again_costs_no_row(kind, model, here, whole):
+    files = sorted((here / SOURCE).glob("*.png"))
+    places = np.random.default_rng(0).choice(len(files), 4, replace=False)
+    broken = {files[place].name: break_drive(files[place]) for place in places}
+    resume = False
+    while broken:
+        with pytest.raises(RemoteError, match="Input/output error") as error:
+            kind.run(model, resume=resume)
+        mend = broken.pop(next(name for name in broken if f"{name} cannot be read" in str(error.value)))
+        mend()
+        resume = True
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
 @every_kind
 def test_a_drive_that_fails_within_a_shard_does_so_too(kind, model, here, whole, monkeypatch):
     def fail(self, size):
