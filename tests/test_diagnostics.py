@@ -50,6 +50,7 @@ def test_a_gradient_norm_is_that_of_the_unweighted_loss_and_leaves_the_graph():
     assert maps.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_line_of_every_method_has_the_norms_and_the_ranks(finished, method):
     codes = ("shared",) if method == "simclr" else ("shared", "face", "pose")

@@ -126,6 +126,7 @@ def test_a_file_says_what_it_is(files, name):
     assert meta["space"]["face"] == facepcl.FaceEmbedder(row.model, "face", dtype="float32").meta["space"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pcl_facecycle", "pcl_resnet18"])
 @pytest.mark.parametrize("engine", ["ENGINE_NEW", "ENGINE_CLASSIC"])
 def test_opencv_reads_a_file_with_either_of_its_engines(onnxruntime, folder, name, engine):
@@ -215,6 +216,7 @@ def tiny(**options):
     return timm.create_model("test_resnet", num_classes=0, **options).eval()
 
 
+@pytest.mark.slow
 def test_any_timm_model_is_exported_as_its_trunk_at_another_size_too(tmp_path):
     model = tiny()
     made = export.run(model, tmp_path / "trunk.pt2", with_preprocessing=True, size=96)

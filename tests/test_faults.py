@@ -517,6 +517,7 @@ def child_processes():
     return {line.split()[0] for line in lines if not line.endswith(" ps")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "code", "said"),
     [

@@ -94,6 +94,7 @@ def test_camera_axes_and_pose_para_give_the_same_for_the_same_head():
     np.testing.assert_allclose(from_camera(in_camera), from_pose_para(theirs), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_rendered_faces_turn_as_the_convention_says():
     """The nose leaves the middle of the face where R points it, and the eyes' line tilts as R tilts it."""
     pytest.importorskip("numba", reason="needs the extra synth")

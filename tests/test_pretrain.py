@@ -90,6 +90,7 @@ def test_losses_fall(config):
     assert last < 0.8 * first
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(config, done):
     run(config)
     assert_same(end_of(config), end_of(done))
@@ -179,6 +180,7 @@ def test_a_run_that_goes_on_keeps_no_checkpoint_mapped(done):
     assert done.out not in Path("/proc/self/maps").read_text()
 
 
+@pytest.mark.slow
 def test_both_gradient_resets_run_and_differ(config, done):
     run(replace(config, gradients="none"))
     assert not torch.equal(end_of(config)["encoder.face.0.weight"], end_of(done)["encoder.face.0.weight"])
@@ -194,6 +196,7 @@ def test_a_resnet_trains_and_its_folder_is_stock_timm(config):
     assert loaded.forward_codes(torch.rand(1, 3, 128, 128)).face.shape == (1, 2048)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "side"), [(48, 3), (100, 7)])
 def test_other_sizes_reach_the_decoder_by_resized_maps_and_are_recorded(config, size, side):
     encoder = run(replace(config, size=size, steps=1))

@@ -29,6 +29,7 @@ def test_a_run_starts_from_the_weights_it_is_given(config, first, file):
     assert torch.equal(trained["decoder.fc.weight"], decoder) != file
 
 
+@pytest.mark.slow
 def test_a_file_without_branches_leaves_them_as_they_begin(config, finished):
     init = f"{finished('simclr').out}/encoder/model.safetensors"
     config = replace(config, init=init, lr=0.0, steps=1)

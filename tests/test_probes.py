@@ -89,6 +89,7 @@ def test_the_same_seed_gives_the_same_json(tmp_path, shard):
     assert texts[0] != texts[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["expression", "verification"])
 def test_what_a_program_has_set_in_torch_does_not_change_a_result(tmp_path, shard, task):
     plain = probes.run(task, shard, model="random:pcl_facecycle", cache=tmp_path / "a").numbers

@@ -84,6 +84,7 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path, reader):
     assert found.error is None
 
 
+@pytest.mark.slow
 def test_readers_that_are_killed_lose_nothing(items, monkeypatch):
     """Killed again and again while they work; every image comes once, in order, as if nothing had been."""
     monkeypatch.setattr(workers, "TRIES", 1000)  # a slow machine is killed over the same image, which is fine
@@ -119,6 +120,7 @@ def test_an_image_that_kills_its_reader_becomes_a_reason(monkeypatch, items, rea
     assert sum(p.error is not None for p in found) == 4
 
 
+@pytest.mark.slow
 def test_an_image_that_hangs_is_given_up(monkeypatch, items):
     monkeypatch.setattr(workers, "SECONDS_AN_IMAGE", 2.0)
     monkeypatch.setattr(workers, "_BOOT", workers._BOOT.replace(

@@ -216,6 +216,7 @@ def test_an_empty_shard_that_is_whole_gives_nothing(tmp_path):
     assert paths(write_tar(tmp_path / "s.tar", {})) == []
 
 
+@pytest.mark.slow
 def test_a_shard_of_very_many_members_takes_no_memory(tmp_path):
     write_tar(tmp_path / "s.tar", {f"{i}.jpg": b"x" for i in range(20_000)})
     tracemalloc.start()

@@ -47,6 +47,7 @@ def test_a_full_stdout_is_one_sentence(tmp_path):
     assert done.stderr == "facepcl: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.slow
 @POSIX
 def test_names_that_the_encoding_lacks_are_escaped(tmp_path):
     put_face(tmp_path / "face.jpg")
