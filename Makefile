@@ -14,7 +14,7 @@ embed: $(EMBEDS)  ## embed the sample faces and draw their sheet
 # the one with the most left. Two arenas of malloc, or each of a test's threads keeps memory in its own.
 PYTEST = OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=2 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-test: $(READY)  ## the quick tests: five minutes of two cores, no GPU, no network
+test: $(READY)  ## the quick tests: six minutes of two cores, no GPU, no network
 	$(PYTEST)
 
 test-all: $(READY)  ## all tests but the soak; timm's own are downloaded once
