@@ -150,6 +150,14 @@ def test_a_sample_is_named_up_to_the_first_dot_as_in_webdataset(tmp_path):
         assert read_faces([path], 16).pose[:, 0].tolist() == [5, 6]
 
 
+def test_numbers_of_classes_have_their_names_beside_a_json_too(tmp_path):
+    (tmp_path / "classnames.txt").write_text("happy\nsad\n")
+    for name, data in {"0.a.jpg": jpeg(), "0.json": b'{"yaw": 5}', "0.a.cls": b"1"}.items():
+        (tmp_path / name).write_bytes(data)
+    faces = read_faces([tmp_path], 16)
+    assert (faces.expression_names, faces.pose[0, 0].item()) == (("sad",), 5)
+
+
 def test_label_files_without_an_image_beside_them_are_counted(tmp_path, caplog):
     members = {"a.jpg": jpeg(), "b.jpg": jpeg(), "a.json": b'{"yaw": 5}', "b.json": b'{"yaw": 6}'}
     faces = read_faces([pack(tmp_path / "s.tar", members)], 16)

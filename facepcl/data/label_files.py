@@ -95,7 +95,7 @@ def folder_labels(image: Path, cls: str = CLS_LABELS[0]) -> dict[str, Any]:
     stems = [".".join([key, *parts[:count]]) for count in range(len(parts) + 1)]
     paths = [image.with_name(f"{stem}.{kind}") for stem in stems for kind in _KINDS]
     files = [path for path in paths if path.is_file()]
-    classes = class_names(image) if files and files[0].suffix == ".cls" else []
+    classes = class_names(image) if any(file.suffix == ".cls" for file in files) else []
     return _merged(
         [_Named(str(p), _split(p.name)[1], _read(read_file(p), str(p), cls, classes)) for p in files]
     )

@@ -27,7 +27,7 @@ from facepcl.images.transform import Transform
 from facepcl.utils.streams import repair_streams
 
 SECONDS_BETWEEN_ANSWERS = 0.25
-Answer = tuple[dict[str, Any], bytes]  # what is said of an image, and its pixels
+Answer = tuple[dict[str, Any], bytes]  # the JSON line about an image, and its pixels
 
 
 def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:

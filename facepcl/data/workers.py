@@ -90,8 +90,9 @@ class Reader:
         setup: dict[str, Any] = {"path": _import_path()}
         setup["transform"] = self._transform.to_json()
         setup["alignment"] = self._alignment and self._alignment.to_json()
-        # isolated: no file of the working folder is imported
-        command = [find_interpreter() or sys.executable, "-I", "-c", _BOOT]
+        if (interpreter := find_interpreter()) is None:
+            raise FileNotFoundError("no Python interpreter")
+        command = [interpreter, "-I", "-c", _BOOT]  # isolated: no file of the working folder is imported
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._closed:  # meanwhile, by another thread
             self.kill()
@@ -124,7 +125,7 @@ class Reader:
                     tries = 0
                 self._late, one_by_one = False, True
             except RemoteError:
-                self.kill()  # its other answers are nobody's
+                self.kill()  # its remaining answers would be taken for those to the next request
                 self.close()
                 raise
         return done
@@ -203,7 +204,7 @@ class Reader:
 
 
 def _prepared(path: str, answer: dict[str, Any], transform: Transform) -> Prepared:
-    """What a reader said of an image, with room for its pixels."""
+    """The answer of a reader about an image, with room for its pixels."""
     if "failure" in answer:
         raise RemoteError(answer["failure"])
     if "error" in answer:

@@ -121,7 +121,7 @@ def pose_swaps(sheet: Image.Image | None, reason: str) -> str:
         "Drawn by the decoder from two codes: a row has the face code of the picture on its left, a column "
         "the pose code of the picture on top."
     )
-    image = picture(sheet, "faces drawn with the poses of others")
+    image = picture(sheet, "each face drawn with each pose")
     return section(title, sentence, f'<div class="sheet">{image}</div>')
 
 

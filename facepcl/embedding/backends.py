@@ -86,7 +86,7 @@ def _compiled(network: nn.Module, sample: torch.Tensor, batch_size: int) -> Run:
     compiled = torch.compile(network, dynamic=False)
 
     def one_batch(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """A batch that is not full is filled up: each new size would be compiled anew."""
+        """Pad a batch that is not full: each new size would be compiled again."""
         missing = batch_size - len(images)
         full = torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing else images
         full = full.contiguous(memory_format=torch.channels_last)  # so would be each new layout

@@ -129,7 +129,7 @@ class FaceEmbedder(Encoder):
         self._out_of_memory = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and other processes, which trace anew."""
+        """The state for copies and other processes, which trace the network again."""
         left = {"_out_of_memory", "_making", "_process", "_cutter"}
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_runs": {}}
 

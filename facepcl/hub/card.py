@@ -70,7 +70,7 @@ def check_card(text: str, name: str) -> None:
         if not data.get(key) or (wanted and data[key] != wanted):
             raise OptionError(
                 f"the metadata of {name}'s {CARD_FILE} need {key}{f': {wanted}' if wanted else ''}; "
-                f"delete {CARD_FILE} to have it written anew"
+                f"delete {CARD_FILE} to have it written again"
             )
 
 
@@ -113,7 +113,7 @@ def _body(
     stock = architecture in STOCK_NAMES
     branches = (folder / BRANCHES_FILE).is_file() if stock else config["model_args"].get("branches", True)
     codes = "shared, face and pose code" if branches else "shared code"
-    kind = "pose-disentangled contrastive learning" if cfg.get("paper_ids") else "a backbone of others"
+    kind = "pose-disentangled contrastive learning" if cfg.get("paper_ids") else "a third-party backbone"
     details = [
         f"Input: an upright square around one face, RGB, {size} px, {values}.",
         f"Licence of the weights: {license or 'none is known; ask whoever made them'}.",

@@ -107,7 +107,7 @@ def _contents(
         if license or datasets:
             raise OptionError(
                 f"{folder} has a {CARD_FILE}, which is pushed as it stands: say licence and data sets there, "
-                "or delete it to have it written anew"
+                "or delete it to have it written again"
             )
         card = (folder / CARD_FILE).read_text("utf-8")
         for local in set(re.findall(r"\"(local-dir:[^\"\n]+)\"", card)):  # a path may hold blanks

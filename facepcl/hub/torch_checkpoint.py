@@ -167,7 +167,7 @@ def _below(tensors: State, prefix: str) -> State:
 
 
 def _best(prefixes: list[str], path: str | Path) -> str:
-    """The network to read of several: averaged weights, else those that are no copy of others."""
+    """The network to read of several: averaged weights, else those that are not a copy."""
 
     def rank(prefix: str) -> int:
         words = set(re.split(r"[._]", prefix))
@@ -189,7 +189,7 @@ def _note(tensors: State, prefix: str, read: tuple[str, ...], classifier: list[s
         return ""
     more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
     what = f"read {prefix.rstrip('.')}; " if prefix and others else ""
-    new = "; a classifier is trained anew" if classifier else ""
+    new = "; train a new classifier" if classifier else ""
     return f"{what}left out {', '.join(left_out[:8])}{more}{new}"
 
 
