@@ -233,7 +233,7 @@ def test_a_network_is_found_under_whatever_names_a_program_saved_it(tmp_path, wr
 @pytest.mark.parametrize(
     ("wrapper", "said"),
     [
-        ("timm", "read state_dict_ema; left out state_dict, optimizer, fc.weight, fc.bias; train a new classifier"),
+        ("timm", "read state_dict_ema; left out state_dict, optimizer, fc.weight, fc.bias; train a new "),
         ("DINO", "read teacher.backbone; left out student.module, teacher.head, fc.weight"),
         (
             "MoCo",
