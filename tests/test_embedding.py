@@ -89,6 +89,25 @@ def test_the_path_of_an_image_is_no_model(folder):
         facepcl.FaceEmbedder(str(folder / "00.jpg"))
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: facepcl.create_model(Path("encoder")), "'local-dir:FOLDER', not a PosixPath"),
+        (lambda: facepcl.create_heads(None), "'local-dir:FOLDER', not a NoneType"),
+        (lambda: facepcl.embed("faces", None), "out is a path, not NoneType"),
+        (lambda: facepcl.align("faces", 3), "out is a path, not int"),
+        (lambda: facepcl.export.run("pcl_facecycle", None), "out is a path, not NoneType"),
+        (lambda: facepcl.hub.convert(None, "out"), "checkpoint is a path, not NoneType"),
+        (lambda: facepcl.hub.push(None, "me/encoder"), "folder is a path, not NoneType"),
+        (lambda: facepcl.probes.run("expression", None), "data is a path, not NoneType"),
+        (lambda: facepcl.pretrain.run("faces"), r"run takes a Config, as in run\(Config\("),
+    ],
+)
+def test_an_argument_of_another_type_is_one_sentence(call, said):
+    with pytest.raises(OptionError, match=said):
+        call()
+
+
 @pytest.mark.parametrize("given", [np.ones((1, 3)), [Image.new("RGB", (8, 8))], b"a.jpg", None])
 def test_sources_are_paths_and_nothing_else(model, tmp_path, given):
     for call in (facepcl.embed, facepcl.align):

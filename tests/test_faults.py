@@ -191,6 +191,14 @@ def test_a_disk_that_is_full_at_once_says_so(photos, disk, capsys):
     assert list(place.iterdir()) == []
 
 
+def test_a_cache_of_features_on_a_full_disk_is_one_sentence(disk, capsys, faces_folder):
+    """Files in memory that find no room end a process by SIGBUS."""
+    place = disk("size=16k")
+    assert main(["probe", "verification", str(faces_folder), "--cache", str(place)]) == 2
+    one_sentence(capsys, place, "there is no room left on the disk")
+    assert list(place.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_full_disk_leaves_a_run_its_last_checkpoint(disk, capsys):
     place = disk("size=300m")  # a checkpoint of 200 MB fits, a second does not

@@ -34,6 +34,7 @@ from facepcl.errors import FacepclError, OptionError, RemoteError, TableError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs.state import Job, describe_sources
+from facepcl.utils import storage
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 PART = 16  # images, of `small_parts`
@@ -234,15 +235,32 @@ def test_a_drive_that_fails_again_and_again_costs_no_row(kind, model, here, whol
 
 @every_kind
 def test_a_drive_that_fails_within_a_shard_does_so_too(kind, model, here, whole, monkeypatch):
+    read = storage.RetriedFile._read
+
     def fail(self, size):
-        raise OSError(errno.ESTALE, "Stale file handle")
+        if self._path.endswith(".tar"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(self, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
-        patch.setattr("facepcl.utils.storage.RetriedFile._read", fail)
+        patch.setattr(storage, "WAITS", (0.0, 0.0))
+        patch.setattr(storage.RetriedFile, "_read", fail)
         with pytest.raises(RemoteError, match=r"shard\.tar cannot be read: Stale file handle, 3 times in"):
             kind.run(model)
     assert kind.done(kind.out) == 48
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
+@every_kind
+def test_a_photo_that_was_missing_is_tried_again_once_it_is_there(kind, model, here, whole):
+    """Its drive may not have been mounted."""
+    photo, elsewhere = here / SOURCE / "20.png", here / "20.png"
+    photo.rename(elsewhere)
+    photo.symlink_to("nowhere.png")
+    kind.run(model)
+    assert kind.output(kind.out) != whole(kind)
+    elsewhere.rename(photo)
     kind.run(model, resume=True)
     assert kind.output(kind.out) == whole(kind)
 

@@ -312,6 +312,17 @@ def test_a_file_that_no_layout_reads_says_what_it_is(tmp_path, name, said):
         read_manifest("verification", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("task", "layout", "archive"),
+    [("expression", "class-folders", "all.tgz"), ("verification", "identity-folders", "lfw.tar")],
+)
+def test_an_archive_beside_the_folders_is_not_taken_for_the_data(tmp_path, task, layout, archive):
+    for number, name in enumerate(("happy", "happy", "sad", "sad")):
+        put_face(tmp_path / name / f"{number}.jpg", number)
+    pack(tmp_path / archive, {"readme.txt": b"?"})
+    assert read_manifest(task, tmp_path).layout == layout
+
+
 def test_a_drive_that_fails_while_features_are_extracted_is_no_bad_image(model, tmp_path, monkeypatch):
     """Which would be cached for ever."""
     monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))

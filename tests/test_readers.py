@@ -14,7 +14,7 @@ from PIL import Image
 from facepcl.data import workers
 from facepcl.data.sources import Item
 from facepcl.data.workers import Reader, Readers
-from facepcl.errors import ReaderError
+from facepcl.errors import ReaderError, RemoteError
 from facepcl.images.decode import decode_reduced
 from facepcl.images.transform import Transform
 from facepcl.utils.interpreter import find_interpreter
@@ -137,6 +137,23 @@ def test_an_image_that_hangs_is_given_up(monkeypatch, items):
     assert found[5].error == "not decoded within 2 s"
     assert sum(p.error is not None for p in found) == 4
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
+def test_a_drive_that_hangs_is_an_error_and_no_bad_image(items, monkeypatch, reader):
+    """A lease keeps others waiting in open(), as a network drive does whose server is gone."""
+    import fcntl
+
+    monkeypatch.setattr(workers, "SECONDS_A_READ", 0.5)
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody waits
+    with open(items[4].path, "rb+") as held:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(
+            RemoteError, match=r"4\.png cannot be read: no answer for 0\.5 s; check the drive"
+        ):
+            reader.prepare(items)
+    signal.signal(signal.SIGIO, handler)
+    assert reader.prepare(items[4:5])[0].error is None
 
 
 def test_a_reader_that_never_starts_is_an_error_not_a_bad_image(monkeypatch, reader):

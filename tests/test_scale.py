@@ -449,6 +449,27 @@ def test_each_process_on_a_machine_has_its_own_gpu_and_cores(monkeypatch):
     assert taken == [[2, 5]]
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: take_own_cores({"LOCAL_WORLD_SIZE": "two"}), "LOCAL_WORLD_SIZE in the environment is 'two'"),
+        (lambda: take_own_cores({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": ""}), "LOCAL_RANK in .* is ''"),
+    ],
+)
+def test_what_a_launcher_sets_is_a_number(monkeypatch, call, said):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: None, raising=False)
+    with pytest.raises(OptionError, match=said):
+        call()
+
+
+def test_half_of_what_a_launcher_sets_is_refused_for_one_table_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(OptionError, match="RANK is set in the environment without WORLD_SIZE"):
+        facepcl.embed("faces", tmp_path / "e.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_tells_what_its_share_is_and_what_is_missing(folder, tmp_path, monkeypatch, capsys):
     """Errors in rows leave the exit code at 0: torchrun would end the other processes."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")

@@ -421,6 +421,22 @@ def test_a_glob_leaves_out_no_folder_that_a_drive_fails_to_list(tmp_path, monkey
 
 
 @pytest.mark.usefixtures("_no_waits")
+def test_a_list_of_images_is_asked_for_again_and_then_an_error(tmp_path, monkeypatch):
+    write_files(tmp_path, "a.jpg", "drive/list.csv")
+    (tmp_path / "drive/list.csv").write_text("path\n../a.jpg\n")
+    for times in (2, 10_000):
+        with monkeypatch.context() as patch:
+            patch.setattr("builtins.open", failing(times, errno.ESTALE)(open))
+            if times == 2:
+                assert paths(tmp_path / "drive/list.csv") == [f"{tmp_path}/drive/../a.jpg"]
+            else:
+                with pytest.raises(
+                    RemoteError, match=r"list\.csv cannot be read: Stale file handle, 3 times"
+                ):
+                    paths(tmp_path / "drive/list.csv")
+
+
+@pytest.mark.usefixtures("_no_waits")
 def test_a_shard_goes_on_where_its_drive_failed(tmp_path, monkeypatch):
     """With a new handle: a stale one stays stale."""
     members = {f"{i}.jpg": os.urandom(3000) for i in range(20)}

@@ -128,6 +128,13 @@ def children():
     return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
 
 
+def test_without_workers_the_process_that_trains_decodes(config):
+    wanted, others = batches_of(config, 3)[0].tolist(), children()
+    with opened(replace(config, workers=0)) as source:
+        assert [numbers(source.batch(step, 0, 8)) for step in range(3)] == wanted
+        assert children() == others
+
+
 def test_a_worker_that_is_killed_is_replaced_and_changes_no_batch(config):
     wanted, others = batches_of(config, 12)[0].tolist(), children()
     with opened(replace(config, workers=2)) as source:

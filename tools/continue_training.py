@@ -247,7 +247,7 @@ def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REP
             model=model,
             branch="shared" if score.branch == IDENTITY else score.branch,
             align=score.align,
-            dtype="bfloat16",  # a quarter of the time; the card's scores are in float32
+            dtype="auto",  # bfloat16 where the processor has units for it: a quarter of the time
             cache=work / "features",
         ).numbers
         found[score.title] = round(score.scale * numbers[score.key], 1)

@@ -28,10 +28,18 @@ from facepcl.images.transform import Transform
 from facepcl.jobs.engine import Stream, run
 from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.cpus import cores
-from facepcl.utils.files import atomic, beside, check_folder, remove_temporaries, sha256_file, writing
+from facepcl.utils.files import (
+    as_path,
+    atomic,
+    beside,
+    check_folder,
+    remove_temporaries,
+    sha256_file,
+    writing,
+)
 from facepcl.utils.futures import in_order
 from facepcl.utils.progress import Progress
-from facepcl.utils.storage import is_storage_reason
+from facepcl.utils.storage import is_temporary
 
 _logger = logging.getLogger("facepcl")
 
@@ -118,7 +126,7 @@ def align(
         MissingExtra: OpenCV is not installed.
         WeightsError: The detector's file cannot be had.
     """
-    folder = Path(out)
+    folder = as_path(out, "out")
     sources = as_sources(source)
     job = Job(folder, all_files=all_files)
     _check_options(job, sources, size, format, workers, sheet)
@@ -202,7 +210,7 @@ def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> bo
         raise OptionError(
             f"{folder} is whole, and of other photos than there are now; choose another folder, or delete it"
         )
-    return not any(is_storage_reason(row["error"]) for row in rows)
+    return not any(is_temporary(row["error"], row["source"]) for row in rows)
 
 
 class Aligner:
@@ -239,7 +247,7 @@ class CropWriter:
         self.names = CropNames(sources)
         self.counts = {"faces": 0}
         self._has_crops = False
-        job.drop_parts(lambda part: any(is_storage_reason(photo.error) for photo in _photos(part)))
+        job.drop_parts(lambda part: any(is_temporary(photo.error, photo.source) for photo in _photos(part)))
         for photo in self._photos():
             self.names.take(photo.stem)
         self.done = len(self.names)  # photos, in parts

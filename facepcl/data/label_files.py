@@ -15,6 +15,7 @@ from facepcl.data.labels import read_labels
 from facepcl.data.sources import SHARD_ERRORS, read_shard
 from facepcl.errors import DataError
 from facepcl.images.decode import MAX_BYTES, read_file
+from facepcl.utils.storage import open_text
 
 _logger = logging.getLogger("facepcl")
 
@@ -130,6 +131,6 @@ def class_names(beside: Path) -> list[str]:
     """The class names in the folder of a shard or image, or in the one above; empty if there are none."""
     for folder in list(beside.absolute().parents)[:2]:
         if (file := folder / CLASS_NAMES).is_file():
-            lines = file.read_text("utf-8-sig", "replace").splitlines()
-            return [line.strip() for line in lines if line.strip()]
+            with open_text(file, "utf-8-sig", "replace") as lines:
+                return [line.strip() for line in lines if line.strip()]
     return []

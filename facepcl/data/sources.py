@@ -32,7 +32,7 @@ from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
 from facepcl.utils.futures import in_order
-from facepcl.utils.storage import RetriedFile, is_of_storage, retried
+from facepcl.utils.storage import MISSING, RetriedFile, is_of_storage, open_text, retried
 
 _logger = logging.getLogger("facepcl")
 
@@ -281,13 +281,12 @@ def _manifest_entries(manifest: Path) -> Iterator[Entry]:
 def csv_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file that are not blank, with their line numbers; the first line tells which of
     `DELIMITERS` it has. Raises OptionError for a damaged one."""
-    with manifest.open("rb") as binary:  # spreadsheets write UTF-16 as well
+    with closing(RetriedFile(str(manifest))) as binary:  # spreadsheets write UTF-16 as well
         is_wide = binary.read(2) in (b"\xff\xfe", b"\xfe\xff")
     encoding, errors = ("utf-16", "replace") if is_wide else ("utf-8-sig", "surrogateescape")
-    with manifest.open(newline="", encoding=encoding, errors=errors) as file:
+    with open_text(manifest, encoding, errors, newline="") as file:
         first = file.readline()
-        file.seek(0)
-        lines = csv.reader(file, delimiter=max(DELIMITERS, key=first.count))
+        lines = csv.reader(chain([first], file), delimiter=max(DELIMITERS, key=first.count))
         try:
             for cells in lines:
                 if cells:  # blank lines count as none
@@ -323,7 +322,7 @@ def _fetch(item: Item) -> Item:
     try:
         return item._replace(data=read_url(item.path))
     except MissingPath:  # its path is in the row already
-        return item._replace(error="there is no such file")
+        return item._replace(error=MISSING)
     except ImageError as error:
         return item._replace(error=str(error))
 

@@ -8,13 +8,13 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from facepcl.data.sources import Item
@@ -24,15 +24,16 @@ from facepcl.images.decode import decode, decode_reduced, quiet_pillow
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square, cut_square
 from facepcl.images.transform import Transform
+from facepcl.utils.storage import MISSING, unreadable
 from facepcl.utils.streams import repair_streams
 
 SECONDS_BETWEEN_ANSWERS = 0.25
 Answer = tuple[dict[str, Any], bytes]  # the JSON line about an image, and its pixels
 
 
-def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:
+def serve(transform: dict[str, Any], alignment: dict[str, Any] | None, seconds_to_read: float) -> None:
     """Answer requests on standard input until it ends, each with an answer for each of its items: its pixels
-    by `transform`, or, with an `alignment`, its faces."""
+    by `transform`, or, with an `alignment`, its faces. A file that takes longer to read is a failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     repair_streams()
     answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
@@ -42,7 +43,8 @@ def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:
         import cv2
 
         cv2.setNumThreads(1)  # there are as many readers as there are cores for them
-    answer = answerer(Transform(**transform), Alignment(**alignment) if alignment else None)
+    watch = _ReadWatch(answers, seconds_to_read)
+    answer = answerer(Transform(**transform), Alignment(**alignment) if alignment else None, watch.reading)
     with suppress(OSError):  # whoever asks was killed meanwhile; its requests end, too
         write_line(answers, {"ready": os.getpid()})
         answers.flush()
@@ -58,6 +60,39 @@ def serve(transform: dict[str, Any], alignment: dict[str, Any] | None) -> None:
                     answers.flush()
                     sent = time.monotonic()
             answers.flush()
+
+
+class _ReadWatch:
+    """Ends this process with a failure as its answer where a read hangs, as on a network drive whose server
+    is gone: whoever asks could not tell that from an image that a decoder hangs on."""
+
+    def __init__(self, answers: BinaryIO, seconds: float):
+        self._answers, self._seconds = answers, seconds
+        self._lock = threading.Lock()
+        self._path, self._deadline = "", float("inf")
+        threading.Thread(target=self._run, name="facepcl-read-watch", daemon=True).start()
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[None]:
+        """Watch the read of a file."""
+        with self._lock:
+            self._path, self._deadline = path, time.monotonic() + self._seconds
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._deadline = float("inf")
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._seconds))
+            with self._lock:
+                if time.monotonic() > self._deadline:
+                    reason = unreadable(self._path, f"no answer for {self._seconds:g} s")
+                    with suppress(OSError):
+                        write_line(self._answers, {"failure": reason})
+                        self._answers.flush()
+                    os._exit(1)
 
 
 def request(items: Sequence[Item], one_by_one: bool, to: BinaryIO) -> None:
@@ -88,43 +123,50 @@ def _received(lines: list[list[Any]], source: BinaryIO) -> list[Item]:
     ]
 
 
-def answerer(transform: Transform, alignment: Alignment | None) -> Callable[[Item], Answer]:
-    """What answers for an item: its pixels by `transform` or, with an `alignment`, those of its faces."""
-    if alignment:
-        return partial(_answer_or_say_why, partial(_answer_faces, FaceCutter(alignment, transform)))
-    return partial(_answer_or_say_why, partial(_answer, transform))
+def answerer(
+    transform: Transform,
+    alignment: Alignment | None,
+    reading: Callable[[str], AbstractContextManager[None]] = lambda path: nullcontext(),
+) -> Callable[[Item], Answer]:
+    """What answers for an item: its pixels by `transform` or, with an `alignment`, those of its faces. Files
+    are read within `reading(path)`."""
+    prepare = (
+        partial(_answer_faces, FaceCutter(alignment, transform)) if alignment else partial(_answer, transform)
+    )
+    return partial(_answer_or_say_why, prepare, reading)
 
 
-def _answer_or_say_why(answer: Callable[[Item], Answer], item: Item) -> Answer:
+def _answer_or_say_why(
+    answer: Callable[[Item, bytes], Answer],
+    reading: Callable[[str], AbstractContextManager[None]],
+    item: Item,
+) -> Answer:
     try:
-        return answer(item)
+        with reading(item.path):
+            data = item.read()
+        return answer(item, data)
     except RemoteError as error:  # the storage fails, not the image
         return {"failure": str(error)}, b""
     except MissingPath:  # its path is in the row already
-        return {"error": "there is no such file"}, b""
+        return {"error": MISSING}, b""
     except FacepclError as error:
         return {"error": str(error)}, b""
     except Exception as error:  # whatever it is, it is this image's, and the next ones wait
         return {"error": f"cannot be prepared: {error or type(error).__name__}"}, b""
 
 
-def _answer(transform: Transform, item: Item) -> Answer:
-    size, pixels = _prepare(item, transform)
-    return {"size": size}, pixels.tobytes()
-
-
-def _answer_faces(cutter: FaceCutter, item: Item) -> Answer:
-    size, faces, crops = cutter.of_file(item.read(), item.faces)
-    return {"size": size, "faces": [face.numbers() for face in faces]}, crops.tobytes()
-
-
-def _prepare(item: Item, transform: Transform) -> tuple[tuple[int, int], np.ndarray]:
+def _answer(transform: Transform, item: Item, data: bytes) -> Answer:
     """The size of the file's picture, and the pixels of it, or of the square that is wanted."""
     if item.square:
-        image = decode(item.read())
-        return image.size, transform(cut_square(image, item.square))
-    picture = decode_reduced(item.read(), transform.needed)
-    return picture.size, transform(*picture)
+        image = decode(data)
+        return {"size": image.size}, transform(cut_square(image, item.square)).tobytes()
+    picture = decode_reduced(data, transform.needed)
+    return {"size": picture.size}, transform(*picture).tobytes()
+
+
+def _answer_faces(cutter: FaceCutter, item: Item, data: bytes) -> Answer:
+    size, faces, crops = cutter.of_file(data, item.faces)
+    return {"size": size, "faces": [face.numbers() for face in faces]}, crops.tobytes()
 
 
 def write_line(to: BinaryIO, value: Any, data: bytes = b"") -> None:

@@ -30,6 +30,8 @@ from facepcl.utils.interpreter import find_interpreter
 _logger = logging.getLogger("facepcl")
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
+SECONDS_A_READ = 45.0  # a file that is not read by then is on a drive that hangs; below the other one
+SECONDS_TO_END = 10.0
 PIPE_BYTES = 1 << 20  # what an ordinary user may have
 TRIES = 3  # of an image on which a reader died: it need not have been the image's fault
 
@@ -40,7 +42,7 @@ import json, sys
 setup = json.loads(sys.stdin.buffer.readline())
 sys.path[:] = setup["path"]
 from facepcl.data.worker_main import serve
-serve(setup["transform"], setup["alignment"])
+serve(setup["transform"], setup["alignment"], setup["seconds_to_read"])
 """
 
 
@@ -87,7 +89,7 @@ class Reader:
 
     def start(self) -> None:
         """Start the process; it gets ready while others work."""
-        setup: dict[str, Any] = {"path": _import_path()}
+        setup: dict[str, Any] = {"path": _import_path(), "seconds_to_read": SECONDS_A_READ}
         setup["transform"] = self._transform.to_json()
         setup["alignment"] = self._alignment and self._alignment.to_json()
         if (interpreter := find_interpreter()) is None:
@@ -196,7 +198,10 @@ class Reader:
         process, self._process = self._process, None
         if process is None:
             return 0
-        code = process.wait()
+        try:
+            code = process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:  # within a read from a drive that hangs no process can be ended
+            code = -9
         for pipe in (process.stdin, process.stdout):
             with suppress(OSError):  # what was not sent cannot be flushed any more
                 cast(BinaryIO, pipe).close()

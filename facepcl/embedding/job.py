@@ -23,13 +23,19 @@ from facepcl.embedding.tables import (
     read_table,
     tables_in,
 )
-from facepcl.embedding.writers import FolderWriter, Summary, TableWriter, describe_codes
+from facepcl.embedding.writers import (
+    FolderWriter,
+    Summary,
+    TableWriter,
+    describe_codes,
+    has_temporary_errors,
+)
 from facepcl.errors import OptionError, TableError
 from facepcl.jobs.engine import run
 from facepcl.jobs.state import Job, check_same, describe_sources
-from facepcl.utils.launch import find_share, own_device
+from facepcl.utils.files import as_path
+from facepcl.utils.launch import find_share, own_device, torchrun_share
 from facepcl.utils.progress import Progress
-from facepcl.utils.storage import is_storage_reason
 
 _logger = logging.getLogger("facepcl")
 
@@ -93,6 +99,7 @@ def embed(
         WeightsError: There are no weights or no detector.
     """
     sources = as_sources(source)
+    as_path(out, "out")  # raises for what is none
     in_folder = is_table_folder(out)
     _check_options(out, in_folder, on_error, workers, sheet, rank, world_size)
 
@@ -159,6 +166,7 @@ def _check_options(
             f"{out} is one table, which one process writes; --rank and --world-size fill a folder, as in "
             "-o embeddings/"
         )
+    torchrun_share()  # raises for half of what a launcher sets, which pretraining refuses, too
     check_table_path(Path(out))
 
 
@@ -201,9 +209,11 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
         raise OptionError(
             f"{summary.path} is whole, and of other images than these or of other names; choose another name"
         )
-    if any(map(is_storage_reason, table.errors)):
+    if has_temporary_errors(table):
         _logger.warning(
-            "%s holds images that could not be read from their drive; it is made again", summary.path
+            "%s holds images whose drive failed, or whose files were missing and are there now; it is made "
+            "again",
+            summary.path,
         )
         return False
     _logger.info("%s is whole already; nothing was left to do", summary.path)

@@ -24,7 +24,7 @@ from facepcl.jobs.state import Job, Shard
 from facepcl.utils.files import remove_temporaries, writing
 from facepcl.utils.launch import Share
 from facepcl.utils.memory import give_back_freed_memory
-from facepcl.utils.storage import is_storage_reason
+from facepcl.utils.storage import is_temporary
 
 _logger = logging.getLogger("facepcl")
 
@@ -92,7 +92,7 @@ class TableWriter:
         self._raises = on_error == "raise"
         self.counts = {"failed": 0}
         self.done = 0  # images, in parts
-        job.drop_parts(lambda part: _has_failed_by_storage(read_table(part, vectors=False)))
+        job.drop_parts(lambda part: has_temporary_errors(read_table(part, vectors=False)))
 
     def images_done(self) -> int:
         """Return the number of images in the parts: all but the last are full."""
@@ -182,7 +182,7 @@ class FolderWriter(TableWriter):
         shards = rows.meta.get("shards", len(self._tables))  # an earlier version did not say
         if shards != len(self._tables) or not is_table_of(rows.paths, shard.entries, path):
             self._refuse(f"{path} holds other images than its sources now")
-        if _has_failed_by_storage(rows):
+        if has_temporary_errors(rows):
             _logger.warning(
                 "%s holds images that could not be read from their drive; it is written again", path
             )
@@ -223,8 +223,9 @@ class FolderWriter(TableWriter):
             shutil.rmtree(self.job.out / ".facepcl", ignore_errors=True)  # the state of an earlier version
 
 
-def _has_failed_by_storage(rows: Embeddings) -> bool:
-    return any(map(is_storage_reason, rows.errors))
+def has_temporary_errors(rows: Embeddings) -> bool:
+    """Whether some of the images are worth another try."""
+    return any(map(is_temporary, rows.errors, rows.paths))
 
 
 def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:

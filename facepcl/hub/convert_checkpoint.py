@@ -17,7 +17,7 @@ from facepcl.models.decoder import Decoder
 from facepcl.models.factory import create_model
 from facepcl.models.io import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
 from facepcl.models.remap import State
-from facepcl.utils.files import SHOWN, check_folder, sha256_file
+from facepcl.utils.files import SHOWN, as_path, check_folder, sha256_file
 
 ARCHS = tuple(STOCK_NAMES.values())
 RESNET_SIZE = 224  # pixels that most ResNets were trained at
@@ -56,7 +56,7 @@ def convert(
         MissingPath: There is no such checkpoint.
         WeightsError: The file is damaged or holds another model.
     """
-    checkpoint, out = Path(checkpoint), Path(out)
+    checkpoint, out = as_path(checkpoint, "checkpoint"), as_path(out, "out")
     _check_options(out, arch, mean, std, size)
     parts = recognise(read_checkpoint(checkpoint), arch, checkpoint)
     model: Any = create_model(parts.architecture, pretrained=False, num_classes=0)

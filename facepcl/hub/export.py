@@ -14,7 +14,7 @@ from facepcl.embedding.encoder import AllBranches, Encoder, Trunk, code, normali
 from facepcl.errors import ExportError, FacepclError, OptionError, first_cause, require
 from facepcl.models import Branches
 from facepcl.models.onnx import EXTRA, INPUT, open_graph, require_onnx, to_onnx
-from facepcl.utils.files import atomic, check_file
+from facepcl.utils.files import as_path, atomic, check_file
 
 META_FILE = "facepcl.json"  # the description inside a .pt2
 BATCH_SIZES = 1, 5  # with which a file is checked
@@ -55,7 +55,7 @@ def run(
         WeightsError: There are no weights.
         ExportError: The model cannot be exported, or the file gives other codes.
     """
-    out = Path(out)
+    out = as_path(out, "out")
     _check(out)
     encoder = Encoder(name, size=size, device="cpu", dtype="float32", backend="eager")
     network = Codes(encoder, with_preprocessing)

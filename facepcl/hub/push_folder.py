@@ -21,6 +21,7 @@ from facepcl.models.io import (
     WEIGHTS_FILE,
     read_config,
 )
+from facepcl.utils.files import as_path
 
 # pushed if they are in the folder, with config and card
 WEIGHTS = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE, ORIGINAL_HEADS_FILE)
@@ -67,7 +68,7 @@ def push(
         WeightsError: The folder does not load.
         HubError: The Hub refuses or cannot be reached.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     _check_name(repository)
     if not folder.is_dir():
         raise MissingPath(f"{folder}: there is no such folder")

@@ -27,6 +27,10 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
     Raises MissingPath for a folder that is not there, OptionError for a name that cannot be one, WeightsError
     for a repository that cannot be fetched or whose files are not what it says they are.
     """
+    if not isinstance(name, str):
+        raise OptionError(
+            f"a model is a name, such as 'pcl_facecycle' or 'local-dir:FOLDER', not a {type(name).__name__}"
+        )
     scheme, _, rest = name.partition(":")
     if scheme == "hf_hub":  # as timm takes it too
         scheme, name = "hf-hub", f"hf-hub:{rest}"

@@ -87,7 +87,9 @@ class Config:
         "number of .tar shards open at a time during training, over all processes (0: read all images into "
         "memory first)",
     )
-    workers: int = option(0, "with --stream, decoding processes per training process (0: by its cores)")
+    workers: int = option(
+        -1, "with --stream, decoding processes per training process (-1: by its cores; 0: itself)", minimum=-1
+    )
     # optimiser (METHOD 4.6)
     lr: float = option(1e-4, "Adam's learning rate")
     weight_decay: float = option(1e-3, "L2 term in the gradient")

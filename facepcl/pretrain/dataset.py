@@ -21,6 +21,7 @@ from facepcl.images.decode import decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
 from facepcl.images.transform import Transform
 from facepcl.utils.progress import Progress
+from facepcl.utils.storage import MISSING
 
 _logger = logging.getLogger("facepcl")
 
@@ -137,7 +138,7 @@ def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Select
             if with_labels:
                 labels |= folder_labels(file, cls)
         except MissingPath:  # deleted since the folder was listed
-            yield Sample(str(file), b"", {}, "there is no such file")
+            yield Sample(str(file), b"", {}, MISSING)
         except ImageError as error:
             yield Sample(str(file), b"", {}, str(error))
         else:

@@ -205,6 +205,8 @@ def run(config: Config, progress: bool = False) -> Path:
         >>> config = facepcl.pretrain.Config(data=("faces/",), out="runs/first", steps=1000)
         >>> encoder = facepcl.pretrain.run(config)
     """
+    if not isinstance(config, Config):
+        raise OptionError("run takes a Config, as in run(Config(data='faces', out='runs/first'))")
     config.check()
     distributed.check_batches(config.batches)
     out = Path(config.out)

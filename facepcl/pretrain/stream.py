@@ -37,6 +37,7 @@ from facepcl.pretrain.label_heads import Outputs
 from facepcl.pretrain.rng import permutation
 from facepcl.utils.cpus import cores
 from facepcl.utils.futures import in_order
+from facepcl.utils.launch import local_world_size
 from facepcl.utils.storage import WAITS
 
 _logger = logging.getLogger("facepcl")
@@ -223,7 +224,7 @@ class Stream:
         self._check(previous_config)
         self.place = [[0, 0, 0] for _ in range(config.stream)]
         self.label_outputs: Outputs = {}
-        self._workers = config.workers or default_workers(device)
+        self._workers = default_workers(device) if config.workers < 0 else config.workers
         self._step, self._images = -1, torch.empty(0)
         self._lanes: list[tuple[Position, Iterator[list[np.ndarray]]]] = []
         self._open, self._stopped = ExitStack(), threading.Event()
@@ -341,7 +342,7 @@ class Stream:
             items = read_whole(path, self._stopped)
             items = items[:: max(1, len(items) // limit)]
             pieces = [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
-            decoded = in_order(self._readers.submit, pieces, 2 * self._workers)
+            decoded = in_order(self._readers.submit, pieces, 2 * max(1, self._workers))
             images = [image.pixels for piece in decoded for image in piece if image.pixels is not None]
             if images:
                 return _stack(images)
@@ -357,5 +358,5 @@ def _stack(images: list[np.ndarray]) -> torch.Tensor:
 
 def default_workers(device: torch.device) -> int:
     """Decoding processes for each training process: one is enough for training on a CPU."""
-    available = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    available = cores() // local_world_size()
     return 1 if device.type == "cpu" else max(1, available - 1)

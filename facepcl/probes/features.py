@@ -18,7 +18,7 @@ from facepcl.embedding.embedder import NOT_FINITE, FaceEmbedder
 from facepcl.errors import DataError, OptionError
 from facepcl.images.geometry import square_around
 from facepcl.probes.manifest import Labelled, Manifest
-from facepcl.utils.files import atomic
+from facepcl.utils.files import allocate, atomic, writing
 from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
@@ -171,7 +171,7 @@ def _extract(
                     vectors = embedder.vectors(maps[side], branch)
                     if name not in arrays:
                         shape = (count, vectors.shape[1])
-                        arrays[name] = np.lib.format.open_memmap(partial[name], "w+", np.float32, shape)
+                        arrays[name] = _new_array(partial[name], shape)
                     arrays[name][rows] = vectors
                 errors += batch.rows.errors
                 bar.update(len(batch.rows))
@@ -185,6 +185,14 @@ def _extract(
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)
+
+
+def _new_array(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A file of float32 in memory. Raises WriteError if the disk has no room for it."""
+    with writing(path.parent):
+        array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        allocate(path)
+        return array
 
 
 def _items(manifest: Manifest) -> Iterator[Item]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -29,6 +30,13 @@ _REASONS = {
     errno.ENAMETOOLONG: "the file system allows no path of this length",
     errno.ENOTDIR: "a folder in its path is a file",
 }
+
+
+def as_path(value: Any, name: str) -> Path:
+    """The argument `name` as a path. Raises OptionError for what is none."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise OptionError(f"{name} is a path, not {type(value).__name__}")
+    return Path(value)
 
 
 @contextmanager
@@ -80,6 +88,18 @@ def _exists(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def allocate(path: Path) -> None:
+    """Take the room of a sparse file on the disk now: of a file in memory, a page that finds none later ends
+    the process with a signal. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
 
 
 @contextmanager

@@ -104,12 +104,19 @@ def _checked(share: Share) -> Share:
 
 def own_device(device: str, environ: Mapping[str, str] = os.environ) -> str:
     """`device`, or where processes share a machine with several GPUs, this one's own."""
-    local = environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID"))
+    name = "LOCAL_RANK" if "LOCAL_RANK" in environ else "SLURM_LOCALID"
     import torch  # seconds that only this needs
 
-    if device not in ("auto", "cuda") or local is None or not torch.cuda.is_available():
+    if device not in ("auto", "cuda") or name not in environ or not torch.cuda.is_available():
         return device
-    return f"cuda:{int(local) % torch.cuda.device_count()}"
+    return f"cuda:{_number(environ, name) % torch.cuda.device_count()}"
+
+
+def local_world_size(environ: Mapping[str, str] = os.environ) -> int:
+    """The processes on this machine that torchrun started together; 1 without it. Raises OptionError."""
+    if "LOCAL_WORLD_SIZE" not in environ:
+        return 1
+    return max(1, _number(environ, "LOCAL_WORLD_SIZE"))
 
 
 def take_own_cores(environ: Mapping[str, str] = os.environ) -> None:
@@ -117,9 +124,9 @@ def take_own_cores(environ: Mapping[str, str] = os.environ) -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
-    size = len(cores) // int(environ.get("LOCAL_WORLD_SIZE", "1"))
+    size = len(cores) // local_world_size(environ)
     if 0 < size < len(cores):
-        start = int(environ.get("LOCAL_RANK", "0")) * size
+        start = _number(environ, "LOCAL_RANK") * size if "LOCAL_RANK" in environ else 0
         os.sched_setaffinity(0, cores[start : start + size])
 
 

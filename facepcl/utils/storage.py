@@ -1,12 +1,13 @@
 """Reads from drives that fail for a while: tried again, then a RemoteError, never a bad image."""
 
 import errno
+import io
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 from facepcl.errors import RemoteError, shortened
 
@@ -20,6 +21,7 @@ _CODES = frozenset(getattr(errno, name) for name in _NAMES.split() if hasattr(er
 _WINDOWS = frozenset([21, 53, 55, 59, 64, 67, 121, 1117, 1167, 1231])  # which have no errno of their own
 _REASONS = frozenset(f"cannot be read: {os.strerror(code)}" for code in _CODES)
 
+MISSING = "there is no such file"  # the reason of a row
 SHORT = "the drive gives fewer bytes than the file has"  # some give up without an error
 
 Read = TypeVar("Read")
@@ -30,9 +32,16 @@ def is_of_storage(error: OSError) -> bool:
     return error.errno in _CODES or getattr(error, "winerror", None) in _WINDOWS
 
 
-def is_storage_reason(reason: str | None) -> bool:
-    """Whether a row failed by storage, which earlier versions recorded as a bad image."""
-    return reason in _REASONS
+def is_temporary(reason: str | None, path: str) -> bool:
+    """Whether the image of a row with this reason is worth another try: it failed by storage, which earlier
+    versions recorded as a bad image, or its file was missing, as on a drive that was not mounted, and is
+    there now."""
+    return reason in _REASONS or (reason == MISSING and os.path.exists(path))
+
+
+def unreadable(path: str | Path, reason: str) -> str:
+    """The message about a file whose drive fails."""
+    return f"{shortened(path)} cannot be read: {reason}; check the drive or network it is on"
 
 
 def retried(path: str | Path, read: Callable[[], Read]) -> Read:
@@ -46,14 +55,12 @@ def retried(path: str | Path, read: Callable[[], Read]) -> Read:
                 raise
             if wait is None:
                 reason = f"{error.strerror or error}, {len(WAITS) + 1} times in a row"
-                raise RemoteError(
-                    f"{shortened(path)} cannot be read: {reason}; check the drive or network it is on"
-                ) from error
+                raise RemoteError(unreadable(path, reason)) from error
             time.sleep(wait)
     raise AssertionError
 
 
-class RetriedFile:
+class RetriedFile(io.RawIOBase):
     """A file that is read once, from its start. Raises RemoteError if its storage keeps failing, any other
     OSError at once."""
 
@@ -66,6 +73,14 @@ class RetriedFile:
         data = retried(self._path, partial(self._read, size))
         self._place += len(data)
         return data
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def _read(self, size: int) -> bytes:
         if self._file.closed:  # a stale handle stays stale
@@ -82,3 +97,10 @@ class RetriedFile:
 
     def close(self) -> None:
         self._file.close()
+        super().close()
+
+
+def open_text(path: str | Path, encoding: str, errors: str = "strict", newline: str | None = None) -> TextIO:
+    """A `RetriedFile` as text."""
+    buffered = io.BufferedReader(RetriedFile(str(path)))
+    return io.TextIOWrapper(buffered, encoding, errors, newline)

@@ -11,6 +11,7 @@ from facepcl.probes.datasets.common import Layout
 from facepcl.probes.datasets.csv_files import csv_layout
 from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import Manifest
+from facepcl.utils.files import as_path
 
 __all__ = ["LAYOUTS", "Layout", "read_manifest"]
 
@@ -40,7 +41,7 @@ def read_manifest(
         MissingPath: `path` does not exist.
         DataError: No layout recognises the data, or its labels are invalid.
     """
-    path = Path(path)
+    path = as_path(path, "data")
     if task not in LAYOUTS:
         raise OptionError(unknown("task", task, LAYOUTS))
     layouts = {known.name: known for known in LAYOUTS[task]}

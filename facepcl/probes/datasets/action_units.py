@@ -148,7 +148,7 @@ def _known(images: list[Labelled]) -> tuple[list[Labelled], list[str]]:
 
 LAYOUTS = (
     csv_layout("units"),
-    shards_layout("units"),
     marked_layout("disfa", read_disfa, "ActionUnit_Labels/"),
     Layout("bp4d", lambda path: bool(_bp4d_files(path)), read_bp4d, "AUCoding/AU_OCC/F001_T1.csv"),
+    shards_layout("units"),
 )

@@ -11,6 +11,7 @@ from facepcl.data.people import split_named
 from facepcl.data.sources import Item, csv_lines, files_below
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.manifest import Labelled, Manifest
+from facepcl.utils.storage import open_text
 
 _LISTS = (".csv", ".tsv", ".txt", ".lst", ".list", ".json", ".xml", ".mat", ".npy", ".pkl", ".parquet")
 _NAMED = 5  # files in a note
@@ -42,7 +43,7 @@ def at(path: Path, line: int) -> str:
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The non-blank lines of a text file with their numbers. Raises MissingPath."""
     _check_file(path)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open_text(path, "utf-8-sig", "surrogateescape") as file:
         yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
 
 

@@ -184,7 +184,6 @@ LAYOUTS = (
         "fer2013.csv or icml_face_data.csv with the columns emotion, pixels and Usage",
     ),
     csv_layout("expression"),
-    shards_layout("expression"),
     Layout("raf-db", lambda path: _raf_root(path) is not None, read_raf_db, str(_RAF_LIST)),
     Layout(
         "affectnet",
@@ -204,4 +203,5 @@ LAYOUTS = (
         partial(read_folders, layout="class-folders"),
         "CLASS/IMAGE",
     ),
+    shards_layout("expression"),
 )

@@ -222,8 +222,6 @@ def _biwi_camera(file: Path) -> Callable[[np.ndarray], Square]:
 
 LAYOUTS = (
     _limited(csv_layout("pose")),
-    _limited(shards_layout("pose")),
-    Layout("fsa-net", lambda path: bool(_npz_files(path)), read_npz, "a .npz file with image and pose"),
     _limited(
         Layout(
             "biwi",
@@ -244,4 +242,6 @@ LAYOUTS = (
         read_mat,
         "IMAGE.mat beside IMAGE.jpg",
     ),
+    _limited(shards_layout("pose")),
+    Layout("fsa-net", lambda path: bool(_npz_files(path)), read_npz, "a .npz file with image and pose"),
 )

@@ -1,5 +1,6 @@
 """Face verification: LFW, CPLFW, CALFW, CFP, insightface's .bin, identity folders, CSV of pairs."""
 
+import io
 import os
 import pickle
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ import numpy as np
 
 from facepcl.data.people import people_below
 from facepcl.data.sources import Item, csv_lines
-from facepcl.errors import DataError, MissingPath
+from facepcl.errors import DataError, MissingPath, RemoteError
 from facepcl.probes.datasets.common import (
     Layout,
     at,
@@ -31,6 +32,7 @@ from facepcl.probes.datasets.common import (
 from facepcl.probes.datasets.csv_files import is_csv
 from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import DRAWN_PAIRS, Labelled, Manifest, Pair
+from facepcl.utils.storage import RetriedFile
 
 FOLDS = 10
 MAX_PAIRS = 300  # same pairs per fold, and as many different ones: what LFW has
@@ -229,8 +231,10 @@ class _PlainUnpickler(pickle.Unpickler):
 def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     """The images and answers of a .bin, without running code in it. Raises DataError for anything else."""
     try:
-        with path.open("rb") as file:
+        with io.BufferedReader(RetriedFile(str(path))) as file:
             content = _PlainUnpickler(file, encoding="bytes").load()
+    except RemoteError:
+        raise
     except DataError as error:
         raise DataError(f"{path} is refused: {error}") from error
     except Exception as error:  # a damaged pickle raises nearly any error
@@ -371,11 +375,11 @@ LAYOUTS = (
     marked_layout("cfp-ff", partial(read_cfp, protocol="FF"), "Protocol/Split/FF"),
     Layout("bin", lambda path: path.suffix.lower() == ".bin" and path.is_file(), read_bin, "a .bin file"),
     Layout("csv", lambda path: is_csv(path, "path1"), read_pairs_csv, "a .csv file with a column path1"),
-    shards_layout("subject")._replace(looks_for="a .tar shard with identities, or a folder of them"),
     Layout(
         "identity-folders",
         lambda path: path.is_dir() and any(image.parent != path for image in images_below(path)),
         read_identity_folders,
         "PERSON/IMAGE",
     ),
+    shards_layout("subject")._replace(looks_for="a .tar shard with identities, or a folder of them"),
 )
