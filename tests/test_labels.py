@@ -187,8 +187,24 @@ def test_the_average_has_heads_of_its_own(config):
     assert (encoder / "heads.safetensors").is_file()
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_heads_are_trained_for_an_encoder_that_stays_as_it_is(config, model):
+    frozen = replace(config, model=model, init=model, freeze=True, ema=0.9)
+    folder = run(frozen)
+    before, after = (facepcl.create_model(n, True).state_dict() for n in (model, f"local-dir:{folder}"))
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    heads = facepcl.create_heads(f"local-dir:{folder}")
+    assert set(heads.specs) == {"au", "expression", "identity", "pose"}
+
+
+@pytest.mark.parametrize("change", [{"init": ""}, {"method": "simclr"}])
+def test_only_the_heads_of_labels_are_trained_alone(config, change):
+    with pytest.raises(OptionError, match="add --method labels and --init"):
+        run(replace(config, **{"init": "pcl_facecycle", "freeze": True, **change}))
+
+
 def test_weights_without_heads_are_refused_with_what_writes_them():
-    with pytest.raises(WeightsError, match=r"pcl_facecycle comes without heads; .*--method labels writes"):
+    with pytest.raises(WeightsError, match=r"pcl_facecycle comes without heads; .*--method labels --init"):
         facepcl.create_heads("pcl_facecycle")
     with pytest.raises(OptionError, match=r"'pcl_resnet5'\. Did you mean 'pcl_resnet50'"):
         facepcl.create_heads("pcl_resnet5")

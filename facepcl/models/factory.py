@@ -289,7 +289,7 @@ def create_heads(name: str) -> Heads:
         described, path = row.heads, WEIGHTS / f"{row.model}.{row.tag}.{HEADS_FILE}"
     if not described or not path.is_file():
         raise WeightsError(
-            f"{name} comes without heads; facepcl pretrain --method labels writes them into encoder/"
+            f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze trains them"
         )
     if not isinstance(described, dict):
         raise WeightsError(f"{name}: its heads are {described!r:.40}, not an object")

@@ -106,6 +106,9 @@ class Config:
     orthogonality: float = option(ORTHOGONALITY, "weight of the orthogonality loss")
     # labels (METHOD 10)
     cls: str = option(CLS_LABELS[0], "the label in NAME.cls files", CLS_LABELS)
+    freeze: bool = option(
+        False, "leave the encoder of --init as it is, and train the heads of --method labels alone"
+    )
     views: str = option(
         "ramp",
         "augmentation of --method labels: mild, strong, or ramp, from mild to 70 %% strong views; with "
@@ -207,6 +210,8 @@ class Config:
             raise OptionError("how long to train is not set: give --steps, --epochs or --minutes")
         if self.batch % 2 and "labels" in self.tasks:
             raise OptionError(f"--batch {self.batch}: an even number, two images of each person")
+        if self.freeze and not (self.init and "labels" in self.tasks):
+            raise OptionError("--freeze trains the heads for an encoder: add --method labels and --init")
         if self.stream:
             self._check_stream()
 

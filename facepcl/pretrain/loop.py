@@ -168,7 +168,7 @@ class Training:
     def release(self) -> None:
         """Save the encoder, with its decoder and heads if it has them, as a folder that timm loads."""
         released: Any = self.ema or self.nets
-        update_batch_norms(released, self.source.sample, self.size)
+        update_batch_norms(released, self.source.sample, self.size, self.config.freeze)
         heads = released.label_heads.as_linear() if hasattr(released, "label_heads") else None
         decoder = getattr(released, "decoder", None)
         save_encoder(released.encoder.eval(), self.out / "encoder", decoder, heads=heads)
@@ -241,6 +241,8 @@ def _start(config: Config, progress: bool) -> Training:
     if config.init and not saved:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
+    if config.freeze:
+        nets.encoder.eval().requires_grad_(False)
     size = config.final_size or nets.own_size
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(min(config.batch, 32), 3, size, size, device=device)

@@ -39,8 +39,11 @@ class EMA(nn.Module):
 
 
 @torch.no_grad()
-def update_batch_norms(networks: Any, sample: Callable[[int], torch.Tensor], size: int) -> None:
-    """Recompute the running statistics of the batch norms of the encoder, then of the label heads (METHOD 8).
+def update_batch_norms(
+    networks: Any, sample: Callable[[int], torch.Tensor], size: int, is_frozen: bool = False
+) -> None:
+    """Recompute the running statistics of the batch norms of the encoder, unless it `is_frozen`, then of the
+    label heads (METHOD 8).
 
     Those of training come from noisy images, crops and views. `sample(n)` gives about `n` clean images, uint8
     `[N, 3, S, S]`.
@@ -53,7 +56,8 @@ def update_batch_norms(networks: Any, sample: Callable[[int], torch.Tensor], siz
             if len(block) > 1:
                 yield to_float(resize(block.to(device), size))
 
-    update_bn(batches(), encoder.train())
+    if not is_frozen:
+        update_bn(batches(), encoder.train())
     if heads is not None:
         encoder.eval()
         # in a list, of which update_bn takes the first element

@@ -79,7 +79,7 @@ class Tasks:
             yield loss
 
     def _metrics(self, loss: Loss, with_ranks: bool) -> dict[str, torch.Tensor]:
-        metrics = gradient_norms(loss.parts, self.nets.maps)
+        metrics = {} if self.config.freeze else gradient_norms(loss.parts, self.nets.maps)
         if with_ranks:
             with self._autocast():
                 metrics |= effective_ranks(codes_of(self.nets.encoder, self.nets.maps))
