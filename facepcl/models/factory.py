@@ -289,7 +289,8 @@ def create_heads(name: str) -> Heads:
         described, path = row.heads, WEIGHTS / f"{row.model}.{row.tag}.{HEADS_FILE}"
     if not described or not path.is_file():
         raise WeightsError(
-            f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze trains them"
+            f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze "
+            "trains them"
         )
     if not isinstance(described, dict):
         raise WeightsError(f"{name}: its heads are {described!r:.40}, not an object")
