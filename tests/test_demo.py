@@ -12,7 +12,6 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-import torch
 from helpers.browser import Browser
 from helpers.files import FACES
 from helpers.scripts import free_port
@@ -23,8 +22,6 @@ from facepcl import demo
 from facepcl.demo import html
 from facepcl.demo.compare import Comparer, similarities
 from facepcl.errors import ImageError, MissingPath, OptionError
-from facepcl.models.decoder import Decoder
-from facepcl.models.pose_swap import draw_swaps, swap_sheet
 
 HOSTILE = "<script>alert(1)</script>'\".jpg"
 
@@ -119,22 +116,6 @@ def test_a_folder_is_embedded_once_and_again_when_its_files_change(crops, tmp_pa
         crops.gallery(tmp_path / "nowhere")
 
 
-def test_swaps_are_what_the_decoder_makes_of_face_plus_pose(faces):
-    torch.manual_seed(0)
-    decoder = Decoder().eval()
-    face, pose = (np.stack([getattr(f, branch) for f in faces]) for branch in ("face", "pose"))
-    drawn = draw_swaps(decoder, face, pose[:2])
-    assert (drawn.shape, drawn.dtype) == ((3, 2, 64, 64, 3), np.uint8)
-    code = torch.from_numpy(face[2] + pose[1])[None]
-    wanted = decoder(code / code.norm())[0].detach().clamp(0, 1).permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(drawn[2, 1] / 255, wanted, atol=0.006)
-    square = draw_swaps(decoder, face[:2], pose[:2])
-    sheet = np.asarray(swap_sheet(np.stack([f.pixels for f in faces[:2]]), square))
-    np.testing.assert_array_equal(
-        sheet[72 + 64 :, 72 : 72 + 64], square[1, 0]
-    )  # a row a face, a column a pose
-
-
 def test_names_of_files_are_text_on_the_page(photographs, faces):
     hostile = photographs[0]._replace(
         name=HOSTILE, faces=[faces[0]._replace(name=HOSTILE)], boxes=[(1, 1, 9, 9)]
@@ -218,7 +199,6 @@ def test_a_visitor_drops_faces_and_sees_them_compared(served, tmp_path):
         browser.upload(*FACES[:2], tmp_path / "text.jpg")
         browser.wait("document.querySelectorAll('#alike table').length == 2")
         browser.wait("document.querySelector('#said').innerText.includes('text.jpg: not an image')")
-        browser.wait("/without a decoder|pose code/.test(document.querySelector('#swapped').innerText)")
         assert browser.js("document.querySelectorAll('#found .crop').length") == 2
         browser.js(SET_FOLDER.replace("FOLDER", "/no/such/folder"))
         browser.wait("document.querySelector('#near').innerText.includes('there is no such folder')")

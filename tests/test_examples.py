@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from helpers.files import ROOT
 from helpers.scripts import output, run_script
 from helpers.training import small_config
@@ -225,71 +224,6 @@ def encoder(tmp_path_factory):
     """What two steps on the sample faces leave."""
     out = tmp_path_factory.mktemp("runs") / "first"
     return pretrain.run(small_config(ROOT / "examples/faces", out, size=64))
-
-
-@pytest.mark.slow
-def test_swap_pose_draws_each_face_under_each_pose(copied, encoder):
-    photos = [f"examples/faces/person{i}_yaw{rest}.jpg" for i, rest in ((1, "+06_surprise"), (2, "+08_fear"))]
-    photos.append("examples/faces/person4_yaw-25_disgust.jpg")
-    assert output(f"python examples/swap_pose.py {encoder} {' '.join(photos)} -o swap.png") == [
-        "wrote swap.png: rows have a face, columns a pose"
-    ]
-    sheet = Image.open("swap.png")
-    assert (sheet.format, sheet.mode, sheet.size) == ("PNG", "RGB", (264, 264))  # 64 + 8 + 3 x 64
-    for i, photo in enumerate(photos):
-        small = np.asarray(Image.open(photo).resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
-        for box in ((0, 72 + 64 * i), (72 + 64 * i, 0)):  # on the left and on top
-            shown = np.asarray(sheet.crop((*box, box[0] + 64, box[1] + 64)))
-            assert abs(shown - small).max() <= 1
-
-
-def test_swap_pose_draws_what_the_decoder_makes_of_the_two_codes(copied, encoder):
-    faces = sorted(map(str, Path("examples/faces").glob("person[13]*")))[:3]
-    sheet = imported("swap_pose").swap(str(encoder), faces)
-    decoder = facepcl.create_decoder(f"local-dir:{encoder}")
-    codes = facepcl.FaceEmbedder(f"local-dir:{encoder}", branch="concat", dtype="float32", backend="eager")
-    _, face, pose = np.split(codes(faces), 3, axis=1)
-    code = torch.from_numpy(face[2] + pose[0])[None]
-    drawn = decoder(code / code.norm())[0].detach().clamp(0, 1).permute(1, 2, 0).numpy()
-    shown = np.asarray(sheet.crop((72, 72 + 2 * 64, 72 + 64, 72 + 3 * 64))) / 255  # third row, first column
-    np.testing.assert_allclose(shown, drawn, atol=0.006)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("pcl_resnet18 {face} {face}", "comes without a decoder"),
-        ("{encoder} {face}", "give two or more"),
-        ("{encoder} {face} nobody.jpg", "nobody.jpg: there is no such file"),
-        ("nowhere {face} {face}", "Unknown model 'nowhere'"),
-    ],
-)
-def test_what_swap_pose_cannot_do_is_one_sentence(copied, encoder, arguments, said):
-    face = "examples/faces/person1_yaw+06_surprise.jpg"
-    done = run_script("python examples/swap_pose.py " + arguments.format(encoder=encoder, face=face))
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_a_decoder_learns_to_draw_and_its_encoder_stays(copied, faces_folder):
-    command = f"python examples/train_decoder.py pcl_resnet18 {faces_folder} -o drawn --batch 12"
-    errors = []
-    for steps in (1, 30):
-        assert output(f"{command} --steps {steps}") == ["wrote drawn"]
-        faces = sorted(map(str, faces_folder.rglob("*.jpg")))[:4]
-        sheet = np.asarray(imported("swap_pose").swap("drawn", faces)).astype(float)
-        given, drawn = sheet[:64, 72:], sheet[72 : 72 + 64, 72:]  # the first person, under all four poses
-        errors.append(abs(given - drawn).mean())
-    assert errors[1] < 0.7 * errors[0]
-    kept, bundled = (facepcl.create_model(n, pretrained=True) for n in ("local-dir:drawn", "pcl_resnet18"))
-    assert all(torch.equal(kept.state_dict()[name], w) for name, w in bundled.state_dict().items())
-
-
-def test_a_decoder_needs_several_pictures_of_a_person(copied):
-    done = run_script("python examples/train_decoder.py pcl_facecycle examples/faces -o drawn")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "no identity has 4 pictures or more")
 
 
 @pytest.mark.parametrize("views", [3_200, 6_400, 100_000, 300_000])

@@ -15,7 +15,6 @@ from helpers.files import FACES, photo_of
 
 import facepcl
 from facepcl.errors import OptionError
-from facepcl.models.pose_swap import draw_swaps
 
 THREADS = 8
 ALONE = 1e-5  # of the largest number: a batch's sums may have another order
@@ -99,12 +98,6 @@ def test_threads_stream_from_one_embedder():
         return np.stack([row.vector for row in embedder.stream(faces, workers=0)])
 
     assert_as_alone(vectors, [FACES[n : n + 3] for n in range(16)])
-
-
-def test_threads_share_a_decoder():
-    decoder = facepcl.create_decoder("pcl_facecycle").eval()
-    codes = np.random.default_rng(0).normal(size=(16, 1, 2048)).astype(np.float32)
-    assert_as_alone(lambda code: draw_swaps(decoder, code, code[:, ::-1].copy()).astype(float), list(codes))
 
 
 def test_calls_leave_the_warning_filters_alone(model):

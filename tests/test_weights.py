@@ -385,7 +385,7 @@ def test_a_decoder_comes_with_its_folder_or_not_at_all(tmp_path):
     code = torch.nn.functional.normalize(torch.rand(2, 2048), dim=1)
     close(facepcl.create_decoder(f"local-dir:{folder}")(code), decoder(code))
     bare = save_encoder(model, tmp_path / "without")
-    for name in (f"local-dir:{bare}", "pcl_resnet50"):
+    for name in (f"local-dir:{bare}", "pcl_facecycle"):
         with pytest.raises(WeightsError, match="without a decoder"):
             facepcl.create_decoder(name)
     assert facepcl.create_decoder("pcl_facecycle", pretrained=False)(code).shape == (2, 3, 64, 64)

@@ -2,14 +2,11 @@
 
     python tools/bundle_weights.py RUN/encoder pcl_facecycle.TAG --license CC0-1.0 --data "..." \\
         --command "..." --metric fer2013=43.1 --metric lfw=66.2
-    python tools/bundle_weights.py WITH_DECODER pcl_facecycle.TAG --decoder
-
-The second puts a decoder of examples/train_decoder.py beside the encoder that is bundled already.
 """
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +30,17 @@ def save_halves(network: nn.Module, name: str, about: dict[str, str]) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", help="encoder folder of a run, or what train_decoder.py wrote")
+    parser.add_argument("folder", help="encoder folder of a run")
     parser.add_argument("name", help="MODEL.TAG")
-    parser.add_argument("--license", help="SPDX name of the weights' licence")
-    parser.add_argument("--data", help="what the weights saw, in a sentence")
-    parser.add_argument("--command", help="the command that made them")
+    parser.add_argument("--license", required=True, help="SPDX name of the weights' licence")
+    parser.add_argument("--data", required=True, help="what the weights saw, in a sentence")
+    parser.add_argument("--command", required=True, help="the command that made them")
     parser.add_argument("--metric", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--decoder", action="store_true", help="only the folder's decoder")
     args = parser.parse_args()
 
     model, _, tag = args.name.partition(".")
     known = {(row.model, row.tag): row for row in read_index()}
-    if args.decoder:
-        row = known[model, tag]
-        about = {"model": model, "tag": tag, "license": row.license}
-        decoder = facepcl.create_decoder(f"local-dir:{args.folder}")
-        row = replace(row, decoder=save_halves(decoder, f"{args.name}.decoder.safetensors", about).name)
-    elif args.license and args.data and args.command:
-        row = bundle_encoder(args, model, tag)
-    else:
-        parser.error("an encoder needs --license, --data and --command")
+    row = bundle_encoder(args, model, tag)
     write_index((known | {(model, tag): row}).values())
     print(json.dumps(asdict(row), indent=2))
 

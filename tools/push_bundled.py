@@ -17,7 +17,7 @@ from pathlib import Path
 from facepcl.cli.push import describe
 from facepcl.hub import push
 from facepcl.hub.card import CARD_FILE, Facts, card_of
-from facepcl.models.factory import create_decoder, create_heads, create_model
+from facepcl.models.factory import create_heads, create_model
 from facepcl.models.io import load_tensors, save_encoder, save_tensors
 from facepcl.models.registry import Row, read_index, write_index
 from facepcl.utils.files import sha256_file
@@ -26,10 +26,9 @@ from facepcl.utils.files import sha256_file
 def write_folder(row: Row, folder: Path, name: str) -> Path:
     """Write the weights of a row as a folder with its card, for those who load it as `hf-hub:NAME`."""
     weights = f"{row.model}.{row.tag}"
-    decoder = create_decoder(weights) if row.decoder else None
     heads = create_heads(weights) if row.heads else None
     about = {"tag": row.tag, "license": row.license, "description": row.training_data}
-    save_encoder(create_model(weights, pretrained=True), folder, decoder, about, heads)
+    save_encoder(create_model(weights, pretrained=True), folder, None, about, heads)
     for path in folder.glob("*.safetensors"):
         halves = {k: v.half() if v.is_floating_point() else v for k, v in load_tensors(path).items()}
         save_tensors(halves, path)

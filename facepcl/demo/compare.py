@@ -1,4 +1,4 @@
-"""What the page of `facepcl demo` computes: faces of photos, their neighbours in a folder, pose swaps."""
+"""What the page of `facepcl demo` computes: faces of photos, their neighbours in a folder."""
 
 import os
 import threading
@@ -17,17 +17,14 @@ from facepcl.data.workers import Prepared, Readers
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import unit
 from facepcl.embedding.encoder import MODEL
-from facepcl.errors import ImageError, MissingPath, OptionError, WeightsError
+from facepcl.errors import ImageError, MissingPath, OptionError
 from facepcl.images.face import NO_FACE
 from facepcl.images.transform import Transform
-from facepcl.models.factory import create_decoder
-from facepcl.models.pose_swap import draw_swaps, swap_sheet
 
 THUMBNAIL = 360  # pixels of the longer side of a photo on the page
 FOLDER_LIMIT = 5000  # faces of a folder in memory, 30 kB each
 FOLDERS = 2  # the most recent ones in memory
 SHOWN = Transform(THUMBNAIL, THUMBNAIL, THUMBNAIL, THUMBNAIL, "border")  # the whole photo in a square
-SWAP_SIDE = 96  # pixels of a face in the sheet of swaps: 64 are small on a page
 BRANCHES = ("face", "pose")
 CLOSED = "the page was closed"
 
@@ -75,11 +72,6 @@ class Comparer:
         self.takes_crops = crops
         self._closed = threading.Event()
         self._galleries: dict[tuple[str, int], Gallery] = {}
-        self.no_decoder = ""  # why no face can be drawn with another's pose
-        try:
-            self._decoder = create_decoder(model)
-        except WeightsError as error:
-            self.no_decoder = str(error)
         self._processes = ExitStack()
         readers = Readers(self._embedder.transform, 1, self._embedder.alignment), Readers(SHOWN, 1)
         self._faces, self._pictures = map(self._processes.enter_context, readers)
@@ -162,17 +154,6 @@ class Comparer:
             if len(faces) > FOLDER_LIMIT:
                 break
         return Gallery(faces[:FOLDER_LIMIT], unread, len(faces) > FOLDER_LIMIT)
-
-    def swaps(self, faces: list[CodedFace]) -> Image.Image:
-        """The sheet of every face in every pose. Raises WeightsError for weights without a decoder."""
-        if self.no_decoder:
-            raise WeightsError(self.no_decoder)
-        face, pose = (np.stack([getattr(f, branch) for f in faces]) for branch in BRANCHES)
-        rows = []
-        for code in face:
-            self._check_open()
-            rows.append(draw_swaps(self._decoder, code[None], pose))
-        return swap_sheet(np.stack([f.pixels for f in faces]), np.concatenate(rows), SWAP_SIDE)
 
 
 def similarities(faces: Sequence[CodedFace], others: Sequence[CodedFace], branch: str) -> np.ndarray:

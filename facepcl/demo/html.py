@@ -112,19 +112,6 @@ def _matrix(faces: Sequence[CodedFace], branch: str) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def pose_swaps(sheet: Image.Image | None, reason: str) -> str:
-    """Each face drawn in each pose, or why not."""
-    title = "One face, another's pose"
-    if sheet is None:
-        return section(title, reason)
-    sentence = (
-        "Drawn by the decoder from two codes: a row has the face code of the picture on its left, a column "
-        "the pose code of the picture on top."
-    )
-    image = picture(sheet, "each face drawn with each pose")
-    return section(title, sentence, f'<div class="sheet">{image}</div>')
-
-
 def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
     """The nearest faces of a folder to each face, under both branches."""
     first = "the first " if gallery.truncated else ""

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from facepcl.demo.compare import CodedFace, Comparer, Photo
 from facepcl.errors import FacepclError, require
 
 MAX_FACES = 10  # on the page
-MAX_SWAPPED = 6  # of them: each is drawn with the pose of each
 STALE_SECONDS = 60  # after which an empty upload is nobody's
 KEPT_SECONDS = 3600  # the faces of a visitor, in memory
 TITLE = "facepcl: a face gives two codes"
@@ -34,7 +33,7 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
         files = gr.File(label=f"Drop {what} here", file_count="multiple", height=150, elem_id="files")
         errors = gr.HTML(elem_id="said")
         restart = gr.Button("Start again", size="sm", visible=False)
-        shown = [gr.HTML(elem_id=name) for name in ("found", "alike", "swapped")]
+        shown = [gr.HTML(elem_id=name) for name in ("found", "alike")]
         near = []
         if folder or local:
             gr.Markdown("### Nearest faces in a folder")
@@ -58,14 +57,12 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
 
             gr.on([look.click, named.submit], find, [photos, named], near, **private)
 
-        def add(paths: list[str] | None, photos: list[Photo]) -> Iterator[list[Any]]:
+        def add(paths: list[str] | None, photos: list[Photo]) -> list[Any]:
             photos, sentences = _add(comparer, paths or [], photos)
             faces = _faces(photos)
             start = [None, photos, html.notes(sentences), gr.update(visible=bool(photos))]
             start += [html.overview(photos), html.similarity_tables(faces)]
-            rest = ["" for _ in near]
-            yield [*start, "", *rest]  # the decoder takes longer
-            yield [*start, _swap(comparer, faces), *rest]
+            return [*start, *["" for _ in near]]
 
         def clear() -> list[Any]:
             return [None, [], "", gr.update(visible=False), *["" for _ in [*shown, *near]]]
@@ -106,14 +103,3 @@ def _delete(upload: Path) -> None:
             # a recent one may be an upload that has just begun
             if left.is_file() and not status.st_size and time.time() - status.st_mtime > STALE_SECONDS:
                 left.unlink(missing_ok=True)
-
-
-def _swap(comparer: Comparer, faces: list[CodedFace]) -> str:
-    if not faces:
-        return ""
-    if len(faces) < 2 and not comparer.no_decoder:
-        return html.pose_swaps(None, "Add a second face, to lend its pose.")
-    try:
-        return html.pose_swaps(comparer.swaps(faces[:MAX_SWAPPED]), "")
-    except FacepclError as error:
-        return html.pose_swaps(None, f"{error}.")

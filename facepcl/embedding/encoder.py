@@ -23,7 +23,8 @@ from facepcl.embedding.int8 import INT8, make_int8_run
 from facepcl.errors import OptionError, WeightsError, unknown
 from facepcl.images.transform import Transform
 from facepcl.models import Branches
-from facepcl.models.factory import FAMILY, create_model, unknown_model
+from facepcl.models.factory import FAMILY, create_model, find_heads, unknown_model
+from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm
 from facepcl.models.registry import rows_of
 from facepcl.utils.cpus import cores
@@ -32,7 +33,8 @@ from facepcl.utils.torch_state import default_torch_state, use_own_threads
 
 FOR_IMAGES = "embed images by calling the embedder, as in FaceEmbedder()([image])"
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
-BRANCH_NAMES, POOLS = (*Branches._fields, "concat"), ("code", "flatten", "avg", "2x2")
+IDENTITY = "identity"  # the embedding by the head of this name
+BRANCH_NAMES, POOLS = (*Branches._fields, IDENTITY, "concat"), ("code", "flatten", "avg", "2x2")
 
 
 class Encoder:
@@ -61,6 +63,7 @@ class Encoder:
         with default_torch_state():
             loaded = _load(model).eval().float().to(self.device)
             self.model: Any = loaded.to(memory_format=torch.channels_last)
+            self.heads = _load_heads(model, self.device)
             self._check_model()
             config = self._read_preprocessing(size)
             weights = _hash_weights(self.model)
@@ -93,10 +96,32 @@ class Encoder:
                 raise OptionError(f"a {self.name} has no {needed}; give a timm model or its name")
         branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
         self.has_branches = branches and hasattr(self.model, "forward_branches")
-        if self.branch != "shared" and not self.has_branches:
+        self.check_branch(self.branch)
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether the weights have a head for identity."""
+        return self.heads is not None and IDENTITY in self.heads.specs
+
+    def check_branch(self, branch: str) -> None:
+        """Raise OptionError for a branch that this model does not have."""
+        names = branches_of(branch)
+        if IDENTITY in names and not self.has_identity:
             raise OptionError(
-                f"{self.name} has no branches, so branch {self.branch!r} does not exist; use 'shared'"
+                f"{self.name} comes without a head for identity, so branch {IDENTITY!r} does not exist; "
+                "facepcl pretrain --method labels --freeze trains one"
             )
+        if {"face", "pose"} & set(names) and not self.has_branches:
+            raise OptionError(
+                f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
+            )
+
+    def _reads_branches(self, branch: str) -> bool:
+        """Whether `branch` needs more than the trunk's maps."""
+        return bool({"face", "pose"} & {self._map_of(name) for name in branches_of(branch)})
+
+    def _map_of(self, name: str) -> str:
+        return self.heads.specs[IDENTITY].input if name == IDENTITY and self.heads else name
 
     def _read_preprocessing(self, size: int) -> dict[str, Any]:
         """Set what becomes of an image, and return timm's description of it."""
@@ -145,6 +170,7 @@ class Encoder:
         """
         cfg = (getattr(self.model, "pretrained_cfg", None) or {}) if released else {}
         preprocessing = {k: config[k] for k in sorted(config)}
+        self._heads_hash = _hash_weights(self.heads) if self.heads else ""
         self._space = [weights, self.branch, self.pool, preprocessing]
         blank = self.maps(self._sample[:2])
         columns = {
@@ -171,6 +197,8 @@ class Encoder:
     def space(self, branch: str) -> str:
         """A short hash of weights, branch, pool and preprocessing: only vectors of one space compare."""
         weights, _, *rest = self._space
+        if IDENTITY in codes_of(branch):
+            rest.append(self._heads_hash)
         text = json.dumps([weights, branch, *rest], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -191,7 +219,7 @@ class Encoder:
         """
         if self._process != os.getpid():
             self._check_fork()
-        wide = all_branches or self.branch != "shared"
+        wide = all_branches or self._reads_branches(self.branch)
         if wide in self._runs:
             return
         with self._making, default_torch_state():
@@ -220,7 +248,7 @@ class Encoder:
     def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
         """Branch maps of images uint8 `[B, H, W, 3]`: the trunk's alone where no other is asked for."""
         self.make_ready(all_branches)
-        run = self._runs[all_branches or self.branch != "shared"]
+        run = self._runs[all_branches or self._reads_branches(self.branch)]
         with self._inference():
             return dict(zip(Branches._fields, run(self._images(pixels, self.dtype)), strict=False))
 
@@ -233,9 +261,16 @@ class Encoder:
         with self._inference():
             columns = []
             for column in codes_of(branch or self.branch):
-                codes = [self._pooled(name, maps[name]).float() for name in branches_of(column)]
+                codes = [self._code(name, maps).float() for name in branches_of(column)]
                 columns.append(F.normalize(torch.cat(codes, 1)) if self.normalize else torch.cat(codes, 1))
             return torch.cat(columns, 1).cpu().numpy()
+
+    def _code(self, name: str, maps: dict[str, torch.Tensor]) -> torch.Tensor:
+        if name == IDENTITY:
+            assert self.heads
+            needed = Branches(*(maps.get(field) for field in Branches._fields))  # type: ignore[arg-type]
+            return self.heads.predict(IDENTITY, needed)
+        return self._pooled(name, maps[name])
 
     def _pooled(self, branch: str, maps: torch.Tensor) -> torch.Tensor:
         if self.pool == "code":
@@ -273,7 +308,7 @@ def branches_of(branch: str) -> tuple[str, ...]:
     """The branches that `branch` is made of. Raises OptionError for what is none."""
     names = Branches._fields if branch == "concat" else codes_of(branch)
     for name in names:
-        if name not in Branches._fields:
+        if name not in (*Branches._fields, IDENTITY):
             raise OptionError(f"{unknown('branch', name, BRANCH_NAMES)}, or several as face,pose")
     if len(set(names)) < len(names):
         raise OptionError(f"branch {branch!r} names one twice")
@@ -334,6 +369,16 @@ def _load(model: str | nn.Module) -> nn.Module:
     except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(f"{model}: {reason}") from error
+
+
+def _load_heads(model: str | nn.Module, device: torch.device) -> Heads | None:
+    """The heads of weights of ours, in float32."""
+    if isinstance(model, nn.Module) or not (
+        ":" in model or model.partition(".")[0] in timm.list_models(FAMILY)
+    ):
+        return None
+    heads = find_heads(model)
+    return heads and heads.to(device)
 
 
 def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:

@@ -240,12 +240,9 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
 def find_decoder(name: str, fetch: bool = True) -> Path | None:
     """The file of the decoder that belongs to the weights `name`, if there is one; `fetch`ed from the Hub if
     the weights are there."""
-    folder, row = _whereabouts(name, fetch)
-    if folder is not None:
-        path = folder / DECODER_FILE
-    else:
-        path = WEIGHTS / row.decoder if row and row.decoder else Path()
-    return path if path.is_file() else None
+    folder, _ = _whereabouts(name, fetch)
+    path = folder and folder / DECODER_FILE
+    return path if path and path.is_file() else None
 
 
 def _whereabouts(name: str, fetch: bool = True) -> tuple[Path | None, Row | None]:
@@ -281,6 +278,16 @@ def create_heads(name: str) -> Heads:
         >>> heads = facepcl.create_heads("local-dir:runs/first/encoder")
         >>> yaw, pitch, roll = heads(model.forward_branches(images))["pose"].T
     """
+    if heads := find_heads(name):
+        return heads
+    raise WeightsError(
+        f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze trains "
+        "them"
+    )
+
+
+def find_heads(name: str) -> Heads | None:
+    """As `create_heads`, but None for weights without heads."""
     folder, row = _whereabouts(name)
     described: Any = None
     if folder is not None:
@@ -288,10 +295,7 @@ def create_heads(name: str) -> Heads:
     elif row is not None:
         described, path = row.heads, WEIGHTS / f"{row.model}.{row.tag}.{HEADS_FILE}"
     if not described or not path.is_file():
-        raise WeightsError(
-            f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze "
-            "trains them"
-        )
+        return None
     if not isinstance(described, dict):
         raise WeightsError(f"{name}: its heads are {described!r:.40}, not an object")
     return load_heads(path, read_specs(described, name))

@@ -75,11 +75,13 @@ class Heads(nn.ModuleDict):
             A tensor `[B, out]` for each head: `pose` in degrees, `expression` as probabilities (not
             calibrated), `au` as intensities in 0..1, `identity` as vectors of unit length.
         """
-        outputs = {}
-        for name, spec in self.specs.items():
-            layer: Any = self[name]
-            outputs[name] = ACTIVATIONS[spec.activation](layer(head_input(maps, spec).to(layer.weight.dtype)))
-        return outputs
+        return {name: self.predict(name, maps) for name in self.specs}
+
+    def predict(self, name: str, maps: Branches) -> torch.Tensor:
+        """What one head says, `[B, out]`; of `maps` it needs the one that the head reads."""
+        spec, layer = self.specs[name], self.get_submodule(name)
+        inputs = head_input(maps, spec).to(layer.get_parameter("weight").dtype)
+        return ACTIVATIONS[spec.activation](layer(inputs))
 
 
 def head_input(maps: Branches, spec: HeadSpec) -> torch.Tensor:

@@ -27,7 +27,6 @@ class Row:
     hf_hub_id: str | None = None  # ORG/NAME@REVISION
     hub_sha256: dict[str, str] = field(default_factory=dict)  # of the files there, by name
     input_size: int | None = None  # pixels they were trained at (none: the model's own)
-    decoder: str | None = None  # bundled decoder that belongs to the weights
     heads: dict[str, Any] = field(default_factory=dict)  # bundled, as config.json describes them
     metrics: dict[str, Any] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ from torch import nn
 from facepcl._version import __version__
 from facepcl.data.label_files import CLS_LABELS
 from facepcl.embedding.embedder import FaceEmbedder
-from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, MODEL, POOL
+from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, IDENTITY, MODEL, POOL
 from facepcl.errors import OptionError, require, unknown
 from facepcl.models import Branches
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
@@ -134,16 +134,14 @@ def run(
         dtype=dtype,
         backend="eager" if model in BASELINES else "auto",
     )
-    if branch != "shared" and not embedder.has_branches:
-        raise OptionError(
-            f"{embedder.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
-        )
+    embedder.check_branch(branch)
     # all branches together, so that the next probe finds them
     branches = Branches._fields if embedder.has_branches else ("shared",)
+    identity = (IDENTITY,) if embedder.has_identity and task != DISENTANGLE else ()
     features = extract(
         manifest,
         embedder,
-        branches,
+        (*branches, *identity),
         mirrored=task == DISENTANGLE,
         cache=cache,
         workers=workers,
