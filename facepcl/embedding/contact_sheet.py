@@ -1,4 +1,4 @@
-"""Contact sheets: the nearest neighbours of some faces under the face code, and under the pose code."""
+"""Contact sheets: the nearest neighbours of some faces by identity, and by the pose code."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,16 +20,19 @@ QUERIES, NEIGHBOURS = 8, 8
 CENTRE_FROM = 16  # centred codes of n images have a mean cosine of -1 / (n - 1): two would always show -1
 TILE, GAP, CAPTION = 96, 6, 16
 LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
-ROWS = (("face", "face code:\nlike this face"), ("pose", "pose code:\nturned like it"))
+ROWS = {
+    "identity": "identity:\nlike this face",
+    "face": "face code:\nlike this face",
+    "pose": "pose code:\nturned like it",
+}
 
 
 class Sample(NamedTuple):
-    """One image: its path, pixels uint8 `[S, S, 3]`, and its face and pose codes `[D]`."""
+    """One image: its path, pixels uint8 `[S, S, 3]`, and its vectors `[D]` by branch."""
 
     path: str
     pixels: np.ndarray
-    face: np.ndarray
-    pose: np.ndarray
+    vectors: dict[str, np.ndarray]
 
 
 def draw_sheet(
@@ -40,7 +43,7 @@ def draw_sheet(
     workers: int | None = None,
 ) -> None:
     """Write a sheet of a table as a PNG: for each of a few faces, spread over the table, its nearest
-    neighbours under the face code and under the pose code.
+    neighbours by identity, or by the face code of weights without a head for it, and by the pose code.
 
     The images of the sample are read and embedded again; one that is gone is left out.
     """
@@ -51,12 +54,16 @@ def draw_sheet(
     block = 2 * (TILE + CAPTION + GAP) + 2 * GAP
     sheet = Image.new("RGB", (width, 58 + max(1, len(queries)) * block), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, 8), "Nearest neighbours under the face code and under the pose code", "black", _font(18))
-    centred = "centred " if len(samples) >= CENTRE_FROM else ""
+    branches = (embedder.likeness, "pose")
+    title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
+    pen.text((GAP, 8), f"Nearest neighbours by {title}", "black", _font(18))
+    centred = ", of centred codes" if len(samples) >= CENTRE_FROM else ""
     count = sum(error is None for error in table.errors)
-    subtitle = f"cosine of the {centred}codes, among {len(samples):,} of {count:,} images"
+    subtitle = f"cosine{centred}, among {len(samples):,} of {count:,} images"
     pen.text((GAP, 34), subtitle, "dimgray", _font(12))
-    similar = {name: _cosine(np.stack([getattr(s, name) for s in samples])) for name, _ in ROWS if samples}
+    similar = {
+        name: _cosine(name, np.stack([s.vectors[name] for s in samples])) for name in branches if samples
+    }
     for number, query in enumerate(queries):
         _draw_query(sheet, 58 + number * block, samples, int(query), similar)
     with atomic(path) as temporary:
@@ -90,9 +97,11 @@ def _embed(
                 yield item._replace(faces=_faces(table, rows))
 
     for batch in embedder.batches(items(), workers, all_branches=True):
+        vectors = {b: embedder.vectors(batch.maps, b) for b in (embedder.likeness, "pose") if batch.good}
         for place, row in enumerate(batch.good):
-            codes = (batch.maps[branch][place].flatten().float().cpu().numpy() for branch, _ in ROWS)
-            yield Sample(batch.rows.paths[row], batch.pixels[place], *codes)
+            yield Sample(
+                batch.rows.paths[row], batch.pixels[place], {b: v[place] for b, v in vectors.items()}
+            )
 
 
 def _faces(table: Embeddings, rows: list[int]) -> tuple[Face, ...] | None:
@@ -108,10 +117,10 @@ def _draw_query(
     pen.line((GAP, top - GAP, sheet.width - GAP, top - GAP), fill="lightgray")
     _paste(sheet, samples[query], (GAP, top), 2 * TILE)
     pen.text((GAP, top + 2 * TILE + 2), _short(samples[query].path, 30), "black", _font(11))
-    for row, (name, caption) in enumerate(ROWS):
+    for row, (name, cosines) in enumerate(similar.items()):
         y = top + row * (TILE + CAPTION + GAP)
-        pen.multiline_text((2 * TILE + 3 * GAP, y + TILE // 3), caption, "black", _font(12))
-        cosine = similar[name][query].copy()
+        pen.multiline_text((2 * TILE + 3 * GAP, y + TILE // 3), ROWS[name], "black", _font(12))
+        cosine = cosines[query].copy()
         cosine[query] = -np.inf
         others = np.argsort(-cosine, kind="stable")[: min(NEIGHBOURS, len(samples) - 1)]
         for place, other in enumerate(others):
@@ -125,9 +134,10 @@ def _draw_query(
             )
 
 
-def _cosine(codes: np.ndarray) -> np.ndarray:
-    # Codes share a large common part; without it every pair looks alike.
-    centred = codes - codes.mean(0) if len(codes) >= CENTRE_FROM else codes
+def _cosine(branch: str, codes: np.ndarray) -> np.ndarray:
+    # Codes share a large common part, without which every pair looks alike; identity vectors do not.
+    is_centred = branch != "identity" and len(codes) >= CENTRE_FROM
+    centred = codes - codes.mean(0) if is_centred else codes
     directions = unit(centred)
     return directions @ directions.T
 

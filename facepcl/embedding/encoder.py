@@ -103,6 +103,11 @@ class Encoder:
         """Whether the weights have a head for identity."""
         return self.heads is not None and IDENTITY in self.heads.specs
 
+    @property
+    def likeness(self) -> str:
+        """The branch by which faces are compared: identity, or the face code of weights without its head."""
+        return IDENTITY if self.has_identity else "face"
+
     def check_branch(self, branch: str) -> None:
         """Raise OptionError for a branch that this model does not have."""
         names = branches_of(branch)
@@ -111,6 +116,8 @@ class Encoder:
                 f"{self.name} comes without a head for identity, so branch {IDENTITY!r} does not exist; "
                 "facepcl pretrain --method labels --freeze trains one"
             )
+        if IDENTITY in names and self.pool != POOL:
+            raise OptionError(f"branch {IDENTITY!r} has a pool of its own; leave out pool {self.pool!r}")
         if {"face", "pose"} & set(names) and not self.has_branches:
             raise OptionError(
                 f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"

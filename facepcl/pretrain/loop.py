@@ -242,7 +242,7 @@ def _start(config: Config, progress: bool) -> Training:
         nets.start_from(config.init)
     nets.to(device).to(memory_format=torch.channels_last).train()
     if config.freeze:
-        nets.encoder.eval().requires_grad_(False)
+        nets.encoder.eval()
     size = config.final_size or nets.own_size
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(min(config.batch, 32), 3, size, size, device=device)
@@ -253,6 +253,7 @@ def _start(config: Config, progress: bool) -> Training:
     else:  # as recorded, since rounding differs; a given dtype is reproducible without timing
         unfold = previous_config.get("unfold", False)
     unfold = distributed.broadcast_object(unfold)
+    nets.encoder.requires_grad_(not config.freeze)  # now that passes with gradients have been timed
     per_epoch = source.count // config.batch
     total = None if config.minutes else config.steps or max(1, round(config.epochs * per_epoch))
     training = Training(

@@ -137,7 +137,8 @@ def run(
     embedder.check_branch(branch)
     # all branches together, so that the next probe finds them
     branches = Branches._fields if embedder.has_branches else ("shared",)
-    identity = (IDENTITY,) if embedder.has_identity and task != DISENTANGLE else ()
+    has_identity = embedder.has_identity and embedder.pool == POOL and task != DISENTANGLE
+    identity = (IDENTITY,) if has_identity else ()
     features = extract(
         manifest,
         embedder,
