@@ -26,6 +26,8 @@ from facepcl.errors import (
 )
 from facepcl.images.decode import decode, decode_reduced
 from facepcl.images.transform import Transform
+from facepcl.models.heads import Heads, HeadSpec
+from facepcl.models.io import save_encoder
 
 TOLERANCE = 1e-5  # float32: another batch size sums in another order
 FLOAT32 = {"dtype": "float32"}  # auto is bfloat16 on processors with units for it
@@ -71,6 +73,52 @@ def test_concat_is_the_three_codes_in_a_row(model, folder):
         for branch in ("shared", "face", "pose", "concat")
     ]
     assert close(parts.pop(), np.concatenate(parts, 1))
+
+
+@pytest.fixture(scope="module")
+def with_heads(tmp_path_factory):
+    """Weights with heads, as `facepcl pretrain --method labels` leaves them."""
+    torch.manual_seed(0)
+    heads = Heads({"identity": HeadSpec("shared", 4, "unit", 16)}, {"identity": 128 * 16})
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    return f"local-dir:{save_encoder(model, tmp_path_factory.mktemp('w') / 'encoder', heads=heads)}"
+
+
+@pytest.mark.parametrize("backend", ["eager", "trace"])
+def test_identity_is_what_the_head_reads_from_the_shared_map(with_heads, folder, backend):
+    embedder = facepcl.FaceEmbedder(with_heads, branch="identity", dtype="float32", backend=backend)
+    found = embedder([folder / "00.jpg", folder / "01.png"])
+    maps = facepcl.FaceEmbedder(with_heads, pool="flatten", dtype="float32")(
+        [folder / "00.jpg", folder / "01.png"]
+    )
+    layer = facepcl.create_heads(with_heads)["identity"]
+    wanted = torch.nn.functional.normalize(layer(torch.from_numpy(maps))).detach().numpy()
+    assert found.shape == (2, 16)
+    assert close(found, wanted)
+
+
+def test_identity_stands_beside_other_branches_in_a_table(with_heads, folder, tmp_path):
+    facepcl.embed(folder, tmp_path / "e.npz", model=with_heads, branch="shared,identity", **FLOAT32)
+    table = facepcl.read_embeddings(tmp_path / "e.npz")
+    assert table.meta["columns"]["identity"]["dimension"] == 16
+    alone = facepcl.FaceEmbedder(with_heads, branch="identity", dtype="float32")
+    assert table.meta["columns"]["identity"]["space"] == alone.meta["space"]
+
+
+def test_the_space_of_identity_tells_heads_apart(with_heads, tmp_path):
+    other = Heads({"identity": HeadSpec("shared", 4, "unit", 16)}, {"identity": 128 * 16})
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    folder = save_encoder(model, tmp_path / "encoder", heads=other)
+    one, two = (facepcl.FaceEmbedder(n, dtype="float32") for n in (with_heads, f"local-dir:{folder}"))
+    assert one.space("identity") != two.space("identity")
+    assert one.space("shared") == two.space("shared") == facepcl.FaceEmbedder("pcl_facecycle").space("shared")
+
+
+def test_identity_needs_a_head_and_has_one_pool(model, with_heads):
+    with pytest.raises(OptionError, match="comes without a head for identity"):
+        facepcl.FaceEmbedder(model, branch="identity")
+    with pytest.raises(OptionError, match="leave out pool 'avg'"):
+        facepcl.FaceEmbedder(with_heads, branch="identity", pool="avg")
 
 
 @pytest.mark.parametrize(("pool", "width"), [("code", 2048), ("flatten", 2048), ("avg", 128), ("2x2", 512)])
@@ -206,7 +254,7 @@ def test_a_model_without_weights_is_an_error():
 
 
 def test_wrong_options_name_the_right_ones(model):
-    with pytest.raises(OptionError, match="shared, face, pose, concat"):
+    with pytest.raises(OptionError, match="shared, face, pose, identity, concat"):
         facepcl.FaceEmbedder(model, branch="nose")
     with pytest.raises(OptionError, match="device 'abacus'"):
         facepcl.FaceEmbedder(model, device="abacus")

@@ -25,17 +25,15 @@ THUMBNAIL = 360  # pixels of the longer side of a photo on the page
 FOLDER_LIMIT = 5000  # faces of a folder in memory, 30 kB each
 FOLDERS = 2  # the most recent ones in memory
 SHOWN = Transform(THUMBNAIL, THUMBNAIL, THUMBNAIL, THUMBNAIL, "border")  # the whole photo in a square
-BRANCHES = ("face", "pose")
 CLOSED = "the page was closed"
 
 
 class CodedFace(NamedTuple):
-    """A crop as the network sees it, uint8 `[S, S, 3]`, and its codes `[D]`."""
+    """A crop as the network sees it, uint8 `[S, S, 3]`, and its vectors `[D]` by branch."""
 
     name: str
     pixels: np.ndarray
-    face: np.ndarray
-    pose: np.ndarray
+    vectors: dict[str, np.ndarray]
 
 
 class Photo(NamedTuple):
@@ -115,8 +113,12 @@ class Comparer:
         return prepared, prepared.pixels
 
     def _coded(self, names: list[str], crops: np.ndarray, maps: Any) -> list[CodedFace]:
-        codes = [self._embedder.vectors(maps, branch) for branch in BRANCHES]
-        return [CodedFace(*row) for row in zip(names, crops, *codes, strict=True)]
+        branches = (self._embedder.likeness, "pose")
+        codes = zip(*(self._embedder.vectors(maps, branch) for branch in branches), strict=True)
+        return [
+            CodedFace(name, crop, dict(zip(branches, vectors, strict=True)))
+            for name, crop, vectors in zip(names, crops, codes, strict=True)
+        ]
 
     def gallery(
         self, folder: str | Path, on_progress: Callable[[int, int], object] = lambda done, total: None
@@ -157,8 +159,8 @@ class Comparer:
 
 
 def similarities(faces: Sequence[CodedFace], others: Sequence[CodedFace], branch: str) -> np.ndarray:
-    """Cosines `[N, M]` of the codes of one branch."""
-    one, other = (unit(np.stack([getattr(f, branch) for f in some])) for some in (faces, others))
+    """Cosines `[N, M]` of the vectors of one branch."""
+    one, other = (unit(np.stack([face.vectors[branch] for face in some])) for some in (faces, others))
     return one @ other.T
 
 

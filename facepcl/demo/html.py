@@ -8,10 +8,14 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from facepcl.demo.compare import BRANCHES, CodedFace, Gallery, Photo, similarities, with_boxes
+from facepcl.demo.compare import CodedFace, Gallery, Photo, similarities, with_boxes
 
 NEIGHBOURS = 6
-TITLES = {"face": "Face branch: like this face", "pose": "Pose branch: turned like it"}
+TITLES = {
+    "identity": "Identity: like this face",
+    "face": "Face branch: like this face",
+    "pose": "Pose branch: turned like it",
+}
 CSS = """
 .pcl h3 { margin: 1.2em 0 .2em; font-size: 1.15em }
 .pcl p { margin: .2em 0 .6em; max-width: 46em }
@@ -87,7 +91,7 @@ def similarity_tables(faces: Sequence[CodedFace]) -> str:
     """The cosines of every two faces under each branch."""
     if len(faces) < 2:
         return section("How alike", "Add a second face to compare with.") if faces else ""
-    tables = "".join(_matrix(faces, branch) for branch in BRANCHES)
+    tables = "".join(_matrix(faces, branch) for branch in faces[0].vectors)
     sentence = (
         "Cosine of the codes: 1 is the same, and even strangers have far more than 0, so compare numbers "
         "within a table. The darker, the more alike."
@@ -121,11 +125,11 @@ def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
         return section("", f"No face was found in this folder{unread}.")
     if not faces:
         return section("", f"The folder has {count}{unread}. Add a photo to see its nearest faces.")
-    cosines = {branch: similarities(faces, gallery.faces, branch) for branch in BRANCHES}
+    cosines = {branch: similarities(faces, gallery.faces, branch) for branch in faces[0].vectors}
     blocks = ""
     for i, face in enumerate(faces):
         rows = ""
-        for branch in BRANCHES:
+        for branch in faces[0].vectors:
             nearest = np.argsort(-cosines[branch][i], kind="stable")[:NEIGHBOURS]
             near = [(gallery.faces[n], cosines[branch][i, n]) for n in nearest]
             crops = "".join(_crop(other, f"{cosine:.2f} {_stem(other.name)}") for other, cosine in near)

@@ -11,6 +11,7 @@ from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, list_entries, printable, read_items, shard_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings, unit
+from facepcl.embedding.encoder import IDENTITY
 from facepcl.images.face import Face
 from facepcl.utils.files import atomic
 
@@ -21,7 +22,7 @@ CENTRE_FROM = 16  # centred codes of n images have a mean cosine of -1 / (n - 1)
 TILE, GAP, CAPTION = 96, 6, 16
 LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
 ROWS = {
-    "identity": "identity:\nlike this face",
+    IDENTITY: "identity:\nlike this face",
     "face": "face code:\nlike this face",
     "pose": "pose code:\nturned like it",
 }
@@ -57,12 +58,15 @@ def draw_sheet(
     branches = (embedder.likeness, "pose")
     title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
     pen.text((GAP, 8), f"Nearest neighbours by {title}", "black", _font(18))
-    centred = ", of centred codes" if len(samples) >= CENTRE_FROM else ""
+    centred = "; codes are centred first" if len(samples) >= CENTRE_FROM else ""
     count = sum(error is None for error in table.errors)
-    subtitle = f"cosine{centred}, among {len(samples):,} of {count:,} images"
+    subtitle = f"cosine, among {len(samples):,} of {count:,} images{centred}"
     pen.text((GAP, 34), subtitle, "dimgray", _font(12))
+    # codes share a large common part, without which every pair looks alike; identity vectors do not
     similar = {
-        name: _cosine(name, np.stack([s.vectors[name] for s in samples])) for name in branches if samples
+        name: _cosine(np.stack([sample.vectors[name] for sample in samples]), centre=name != IDENTITY)
+        for name in branches
+        if samples
     }
     for number, query in enumerate(queries):
         _draw_query(sheet, 58 + number * block, samples, int(query), similar)
@@ -134,10 +138,8 @@ def _draw_query(
             )
 
 
-def _cosine(branch: str, codes: np.ndarray) -> np.ndarray:
-    # Codes share a large common part, without which every pair looks alike; identity vectors do not.
-    is_centred = branch != "identity" and len(codes) >= CENTRE_FROM
-    centred = codes - codes.mean(0) if is_centred else codes
+def _cosine(codes: np.ndarray, centre: bool = True) -> np.ndarray:
+    centred = codes - codes.mean(0) if centre and len(codes) >= CENTRE_FROM else codes
     directions = unit(centred)
     return directions @ directions.T
 
