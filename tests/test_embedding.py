@@ -468,6 +468,18 @@ def test_a_jpeg_decoded_at_reduced_scale_keeps_its_code():
     assert cosine.min() > 0.999  # measured: 0.9999; 0.985 where the box was taken for the whole image
 
 
+def test_a_table_made_with_weights_that_were_replaced_is_refused_with_that_reason(model, folder, tmp_path):
+    table = facepcl.embed(folder, tmp_path / "e.npz", model=model, **FLOAT32).path
+    newer = copy.deepcopy(model)
+    newer.conv1[0].weight.data += 0.01
+    with pytest.raises(OptionError, match=r"e\.npz was made with space .*: weights of this name have been"):
+        facepcl.embed(folder, table, model=newer, resume=True, **FLOAT32)
+    facepcl.embed(folder, tmp_path / "new.npz", model=newer, **FLOAT32)
+    tables = (facepcl.read_embeddings(tmp_path / name) for name in ("e.npz", "new.npz"))
+    with pytest.raises(TableError, match="the weights of this name have been replaced"):
+        facepcl.similarity(*tables)
+
+
 @pytest.mark.parametrize("ending", ["parquet", "npz", "csv"])
 def test_several_branches_are_columns_that_compare_with_tables_of_one(folder, tmp_path, ending):
     facepcl.embed(folder, tmp_path / f"two.{ending}", branch="face,pose", dtype="float32")
