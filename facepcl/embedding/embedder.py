@@ -61,8 +61,9 @@ class FaceEmbedder(Encoder):
     Args:
         model: A name with pretrained weights as for `facepcl.create_model`; the name, Hub repository or
             folder of any timm model; or a module.
-        branch: `shared`, `face`, `pose`, `concat` (all three in one vector), or several as "face,pose".
-            Models without branches have `shared` only.
+        branch: `shared`, `face`, `pose`, `concat` (all three in one vector), `identity` (unit length, of
+            weights with a head for it), or several as "face,pose". Models without branches have `shared`
+            only.
         pool: `code` (the model's own), `flatten`, `avg` or `2x2`.
         normalize: Scale each embedding to unit length.
         size: Side of the input in pixels; 0 is the model's own.
