@@ -148,6 +148,14 @@ def test_the_path_of_an_image_is_no_model(folder):
         (lambda: facepcl.hub.convert(None, "out"), "checkpoint is a path, not NoneType"),
         (lambda: facepcl.hub.push(None, "me/encoder"), "folder is a path, not NoneType"),
         (lambda: facepcl.probes.run("expression", None), "data is a path, not NoneType"),
+        (lambda: facepcl.create_model("pcl_facecycle", pretrained={}), "True, False or the path of a .saf"),
+        (
+            lambda: facepcl.FaceEmbedder(branch=["face", "pose"]),
+            "branch is a name, or several as 'face,pose'",
+        ),
+        (lambda: facepcl.FaceEmbedder(batch_size="8"), "batch_size is a whole number, not '8'"),
+        (lambda: facepcl.FaceEmbedder(size=100_000), "size 100000: 32 to 4096 pixels"),
+        (lambda: facepcl.embed("faces", ""), "out is a path, not an empty text"),
         (lambda: facepcl.pretrain.run("faces"), r"run takes a Config, as in run\(Config\("),
     ],
 )
@@ -177,6 +185,14 @@ def test_batch_size_and_workers_change_no_embedding(model, folder, tmp_path, bat
     a, b = facepcl.read_embeddings(tmp_path / "a.npz"), facepcl.read_embeddings(tmp_path / "b.npz")
     assert a.paths == b.paths == [str(p) for p in sorted(folder.iterdir())]
     assert close(a.vectors, b.vectors)
+
+
+def test_an_output_does_not_replace_a_source(model, folder, tmp_path):
+    (tmp_path / "list.csv").write_text(f"path\n{folder}/00.jpg\n")
+    for options in ({"out": tmp_path / "list.csv"}, {"out": tmp_path / "e.npz", "sheet": folder / "01.png"}):
+        with pytest.raises(OptionError, match="is one of the sources, and would be replaced"):
+            facepcl.embed([tmp_path / "list.csv", folder / "01.png"], model=model, **options)
+    assert (tmp_path / "list.csv").read_text().startswith("path")
 
 
 def test_the_order_of_files_changes_no_embedding(model, folder, tmp_path):

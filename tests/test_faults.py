@@ -443,7 +443,7 @@ def test_a_training_shard_that_breaks_off_is_said_before_the_first_step(tmp_path
 
 
 def test_links_folders_and_devices_of_a_training_shard_are_no_faces(tmp_path):
-    """Nothing is read but the members that are files, whatever their names."""
+    """Nothing is read but the members that are files, whatever their names; links are named."""
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(FACES[0], "../../a.jpg")
         for name, kind in (
@@ -457,7 +457,11 @@ def test_links_folders_and_devices_of_a_training_shard_are_no_faces(tmp_path):
             info.type, info.linkname = kind, str(FACES[1])
             tar.addfile(info)
     with no_waiting(30):
-        assert read_faces([tmp_path / "s.tar"], 32).names == [f"{tmp_path}/s.tar/../../a.jpg"]
+        faces = read_faces([tmp_path / "s.tar"], 32)
+    assert faces.names == [f"{tmp_path}/s.tar/../../a.jpg"]
+    assert [name for name, _ in faces.skipped] == [
+        f"{tmp_path}/s.tar/{kind}.jpg" for kind in ("link", "hard")
+    ]
     rows = [item.path for item in read_items(list_entries([tmp_path / "s.tar"])) if item.error is None]
     assert rows == [f"{tmp_path}/s.tar/../../a.jpg"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from facepcl.errors import ImageError, MissingPath, OptionError
 from facepcl.images.decode import decode, decode_reduced, max_pixels, open_image, quiet_pillow
@@ -419,3 +419,32 @@ def test_a_heic_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(pillow_heif.HeifFile, "to_pillow", lambda file: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="too many pixels: 112 x 112"):
         open_image(HEIC)
+
+
+@pytest.mark.parametrize(("kind", "top"), [(np.int32, 255), (np.int32, 65535), (np.uint16, 65535)])
+def test_integers_of_a_tiff_are_grey_levels_of_8_or_16_bits(kind, top):
+    levels = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+    file = io.BytesIO()
+    Image.fromarray((levels.astype(np.int64) * (top // 255)).astype(kind)).save(file, "TIFF")
+    np.testing.assert_array_equal(np.asarray(decode(file.getvalue()))[..., 0], levels)
+
+
+@pytest.mark.parametrize("levels", [[[0, 70_000]], [[-5, 200]]])
+def test_integers_beyond_16_bits_are_refused(levels):
+    file = io.BytesIO()
+    Image.fromarray(np.array(levels, np.int32)).save(file, "TIFF")
+    with pytest.raises(ImageError, match=r"lie in \[0, 255\] or \[0, 65535\]"):
+        decode(file.getvalue())
+
+
+def test_of_a_tiff_the_picture_is_read_and_not_its_thumbnail(tmp_path):
+    """As cameras write them: the first page is a reduced version (tag 254)."""
+    thumbnail, picture = Image.new("RGB", (8, 6), "black"), Image.new("RGB", (80, 60), "white")
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = 1
+    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "raw.tif", new=True) as file:
+        thumbnail.save(file, "TIFF", tiffinfo=tags)
+        file.newFrame()
+        picture.save(file, "TIFF")
+    found = decode((tmp_path / "raw.tif").read_bytes())
+    assert (found.size, found.getpixel((5, 5))) == ((80, 60), (255, 255, 255))

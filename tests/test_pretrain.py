@@ -106,6 +106,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, done, monkeypatch):
     assert_same(end_of(config), end_of(done))
 
 
+@pytest.mark.parametrize("name", ["encoder/code.py", "samples/step-00000001.png", "log.jsonl"])
+def test_a_folder_with_files_of_another_kind_is_no_run(config, name):
+    """Its files would be deleted or replaced."""
+    file = Path(config.out, name)
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(OptionError, match=f"it holds {Path(name).parts[0]} and no config.json of a run"):
+        run(config)
+    assert file.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [

@@ -172,7 +172,7 @@ def test_any_kinds_may_be_mixed_and_begun_anywhere(tmp_path):
 
 
 def test_a_shard_gives_its_image_members_in_their_order(tmp_path):
-    tar = write_tar(tmp_path / "s.tar", {"b.jpg": b"1", "b.json": b"{}", "a.png": b"2", "link.jpg": None})
+    tar = write_tar(tmp_path / "s.tar", {"b.jpg": b"1", "b.json": b"{}", "a.png": b"2"})
     assert [(i.path, i.data) for i in items(tar)] == [(f"{tar}/b.jpg", b"1"), (f"{tar}/a.png", b"2")]
 
 
@@ -340,6 +340,29 @@ def test_a_message_does_not_repeat_an_item_of_megabytes():
         with pytest.raises((OptionError, MissingPath)) as error:
             list_entries([source])
         assert len(str(error.value)) < 400
+
+
+def test_a_link_in_a_shard_is_named_and_not_left_out(tmp_path):
+    tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"1", "link.jpg": None})
+    first, second = items(tar)
+    assert first.data == b"1"
+    assert (second.path, second.data) == (f"{tar}/link.jpg", None)
+    assert second.error == "cannot be read: it is a link to /etc/hostname, which a stream cannot follow"
+
+
+def test_shards_that_were_joined_say_so_and_lose_nothing_silently(tmp_path):
+    one, two = (write_tar(tmp_path / f"{n}.tar", {f"{n}.jpg": b"1"}) for n in "ab")
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(one.read_bytes() + two.read_bytes())
+    first, second = items(joined)
+    assert first.data == b"1"
+    assert "another archive follows behind its end mark; keep them in two files" in second.error
+
+
+def test_an_unclosed_quote_in_a_manifest_is_an_error(tmp_path):
+    (tmp_path / "list.csv").write_text('path,note\na.jpg,"unclosed\nb.jpg,1\n')
+    with pytest.raises(OptionError, match=r"list\.csv, line \d: unexpected end of data"):
+        items(tmp_path / "list.csv")
 
 
 # -- drives that fail

@@ -18,7 +18,7 @@ from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import check_sheet, draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
 from facepcl.data.file_types import Selection
-from facepcl.data.sources import Item, as_sources, is_table_of, list_entries, printable
+from facepcl.data.sources import Item, as_sources, check_no_source, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.errors import MissingPath, OptionError, shortened, unknown
 from facepcl.images.cropper import Alignment
@@ -169,6 +169,7 @@ def _check_options(
     check_workers(workers)
     if sheet is not None:
         check_sheet(Path(sheet))
+        check_no_source(sheet, sources)
     folder = job.out
     real = Path(os.path.realpath(folder))
     for source in sources:

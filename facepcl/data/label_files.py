@@ -22,6 +22,7 @@ _logger = logging.getLogger("facepcl")
 CLS_LABELS = ("expression", "identity")  # what NAME.cls may hold, the default first
 CLASS_NAMES = "classnames.txt"  # beside a shard or its folder: the names of the numbers in .cls files
 _KINDS = ("cls", "json")  # where both have a label, that of the JSON counts
+_UPPER_KINDS = tuple(map(str.upper, _KINDS))  # as cameras and Windows write them
 LABEL_SUFFIXES = tuple(f".{kind}" for kind in _KINDS)
 _NAME = re.compile(r"((?:.*/)?[^/.]*)\.?([^/]*)", re.DOTALL)
 
@@ -94,9 +95,9 @@ def folder_labels(image: Path, cls: str = CLS_LABELS[0]) -> dict[str, Any]:
     """
     key, parts, _ = _split(image.name)
     stems = [".".join([key, *parts[:count]]) for count in range(len(parts) + 1)]
-    paths = [image.with_name(f"{stem}.{kind}") for stem in stems for kind in _KINDS]
+    paths = [image.with_name(f"{stem}.{kind}") for stem in stems for kind in _KINDS + _UPPER_KINDS]
     files = [path for path in paths if path.is_file()]
-    classes = class_names(image) if any(file.suffix == ".cls" for file in files) else []
+    classes = class_names(image) if any(file.suffix.lower() == ".cls" for file in files) else []
     return _merged(
         [_Named(str(p), _split(p.name)[1], _read(read_file(p), str(p), cls, classes)) for p in files]
     )
@@ -120,7 +121,7 @@ def _read(data: bytes, name: str, cls: str, classes: list[str]) -> dict[str, Any
     if _split(name)[2] == "json":
         return read_labels(data, name)
     word = data.decode(errors="replace").strip()
-    if classes and word.isdigit():
+    if classes and word.isascii() and word.isdigit() and len(word) < 10:
         if int(word) >= len(classes):
             raise DataError(f"{name}: the class is {word}, and {CLASS_NAMES} names {len(classes)}, from 0 on")
         word = classes[int(word)]

@@ -20,6 +20,9 @@ def split_named(text: str) -> str:
 
 def are_splits(names: Sequence[str]) -> bool:
     """Whether folders of these names are the splits of a data set: train and test, or train_set."""
+    named = set(map(split_named, names))
+    if "train" in named and named & {"val", "test"}:  # whatever lies beside them
+        return True
     return all(any(map(split_named, re.split(r"[\W_]+", name))) for name in names)
 
 

@@ -63,6 +63,13 @@ def as_sources(source: Any) -> list[str]:
     return [str(one) for one in listed]
 
 
+def check_no_source(path: str | Path, sources: Sequence[str]) -> None:
+    """Raise OptionError for a file of output that would replace one of the `sources`."""
+    files = [os.path.realpath(source) for source in sources if not is_url(source) and os.path.isfile(source)]
+    if os.path.realpath(path) in files:
+        raise OptionError(f"{path} is one of the sources, and would be replaced; choose another name")
+
+
 class Entry(NamedTuple):
     """One line of a listing: an image file or a shard; or the reason why it is neither."""
 
@@ -286,7 +293,8 @@ def csv_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
     encoding, errors = ("utf-16", "replace") if is_wide else ("utf-8-sig", "surrogateescape")
     with open_text(manifest, encoding, errors, newline="") as file:
         first = file.readline()
-        lines = csv.reader(chain([first], file), delimiter=max(DELIMITERS, key=first.count))
+        # strict: an unclosed quote would take all lines that follow for one cell
+        lines = csv.reader(chain([first], file), delimiter=max(DELIMITERS, key=first.count), strict=True)
         try:
             for cells in lines:
                 if cells:  # blank lines count as none
@@ -374,7 +382,8 @@ class _Header(tarfile.TarInfo):
 
 
 def read_shard(shard: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
-    """The regular files in a tar of any size, compressed or not, each with a function that reads it.
+    """The files in a tar of any size, compressed or not, each with a function that reads it, which raises
+    one of SHARD_ERRORS for a link.
 
     The function is good until the next member is asked for. Raises SHARD_ERRORS if the tar is none or is
     cut off, RemoteError if the network or the drive fails.
@@ -390,14 +399,20 @@ def _read_tar(file: Any) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # a million of them would stay in memory
-            # links, devices and folders are no images, whatever they are called
-            if member.isfile():
+            # devices and folders are no images, whatever they are called
+            if member.isfile() or member.islnk() or member.issym():
                 yield member, partial(_member_bytes, archive, member)
         if not getattr(archive, "ended", False):
             raise tarfile.ReadError("it has no end mark")
+        stream: Any = archive.fileobj
+        while rest := stream.read(1 << 16):  # zeros, up to a multiple of the block size
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("another archive follows behind its end mark; keep them in two files")
 
 
 def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if not member.isfile():
+        raise tarfile.ReadError(f"it is a link to {shortened(member.linkname)}, which a stream cannot follow")
     file = archive.extractfile(member)
     return file.read() if file else b""
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from numbers import Integral
 from threading import Lock
 from typing import Any
 
@@ -26,6 +27,7 @@ from facepcl.models import Branches
 from facepcl.models.factory import FAMILY, create_model, find_heads, unknown_model
 from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm
+from facepcl.models.model_args import LARGEST_SIDE
 from facepcl.models.registry import rows_of
 from facepcl.utils.cpus import cores
 from facepcl.utils.device import check_dtype, find_device, inference_dtype
@@ -54,7 +56,7 @@ class Encoder:
         dtype: str = "auto",
         backend: str = "auto",
     ):
-        _check_options(branch, pool, batch_size, dtype, backend)
+        _check_options(branch, pool, batch_size, size, dtype, backend)
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
         self._int8, self._backend = dtype == INT8, backend
         self._runs: dict[bool, Run] = {}
@@ -138,7 +140,9 @@ class Encoder:
             torch.tensor(config[key], dtype=torch.float32, device=self.device).view(-1, 1, 1)
             for key in ("mean", "std")
         )
-        self._sample = np.random.default_rng(0).integers(0, 256, (8, *self.transform.shape), np.uint8)
+        shape = self.transform.shape
+        count = 8 if max(shape) <= 512 else 2
+        self._sample = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
         return config
 
     def _choose_dtype(self, dtype: str) -> None:
@@ -294,7 +298,12 @@ class Encoder:
         }[self.pool]()
 
 
-def _check_options(branch: str, pool: str, batch_size: int, dtype: str, backend: str) -> None:
+def _check_options(branch: Any, pool: str, batch_size: Any, size: Any, dtype: str, backend: str) -> None:
+    if not isinstance(branch, str):
+        raise OptionError(f"branch is a name, or several as 'face,pose', not {type(branch).__name__}")
+    for name, number in (("batch_size", batch_size), ("size", size)):
+        if not isinstance(number, Integral):
+            raise OptionError(f"{name} is a whole number, not {number!r:.40}")
     branches_of(branch)
     if pool not in POOLS:
         raise OptionError(unknown("pool", pool, POOLS))
@@ -392,8 +401,8 @@ def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:
     """timm's data config for inputs of `size` pixels; 0 = as it is."""
     if not size or config["input_size"] == (3, size, size):
         return config
-    if size < 32:
-        raise OptionError(f"size {size}: at least 32 pixels, or 0 for the model's own")
+    if not 32 <= size <= LARGEST_SIDE:
+        raise OptionError(f"size {size}: 32 to {LARGEST_SIDE} pixels, or 0 for the model's own")
     if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
         raise OptionError(f"size {size}: this model takes {config['input_size'][1]} pixels only")
     return {**config, "input_size": (3, size, size)}

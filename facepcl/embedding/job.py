@@ -11,7 +11,7 @@ from torch import nn
 from facepcl.alignment.contact_sheet import check_sheet
 from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
-from facepcl.data.sources import as_sources, is_table_of, list_entries
+from facepcl.data.sources import as_sources, check_no_source, is_table_of, list_entries
 from facepcl.data.workers import check_workers
 from facepcl.embedding.contact_sheet import draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
@@ -102,6 +102,9 @@ def embed(
     as_path(out, "out")  # raises for what is none
     in_folder = is_table_folder(out)
     _check_options(out, in_folder, on_error, workers, sheet, rank, world_size)
+    for written in (out, sheet):
+        if written is not None:
+            check_no_source(written, sources)
 
     def load(dtype: str) -> FaceEmbedder:
         return FaceEmbedder(

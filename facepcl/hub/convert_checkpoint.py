@@ -16,6 +16,7 @@ from facepcl.models.branches import is_branch
 from facepcl.models.decoder import Decoder
 from facepcl.models.factory import create_model
 from facepcl.models.io import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
+from facepcl.models.model_args import LARGEST_SIDE
 from facepcl.models.remap import State
 from facepcl.utils.files import SHOWN, as_path, check_folder, sha256_file
 
@@ -103,10 +104,12 @@ def _check_options(
     for name, numbers in (("--mean", mean), ("--std", std)):
         if numbers is not None and len(numbers) != 3:
             raise OptionError(f"{name} takes three numbers, for red, green and blue in [0, 1]")
-    if std is not None and min(std) <= 0:
-        raise OptionError("--std takes numbers above 0")
-    if size is not None and size < 32:
-        raise OptionError(f"--size {size}: at least 32 pixels")
+    if mean is not None and not all(0 <= number <= 1 for number in mean):
+        raise OptionError("--mean takes numbers from 0 to 1; for pixels up to 255 divide them by 255")
+    if std is not None and not all(0 < number <= 1 for number in std):
+        raise OptionError("--std takes numbers above 0, up to 1; for pixels up to 255 divide them by 255")
+    if size is not None and not 32 <= size <= LARGEST_SIDE:
+        raise OptionError(f"--size {size}: 32 to {LARGEST_SIDE} pixels")
     check_folder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OptionError(f"{out} is there already; give the name of a new folder")

@@ -29,6 +29,7 @@ WHITE = (255, 255, 255, 255)
 MAX_PIXELS = 178_956_970  # 500 MB as RGB, where Pillow itself refuses by default
 PIXELS_VARIABLE = "FACEPCL_MAX_PIXELS"  # of the environment, which the processes that decode inherit
 MAX_BYTES = 1 << 30  # of an encoded image: more than MAX_PIXELS take without any compression
+SUBFILE_TYPE = 254  # a tag of TIFF, whose first bit marks a reduced version
 PHOTOMETRIC = 262  # the tag of a TIFF that says what its numbers are; 6 is YCbCr
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 on swap width and height
 _TURNS = {
@@ -91,6 +92,7 @@ def _decode(data: bytes, needed: int | None) -> Picture:
     with _explained(), _open(data) as image:
         if image.format == "EPS":  # Pillow would have Ghostscript run it
             raise ImageError("EPS files are programs, and are not run")
+        _skip_thumbnails(image)
         tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", None)
         if tags.get(PHOTOMETRIC) == 6 and tiles and tiles[0][0] == "raw":
             raise ImageError("a TIFF of YCbCr pixels, which Pillow does not read; save it as RGB")
@@ -104,6 +106,18 @@ def _decode(data: bytes, needed: int | None) -> Picture:
         orientation = _orientation(image)
         box = _upright_box(orientation, right, bottom, *image.size)
         return Picture(_load(image), size[::-1] if orientation >= 5 else size, box)
+
+
+def _skip_thumbnails(image: Any) -> None:
+    """Go to the first page of a TIFF that is not a reduced version of another, as in cameras' raw files."""
+    if image.format == "TIFF":
+        pages = (page for page in range(image.n_frames) if not _at_page(image, page).get(SUBFILE_TYPE, 0) & 1)
+        image.seek(next(pages, 0))
+
+
+def _at_page(image: Any, page: int) -> Any:
+    image.seek(page)
+    return image.tag_v2
 
 
 def _open(data: bytes) -> Image.Image:
@@ -222,12 +236,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return _from_floats(np.asarray(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535) // 257  # 16-bit white becomes 255
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+        return _from_integers(np.asarray(image).astype(np.int64), image.mode == "I")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_integers(levels: np.ndarray, may_be_8_bit: bool) -> Image.Image:
+    """Grey levels of 16 bits; in integers of 32 bits also of 8, as programs write them."""
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ImageError(
+            f"integer pixels lie in [0, 255] or [0, 65535], not {levels.min()} to {levels.max()}; "
+            "save it in 8 or 16 bits"
+        )
+    if not (may_be_8_bit and levels.max() <= 255):
+        levels = levels // 257  # 16-bit white becomes 255
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
 def _from_floats(levels: np.ndarray) -> Image.Image:

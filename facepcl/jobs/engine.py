@@ -68,10 +68,10 @@ def run(
 
     Raises whatever reading, processing or writing raises; what is done by then is kept.
     """
-    max_pixels()  # raises if it is no number
     loop = _Loop(writer, pipeline, bar, job.selection)
     start = time.monotonic()
     try:
+        max_pixels()  # raises if it is no number
         with bar, closing(pipeline.of_chunks(loop.chunks(), workers)) as results:
             for result in results:
                 stream = loop.pending[0]

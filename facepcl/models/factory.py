@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import timm
@@ -55,6 +56,11 @@ def create_model(
         >>> model = facepcl.create_model("pcl_facecycle", pretrained=True).eval()
         >>> shared, face, pose = model.forward_codes(torch.rand(1, 3, 64, 64))  # [1, 2048] each
     """
+    if not isinstance(pretrained, (bool, str, Path, NoneType)):
+        raise OptionError(
+            f"pretrained is True, False or the path of a .safetensors file, not {type(pretrained).__name__}; "
+            "tensors are for model.load_state_dict"
+        )
     if timm_options.get("features_only", False):
         branches = False
     folder = find_folder(name, timm_options.get("cache_dir"))

@@ -23,10 +23,18 @@ def write_json(value: Any, path: Path) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
+FOLDERS = ("samples", "encoder", "tensorboard")
+
+
 def check_writable(run: Path) -> None:
     """Raise OptionError or WriteError unless `run` is a writable folder or can be created."""
     check_folder(run)
-    for name in ("samples", "encoder", "tensorboard"):
+    others = [name for name in (*FOLDERS, "log.jsonl") if (run / name).exists()]
+    if others and not (run / "config.json").exists() and not checkpoints(run):
+        raise OptionError(
+            f"--out {run}: it holds {others[0]} and no config.json of a run; give another --out"
+        )
+    for name in FOLDERS:
         if (run / name).exists() and not (run / name).is_dir():
             raise OptionError(f"--out {run}: {run / name} is a file; a folder was expected")
 

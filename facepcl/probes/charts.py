@@ -279,7 +279,9 @@ def draw(chart: Plot, name: str) -> Drawing:
     """
     matplotlib = require("matplotlib", "probe")
     new_figure = require("matplotlib.figure", "probe").Figure
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # whatever a matplotlibrc says, perhaps one in the working folder
+        matplotlib.rcParams.update(STYLE)
         warnings.filterwarnings("ignore", module="matplotlib")  # of letters that its own font lacks
         figure = new_figure(figsize=(WIDTH, 3.6), layout="constrained")
         note = chart.plot(figure)

@@ -81,8 +81,11 @@ def check_report(path: str | Path) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{path}: a report is a .html")
     check_file(path)
-    for package in ("matplotlib", "sklearn"):
-        require(package, "probe")
+    try:
+        for package in ("matplotlib", "sklearn"):
+            require(package, "probe")
+    except ValueError as error:  # a backend that is not installed, of a notebook's environment
+        raise OptionError(f"matplotlib does not start ({error}); unset MPLBACKEND") from error
 
 
 def write_report(result: Result, path: str | Path) -> None:

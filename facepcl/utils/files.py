@@ -34,8 +34,8 @@ _REASONS = {
 
 def as_path(value: Any, name: str) -> Path:
     """The argument `name` as a path. Raises OptionError for what is none."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise OptionError(f"{name} is a path, not {type(value).__name__}")
+    if not isinstance(value, (str, os.PathLike)) or value == "":
+        raise OptionError(f"{name} is a path, not {type(value).__name__ if value != '' else 'an empty text'}")
     return Path(value)
 
 
@@ -140,6 +140,7 @@ def beside(path: Path, suffix: str) -> Path:
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path`, as long as file systems allow whatever `path` is called."""
     # at random, not by process id: on a shared file system other machines and containers have the same ids
+    path = path if path.name else path.absolute()  # the working folder, "."
     return path.with_name(f".{_short(path)}.{secrets.token_hex(4)}.partial")
 
 
