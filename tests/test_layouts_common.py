@@ -323,6 +323,36 @@ def test_an_archive_beside_the_folders_is_not_taken_for_the_data(tmp_path, task,
     assert read_manifest(task, tmp_path).layout == layout
 
 
+def test_files_that_a_layout_of_folders_does_not_take_are_a_note(tmp_path):
+    for place in ("train/happy/0.jpg", "train/sad/1.jpg", "test/happy/2.jpg", "more/happy/3.jpg"):
+        put_face(tmp_path / place)
+    manifest = read_manifest("expression", tmp_path)
+    assert len(manifest.images) == 3
+    note = f"1 of 4 images and shards lie elsewhere and are not read, the first: {tmp_path}/more/happy/3.jpg"
+    assert note in manifest.notes
+
+
+def test_a_file_of_labels_may_end_in_capitals(tmp_path):
+    put_face(tmp_path / "0.jpg")
+    (tmp_path / "0.JSON").write_text('{"yaw": 5, "pitch": 0, "roll": 0}')
+    assert read_faces([tmp_path], 32).pose[0, 0] == 5
+
+
+@pytest.mark.parametrize("word", ["²", "9" * 5000])
+def test_a_class_that_is_no_small_number_is_its_own_name(tmp_path, word):
+    (tmp_path / "classnames.txt").write_text("angry\nhappy\n")
+    members = {"0.jpg": FACES[0].read_bytes(), "0.cls": word.encode()}
+    (image,) = read("expression", pack(tmp_path / "s.tar", members)).images
+    assert image.expression == word
+
+
+def test_splits_are_not_taken_for_people_whatever_lies_beside_them(tmp_path):
+    for place in ("train/ann/0.jpg", "test/bob/1.jpg", "extra/eve/2.jpg"):
+        put_face(tmp_path / place)
+    with pytest.raises(DataError, match=r"splits, not people \(extra, test, train\)"):
+        read_manifest("verification", tmp_path)
+
+
 def test_a_drive_that_fails_while_features_are_extracted_is_no_bad_image(model, tmp_path, monkeypatch):
     """Which would be cached for ever."""
     monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))

@@ -168,7 +168,10 @@ def test_class_folders_have_no_split(tmp_path):
     (tmp_path / "labels.csv").write_text("x.jpg,sad\n")
     manifest = read(tmp_path)
     assert (manifest.layout, labels(manifest)) == ("class-folders", [("", "happy"), ("", "sad")])
-    assert manifest.notes == ("not read: labels.csv",)
+    assert manifest.notes == (
+        "not read: labels.csv",
+        f"1 of 3 images and shards lie elsewhere and are not read, the first: {tmp_path / 'beside.jpg'}",
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from facepcl.utils.files import as_path
 
 __all__ = ["LAYOUTS", "Layout", "read_manifest"]
 
+# layouts that are expected to take every image below a folder
+TAKE_ALL = ("shards", "class-folders", "split-folders", "identity-folders")
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "expression": expression.LAYOUTS,
     "verification": verification.LAYOUTS,
@@ -54,9 +56,7 @@ def read_manifest(
     candidates = list(layouts.values()) if layout == "auto" else [layouts[layout]]
     recognised = next((known for known in candidates if known.recognise(path)), None)
     skipped = Selection()
-    if path.is_dir():
-        for _ in files_below(path, skipped):
-            pass
+    below = list(files_below(path, skipped)) if path.is_dir() else []
     if recognised is None:
         if reason := path.is_file() and unsupported(path):
             raise DataError(reason)
@@ -67,6 +67,8 @@ def read_manifest(
     if layout == "auto" and recognised.name == "identity-folders":
         verification.check_for_pair_list(path)
     manifest = recognised.read(path, **({"cls": cls} if recognised.name == "shards" else {}))
+    if recognised.name in TAKE_ALL:
+        manifest.notes += _others(below, manifest)
     skipped.forget(manifest.files)  # of labels
     skipped.tell()
     unpaired = task == "verification" and not manifest.pairs
@@ -77,3 +79,13 @@ def _wrapped(path: Path) -> str:
     """What to do about a folder that holds nothing but another, as archives often unpack."""
     folders = [f for f in path.iterdir() if f.is_dir() and f.name[0] != "."] if path.is_dir() else []
     return f"; its only folder is {folders[0].name}: try {folders[0]}" if len(folders) == 1 else ""
+
+
+def _others(below: list[Path], manifest: Manifest) -> tuple[str, ...]:
+    """A note on images and shards that the layout has not taken, of other folders than it reads."""
+    read = set(manifest.files)
+    others = [path for path in below if path not in read]
+    if not others:
+        return ()
+    count = f"{len(others):,} of {len(below):,} images and shards"
+    return (f"{count} lie elsewhere and are not read, the first: {others[0]}",)

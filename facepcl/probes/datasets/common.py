@@ -100,7 +100,7 @@ def to_number(text: str, name: str, where: str) -> float:
 
 def to_integer(text: str, lowest: int, highest: int, name: str, where: str) -> int:
     """An integer from `lowest` to `highest`. Raises DataError that says `name` and `where`."""
-    if text.isascii() and text.isdigit() and lowest <= int(text) <= highest:
+    if text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest:
         return int(text)
     raise DataError(f"{where}: {name} is {text[:40]!r}, not a whole number from {lowest} to {highest}")
 

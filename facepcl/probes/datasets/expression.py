@@ -129,9 +129,9 @@ def _split_folders(path: Path) -> dict[Path, str]:
     """The folders of splits. FER-2013's public_test is val if there is a private_test, else test."""
     if not path.is_dir():
         return {}
-    folders = {f.name.lower().replace("_", ""): f for f in sorted(path.iterdir()) if f.is_dir()}
-    special = {"publictest": VAL if "privatetest" in folders else TEST, "privatetest": TEST}
-    splits = {folder: special.get(name) or split_named(name) for name, folder in folders.items()}
+    folders = {f: f.name.lower().replace("_", "") for f in sorted(path.iterdir()) if f.is_dir()}
+    special = {"publictest": VAL if "privatetest" in folders.values() else TEST, "privatetest": TEST}
+    splits = {folder: special.get(name) or split_named(name) for folder, name in folders.items()}
     return {folder: split for folder, split in splits.items() if split}
 
 

@@ -93,4 +93,4 @@ def _image(where: str, labels: dict[str, Any], split: str) -> Labelled:
 
 def _class_order(name: str) -> tuple[int, str]:
     """Numbers by size, before words."""
-    return (int(name), "") if name.isascii() and name.isdigit() else (1 << 62, name)
+    return (int(name), "") if name.isascii() and name.isdigit() and len(name) < 10 else (1 << 62, name)
