@@ -393,8 +393,10 @@ def _load_heads(model: str | nn.Module, device: torch.device) -> Heads | None:
         ":" in model or model.partition(".")[0] in timm.list_models(FAMILY)
     ):
         return None
-    heads = find_heads(model)
-    return heads and heads.to(device)
+    with suppress(OfTimm):
+        heads = find_heads(model)
+        return heads and heads.to(device)
+    return None
 
 
 def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:

@@ -108,16 +108,16 @@ def _decode(data: bytes, needed: int | None) -> Picture:
         return Picture(_load(image), size[::-1] if orientation >= 5 else size, box)
 
 
-def _skip_thumbnails(image: Any) -> None:
+def _skip_thumbnails(image: Image.Image) -> None:
     """Go to the first page of a TIFF that is not a reduced version of another, as in cameras' raw files."""
-    if image.format == "TIFF":
-        pages = (page for page in range(image.n_frames) if not _at_page(image, page).get(SUBFILE_TYPE, 0) & 1)
-        image.seek(next(pages, 0))
-
-
-def _at_page(image: Any, page: int) -> Any:
-    image.seek(page)
-    return image.tag_v2
+    page = 0
+    while image.format == "TIFF" and getattr(image, "tag_v2", {}).get(SUBFILE_TYPE, 0) & 1:
+        page += 1
+        try:
+            image.seek(page)
+        except EOFError:  # there is nothing else
+            image.seek(0)
+            return
 
 
 def _open(data: bytes) -> Image.Image:
