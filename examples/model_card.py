@@ -61,7 +61,13 @@ COLUMNS = (
     Column("verification", "lfw.csv", "centred_accuracy", 100, "LFW, centred %"),
     Column("head-pose", "ytf-pose.tar", "mae", 1, "YouTube Faces, pose MAE °"),
     Column("expression", "synthface-96-train.tar", "accuracy", 100, "rendered: expression %"),
-    Column("verification", "synthface-96-test.tar", "centred_accuracy", 100, "verification (drawn pairs), centred %"),
+    Column(
+        "verification",
+        "synthface-96-test.tar",
+        "centred_accuracy",
+        100,
+        "verification (drawn pairs), centred %",
+    ),
     Column("action-units", "synthface-96-train.tar", "f1", 100, "units, mean F1 %"),
     Column("head-pose", "synthface-96-train.tar", "mae", 1, "pose MAE °"),
 )
