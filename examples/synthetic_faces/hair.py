@@ -71,6 +71,9 @@ def _odds(shape: Shape) -> np.ndarray:
         odds = np.array([bald, 0.1, 0.38, 0.2, 0.09, 0.04, 0.01, 0.04, 0.02, 0.08])
     else:
         odds = np.array([0.005, 0.015, 0.08, 0.14, 0.11, 0.06, 0.2, 0.25, 0.12, 0.03])
+    if shape.age < 0.12:  # babies have little
+        little = np.array([0, 0.4, 0.35, 0.1, 0.1, 0, 0, 0, 0.02, 0.03])
+        odds = odds + (1 - shape.age / 0.12) * (little - odds)
     odds[STYLES.index("afro")] *= 0.2 + 2.5 * shape.mix[0]
     return odds / odds.sum()
 

@@ -18,7 +18,7 @@ from synthetic_faces.head import (
 )
 from synthetic_faces.kernels import pixels
 from synthetic_faces.kernels.geometry import hollows, smooth, vertex_normals
-from synthetic_faces.kernels.pixels import CLOTH, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN, TEETH
+from synthetic_faces.kernels.pixels import CLOTH, EAR, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN, TEETH
 from synthetic_faces.look import Look
 from synthetic_faces.person import Person
 from synthetic_faces.skin import blank_texture
@@ -140,6 +140,7 @@ class Model:
 
     def _pushed(self, thick: np.ndarray, smoothing: int, flat_ears: bool) -> np.ndarray:
         head, points = self.head, self.points.copy()
+        skin = self.points
         if flat_ears:
             points += self.person.shape.flat_ears
         if smoothing:
@@ -149,7 +150,12 @@ class Model:
         outwards /= np.linalg.norm(outwards, axis=1, keepdims=True) + 1e-9
         lower_face = smoothstep(7.2, 6.9, head.vertices[:, 1]) * (head.vertices[:, 2] > 0.3)
         outwards = outwards + lower_face[:, None] * (self.normals - outwards)
-        return points + outwards * thick[head.texel][:, None]
+        points = points + outwards * thick[head.texel][:, None]
+        if smoothing:  # which sinks corners of the head below the skin
+            crown = (head.vertices[:, 1] > 7.3) & (head.attributes[:, EAR] < 0.1)
+            above = ((points - skin) * outwards).sum(1, keepdims=True)
+            points += outwards * np.clip(0.04 - above, 0, 0.3) * crown[:, None]
+        return points
 
     def geometry(self) -> Geometry:
         """All parts together."""
@@ -162,7 +168,7 @@ def start_model(
     """The skin, eyes, teeth, tongue, lashes and shoulders of a person with an expression."""
     points = person.shape.points.copy()
     for unit, value in expression.with_gaze_units().items():
-        head.push(points, f"unit/{unit}", value * gain(unit))
+        head.push(points, f"unit/{unit}", value * gain(unit) * person.shape.reach)
     normals = np.zeros_like(points)
     vertex_normals(points, head.triangles[BODY], normals)
     attributes = head.attributes.copy()
@@ -174,7 +180,8 @@ def start_model(
     model.add_plain(lash * lash * person.complexion.skin + 0.012)
     _add_head(model, expression, ears)
     rim = points[head.lower_rim]
-    skirt = np.concatenate([rim, rim * [1.25, 1, 1.25] - [0, 2.2, 0]])
+    middle = rim.mean(0)
+    skirt = np.concatenate([rim, middle + (rim - middle) * [1.25, 1, 1.25] - [0, 2.2, 0]])
     model.add(skirt, head.skirt, PLAIN, model.add_plain(cloth), follows=np.zeros(len(skirt)))
     return model
 

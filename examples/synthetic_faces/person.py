@@ -41,5 +41,5 @@ def draw_person(head: Head, face: FaceMap, seed: int, identity: int) -> Person:
     shape = draw_shape(head, rng)
     complexion = draw_complexion(rng, shape)
     skin, fine = paint_skin(rng, face, shape, complexion)
-    scarf = bool(shape.male < 0.5 and rng.random() < 0.05)
+    scarf = bool(shape.male < 0.5 and shape.age > 0.25 and rng.random() < 0.05)
     return Person(identity, shape, complexion, skin, fine, scarf)

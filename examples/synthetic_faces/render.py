@@ -22,8 +22,11 @@ from synthetic_faces.pose import Pose
 from synthetic_faces.props import add_prop
 from synthetic_faces.scene import Scene
 from synthetic_faces.sensor import Sensor, develop
+from synthetic_faces.shine import shine_map
 from synthetic_faces.texture import WIDTH
 from synthetic_faces.wear import Wear
+
+_MOST_TWIST = np.radians(55)
 
 
 @dataclass
@@ -78,8 +81,8 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
         tint, opacity = (wear.second * 0.06, 0.9) if sun else (np.full(3, 0.3), wear.lens)
         shine = np.array([wear.shine, 0.11, 1.0 + scene.seed % 7])
         blend_lenses(light, x, y, nearness, model.lenses, hits.nearness * 0.999, tint, opacity, shine)
-    landmarks = _landmarks(head, geometry, eyes, shot.pose, camera)
-    pixels = develop(light * exposure, shot.sensor, scene, size)
+    landmarks = _landmarks(head, geometry, eyes, person.shape.eye_depth, shot.pose, camera)
+    pixels = develop(light * (exposure * shot.lighting.balance), shot.sensor, scene, size)
     return Picture(pixels, landmarks, face_box, float(exposure))
 
 
@@ -105,7 +108,8 @@ def _turn_head(model: Model, geometry: Geometry, shot: Shot) -> np.ndarray:
     """Turn the head in place, with the middle of the face at the origin; -> the eyes' centres `[2, 3]`."""
     yaw, pitch, roll = np.radians(shot.pose)
     angles = np.array([yaw, pitch, roll])
-    shoulders = np.array([yaw * shot.scene.body, pitch * 0.15, roll * 0.25])
+    twist = np.clip(yaw * (1 - shot.scene.body), -_MOST_TWIST, _MOST_TWIST)  # of the head from the shoulders
+    shoulders = np.array([yaw - twist, pitch * 0.15, roll * 0.25])
     turn(geometry.points, geometry.follows, angles, shoulders, PIVOT)
     face = geometry.points[model.head.face]
     middle = (face.max(0) + face.min(0)) / 2
@@ -138,9 +142,9 @@ def _lit(
     """Linear light `[P, P, 3]` of the whole picture without lenses."""
     lighting, wear, complexion = shot.lighting, shot.wear, model.person.complexion
     skip = ~casts_shadow(model, geometry, cuts)
-    shadow, axes = shadow_map(geometry.points, geometry.triangles, skip, lighting.lights[0, :3])
+    shadow, axes = shadow_map(geometry.points, geometry.triangles, skip, lighting.lights[0])
     light = draw_background(shot.scene, camera.pixels).astype(np.float64)
-    light *= 0.35 + 0.65 * float(np.mean(lighting.sky) / 0.55)
+    light *= lighting.backdrop * (0.35 + 0.65 * lighting.sky / 0.55)
     g = geometry
     normals = _normals(model.head, geometry, eyes)
     shade(
@@ -154,6 +158,8 @@ def _lit(
             shot.look.lip,
             complexion.skin,
             complexion.gloss,
+            shot.scene.oil,
+            shine_map(model.head),
             _collar(wear),
             wear.cloth,
         ),
@@ -177,11 +183,11 @@ def _brightness(geometry: Geometry, hits: Hits, light: np.ndarray) -> float:
 
 
 def _landmarks(
-    head: Head, geometry: Geometry, eyes: np.ndarray, pose: Pose, camera: Camera
+    head: Head, geometry: Geometry, eyes: np.ndarray, eye_depth: float, pose: Pose, camera: Camera
 ) -> dict[str, np.ndarray]:
     """Eyes: where the optical axis of the eye in its socket leaves it, whatever the gaze."""
     ahead = np.array([[0.0, 0.0, 1.0]])
     turn(ahead, np.ones(1), np.radians(np.array(pose)), np.zeros(3), np.zeros(3))
-    fronts = camera.place(eyes + 0.13 * ahead)
+    fronts = camera.place(eyes + eye_depth * ahead)
     places = camera.place(geometry.points[list(head.landmarks.values())])
     return {"right_eye": fronts[1], "left_eye": fronts[0], **dict(zip(head.landmarks, places, strict=True))}

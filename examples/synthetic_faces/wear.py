@@ -44,7 +44,7 @@ def draw_wear(rng: np.random.Generator, person: Person, look: Look) -> Wear:
     glasses = "none"
     if rng.random() < (0.85 if look.wears_glasses else 0.02):
         glasses = "clear"
-    if rng.random() < 0.04:
+    if rng.random() < (0.04 if person.shape.age > 0.15 else 0.01):
         glasses = "sun"
     return Wear(
         hat=hat,

@@ -29,8 +29,8 @@ class Surface(NamedTuple):
 
 class Palette(NamedTuple):
     """Colours of a picture: `albedo` `[L, h, w, 3]`; `plain` `[P, 4]` colour and shine; `eye` `[6]` iris
-    colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]` and its `gloss`;
-    `collar` `[w]` the height below which skin is `cloth` `[3]`."""
+    colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]`, its `gloss` and
+    `oil`, spread by `oily` `[h, w]`; `collar` `[w]` the height below which skin is `cloth` `[3]`."""
 
     albedo: np.ndarray
     plain: np.ndarray
@@ -38,12 +38,14 @@ class Palette(NamedTuple):
     lip: np.ndarray
     skin: np.ndarray
     gloss: float
+    oil: float
+    oily: np.ndarray
     collar: np.ndarray
     cloth: np.ndarray
 
 
 class Illumination(NamedTuple):
-    """`lights` `[N, 7]` direction, colour, casts shadows; `sky`, `ground` `[3]` ambient light; `shadow`
+    """`lights` `[N, 8]` direction, colour, casts shadows, size; `sky`, `ground` `[3]` ambient light; `shadow`
     `[S, S]` the depth map of the first light and its `axes` `[3, 3]`."""
 
     lights: np.ndarray
@@ -132,7 +134,9 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
     if mix(attributes, corners, weights, INSIDE) > 0.5:
         occlusion *= 0.35
         colour[0], colour[1], colour[2] = 0.25, 0.05, 0.05
-    return Finish(occlusion, 0.35, 0.22, 0.17, palette.gloss * (1 + lips * palette.lip[4]), 14.0 + 14 * lips)
+    oil = palette.oil * palette.oily[int(v), column]
+    shine = palette.gloss * (0.6 + oil + lips * palette.lip[4])
+    return Finish(occlusion, 0.35, 0.22, 0.17, shine, 12.0 + 14 * max(lips, min(oil, 1.5)))
 
 
 @njit(cache=True)
@@ -195,8 +199,9 @@ def lit_share(illumination, point, slope):
     side = shadow.shape[0]
     x = point[0] * axes[0, 0] + point[1] * axes[0, 1] + point[2] * axes[0, 2] + 0.5 * side
     y = point[0] * axes[1, 0] + point[1] * axes[1, 1] + point[2] * axes[1, 2] + 0.5 * side
-    z = point[0] * axes[2, 0] + point[1] * axes[2, 1] + point[2] * axes[2, 2] + 0.06
-    z += 0.04 * (1 - clamp(slope, 0.0, 1.0))
+    texel = 4.4 / side  # decimetres; a coarse map would let the surface shade itself
+    z = point[0] * axes[2, 0] + point[1] * axes[2, 1] + point[2] * axes[2, 2] + 0.015 + 1.5 * texel
+    z += (0.01 + 1.3 * texel) * (1 - clamp(slope, 0.0, 1.0))
     if not (1 <= x < side - 3 and 1 <= y < side - 3):
         return 1.0
     lit = 0.0
@@ -206,12 +211,13 @@ def lit_share(illumination, point, slope):
             if shadow[row, column] <= z:
                 along += 2 - abs(x - column)
         lit += along * (2 - abs(y - row))
-    return lit / 4.0  # the sum of the weights
+    return lit / 16.0  # the sum of the weights
 
 
 @njit(cache=True)
-def highlight(kind, finish, colour, normal, view, light, slope, facing, lit):
-    """Strength of the light's reflection: along the strands of hair, else about the mirror direction."""
+def highlight(kind, finish, colour, normal, view, light, size, slope, facing, lit):
+    """Strength of the light's reflection: along the strands of hair, else about the mirror direction, wider
+    and weaker for lamps of a larger `size`."""
     hx, hy, hz = light[0] + view[0], light[1] + view[1], light[2] + view[2]
     length = math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9
     nx, ny, nz = normal
@@ -228,7 +234,9 @@ def highlight(kind, finish, colour, normal, view, light, slope, facing, lit):
     if mirror < 0.5:  # nothing is left of it after the power
         return 0.0
     rim = 0.5 + 1.5 * (1 - clamp(facing, 0.0, 1.0)) ** 3 if kind == SKIN else 1.0
-    strength = finish.shine * math.pow(mirror, finish.power) * rim * clamp(slope * 4, 0.0, 1.0) * lit
+    power = finish.power / (1 + 1.5 * size)
+    strength = finish.shine * math.pow(mirror, power) * rim * clamp(slope * 4, 0.0, 1.0) * lit
+    strength /= 1 + 0.7 * size
     return min(strength, 0.6) if kind == EYE else strength
 
 
@@ -245,12 +253,19 @@ def light_up(illumination, kind, finish, colour, point, normal, view, facing, ou
     for q in range(lights.shape[0]):
         light = (lights[q, 0], lights[q, 1], lights[q, 2])
         slope = normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]
-        if slope < -0.4:  # behind the surface, beyond any wrap
+        large = 0.35 * lights[q, 7]  # a large lamp reaches round the surface
+        if slope < -0.4 - large:  # behind the surface, beyond any wrap
             continue
         lit = lit_share(illumination, point, slope) if lights[q, 6] > 0 else 1.0
-        share_red = clamp((slope + finish.wrap_red) / (1 + finish.wrap_red), 0.0, 1.0) * soft
-        share_green = clamp((slope + finish.wrap_green) / (1 + finish.wrap_green), 0.0, 1.0) * soft
-        share_blue = clamp((slope + finish.wrap_blue) / (1 + finish.wrap_blue), 0.0, 1.0) * soft
+        lit += 0.4 * lights[q, 7] * (1 - lit)
+        wrap_red, wrap_green, wrap_blue = (
+            finish.wrap_red + large,
+            finish.wrap_green + large,
+            finish.wrap_blue + large,
+        )
+        share_red = clamp((slope + wrap_red) / (1 + wrap_red), 0.0, 1.0) * soft
+        share_green = clamp((slope + wrap_green) / (1 + wrap_green), 0.0, 1.0) * soft
+        share_blue = clamp((slope + wrap_blue) / (1 + wrap_blue), 0.0, 1.0) * soft
         if kind == SKIN:  # light leaks red into the shadow's edge
             share_red *= 0.12 + 0.88 * lit if lit < 1 else 1.0
         else:
@@ -258,7 +273,7 @@ def light_up(illumination, kind, finish, colour, point, normal, view, facing, ou
         red += share_red * lights[q, 3]
         green += share_green * lit * lights[q, 4]
         blue += share_blue * lit * lights[q, 5]
-        gloss = highlight(kind, finish, colour, normal, view, light, slope, facing, lit)
+        gloss = highlight(kind, finish, colour, normal, view, light, lights[q, 7], slope, facing, lit)
         gloss_red += gloss * lights[q, 3]
         gloss_green += gloss * lights[q, 4]
         gloss_blue += gloss * lights[q, 5]
