@@ -154,7 +154,7 @@ class Model:
         if smoothing:  # which sinks corners of the head below the skin
             crown = (head.vertices[:, 1] > 7.3) & (head.attributes[:, EAR] < 0.1)
             above = ((points - skin) * outwards).sum(1, keepdims=True)
-            points += outwards * np.clip(0.04 - above, 0, 0.3) * crown[:, None]
+            points += outwards * np.clip(0.06 - above, 0, 0.3) * crown[:, None]
         return points
 
     def geometry(self) -> Geometry:

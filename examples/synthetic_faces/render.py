@@ -9,7 +9,7 @@ from synthetic_faces.camera import Camera, aim
 from synthetic_faces.expressions import Expression
 from synthetic_faces.glasses import add_glasses
 from synthetic_faces.hairdo import add_beard, add_hair
-from synthetic_faces.hats import add_hat, add_mask, hat_line
+from synthetic_faces.hats import add_hat, add_mask, add_scarf, hat_line
 from synthetic_faces.head import LEFT_EYE, PIVOT, RIGHT_EYE, Head
 from synthetic_faces.kernels.geometry import turn, vertex_normals
 from synthetic_faces.kernels.pixels import CLOTH, HAIR, SKIN, Illumination, Palette, Surface, shade
@@ -99,7 +99,9 @@ def _dressed(head: Head, person: Person, shot: Shot) -> Model:
         add_mask(model, wear)
     if wear.glasses != "none":
         add_glasses(model, sun=wear.glasses == "sun")
-    if wear.prop != "none":
+    if wear.prop == "scarf":
+        add_scarf(model, wear, shot.scene)
+    elif wear.prop != "none":
         add_prop(model, wear, shot.scene)
     return model
 

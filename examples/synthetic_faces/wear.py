@@ -8,7 +8,18 @@ from synthetic_faces.colours import cloth_colour
 from synthetic_faces.look import Look
 from synthetic_faces.person import Person
 
-PROPS = ("chin in hand", "hand at cheek", "hand before mouth", "phone", "cup", "microphone")
+PROPS = {  # what hides part of the face, and its share
+    "chin in hand": 0.11,
+    "hand at cheek": 0.1,
+    "hands at cheeks": 0.07,
+    "hand before mouth": 0.13,
+    "hand over eye": 0.08,
+    "strands": 0.15,
+    "scarf": 0.1,
+    "phone": 0.07,
+    "cup": 0.07,
+    "microphone": 0.12,
+}
 
 
 @dataclass
@@ -61,5 +72,5 @@ def draw_wear(rng: np.random.Generator, person: Person, look: Look) -> Wear:
         shine=rng.uniform(0, 0.12),
         rib=rng.uniform(20, 60),
         badge=bool(rng.random() < 0.5),
-        prop=str(rng.choice(PROPS)) if rng.random() < 0.1 else "none",
+        prop=str(rng.choice(list(PROPS), p=list(PROPS.values()))) if rng.random() < 0.14 else "none",
     )

@@ -136,7 +136,7 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
         colour[0], colour[1], colour[2] = 0.25, 0.05, 0.05
     oil = palette.oil * palette.oily[int(v), column]
     shine = palette.gloss * (0.6 + oil + lips * palette.lip[4])
-    return Finish(occlusion, 0.35, 0.22, 0.17, shine, 12.0 + 14 * max(lips, min(oil, 1.5)))
+    return Finish(occlusion, 0.27, 0.16, 0.11, shine, 12.0 + 14 * max(lips, min(oil, 1.5)))
 
 
 @njit(cache=True)
@@ -245,15 +245,16 @@ def light_up(illumination, kind, finish, colour, point, normal, view, facing, ou
     """The light that leaves a point towards the camera, into `out` `[3]`."""
     sky, ground, lights = illumination.sky, illumination.ground, illumination.lights
     up = 0.5 + 0.5 * normal[1]
-    red = (ground[0] + up * (sky[0] - ground[0])) * finish.occlusion
-    green = (ground[1] + up * (sky[1] - ground[1])) * finish.occlusion
-    blue = (ground[2] + up * (sky[2] - ground[2])) * finish.occlusion
+    occlusion = finish.occlusion * math.sqrt(finish.occlusion)
+    red = (ground[0] + up * (sky[0] - ground[0])) * occlusion
+    green = (ground[1] + up * (sky[1] - ground[1])) * occlusion
+    blue = (ground[2] + up * (sky[2] - ground[2])) * occlusion
     gloss_red = gloss_green = gloss_blue = 0.0
-    soft = 0.5 + 0.5 * finish.occlusion
+    soft = 0.35 + 0.65 * occlusion
     for q in range(lights.shape[0]):
         light = (lights[q, 0], lights[q, 1], lights[q, 2])
         slope = normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]
-        large = 0.35 * lights[q, 7]  # a large lamp reaches round the surface
+        large = 0.25 * lights[q, 7]  # a large lamp reaches round the surface
         if slope < -0.4 - large:  # behind the surface, beyond any wrap
             continue
         lit = lit_share(illumination, point, slope) if lights[q, 6] > 0 else 1.0
