@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from synthetic_faces.kernels.raster import depth_map
 
 _SHADOW_SIDES = (176, 112, 64)  # texels of the shadow map: the larger the lamp, the softer the edge
 _SHADOW_SPAN = 4.4  # decimetres it covers
+_SCREENED = {"sun": 0.35, "lamp": 0.15, "window": 0.15, "side": 0.1}  # share with something before the lamp
 SETUPS = {  # share of the pictures
     "soft": 0.27,
     "flat": 0.1,
@@ -29,7 +31,7 @@ class Lighting:
     """`lights` `[N, 8]`: direction in camera axes (y up), colour, 1 for the one that casts shadows, size
     0 (a point) .. 1 (a window or a cloudy sky); `sky`, `ground` `[3]` ambient light; `backdrop` what the
     background receives in comparison to the face; `balance` `[3]` how the camera evens out the light's
-    colour."""
+    colour; `screen` what stands before the first lamp (kernels/pixels.py)."""
 
     setup: str
     lights: np.ndarray
@@ -38,6 +40,7 @@ class Lighting:
     exposure: float
     backdrop: float
     balance: np.ndarray
+    screen: np.ndarray
 
 
 def draw_lighting(rng: np.random.Generator) -> Lighting:
@@ -52,7 +55,28 @@ def draw_lighting(rng: np.random.Generator) -> Lighting:
     exposure = float(rng.uniform(0.85, 1.25) / (0.5 + 0.5 * total))
     colour = lights[:, 3:6].sum(0) + sky
     balance = (colour.mean() / colour) ** (0.8 if setup != "stage" else 0.2)
-    return Lighting(setup, lights, sky, ground, exposure, backdrop, balance)
+    screen = _screen(rng) if rng.random() < _SCREENED.get(setup, 0) else np.ones((1, 1))
+    return Lighting(setup, lights, sky, ground, exposure, backdrop, balance, screen)
+
+
+def _screen(rng: np.random.Generator) -> np.ndarray:
+    """Leaves, blinds or an edge between the lamp and the head."""
+    side, kind = 160, rng.integers(3)
+    y, x = np.mgrid[:side, :side].astype(np.float32) / side - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    if kind == 0:
+        cells = int(rng.integers(6, 16))
+        field = cv2.resize(
+            rng.standard_normal((cells, cells), np.float32), (side, side), interpolation=cv2.INTER_CUBIC
+        )
+        field += np.float32(rng.uniform(-0.4, 0.6))
+    elif kind == 1:
+        field = np.sin(along * rng.uniform(40, 110) + rng.uniform(0, 6)) + np.float32(rng.uniform(-0.3, 0.6))
+    else:
+        field = (along + np.float32(rng.uniform(-0.12, 0.12))) * 20
+    dark = rng.uniform(0, 0.3)
+    return np.asarray(dark + (1 - dark) * np.clip(0.5 + rng.uniform(1, 4) * field, 0, 1), float)
 
 
 _Drawn = tuple[list[np.ndarray], float, float]  # lamps, ambient level, backdrop

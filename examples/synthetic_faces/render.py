@@ -165,7 +165,7 @@ def _lit(
             _collar(wear),
             wear.cloth,
         ),
-        Illumination(lighting.lights, lighting.sky, lighting.ground, shadow, axes),
+        Illumination(lighting.lights, lighting.sky, lighting.ground, shadow, axes, lighting.screen),
         camera.distance,
     )
     return light

@@ -46,13 +46,15 @@ class Palette(NamedTuple):
 
 class Illumination(NamedTuple):
     """`lights` `[N, 8]` direction, colour, casts shadows, size; `sky`, `ground` `[3]` ambient light; `shadow`
-    `[S, S]` the depth map of the first light and its `axes` `[3, 3]`."""
+    `[S, S]` the depth map of the first light and its `axes` `[3, 3]`; `screen` `[N, N]` the share of that
+    light that passes leaves, blinds or a roof's edge, over the same area."""
 
     lights: np.ndarray
     sky: np.ndarray
     ground: np.ndarray
     shadow: np.ndarray
     axes: np.ndarray
+    screen: np.ndarray
 
 
 class Finish(NamedTuple):
@@ -98,7 +100,7 @@ def mix3(values, corners, weights):
     )
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def textured(surface, albedo, layer, corners, weights, colour):
     """The texture's colour at a point, bilinear, into `colour`; -> the texel's column and row."""
     rows, columns = albedo.shape[1], albedo.shape[2]
@@ -117,7 +119,7 @@ def textured(surface, albedo, layer, corners, weights, colour):
     return u0, v
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def skin(surface, palette, corners, weights, column, v, occlusion, colour):
     """Skin, ears, lips, the inside of the mouth, and the shirt below the collar."""
     if TOP - (TOP - BOTTOM) * (v / palette.albedo.shape[1]) < palette.collar[column]:
@@ -167,7 +169,7 @@ def teeth(x, colour):
     colour[0], colour[1], colour[2] = 0.72 * shade_, 0.66 * shade_, 0.56 * shade_
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def material(surface, palette, t, corners, weights, colour):
     """The colour of a point of triangle `t`, into `colour`; -> its Finish."""
     kind, layer = surface.material[t], surface.layer[t]
@@ -191,7 +193,7 @@ def material(surface, palette, t, corners, weights, colour):
     return Finish(occlusion, 0.1, 0.1, 0.1, palette.plain[layer, 3], 30.0)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def lit_share(illumination, point, slope):
     """How much of the first light arrives at `point`, whose normal has the cosine `slope` to it: the shadow
     map, blurred over four texels."""
@@ -211,10 +213,14 @@ def lit_share(illumination, point, slope):
             if shadow[row, column] <= z:
                 along += 2 - abs(x - column)
         lit += along * (2 - abs(y - row))
-    return lit / 16.0  # the sum of the weights
+    lit /= 16.0  # the sum of the weights
+    screen = illumination.screen
+    if screen.shape[0] > 1:
+        lit *= screen[int(y * screen.shape[0] / side), int(x * screen.shape[0] / side)]
+    return lit
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def highlight(kind, finish, colour, normal, view, light, size, slope, facing, lit):
     """Strength of the light's reflection: along the strands of hair, else about the mirror direction, wider
     and weaker for lamps of a larger `size`."""
@@ -240,7 +246,7 @@ def highlight(kind, finish, colour, normal, view, light, size, slope, facing, li
     return min(strength, 0.6) if kind == EYE else strength
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def light_up(illumination, kind, finish, colour, point, normal, view, facing, out):
     """The light that leaves a point towards the camera, into `out` `[3]`."""
     sky, ground, lights = illumination.sky, illumination.ground, illumination.lights
