@@ -47,7 +47,7 @@ class Geometry:
 class Model:
     """A person in a look with an expression, before the head turns. `points`, `normals`
     `[V, 3]` of the mesh;
-    `albedo`, `cuts` the texture layers; `plains` colours and shines of parts without texture."""
+    `albedo`, `cuts` the texture layers, `cloth` the number of that of the clothes; `plains` colours and shines of parts without texture."""
 
     head: Head
     person: Person
@@ -60,6 +60,7 @@ class Model:
     plains: list[np.ndarray] = field(default_factory=list)
     lenses: np.ndarray | None = None
     long_hair: int = -1
+    cloth: int = 0
     _parts: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     _count: int = 0
 
@@ -182,7 +183,9 @@ def start_model(
     rim = points[head.lower_rim]
     middle = rim.mean(0)
     skirt = np.concatenate([rim, middle + (rim - middle) * [1.25, 1, 1.25] - [0, 2.2, 0]])
-    model.add(skirt, head.skirt, PLAIN, model.add_plain(cloth), follows=np.zeros(len(skirt)))
+    model.cloth = model.add_layer(cloth, blank_texture())
+    uv = np.concatenate([head.uv[head.lower_rim]] * 2)
+    model.add(skirt, head.skirt, CLOTH, model.cloth, uv, follows=np.zeros(len(skirt)))
     return model
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from synthetic_faces.background import draw_background
 from synthetic_faces.camera import Camera, aim
+from synthetic_faces.clothes import paint_clothes
 from synthetic_faces.expressions import Expression
 from synthetic_faces.glasses import add_glasses
 from synthetic_faces.hairdo import add_beard, add_hair
@@ -90,7 +91,7 @@ def _dressed(head: Head, person: Person, shot: Shot) -> Model:
     wear, look = shot.wear, shot.look
     covered = wear.hat == "headscarf"
     ears = not (covered or look.hair.covers_ears)
-    model = start_model(head, person, look, shot.expression, wear.cloth, ears)
+    model = start_model(head, person, look, shot.expression, paint_clothes(head, wear, shot.scene), ears)
     if not covered:
         add_hair(model, hat_line(model, wear))
     add_beard(model)
@@ -163,7 +164,7 @@ def _lit(
             shot.scene.oil,
             shine_map(model.head),
             _collar(wear),
-            wear.cloth,
+            model.cloth,
         ),
         Illumination(lighting.lights, lighting.sky, lighting.ground, shadow, axes, lighting.screen),
         camera.distance,

@@ -152,7 +152,7 @@ def add_people(rng: np.random.Generator, image: np.ndarray, count: int, size: fl
     for y in places:
         tall = (size or rng.uniform(0.07, 0.2)) * side * rng.uniform(0.8, 1.2)
         x, y = rng.uniform(-0.05, 1.05) * side, y * side
-        shade = rng.uniform(0.35, 0.9)
+        shade, lit = rng.uniform(0.35, 0.9), rng.choice([-1, 1])
         skin, hair, cloth = (colour * shade for colour in draw_person_colours(rng))
         dark = tuple(map(float, skin * rng.uniform(0.4, 0.7)))
         for dx, dy, wide, high, colour in (
@@ -160,6 +160,8 @@ def add_people(rng: np.random.Generator, image: np.ndarray, count: int, size: fl
             (0, 1.1, 0.4, 0.7, skin * 0.7),
             (0, -0.2, 0.86, 1.02, hair),
             (rng.normal(0, 0.1), 0.15, 0.7, 0.92, skin),
+            (0.2 * lit, 0.2, 0.45, 0.8, skin * 1.25),
+            (0.5 * lit, 2.9, 1.0, 1.3, cloth * 1.3),
         ):
             centre = (int(x + dx * tall), int(y + dy * tall))
             axes = (max(1, int(wide * tall)), max(1, int(high * tall)))

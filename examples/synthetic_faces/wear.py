@@ -21,12 +21,14 @@ PROPS = {  # what hides part of the face, and its share
     "microphone": 0.12,
 }
 
+CLOTHES = {"plain": 0.4, "stripes": 0.1, "checks": 0.08, "print": 0.12, "jacket": 0.3}  # and their shares
+
 
 @dataclass
 class Wear:
     """`hat` none, beanie, cap, headband or headscarf; `glasses` none, clear or sun; colours `[3]`;
     `prop` what hides part of the face;
-    `hat_low` moves the hat's edge up, `collar` is the shirt's height, `collar_v` its depth at the throat."""
+    `clothes` one of CLOTHES; `hat_low` moves the hat's edge up, `collar` is the shirt's height, `collar_v` its depth at the throat."""
 
     hat: str
     glasses: str
@@ -34,6 +36,7 @@ class Wear:
     colour: np.ndarray
     second: np.ndarray
     hat_low: float
+    clothes: str
     collar: float
     collar_v: float
     turtleneck: bool
@@ -57,6 +60,7 @@ def draw_wear(rng: np.random.Generator, person: Person, look: Look) -> Wear:
         glasses = "clear"
     if rng.random() < (0.04 if person.shape.age > 0.15 else 0.01):
         glasses = "sun"
+    clothes = str(rng.choice(list(CLOTHES), p=list(CLOTHES.values())))
     return Wear(
         hat=hat,
         glasses=glasses,
@@ -64,8 +68,9 @@ def draw_wear(rng: np.random.Generator, person: Person, look: Look) -> Wear:
         colour=cloth_colour(rng),
         second=cloth_colour(rng),
         hat_low=rng.uniform(-0.08, 0.1),
-        collar=rng.uniform(5.55, 6.0),
-        collar_v=rng.uniform(0, 0.5) * (rng.random() < 0.5),
+        clothes=clothes,
+        collar=rng.uniform(5.55, 6.0) if clothes != "jacket" else rng.uniform(5.9, 6.08),
+        collar_v=rng.uniform(0, 0.5) * (rng.random() < (0.5 if clothes != "jacket" else 0.2)),
         turtleneck=bool(rng.random() < 0.08),
         cloth=cloth_colour(rng),
         lens=rng.uniform(0.03, 0.12),

@@ -30,7 +30,7 @@ class Surface(NamedTuple):
 class Palette(NamedTuple):
     """Colours of a picture: `albedo` `[L, h, w, 3]`; `plain` `[P, 4]` colour and shine; `eye` `[6]` iris
     colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]`, its `gloss` and
-    `oil`, spread by `oily` `[h, w]`; `collar` `[w]` the height below which skin is `cloth` `[3]`."""
+    `oil`, spread by `oily` `[h, w]`; `collar` `[w]` the height below which layer `cloth` covers skin."""
 
     albedo: np.ndarray
     plain: np.ndarray
@@ -41,7 +41,7 @@ class Palette(NamedTuple):
     oil: float
     oily: np.ndarray
     collar: np.ndarray
-    cloth: np.ndarray
+    cloth: int
 
 
 class Illumination(NamedTuple):
@@ -124,7 +124,7 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
     """Skin, ears, lips, the inside of the mouth, and the shirt below the collar."""
     if TOP - (TOP - BOTTOM) * (v / palette.albedo.shape[1]) < palette.collar[column]:
         for k in range(3):
-            colour[k] = palette.cloth[k]
+            colour[k] = palette.albedo[palette.cloth, int(v), column, k]
         return Finish(occlusion, 0.1, 0.1, 0.1, 0.0, 20.0)
     attributes = surface.attributes
     occlusion *= clamp(1 - 2.2 * mix(attributes, corners, weights, HOLLOW), 0.3, 1.15)
