@@ -1,4 +1,4 @@
-"""What is worn below the neck, as a texture: plain, striped, checked or printed cloth, a jacket with a shirt."""
+"""Clothes as a texture: plain, striped, checked or printed cloth, a jacket with a shirt."""
 
 import cv2
 import numpy as np

@@ -52,7 +52,7 @@ def draw_lighting(rng: np.random.Generator) -> Lighting:
     sky = level * np.exp(np.array([-0.5, 0, 0.5]) * rng.normal(0.05, 0.12))
     ground = sky * rng.uniform(0.35, 0.8) * np.exp(rng.normal(0, 0.08, 3))
     total = lights[:, 3:6].mean(1) @ np.clip(lights[:, 2] + 0.3, 0, 1) + level
-    exposure = float(rng.uniform(0.85, 1.25) / (0.5 + 0.5 * total))
+    exposure = float(rng.uniform(0.95, 1.4) / (0.5 + 0.5 * total))
     colour = lights[:, 3:6].sum(0) + sky
     balance = (colour.mean() / colour) ** (0.8 if setup != "stage" else 0.2)
     screen = _screen(rng) if rng.random() < _SCREENED.get(setup, 0) else np.ones((1, 1))

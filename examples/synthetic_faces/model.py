@@ -45,9 +45,9 @@ class Geometry:
 
 @dataclass
 class Model:
-    """A person in a look with an expression, before the head turns. `points`, `normals`
-    `[V, 3]` of the mesh;
-    `albedo`, `cuts` the texture layers, `cloth` the number of that of the clothes; `plains` colours and shines of parts without texture."""
+    """A person in a look with an expression, before the head turns. `points`, `normals` `[V, 3]` of the mesh;
+    `albedo`, `cuts` the texture layers, `cloth` the number of the clothes' layer; `plains` colours and shines
+    of parts without texture."""
 
     head: Head
     person: Person

@@ -73,7 +73,7 @@ def draw_sensor(rng: np.random.Generator) -> Sensor:
     def rarely(share: float, low: float, high: float, otherwise: float = 0.0) -> float:
         return float(rng.uniform(low, high)) if rng.random() < share else otherwise
 
-    warmth, green = rng.normal(0, rng.choice([0.06, 0.2], p=[0.75, 0.25])), rng.normal(0, 0.04)
+    warmth, green = rng.normal(-0.02, rng.choice([0.06, 0.2], p=[0.75, 0.25])), rng.normal(-0.06, 0.07)
     return Sensor(
         gain=np.exp([warmth, green, -warmth]),
         exposure=float(np.exp(rng.normal(0, rng.choice([0.15, 0.5], p=[0.75, 0.25])))),
@@ -83,14 +83,14 @@ def draw_sensor(rng: np.random.Generator) -> Sensor:
         curve=float(rng.normal(0.35, 0.3)),
         black=rarely(0.25, 0.0, 0.12),
         levels=rarely(0.4, 0.3, 1.0),
-        blur=float(min(1.1, 0.38 * np.exp(rng.normal(0, 0.45)))),
-        motion=rarely(0.05, 0.8, 2.2),
+        blur=float(min(0.9, 0.38 * np.exp(rng.normal(0, 0.38)))),
+        motion=rarely(0.04, 0.8, 1.8),
         angle=rng.uniform(0, np.pi),
         noise=float(min(0.05, rng.gamma(1.2, 0.006))),
         chroma=rng.uniform(0, 0.7),
         grain=rarely(0.4, 0.4, 0.9),
         grey=_greys(rng) if rng.random() < 0.15 else None,
-        small=rarely(0.1, 0.5, 0.9, 1.0),
+        small=rarely(0.1, 0.55, 0.9, 1.0),
         sharpen=rarely(0.3, 0.2, 1.1),
         radius=rng.uniform(0.6, 1.5),
         seed=int(rng.integers(1 << 31)),

@@ -68,14 +68,14 @@ def draw_shape(head: Head, rng: np.random.Generator) -> Shape:
         if amount:
             _add_local(head, points, ends, amount, skew)
     baby = max(0.0, 1 - age / 0.1875)
-    growth = _grow(head, points, baby)
+    growth = _grow(head, points, max(0.0, 1 - age / 0.35))
     eyes = [points[head.part == part] for part in (LEFT_EYE, RIGHT_EYE)]
     centres = np.array([(eye.max(0) + eye.min(0)) / 2 for eye in eyes])
     flat = smooth(points.copy(), head.first_neighbour, head.neighbours, 80, head.ear_zone) - points
     return Shape(male, age, mix, points, centres, 0.13 * growth, 1 - 0.25 * baby, flat)
 
 
-def _grow(head: Head, points: np.ndarray, baby: float) -> float:
+def _grow(head: Head, points: np.ndarray, young: float) -> float:
     """Enlarge the head of a child about its eyes, in place, to nearly an adult's width, so that hair, cloth
     and lenses made for adults fit; -> the factor. A picture does not tell the size."""
     skull = head.skin & (head.vertices[:, 1] > 7.5)
@@ -83,8 +83,8 @@ def _grow(head: Head, points: np.ndarray, baby: float) -> float:
     eyes = (head.part == LEFT_EYE) | (head.part == RIGHT_EYE)
     middle = points[eyes].mean(0)
     points += (growth - 1) * (points - middle)
-    for part in (UPPER_TEETH, LOWER_TEETH):  # the blendshapes leave a baby's teeth too far in front
-        points[head.part == part, 2] -= 0.08 * baby
+    for part in (UPPER_TEETH, LOWER_TEETH):  # the blendshapes leave a child's teeth too far in front
+        points[head.part == part, 2] -= 0.08 * young
     return growth
 
 

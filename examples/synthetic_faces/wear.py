@@ -28,7 +28,8 @@ CLOTHES = {"plain": 0.4, "stripes": 0.1, "checks": 0.08, "print": 0.12, "jacket"
 class Wear:
     """`hat` none, beanie, cap, headband or headscarf; `glasses` none, clear or sun; colours `[3]`;
     `prop` what hides part of the face;
-    `clothes` one of CLOTHES; `hat_low` moves the hat's edge up, `collar` is the shirt's height, `collar_v` its depth at the throat."""
+    `clothes` one of CLOTHES; `hat_low` moves the hat's edge up, `collar` is the shirt's height, `collar_v`
+    its depth at the throat."""
 
     hat: str
     glasses: str
