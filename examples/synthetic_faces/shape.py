@@ -10,6 +10,11 @@ from synthetic_faces.kernels.geometry import smooth
 MIXED = ("african", "asian", "caucasian")  # names of MakeHuman's targets, no claim about people
 _SPREAD = {"eye": 0.30, "nos": 0.33, "mou": 0.26, "hea": 0.30, "ear": 0.35}  # of the local shapes
 _MARKED = 0.06  # share of the local shapes that are marked in a person
+_USUAL = {  # of all and more of men: MakeHuman's eyes are too near each other and too far above the mouth
+    "eye-trans": (-0.25, -0.7),
+    "mouth-scale-horiz": (0.6, 0.1),
+    "nose-scale-vert": (0.0, -0.5),
+}
 _OLD = {  # local scales that age moves
     "ear-scale": 0.3,
     "ear-lobe": 0.5,
@@ -63,7 +68,7 @@ def draw_shape(head: Head, rng: np.random.Generator) -> Shape:
     )  # how far from the average: all shapes at their full spread look grotesque
     distinct *= 0.5 + 0.5 * min(1.0, age / 0.4)  # children have few marked features
     for base, ends in head.local_shapes.items():
-        amount = _local_amount(rng, base, set(ends), age, distinct) + _drift(base, age, weight)
+        amount = _local_amount(rng, base, set(ends), age, distinct) + _drift(base, male, age, weight)
         skew = rng.normal(0, 0.06)
         if amount:
             _add_local(head, points, ends, amount, skew)
@@ -115,10 +120,12 @@ def _add_macros(
             head.push(points, name, share * of_gender * abs(muscle))
 
 
-def _drift(base: str, age: float, weight: float) -> float:
-    """What age and weight add to a local scale."""
+def _drift(base: str, male: float, age: float, weight: float) -> float:
+    """What sex, age and weight add to a local scale."""
     old, young = max(0.0, (age - 0.55) / 0.45), max(0.0, 1 - age / 0.3)
     drift = old * _OLD.get(base, 0.0) + young * _YOUNG.get(base, 0.0)
+    usual, of_male = _USUAL.get(base, (0.0, 0.0))
+    drift += (usual + male * of_male) * min(1.0, age / 0.4)
     return drift + max(weight, -0.6) * _HEAVY.get(base, 0.0)
 
 
@@ -134,8 +141,8 @@ def _local_amount(rng: np.random.Generator, base: str, ends: set[str], age: floa
         amount = max(0.0, rng.normal(-0.2, 0.32 * distinct)) if "pointed" not in base else 0.0
     else:
         spread = distinct * _SPREAD.get(base[:3], 0.32)
-        if base in ("nose-trans", "mouth-trans", "eye-trans") or "push" in base:
-            spread = distinct * 0.22
+        if base in ("nose-trans", "mouth-trans", "eye-trans") or "push" in base or "head-scale" in base:
+            spread = distinct * 0.2
         amount = float(np.clip(rng.normal(0, spread), -2 * spread, 2 * spread))
     if base == "mouth-angles":
         amount += 0.3  # at rest the mesh looks sullen
