@@ -47,6 +47,7 @@ def _skin(rng: np.random.Generator, shape: Shape) -> tuple[float, np.ndarray]:
     skin = SKINS[k] + (tone - k) * (SKINS[k + 1] - SKINS[k])
     old = max(0.0, shape.age - 0.6) / 0.4  # paler and greyer
     skin = skin + rng.uniform(0, 0.3) * old * (skin.mean() - skin)
+    skin = skin * [1.02, 0.96, 1.04]  # as pink as in photographs
     skin = skin * (1 + rng.normal(0, [0.05, 0.035, 0.05])) * np.exp(rng.normal(0, 0.08))
     return float(tone / (len(SKINS) - 1)), skin
 

@@ -73,7 +73,7 @@ def draw_sensor(rng: np.random.Generator) -> Sensor:
     def rarely(share: float, low: float, high: float, otherwise: float = 0.0) -> float:
         return float(rng.uniform(low, high)) if rng.random() < share else otherwise
 
-    warmth, green = rng.normal(-0.02, rng.choice([0.06, 0.2], p=[0.75, 0.25])), rng.normal(-0.06, 0.07)
+    warmth, green = rng.normal(0, rng.choice([0.06, 0.2], p=[0.75, 0.25])), rng.normal(-0.01, 0.06)
     return Sensor(
         gain=np.exp([warmth, green, -warmth]),
         exposure=float(np.exp(rng.normal(0, rng.choice([0.15, 0.5], p=[0.75, 0.25])))),
