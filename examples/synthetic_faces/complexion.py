@@ -14,7 +14,7 @@ LIPSTICKS_SRGB = ((176, 40, 56), (150, 30, 60), (196, 92, 92), (120, 24, 40), (2
 @dataclass
 class Complexion:
     """`tone` 0 light .. 1 dark; colours `[3]` in linear light; `eye` and `lip` as shading wants them;
-    `hair` is its natural colour."""
+    `hair` is its natural colour; `teeth` theirs."""
 
     tone: float
     skin: np.ndarray
@@ -26,6 +26,7 @@ class Complexion:
     eye: np.ndarray
     iris_name: str
     lip: np.ndarray
+    teeth: np.ndarray
 
 
 def draw_complexion(rng: np.random.Generator, shape: Shape) -> Complexion:
@@ -37,7 +38,9 @@ def draw_complexion(rng: np.random.Generator, shape: Shape) -> Complexion:
     gloss = rng.uniform(0.03, 0.16)
     lip = skin * [1.0, 0.55, 0.55] * rng.uniform(0.75, 1.0) + [0.05, 0, 0.005]
     lip = np.array([*lip, 0.75, rng.uniform(0, 2.5)])
-    return Complexion(tone, skin, gloss, hair, hair_name, grey, brow, eye, iris_name, lip)
+    yellow = rng.uniform(0, 0.5 + 0.5 * shape.age)
+    teeth = np.array([0.80, 0.76, 0.68]) * (1 - yellow * np.array([0.1, 0.17, 0.36])) * rng.uniform(0.85, 1.08)
+    return Complexion(tone, skin, gloss, hair, hair_name, grey, brow, eye, iris_name, lip, teeth)
 
 
 def _skin(rng: np.random.Generator, shape: Shape) -> tuple[float, np.ndarray]:

@@ -8,17 +8,14 @@ import numpy as np
 from synthetic_faces.expressions import Expression, gain
 from synthetic_faces.head import (
     BODY,
-    LASHES,
     LEFT_EYE,
-    LOWER_TEETH,
     RIGHT_EYE,
     TONGUE,
-    UPPER_TEETH,
     Head,
 )
 from synthetic_faces.kernels import pixels
 from synthetic_faces.kernels.geometry import hollows, smooth, vertex_normals
-from synthetic_faces.kernels.pixels import CLOTH, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN, TEETH
+from synthetic_faces.kernels.pixels import CLOTH, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN
 from synthetic_faces.look import Look
 from synthetic_faces.person import Person
 from synthetic_faces.skin import blank_texture
@@ -159,7 +156,7 @@ class Model:
 def start_model(
     head: Head, person: Person, look: Look, expression: Expression, cloth: np.ndarray, ears: bool
 ) -> Model:
-    """The skin, eyes, teeth, tongue, lashes and shoulders of a person with an expression."""
+    """The skin, eyes, tongue and shoulders of a person with an expression."""
     points = person.shape.points.copy()
     for unit, value in expression.with_gaze_units().items():
         head.push(points, f"unit/{unit}", value * gain(unit))
@@ -170,8 +167,6 @@ def start_model(
     attributes[head.part != BODY, HOLLOW] = 0
     model = Model(head, person, look, points, normals, attributes)
     model.add_layer(look.texture, blank_texture())
-    lash = 0.25 + 0.5 * person.shape.male
-    model.add_plain(lash * lash * person.complexion.skin + 0.012)
     _add_head(model, expression, ears)
     rim = points[head.lower_rim]
     skirt = np.concatenate([rim, rim * [1.25, 1, 1.25] - [0, 2.2, 0]])
@@ -186,10 +181,7 @@ def _add_head(model: Model, expression: Expression, ears: bool) -> None:
         (skin, SKIN),
         (part[LEFT_EYE], EYE),
         (part[RIGHT_EYE], EYE),
-        (part[UPPER_TEETH], TEETH),
-        (part[LOWER_TEETH], TEETH),
         (part[TONGUE], pixels.TONGUE),
-        (part[LASHES], LASH),
     )
     model.add(
         model.points,
@@ -221,10 +213,11 @@ def casts_shadow(model: Model, geometry: Geometry, cuts: np.ndarray) -> np.ndarr
     """`[T]` bool: not eyes, teeth, tongue, lashes, long hair, nor what the holes `cuts` `[L, H, W]` take away
     from a shell."""
     layer, material, triangles = geometry.layer, geometry.material, geometry.triangles
+    textured = ~np.isin(material, (PLAIN, LASH))
     of_vertex = np.zeros(len(geometry.points), np.int64)
-    of_vertex[triangles] = (layer * (material != PLAIN))[:, None]
+    of_vertex[triangles] = (layer * textured)[:, None]
     row, column = texel_of(geometry.uv)
     hole = cuts[of_vertex, row, column] < 0
-    cut_away = hole[triangles].all(1) & (layer > 0) & (material != PLAIN)
+    cut_away = hole[triangles].all(1) & (layer > 0) & textured
     solid = np.isin(material, (SKIN, HAIR, CLOTH, PLAIN))
     return solid & ~cut_away & (layer != model.long_hair)
