@@ -36,8 +36,8 @@ def draw_complexion(rng: np.random.Generator, shape: Shape) -> Complexion:
     hair, hair_name, grey, brow = _hair(rng, shape, tone, fair)
     eye, iris_name = _eye(rng, tone, fair)
     gloss = rng.uniform(0.03, 0.16)
-    lip = skin * [1.0, 0.55, 0.55] * rng.uniform(0.75, 1.0) + [0.05, 0, 0.005]
-    lip = np.array([*lip, 0.75, rng.uniform(0, 2.5)])
+    lip = skin * [0.92, 0.56, 0.54] * rng.uniform(0.75, 1.0) + [0.04, 0, 0.005]
+    lip = np.array([*lip, rng.uniform(0.45, 0.8), rng.uniform(0, 2.5)])
     yellow = rng.uniform(0, 0.5 + 0.5 * shape.age)
     teeth = np.array([0.80, 0.76, 0.68]) * (1 - yellow * np.array([0.1, 0.17, 0.36])) * rng.uniform(0.85, 1.08)
     return Complexion(tone, skin, gloss, hair, hair_name, grey, brow, eye, iris_name, lip, teeth)

@@ -15,7 +15,7 @@ from synthetic_faces.skin import FaceMap
 from synthetic_faces.texture import noise, smoothstep
 
 ACROSS, DOWN = 0.0145, 0.0125  # decimetres between the texels of the face
-_DEEP = 0.017  # decimetres: a groove of this depth is dark
+_DEEP = 0.013  # decimetres: a groove of this depth is dark
 _COLUMNS = np.s_[50:250]  # of the face's texels: the part that a camera sees from the front
 
 Field = np.ndarray

@@ -14,12 +14,14 @@ FRINGES = ("straight", "swept", "curtain", "wisps")
 _LINE_AT = [0, 15, 34, 48, 58, 66, 73, 84, 100, 125, 180]  # degrees from the front
 _OPEN_AT = [5.2, 6.2, 6.9, 7.4, 7.8, 8.05, 8.2]  # heights
 _CURLY = ("curly", "afro")
+_STRAYS = {"bald": 0, "buzz": 0, "short": 120, "slick": 60, "tied": 110, "curly": 240, "afro": 320}
 
 
 @dataclass
 class Hair:
     """`cut` `[H, W]` > 0 where hair grows and `thick` how far it stands out, in decimetres; `texture`
-    `[H, W, 3]`; `long_cut` `[H, W]` the same for the mesh of long hair; `bun` its place or None."""
+    `[H, W, 3]`; `long_cut` `[H, W]` the same for the mesh of long hair; `bun` its place or None; `strays`
+    `[N, 6]` random numbers of single hairs."""
 
     style: str
     fringe: str
@@ -29,6 +31,7 @@ class Hair:
     texture: np.ndarray
     long_cut: np.ndarray | None
     bun: float | None
+    strays: np.ndarray
 
 
 def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, colour: np.ndarray, grey: float) -> Hair:
@@ -55,7 +58,9 @@ def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, colour: np.nda
     long_cut = _long_cut(rng, head, style, parting, strands) if style in ("bob", "long") else None
     tied_up = style == "tied" and rng.random() < 0.6
     bun = rng.uniform(0.3, 1.0) if tied_up else None
-    return Hair(style, fringe, covers_ears, cut, thick, texture.astype(np.float32), long_cut, bun)
+    texture = texture.astype(np.float32)
+    strays = rng.random((_STRAYS.get(style, 170), 6))
+    return Hair(style, fringe, covers_ears, cut, thick, texture, long_cut, bun, strays)
 
 
 def paint_scalp(skin: np.ndarray, hair: Hair) -> np.ndarray:

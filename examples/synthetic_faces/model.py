@@ -44,7 +44,7 @@ class Geometry:
 class Model:
     """A person in a look with an expression, before the head turns. `points`, `normals`
     `[V, 3]` of the mesh;
-    `albedo`, `cuts` the texture layers; `plains` colours and shines of parts without texture."""
+    `albedo`, `cuts`, `frays` the texture layers; `plains` colours and shines of parts without texture."""
 
     head: Head
     person: Person
@@ -54,6 +54,7 @@ class Model:
     attributes: np.ndarray
     albedo: list[np.ndarray] = field(default_factory=list)
     cuts: list[np.ndarray] = field(default_factory=list)
+    frays: list[float] = field(default_factory=list)
     plains: list[np.ndarray] = field(default_factory=list)
     lenses: np.ndarray | None = None
     long_hair: int = -1
@@ -92,9 +93,11 @@ class Model:
         self._count += count
         return self._count - count
 
-    def add_layer(self, albedo: np.ndarray, cut: np.ndarray) -> int:
-        """A texture `[H, W, 3]` with holes where `cut` `[H, W]` < 0; -> its number."""
+    def add_layer(self, albedo: np.ndarray, cut: np.ndarray, fray: float = 0.0) -> int:
+        """A texture `[H, W, 3]` with holes where `cut` `[H, W]` < 0, whose edges strands roughen by `fray`;
+        -> its number."""
         self.albedo.append(albedo)
+        self.frays.append(fray)
         self.cuts.append(cut)
         return len(self.albedo) - 1
 
@@ -111,15 +114,17 @@ class Model:
         material: int,
         smoothing: int = 0,
         ears: bool = False,
-    ) -> None:
-        """The skin pushed outwards by `thick` `[H, W]` decimetres, over skin that was smoothed first."""
+        fray: float = 0.0,
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """The skin pushed outwards by `thick` `[H, W]` decimetres, over skin that was smoothed first; -> its
+        points, their vertices in the mesh, the texture layer."""
         head = self.head
-        layer = self.add_layer(albedo, cut)
+        layer = self.add_layer(albedo, cut, fray)
         triangles = head.shell if ears else head.shell_without_ears
         triangles = triangles[(cut[head.texel] > _HIDDEN)[triangles].any(1)]
         used = np.unique(triangles)
         if not len(used):
-            return
+            return np.zeros((0, 3)), used, layer
         attributes = self.attributes.copy()
         attributes[:, OCCLUSION] = np.maximum(attributes[:, OCCLUSION], 0.85)
         number = np.zeros(head.count, np.int64)
@@ -134,6 +139,7 @@ class Model:
             attributes[used],
             follows=head.follows[used],
         )
+        return points, used, layer
 
     def _pushed(self, thick: np.ndarray, smoothing: int, flat_ears: bool) -> np.ndarray:
         head, points = self.head, self.points.copy()

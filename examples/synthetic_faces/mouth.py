@@ -83,5 +83,5 @@ def add_teeth(model: Model, arches: tuple[Arch, Arch]) -> None:
         points[:, 0] = middle[0] + (points[:, 0] - middle[0]) * narrow * 0.94
         points[:, 2] -= 0.012
         attributes = np.zeros((len(points), 5))
-        attributes[:, OCCLUSION] = 0.8
+        attributes[:, OCCLUSION] = 1.0
         model.add(points, arch.triangles, TEETH, attributes=attributes, local=arch.local)

@@ -72,6 +72,7 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
         geometry.one_sided,
         geometry.uv,
         cuts,
+        np.array(model.frays),
         hits,
     )
     light = _lit(model, geometry, cuts, eyes, shot, camera, hits)

@@ -8,7 +8,7 @@ from numba import njit
 
 from synthetic_faces.kernels.details import relieved, tooth
 from synthetic_faces.kernels.raster import Hits, unwrap
-from synthetic_faces.kernels.scalars import clamp, step
+from synthetic_faces.kernels.scalars import clamp, step, strand
 
 SKIN, EYE, TEETH, TONGUE, LASH, HAIR, CLOTH, PLAIN = range(8)  # materials
 LIPS, INSIDE, EAR, OCCLUSION, HOLLOW = range(5)  # columns of a mesh's attributes
@@ -170,12 +170,12 @@ def eye(surface, palette, corners, weights, occlusion, colour):
     rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
     side = math.sqrt(max(0.0, x * x + z * z)) + 1e-9
     pink = step(0.45, 0.85, abs(x) / side)
-    under_lid = step(0.0, 0.5, y / (math.sqrt(x * x + y * y + z * z) + 1e-9))
+    under_lid = step(-0.15, 0.5, y / (math.sqrt(x * x + y * y + z * z) + 1e-9))
     for k in range(3):
-        white = (0.70, 0.66, 0.63)[k] * palette.eye[5] * (1 - pink * (0.25, 0.42, 0.42)[k])
+        white = (0.64, 0.60, 0.57)[k] * palette.eye[5] * (1 - pink * (0.25, 0.42, 0.42)[k])
         iris = palette.eye[k] * ring * rays * (1 + 0.5 * step(0.9, 0.4, radius)) * (1 - pupil) + 0.004
         colour[k] = white + inside * (iris - white)
-    return Finish(occlusion * (0.85 - 0.5 * under_lid), 0.4, 0.4, 0.4, 1.2, 80.0)
+    return Finish(occlusion * (0.95 - 0.6 * under_lid), 0.4, 0.4, 0.4, 1.6, 170.0)
 
 
 @njit(cache=True)
@@ -187,7 +187,11 @@ def material(surface, palette, t, corners, weights, colour):
         column, v = textured(surface, palette.albedo, layer, corners, weights, colour)
         if kind == SKIN:
             return skin(surface, palette, corners, weights, column, v, occlusion, colour)
-        wrap = 0.35 if kind == HAIR else 0.1
+        wrap = 0.1
+        if kind == HAIR:
+            wrap = 0.35
+            tone = 1 + 0.3 * strand(v, texel(surface, palette.albedo, corners, weights)[1])
+            colour[0], colour[1], colour[2] = colour[0] * tone, colour[1] * tone, colour[2] * tone
         return Finish(occlusion, wrap, wrap, wrap, 0.0, 20.0)
     if kind == EYE:
         return eye(surface, palette, corners, weights, occlusion, colour)
@@ -314,6 +318,12 @@ def shade(
                 row, column = texel(surface, palette.albedo, corners, weights)
                 place = (relief.row, relief.column, row, column)
                 nx, ny, nz, groove = relieved(relief.slopes, *place, (nx, ny, nz), relief.up)
+            if kind == HAIR:
+                row, column = texel(surface, palette.albedo, corners, weights)
+                tilt = 0.35 * strand(row + 40, column)
+                nx, ny, nz = nx + tilt * relief.up[0], ny + tilt * relief.up[1], nz + tilt * relief.up[2]
+                length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
+                nx, ny, nz = nx / length, ny / length, nz / length
             vx, vy, vz = -px, -py, camera - pz
             length = math.sqrt(vx * vx + vy * vy + vz * vz)
             vx, vy, vz = vx / length, vy / length, vz / length
