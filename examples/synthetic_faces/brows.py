@@ -47,8 +47,8 @@ def brow_cover(rng: np.random.Generator, face: FaceMap, shape: Shape) -> np.ndar
 def _draw_style(rng: np.random.Generator, shape: Shape) -> _Style:
     """Males have thicker, lower and flatter brows; with age some thin out and others grow bushy."""
     male, old = shape.male, float(smoothstep(0.6, 0.95, shape.age))
-    thick = rng.uniform(0.024, 0.05) * (0.8 + 0.5 * male)
-    dense = rng.uniform(0.4, 1.0) * (0.85 + 0.15 * male) * (1 - 0.3 * old * rng.random())
+    thick = rng.uniform(0.022, 0.046) * (0.8 + 0.5 * male)
+    dense = rng.uniform(0.3, 0.95) * (0.85 + 0.15 * male) * (1 - 0.3 * old * rng.random())
     if shape.age < 0.35:
         dense *= rng.uniform(0.45, 0.9)
     return _Style(
@@ -95,7 +95,7 @@ def _draw(rng: np.random.Generator, place: np.ndarray, shape: tuple[int, int], s
     """Hairs at texels `place` `[N, 3, 2]` (column, row) as cover `[h, w]`."""
     fine = np.zeros((shape[0] * _FINE, shape[1] * _FINE), np.uint8)
     lines = np.round(((place + 0.5) * _FINE) * (1 << _SHIFT)).astype(np.int32)
-    tone = rng.integers(140, 256, len(lines))
+    tone = rng.integers(90, 235, len(lines))
     for line, strength in zip(lines, tone, strict=True):
         cv2.polylines(fine, [line], False, int(strength), 2, cv2.LINE_AA, _SHIFT)
     soft = cv2.GaussianBlur(fine, (0, 0), 9).astype(np.float32) / 255  # the finest hairs, not drawn

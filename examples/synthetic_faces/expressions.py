@@ -198,7 +198,7 @@ def draw_expression(rng: np.random.Generator, label: str | None = None) -> Expre
     if label is not None:
         _prototype(rng, units, label, (0.85, 1.0))
     elif mode == "prototype":
-        label = CLASSES[rng.choice(7, p=[0.26, 0.22, 0.12, 0.12, 0.08, 0.1, 0.1])]
+        label = CLASSES[rng.choice(7, p=[0.24, 0.28, 0.1, 0.11, 0.08, 0.09, 0.1])]
         _prototype(rng, units, label, (0.4, 1.0))
     elif mode == "blend":
         for part in rng.choice(CLASSES[1:], 2, replace=False):
@@ -217,9 +217,10 @@ def _prototype(rng: np.random.Generator, units: _Units, label: str, strengths: t
     strength = rng.uniform(*strengths)
     for name, value in PROTOTYPES[label].items():
         units.raise_to(name, value * strength * rng.uniform(0.8, 1.15))
-    if label == "happy" and rng.random() < 0.55:
-        units.raise_to("jawOpen", rng.uniform(0.08, 0.5))
-        units.raise_to("mouthUpperUp", rng.uniform(0.3, 0.7))
+    if label == "happy" and rng.random() < 0.75:  # most smiles in photographs show teeth
+        units.raise_to("jawOpen", rng.uniform(0.04, 0.5) * rng.uniform(0.3, 1))
+        units.raise_to("mouthUpperUp", rng.uniform(0.3, 0.8))
+        units.raise_to("mouthLowerDown", rng.uniform(0, 0.4))
     if label == "anger" and rng.random() < 0.3:
         units.raise_to("jawOpen", rng.uniform(0.2, 0.5))
         units.raise_to("mouthLowerDown", 0.6)

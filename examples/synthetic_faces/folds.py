@@ -68,10 +68,12 @@ MAKERS: dict[str, Callable[[np.random.Generator, Field, Field, Field], Field]] =
 @dataclass
 class Folds:
     """A person's folds: of each, where it lies in the face's texels, its height there in decimetres, the depth
-    at rest and with its units at 1; `pores` `[h, w]` the height of the fine relief."""
+    at rest and with its units at 1; `pores` `[h, w]` the height of the fine relief; `lids` how far the upper lids are
+    closed at rest, as a share of a blink."""
 
     parts: list[tuple[str, str, tuple[slice, slice], np.ndarray, float, float]]
     pores: np.ndarray
+    lids: float
 
     def relief(self, units: dict[str, float]) -> np.ndarray:
         """Slopes to the subject's left and upwards, and how deep in a groove, `[h, w, 3]`, in a picture."""
@@ -89,8 +91,8 @@ class Folds:
         return out
 
 
-def draw_folds(rng: np.random.Generator, face: FaceMap, shape: Shape, rough: float) -> Folds:
-    """Folds of a person; `rough` scales the pores."""
+def draw_folds(rng: np.random.Generator, face: FaceMap, shape: Shape) -> Folds:
+    """Folds of a person."""
     old = float(smoothstep(0.48, 0.95, shape.age))
     grown = float(smoothstep(0.15, 0.6, shape.age))
     lined = rng.uniform(0.55, 1.3)  # some skins fold more than others
@@ -106,7 +108,10 @@ def draw_folds(rng: np.random.Generator, face: FaceMap, shape: Shape, rough: flo
             y = face.y[place] + wave[:, place[1]]
             parts.append((name, side, place, kind.depth * MAKERS[name](rng, x, y, shape), rest, moved))
     pores = noise(rng, 0.7, shape=face.y.shape) + 0.6 * noise(rng, 1.6, shape=face.y.shape)
-    return Folds(parts, pores * np.float32(0.00045 * rough))
+    lips = _between(face.y, 6.545, 6.685, 0.015) * smoothstep(0.27, 0.2, face.side)
+    pores += lips * (2.2 * noise(rng, 0.8, 3.0, shape=face.y.shape))
+    lids = float(np.clip(rng.normal(0.14 + 0.1 * old, 0.09), 0, 0.4))
+    return Folds(parts, pores * np.float32(rng.uniform(0.0003, 0.0009) * (0.5 + 0.5 * grown)), lids)
 
 
 def _wave(rng: np.random.Generator, columns: int) -> np.ndarray:

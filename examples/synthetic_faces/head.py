@@ -146,8 +146,8 @@ class Head:
             slope = np.clip(normals @ direction, 0, 1)
             seen += slope * (depth[row, column] <= z + 0.05)
             total += slope
-        share = 0.25 + 0.75 * np.clip(seen / total, 0, 1) ** 0.8
-        for part, value in ((LEFT_EYE, 0.9), (RIGHT_EYE, 0.9), (UPPER_TEETH, 0.55), (LOWER_TEETH, 0.55)):
+        share = 0.12 + 0.88 * np.clip(seen / total, 0, 1) ** 0.9
+        for part, value in ((LEFT_EYE, 0.9), (RIGHT_EYE, 0.9)):
             share[self.part == part] = value
         share[self.part == TONGUE] = 0.4
         share[self.part >= LONG_HAIR] = 0.85

@@ -164,8 +164,12 @@ def start_model(
 ) -> Model:
     """The skin, eyes, tongue and shoulders of a person with an expression."""
     points = person.shape.points.copy()
-    for unit, value in expression.with_gaze_units().items():
+    units = expression.with_gaze_units()
+    for unit, value in units.items():
         head.push(points, f"unit/{unit}", value * gain(unit))
+    for side in ("Left", "Right"):  # how far the lids hang when at rest
+        open_share = 1 - min(1.0, units.get(f"eyeBlink{side}", 0.0) + units.get(f"eyeWide{side}", 0.0))
+        head.push(points, f"unit/eyeBlink{side}", person.folds.lids * open_share)
     normals = np.zeros_like(points)
     vertex_normals(points, head.triangles[BODY], normals)
     attributes = head.attributes.copy()

@@ -48,5 +48,5 @@ def draw_person(head: Head, face: FaceMap, seed: int, identity: int) -> Person:
     scarf = bool(shape.male < 0.5 and rng.random() < 0.05)
     brow = brow_cover(stream(seed, identity, 0, "brows"), face, shape)[..., None]
     skin[FACE] += brow * (complexion.brow.astype(np.float32) * (1 + 0.3 * fine[..., None]) - skin[FACE])
-    folds = draw_folds(stream(seed, identity, 0, "folds"), face, shape, 1.0)
+    folds = draw_folds(stream(seed, identity, 0, "folds"), face, shape)
     return Person(identity, shape, complexion, skin, fine, folds, scarf)

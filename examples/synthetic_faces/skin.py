@@ -42,10 +42,12 @@ def paint_skin(
     """-> the texture `[H, W, 3]` of linear colours without brows and hair, and the fine noise `[h, w]` of its face."""
     whole = plain(complexion.skin)
     fine = noise(rng, 1.2)
-    mottle = 0.035 * noise(rng, 10) + 0.025 * noise(rng, 3.5) + 0.018 * fine
+    uneven = rng.uniform(0.6, 1.7) * (0.7 + 0.5 * shape.age)
+    mottle = uneven * (0.035 * noise(rng, 10) + 0.025 * noise(rng, 3.5)) + 0.022 * fine
     whole *= np.exp(mottle)[..., None]
     skin, fine = whole[FACE], fine[FACE]
     _flush(rng, face, shape, complexion, skin)
+    _blemishes(rng, face, shape, skin)
     _spots(rng, face, complexion, skin)
     return whole, fine
 
@@ -60,7 +62,11 @@ def _flush(
     skin *= 1 + flush[..., None] * np.array([0.10, -0.13, -0.10], np.float32)
     bags = blob(0.30, 7.13, 0.14, 0.06) * rng.uniform(0, 0.25 + 0.2 * shape.age)
     lids = blob(0.31, 7.36, 0.16, 0.07) * rng.uniform(0.05, 0.25)
-    darken(skin, bags + lids, (0.7, 0.95, 0.9))
+    sockets = blob(0.29, 7.27, 0.2, 0.13) * rng.uniform(0.0, 0.22 + 0.2 * complexion.tone)
+    mouth = blob(0.0, 6.6, 0.36, 0.2) * rng.uniform(0, 0.1 + 0.2 * complexion.tone)
+    darken(skin, bags + lids + sockets + mouth, (0.7, 0.95, 0.9))
+    wings = blob(0.13, 6.87, 0.045, 0.07) * rng.uniform(0, 0.35)
+    darken(skin, wings, (0.3, 0.95, 0.9))
 
 
 def paint_makeup(rng: np.random.Generator, face: FaceMap, texture: np.ndarray) -> None:
@@ -69,6 +75,20 @@ def paint_makeup(rng: np.random.Generator, face: FaceMap, texture: np.ndarray) -
     shadow = face.blob(0.33, 7.385, 0.15, 0.05)[..., None] * rng.uniform(0, 0.7)
     skin += shadow * (linear(rng.choice(SHADOWS_SRGB)).astype(np.float32) - skin)
     darken(skin, face.blob(0.5, 6.98, 0.16, 0.14) * rng.uniform(0, 0.4), (0.0, 0.7, 0.5))
+
+
+def _blemishes(rng: np.random.Generator, face: FaceMap, shape: Shape, skin: np.ndarray) -> None:
+    """Small red places, mostly of the young, and brown ones of the old."""
+    often = 0.5 if 0.3 < shape.age < 0.55 else 0.2
+    count = rng.poisson(9) if rng.random() < often else rng.poisson(1.5)
+    old = smoothstep(0.6, 0.9, shape.age)
+    for _ in range(min(count, 25)):
+        x, y = rng.normal(0, 0.35), rng.choice([rng.uniform(6.25, 7.05), rng.uniform(7.5, 7.95)])
+        radius, brown = rng.uniform(0.012, 0.03) * (1 + old * rng.random()), rng.random() < old
+        rows = (face.y[:, 0] < y + 0.08) & (face.y[:, 0] > y - 0.08)
+        near = ((face.x[rows] - x) ** 2 + (face.y[rows] - y) ** 2) / radius**2
+        spot = np.exp(-near) * rng.uniform(0.15, 0.6) * (face.angle[rows] < 1.4)
+        skin[rows] *= 1 - spot[..., None] * np.array((0.5, 0.7, 0.8) if brown else (0.1, 0.5, 0.45), np.float32)
 
 
 def _spots(rng: np.random.Generator, face: FaceMap, complexion: Complexion, skin: np.ndarray) -> None:
@@ -80,7 +100,9 @@ def _spots(rng: np.random.Generator, face: FaceMap, complexion: Complexion, skin
         dots = cv2.GaussianBlur(dots.astype(np.float32), (0, 0), 0.7)
         darken(skin, 0.5 * (1 - complexion.tone) * dots * rng.uniform(0.3, 0.9), (0.6, 0.9, 1))
     for _ in range(rng.poisson(1.2)):
-        mole_x, mole_y, radius = rng.uniform(-0.6, 0.6), rng.uniform(6.3, 7.9), rng.uniform(0.012, 0.03)
+        mole_x, mole_y, radius = rng.uniform(-0.6, 0.6), rng.uniform(6.3, 7.9), rng.uniform(0.01, 0.026)
+        if abs(mole_y - 7.32) < 0.12 and 0.12 < abs(mole_x) < 0.5:
+            continue  # texels of the lids stretch when they close
         spot = np.exp(-((((x - mole_x) ** 2 + (y - mole_y) ** 2) / radius**2) ** 2)) * (face.angle < 1.4)
         darken(skin, spot, (0.6, 0.72, 0.75))
 

@@ -148,7 +148,9 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
     for k in range(3):
         colour[k] += ear * (palette.skin[k] * (1.05 if k == 0 else 0.95) - colour[k])
         colour[k] += lips * palette.lip[3] * (palette.lip[k] - colour[k])
-    if mix(attributes, corners, weights, INSIDE) > 0.5:
+    inside = mix(attributes, corners, weights, INSIDE)
+    occlusion *= 1 - 0.8 * step(0.0, 0.6, inside)  # the line between closed lips
+    if inside > 0.5:
         deep = step(1.45, 1.2, mix(surface.local, corners, weights, 2))
         occlusion *= 0.4 - 0.3 * deep
         for k in range(3):
@@ -190,7 +192,7 @@ def material(surface, palette, t, corners, weights, colour):
         wrap = 0.1
         if kind == HAIR:
             wrap = 0.35
-            tone = 1 + 0.3 * strand(v, texel(surface, palette.albedo, corners, weights)[1])
+            tone = 1 + 0.22 * strand(v, texel(surface, palette.albedo, corners, weights)[1])
             colour[0], colour[1], colour[2] = colour[0] * tone, colour[1] * tone, colour[2] * tone
         return Finish(occlusion, wrap, wrap, wrap, 0.0, 20.0)
     if kind == EYE:
@@ -320,7 +322,7 @@ def shade(
                 nx, ny, nz, groove = relieved(relief.slopes, *place, (nx, ny, nz), relief.up)
             if kind == HAIR:
                 row, column = texel(surface, palette.albedo, corners, weights)
-                tilt = 0.35 * strand(row + 40, column)
+                tilt = 0.22 * strand(row + 40, column)
                 nx, ny, nz = nx + tilt * relief.up[0], ny + tilt * relief.up[1], nz + tilt * relief.up[2]
                 length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
                 nx, ny, nz = nx / length, ny / length, nz / length
