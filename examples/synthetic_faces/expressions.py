@@ -221,8 +221,9 @@ def _prototype(rng: np.random.Generator, units: _Units, label: str, strengths: t
         units.raise_to("jawOpen", rng.uniform(0.04, 0.5) * rng.uniform(0.3, 1))
         units.raise_to("mouthUpperUp", rng.uniform(0.3, 0.8))
         units.raise_to("mouthLowerDown", rng.uniform(0, 0.4))
-    if label == "anger" and rng.random() < 0.3:
-        units.raise_to("jawOpen", rng.uniform(0.2, 0.5))
+    if label in ("anger", "fear", "surprise") and rng.random() < 0.3:  # shouts and screams
+        units.raise_to("jawOpen", strength * rng.uniform(0.3, 0.95))
+    if label == "anger" and "jawOpen" in units:
         units.raise_to("mouthLowerDown", 0.6)
         units.raise_to("mouthUpperUp", 0.5)
 

@@ -100,7 +100,7 @@ def draw_folds(rng: np.random.Generator, face: FaceMap, shape: Shape) -> Folds:
     for name, kind in KINDS.items():
         own = lined * rng.uniform(0.55, 1.35)
         rest = own * (kind.aged * old + kind.young * (1 - old) * (0.5 + 0.5 * grown))
-        moved = own * (0.35 + 0.35 * grown + 0.5 * old)
+        moved = own * (0.5 + 0.5 * grown + 0.4 * old)
         wave = _wave(rng, face.y.shape[1])
         for side in ("Left", "Right") if kind.paired else ("Left",):
             place = _place(face, kind, side)
@@ -110,7 +110,7 @@ def draw_folds(rng: np.random.Generator, face: FaceMap, shape: Shape) -> Folds:
     pores = noise(rng, 0.7, shape=face.y.shape) + 0.6 * noise(rng, 1.6, shape=face.y.shape)
     lips = _between(face.y, 6.545, 6.685, 0.015) * smoothstep(0.27, 0.2, face.side)
     pores += lips * (2.2 * noise(rng, 0.8, 3.0, shape=face.y.shape))
-    lids = float(np.clip(rng.normal(0.14 + 0.1 * old, 0.09), 0, 0.4))
+    lids = float(np.clip(rng.normal(0.11 + 0.1 * old, 0.08), 0, 0.4))
     return Folds(parts, pores * np.float32(rng.uniform(0.0003, 0.0009) * (0.5 + 0.5 * grown)), lids)
 
 

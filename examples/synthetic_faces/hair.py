@@ -139,7 +139,9 @@ def _bare(
         cut = np.minimum(cut, (edge - y) + 0.02 * strands).astype(np.float32)
         cut = np.where(np.degrees(np.abs(head.column_angle)) < 60, np.float32(-1), cut)
     elif shape.male > 0.6 and shape.age > 0.62 and rng.random() < 0.3 and fringe == "none":
-        cut = np.minimum(cut, (8.0 - y) + 0.03 * strands).astype(np.float32)
+        cut = np.minimum(cut, (8.0 - y) + 0.03 * strands)
+        front = np.float32(0.012) * (np.degrees(np.abs(head.column_angle)) - rng.uniform(45, 65))
+        cut = np.minimum(cut, front + 0.05 * strands).astype(np.float32)
     return cut
 
 

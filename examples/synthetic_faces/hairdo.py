@@ -10,7 +10,6 @@ from synthetic_faces.solids import ball
 from synthetic_faces.texture import BOTTOM, TOP
 
 
-_FRAY = 0.05  # decimetres
 _THIN = 0.006  # decimetres across a single hair, or a few together
 
 
@@ -23,8 +22,9 @@ def add_hair(model: Model, hat_line: np.ndarray | None) -> None:
         thick = np.minimum(thick, most)
         cut = np.where(y > hat_line + 0.03, np.float32(-1), cut)
         if long_cut is not None:
-            long_cut = np.where(y > hat_line - 0.02, np.float32(-1), long_cut)
-    shell = model.add_shell(thick, cut, hair.texture, HAIR, ears=hair.covers_ears, fray=_FRAY)
+            long_cut = np.where(y > hat_line - 0.02, np.float32(-90), long_cut)  # degrees
+    fray = 0.05 if hair.fringe == "none" else 0.09  # decimetres
+    shell = model.add_shell(thick, cut, hair.texture, HAIR, ears=hair.covers_ears, fray=fray)
     if hat_line is None:
         _add_strays(model, *shell)
     if long_cut is not None:
