@@ -110,7 +110,7 @@ def test_a_person_stays_the_same_person(some):
     for (_, first), (_, second) in zip(some[::2], some[1::2], strict=True):
         assert first["person"] == second["person"]
         assert first["identity"] == second["identity"]
-        assert first["version"] == second["version"] == 2
+        assert first["version"] == second["version"] == 3
         assert (first["yaw"], first["camera"]) != (second["yaw"], second["camera"])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from synthetic_faces.head import Head
 from synthetic_faces.shape import Shape
 from synthetic_faces.skin import FACE, FaceMap, blank_texture
-from synthetic_faces.texture import noise, smoothstep
+from synthetic_faces.texture import smoothstep
 
 KINDS = ("shaven", "stubble", "moustache", "goatee", "short beard", "full beard")
 _DEPTH = {"full beard": 0.12, "short beard": 0.035, "goatee": 0.04}  # decimetres, of those with a shell

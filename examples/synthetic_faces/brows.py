@@ -16,8 +16,8 @@ _SHIFT = 4  # binary digits of cv2's fractions of pixels
 
 @dataclass
 class _Style:
-    """Decimetres: `inner` and `outer` ends, `lift`, `arch`, `thick`; `dense` 0..1, `strays` share of hairs that
-    stand off, `steep` how far the hairs rise."""
+    """Decimetres: `inner` and `outer` ends, `lift`, `arch`, `thick`; `dense` 0..1; `peak` where the arch is
+    along the brow; `strays` share of hairs that stand off; `steep` how far the hairs rise."""
 
     inner: float
     outer: float
@@ -73,8 +73,16 @@ def _hairs(rng: np.random.Generator, style: _Style) -> np.ndarray:
     across = np.where(stray, across * rng.uniform(1.3, 2.2, count), across)
     half = style.thick * np.sqrt(np.clip(1.04 - along**1.8, 0.04, 1)) * smoothstep(-0.25, 0.12, along)
     x = style.inner + along * (style.outer - style.inner)
-    rise = np.where(along < style.peak, along / style.peak, 1 - 0.75 * ((along - style.peak) / (1 - style.peak)))
-    y = 7.415 + style.lift + style.arch * np.sin(np.clip(rise, 0, 1) * np.pi / 2) - 0.012 * along + across * half
+    rise = np.where(
+        along < style.peak, along / style.peak, 1 - 0.75 * ((along - style.peak) / (1 - style.peak))
+    )
+    y = (
+        7.415
+        + style.lift
+        + style.arch * np.sin(np.clip(rise, 0, 1) * np.pi / 2)
+        - 0.012 * along
+        + across * half
+    )
     # hairs stand up at the inner end, lie along the brow further out, and meet in its middle line
     angle = style.steep * (1.25 - 1.7 * along) - 0.45 * across + rng.normal(0, 0.18, count)
     length = rng.uniform(0.045, 0.085, count) * (0.8 + 0.4 * style.thick / 0.04)

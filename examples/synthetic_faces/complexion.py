@@ -39,7 +39,9 @@ def draw_complexion(rng: np.random.Generator, shape: Shape) -> Complexion:
     lip = skin * [0.92, 0.56, 0.54] * rng.uniform(0.75, 1.0) + [0.04, 0, 0.005]
     lip = np.array([*lip, rng.uniform(0.45, 0.8), rng.uniform(0, 2.5)])
     yellow = rng.uniform(0, 0.5 + 0.5 * shape.age)
-    teeth = np.array([0.84, 0.76, 0.63]) * (1 - yellow * np.array([0.08, 0.16, 0.34])) * rng.uniform(0.85, 1.08)
+    teeth = (
+        np.array([0.84, 0.76, 0.63]) * (1 - yellow * np.array([0.08, 0.16, 0.34])) * rng.uniform(0.85, 1.08)
+    )
     return Complexion(tone, skin, gloss, hair, hair_name, grey, brow, eye, iris_name, lip, teeth)
 
 

@@ -19,7 +19,7 @@ class LashMap:
     def __init__(self, head: Head) -> None:
         rng = np.random.Generator(np.random.PCG64(4))
         lashes = np.flatnonzero(head.part == LASHES)
-        x, y, z = head.vertices[lashes].T
+        x, y = head.vertices[lashes, :2].T
         rows = []  # bins of root and tip, their shares, where along the lid, upper
         self.roots, self.tips = [], []
         for left in (True, False):

@@ -7,8 +7,7 @@ from synthetic_faces.head import LONG_HAIR
 from synthetic_faces.kernels.pixels import HAIR
 from synthetic_faces.model import Model
 from synthetic_faces.solids import ball
-from synthetic_faces.texture import BOTTOM, TOP
-
+from synthetic_faces.texture import BOTTOM, TOP, smoothstep
 
 _THIN = 0.006  # decimetres across a single hair, or a few together
 
@@ -46,6 +45,8 @@ def _add_strays(model: Model, points: np.ndarray, used: np.ndarray, layer: int) 
     outwards /= np.linalg.norm(outwards, axis=1, keepdims=True) + 1e-9
     curly = hair.style in ("curly", "afro")
     reach = (0.07 + 0.17 * length) * (1.2 if hair.long_cut is not None else 1.0)
+    if hair.long_cut is None:  # short at the sides and the nape
+        reach *= 0.3 + 0.7 * smoothstep(7.2, 8.0, head.vertices[used[root], 1])
     away = outwards * (0.1 + (1.0 if curly else 0.4) * lift)[:, None]
     fall = np.stack([1.6 * (aside - 0.5), -(0.6 + 0 * lift) + 0.9 * curly, 0.4 * (shade - 0.5)], 1)
     middle = start + (0.7 * away + 0.45 * fall) * reach[:, None]

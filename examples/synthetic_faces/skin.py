@@ -39,7 +39,8 @@ def darken(skin: np.ndarray, amount: np.ndarray, colour: tuple[float, float, flo
 def paint_skin(
     rng: np.random.Generator, face: FaceMap, shape: Shape, complexion: Complexion
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> the texture `[H, W, 3]` of linear colours without brows and hair, and the fine noise `[h, w]` of its face."""
+    """-> the texture `[H, W, 3]` of linear colours without brows and hair, and the fine noise `[h, w]` of
+    its face."""
     whole = plain(complexion.skin)
     fine = noise(rng, 1.2)
     uneven = rng.uniform(0.6, 1.7) * (0.7 + 0.5 * shape.age)
@@ -88,7 +89,9 @@ def _blemishes(rng: np.random.Generator, face: FaceMap, shape: Shape, skin: np.n
         rows = (face.y[:, 0] < y + 0.08) & (face.y[:, 0] > y - 0.08)
         near = ((face.x[rows] - x) ** 2 + (face.y[rows] - y) ** 2) / radius**2
         spot = np.exp(-near) * rng.uniform(0.15, 0.6) * (face.angle[rows] < 1.4)
-        skin[rows] *= 1 - spot[..., None] * np.array((0.5, 0.7, 0.8) if brown else (0.1, 0.5, 0.45), np.float32)
+        skin[rows] *= 1 - spot[..., None] * np.array(
+            (0.5, 0.7, 0.8) if brown else (0.1, 0.5, 0.45), np.float32
+        )
 
 
 def _spots(rng: np.random.Generator, face: FaceMap, complexion: Complexion, skin: np.ndarray) -> None:

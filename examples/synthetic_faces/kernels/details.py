@@ -1,11 +1,11 @@
-"""Details of the skin and the mouth: relief, teeth and gums, the cavity."""
+"""Details: relief of the skin, strands of hair, eyes, teeth and gums."""
 
 import math
 
 import numpy as np
 from numba import njit
 
-from synthetic_faces.kernels.scalars import clamp, step
+from synthetic_faces.kernels.scalars import clamp, step, strand
 
 UPPER_WIDTHS = np.array([0.086, 0.152, 0.230, 0.302, 0.372, 0.475])  # where teeth end, from the middle
 LOWER_WIDTHS = np.array([0.054, 0.114, 0.184, 0.258, 0.332, 0.44])
@@ -23,9 +23,15 @@ def relieved(relief, first_row, first_column, row, column, normal, up):
     j, i = int(row), int(column)
     dv, du = row - j, column - i
     a, b, c, d = (1 - dv) * (1 - du), (1 - dv) * du, dv * (1 - du), dv * du
-    across = a * relief[j, i, 0] + b * relief[j, i + 1, 0] + c * relief[j + 1, i, 0] + d * relief[j + 1, i + 1, 0]
-    rise = a * relief[j, i, 1] + b * relief[j, i + 1, 1] + c * relief[j + 1, i, 1] + d * relief[j + 1, i + 1, 1]
-    depth = a * relief[j, i, 2] + b * relief[j, i + 1, 2] + c * relief[j + 1, i, 2] + d * relief[j + 1, i + 1, 2]
+    across = (
+        a * relief[j, i, 0] + b * relief[j, i + 1, 0] + c * relief[j + 1, i, 0] + d * relief[j + 1, i + 1, 0]
+    )
+    rise = (
+        a * relief[j, i, 1] + b * relief[j, i + 1, 1] + c * relief[j + 1, i, 1] + d * relief[j + 1, i + 1, 1]
+    )
+    depth = (
+        a * relief[j, i, 2] + b * relief[j, i + 1, 2] + c * relief[j + 1, i, 2] + d * relief[j + 1, i + 1, 2]
+    )
     ux, uy, uz = up[1] * nz - up[2] * ny, up[2] * nx - up[0] * nz, up[0] * ny - up[1] * nx
     length = math.sqrt(ux * ux + uy * uy + uz * uz) + 1e-6
     ux, uy, uz = ux / length, uy / length, uz / length
@@ -57,6 +63,36 @@ def tooth(along, height, white, colour):
     pink = (0.50, 0.17, 0.16)
     for q in range(3):
         shown = white[q] * dim
-        shown += flesh * (pink[q] * (1 - 0.7 * step(0.13, 0.42, along)) * (1 - 0.4 * step(1.2, 2.0, height)) - shown)
+        shown += flesh * (
+            pink[q] * (1 - 0.7 * step(0.13, 0.42, along)) * (1 - 0.4 * step(1.2, 2.0, height)) - shown
+        )
         colour[q] = 0.012 + edge * shown
     return edge
+
+
+@njit(cache=True)
+def combed(row, column, normal, up):
+    """The `normal` of hair tilted by its strands along `up`."""
+    tilt = 0.22 * strand(row + 40, column)
+    nx, ny, nz = normal[0] + tilt * up[0], normal[1] + tilt * up[1], normal[2] + tilt * up[2]
+    length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
+    return nx / length, ny / length, nz / length
+
+
+@njit(cache=True)
+def iris(local, look, colour):
+    """The colour of an eyeball at `local`, z through the pupil: white, iris with a dark ring and rays, pupil;
+    `look` is a palette's `eye`. -> how near the upper lid is, 1 = near."""
+    x, y, z = local
+    whole = math.sqrt(x * x + y * y + z * z) + 1e-9
+    radius = (math.sqrt(x * x + y * y) / whole if z >= 0 else 2.0) / look[3]
+    inside = step(1.1, 0.92, radius)
+    pupil = step(look[4] + 0.08, look[4] - 0.04, radius)
+    ring = (1 - 0.65 * step(0.7, 1.0, radius)) * (1 + 0.5 * step(0.9, 0.4, radius))
+    rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
+    pink = step(0.45, 0.85, abs(x) / (math.sqrt(x * x + z * z) + 1e-9))
+    for k in range(3):
+        white = (0.64, 0.60, 0.57)[k] * look[5] * (1 - pink * (0.25, 0.42, 0.42)[k])
+        shown = look[k] * ring * rays * (1 - pupil) + 0.004
+        colour[k] = white + inside * (shown - white)
+    return step(-0.15, 0.5, y / whole)

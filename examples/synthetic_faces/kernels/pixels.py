@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from synthetic_faces.kernels.details import relieved, tooth
-from synthetic_faces.kernels.raster import Hits, unwrap
+from synthetic_faces.kernels.details import combed, iris, relieved, tooth
+from synthetic_faces.kernels.raster import Hits
 from synthetic_faces.kernels.scalars import clamp, step, strand
+from synthetic_faces.kernels.texels import mix, mix3, texel, textured
 
 SKIN, EYE, TEETH, TONGUE, LASH, HAIR, CLOTH, PLAIN = range(8)  # materials
 LIPS, INSIDE, EAR, OCCLUSION, HOLLOW = range(5)  # columns of a mesh's attributes
@@ -78,35 +79,6 @@ class Finish(NamedTuple):
 
 
 @njit(cache=True)
-def mix(values, corners, weights, k):
-    """Column `k` of per-vertex `values` at a point of a triangle."""
-    return (
-        weights[0] * values[corners[0], k]
-        + weights[1] * values[corners[1], k]
-        + weights[2] * values[corners[2], k]
-    )
-
-
-@njit(cache=True)
-def mix3(values, corners, weights):
-    """The first three columns at a point of a triangle."""
-    return (
-        mix(values, corners, weights, 0),
-        mix(values, corners, weights, 1),
-        mix(values, corners, weights, 2),
-    )
-
-
-@njit(cache=True)
-def texel(surface, albedo, corners, weights):
-    """The row and column of a point on its texture, between texels."""
-    uv = surface.uv
-    ua, ub, uc = unwrap(uv[corners[0], 0], uv[corners[1], 0], uv[corners[2], 0])
-    column = (weights[0] * ua + weights[1] * ub + weights[2] * uc) * albedo.shape[2] - 0.5
-    return mix(uv, corners, weights, 1) * albedo.shape[1] - 0.5, column
-
-
-@njit(cache=True)
 def grooved(finish, depth, colour):
     """A groove is darker, redder and dull."""
     colour[0] *= 1 - 0.30 * depth
@@ -115,23 +87,6 @@ def grooved(finish, depth, colour):
     dark = finish.occlusion * (1 - 0.45 * depth)
     wraps = (finish.wrap_red, finish.wrap_green, finish.wrap_blue)
     return Finish(dark, *wraps, finish.shine * (1 - 0.7 * depth), finish.power)
-
-
-@njit(cache=True)
-def textured(surface, albedo, layer, corners, weights, colour):
-    """The texture's colour at a point, bilinear, into `colour`; -> the texel's column and row."""
-    rows, columns = albedo.shape[1], albedo.shape[2]
-    v, u = texel(surface, albedo, corners, weights)
-    v = clamp(v, 0.0, rows - 1.001)
-    floor_u, floor_v = math.floor(u), math.floor(v)
-    du, dv = u - floor_u, v - floor_v
-    u0, v0 = int(floor_u) % columns, int(floor_v)
-    u1 = (u0 + 1) % columns
-    for k in range(3):
-        upper = (1 - du) * albedo[layer, v0, u0, k] + du * albedo[layer, v0, u1, k]
-        lower = (1 - du) * albedo[layer, v0 + 1, u0, k] + du * albedo[layer, v0 + 1, u1, k]
-        colour[k] = (1 - dv) * upper + dv * lower
-    return u0, v
 
 
 @njit(cache=True)
@@ -160,23 +115,8 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
 
 @njit(cache=True)
 def eye(surface, palette, corners, weights, occlusion, colour):
-    """The white, the iris with a dark ring and rays, the pupil."""
-    x, y, z = mix3(surface.local, corners, weights)
-    radius = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
-    if z < 0:
-        radius = 2.0
-    radius = radius / palette.eye[3]
-    inside = step(1.1, 0.92, radius)
-    pupil = step(palette.eye[4] + 0.08, palette.eye[4] - 0.04, radius)
-    ring = 1 - 0.65 * step(0.7, 1.0, radius)
-    rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
-    side = math.sqrt(max(0.0, x * x + z * z)) + 1e-9
-    pink = step(0.45, 0.85, abs(x) / side)
-    under_lid = step(-0.15, 0.5, y / (math.sqrt(x * x + y * y + z * z) + 1e-9))
-    for k in range(3):
-        white = (0.64, 0.60, 0.57)[k] * palette.eye[5] * (1 - pink * (0.25, 0.42, 0.42)[k])
-        iris = palette.eye[k] * ring * rays * (1 + 0.5 * step(0.9, 0.4, radius)) * (1 - pupil) + 0.004
-        colour[k] = white + inside * (iris - white)
+    """An eyeball, in the shade of its lid."""
+    under_lid = iris(mix3(surface.local, corners, weights), palette.eye, colour)
     return Finish(occlusion * (0.95 - 0.6 * under_lid), 0.4, 0.4, 0.4, 1.6, 170.0)
 
 
@@ -322,10 +262,7 @@ def shade(
                 nx, ny, nz, groove = relieved(relief.slopes, *place, (nx, ny, nz), relief.up)
             if kind == HAIR:
                 row, column = texel(surface, palette.albedo, corners, weights)
-                tilt = 0.22 * strand(row + 40, column)
-                nx, ny, nz = nx + tilt * relief.up[0], ny + tilt * relief.up[1], nz + tilt * relief.up[2]
-                length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
-                nx, ny, nz = nx / length, ny / length, nz / length
+                nx, ny, nz = combed(row, column, (nx, ny, nz), relief.up)
             vx, vy, vz = -px, -py, camera - pz
             length = math.sqrt(vx * vx + vy * vy + vz * vz)
             vx, vy, vz = vx / length, vy / length, vz / length

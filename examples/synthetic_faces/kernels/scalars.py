@@ -30,7 +30,7 @@ def strand(row: float, column: float) -> float:
     """Noise -1..1 of hair that hangs: fine across `column` and long down `row`, in texels."""
     j, t = math.floor(row / 14.0), row / 14.0
     t -= j
-    fine, coarse = int(math.floor(column * 2.6)), int(math.floor(column * 1.1 + 0.03 * row))
+    fine, coarse = math.floor(column * 2.6), math.floor(column * 1.1 + 0.03 * row)
     a = _hashed(fine, j) * (1 - t) + _hashed(fine, j + 1) * t
     b = _hashed(coarse + 7919, j) * (1 - t) + _hashed(coarse + 7919, j + 1) * t
     return 0.6 * a + 0.4 * b
