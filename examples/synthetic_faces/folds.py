@@ -16,7 +16,7 @@ from synthetic_faces.texture import noise, smoothstep
 
 ACROSS, DOWN = 0.0145, 0.0125  # decimetres between the texels of the face
 _DEEP = 0.013  # decimetres: a groove of this depth is dark
-_COLUMNS = np.s_[50:250]  # of the face's texels: the part that a camera sees from the front
+_COLUMNS = np.s_[80:220]  # of the face's texels: the part that a camera sees from the front
 
 
 class Fold(NamedTuple):
@@ -82,8 +82,8 @@ KINDS = {
 
 @dataclass
 class Folds:
-    """A person's folds. `parts`: name, side, the fold's part of the face's texels, heights there in decimetres,
-    depth at rest, depth that its units add. `pores` `[h, w]` heights of the fine relief; `lids` how far the
+    """A person's folds. `parts`: name, side, the fold's part of the face's texels, heights there in
+    decimetres, depth at rest, depth that its units add. `pores` `[h, w]` heights of the fine relief; `lids` how far the
     upper lids are closed at rest, as a share of a blink."""
 
     parts: list[tuple[str, str, tuple[slice, slice], np.ndarray, float, float]]
@@ -142,5 +142,5 @@ def _place(face: FaceMap, kind: Fold, side: str) -> tuple[slice, slice]:
     middle = face.y.shape[1] // 2
     columns = _COLUMNS
     if kind.paired:
-        columns = np.s_[middle - 6 : 250] if side == "Left" else np.s_[50 : middle + 6]
+        columns = np.s_[middle - 6 : 220] if side == "Left" else np.s_[80 : middle + 6]
     return np.s_[first:last], columns

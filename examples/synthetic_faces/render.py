@@ -62,13 +62,13 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
     camera, face_box = aim(geometry.points[head.face], scene, size)
     x, y, nearness = camera.project(geometry.points)
     hits, cuts = no_hits(camera.pixels), np.stack(model.cuts)
-    textured = np.isin(geometry.material, (SKIN, HAIR, CLOTH))
+    holed = np.isin(geometry.material, (HAIR, CLOTH))
     rasterise(
         x,
         y,
         nearness,
         geometry.triangles,
-        np.where(textured, geometry.layer, -1),
+        np.where(holed, geometry.layer, -1),
         geometry.one_sided,
         geometry.uv,
         cuts,

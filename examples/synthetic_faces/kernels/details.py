@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-from synthetic_faces.kernels.scalars import clamp, step, strand
+from synthetic_faces.kernels.scalars import clamp, step
 
 UPPER_WIDTHS = np.array([0.086, 0.152, 0.230, 0.302, 0.372, 0.475])  # where teeth end, from the middle
 LOWER_WIDTHS = np.array([0.054, 0.114, 0.184, 0.258, 0.332, 0.44])
@@ -71,9 +71,8 @@ def tooth(along, height, white, colour):
 
 
 @njit(cache=True)
-def combed(row, column, normal, up):
-    """The `normal` of hair tilted by its strands along `up`."""
-    tilt = 0.22 * strand(row + 40, column)
+def combed(tilt, normal, up):
+    """The `normal` of hair with a strand tilted along `up`."""
     nx, ny, nz = normal[0] + tilt * up[0], normal[1] + tilt * up[1], normal[2] + tilt * up[2]
     length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
     return nx / length, ny / length, nz / length

@@ -132,8 +132,6 @@ def material(surface, palette, t, corners, weights, colour):
         wrap = 0.1
         if kind == HAIR:
             wrap = 0.35
-            tone = 1 + 0.22 * strand(v, texel(surface, palette.albedo, corners, weights)[1])
-            colour[0], colour[1], colour[2] = colour[0] * tone, colour[1] * tone, colour[2] * tone
         return Finish(occlusion, wrap, wrap, wrap, 0.0, 20.0)
     if kind == EYE:
         return eye(surface, palette, corners, weights, occlusion, colour)
@@ -255,14 +253,15 @@ def shade(
             nx, ny, nz = mix3(surface.normals, corners, weights)
             length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
             nx, ny, nz = nx / length, ny / length, nz / length
-            groove = 0.0
-            if kind == SKIN:
+            groove = tone = 0.0
+            if kind in (SKIN, HAIR):
                 row, column = texel(surface, palette.albedo, corners, weights)
+            if kind == SKIN:
                 place = (relief.row, relief.column, row, column)
                 nx, ny, nz, groove = relieved(relief.slopes, *place, (nx, ny, nz), relief.up)
-            if kind == HAIR:
-                row, column = texel(surface, palette.albedo, corners, weights)
-                nx, ny, nz = combed(row, column, (nx, ny, nz), relief.up)
+            elif kind == HAIR:
+                tone = 0.22 * strand(row, column)
+                nx, ny, nz = combed(tone, (nx, ny, nz), relief.up)
             vx, vy, vz = -px, -py, camera - pz
             length = math.sqrt(vx * vx + vy * vy + vz * vz)
             vx, vy, vz = vx / length, vy / length, vz / length
@@ -272,6 +271,8 @@ def shade(
             finish = material(surface, palette, t, corners, weights, colour)
             if groove > 0:
                 finish = grooved(finish, groove, colour)
+            for k in range(3):
+                colour[k] *= 1 + tone
             light_up(
                 illumination,
                 kind,

@@ -103,9 +103,9 @@ def rasterise(
 ) -> None:
     """The nearest triangle of each pixel, into `hits`.
 
-    `layer` `[T]` names the texture of `cut` `[L, h, w]` whose negative texels are holes, -1 = no holes; `fray`
-    `[L]` is how far, in units of `cut`, strands roughen the holes' edges; `one_sided` `[T]` triangles are seen
-    from the front only.
+    `layer` `[T]` names the texture of `cut` `[L, h, w]` whose negative texels are holes, -1 = no holes;
+    `fray` `[L]` is how far, in units of `cut`, strands roughen the holes' edges; `one_sided` `[T]` triangles
+    are seen from the front only.
     """
     height, width = hits.nearness.shape
     for t in range(triangles.shape[0]):
