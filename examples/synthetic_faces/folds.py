@@ -82,9 +82,12 @@ KINDS = {
 
 @dataclass
 class Folds:
-    """A person's folds. `parts`: name, side, the fold's part of the face's texels, heights there in
-    decimetres, depth at rest, depth that its units add. `pores` `[h, w]` heights of the fine relief; `lids` how far the
-    upper lids are closed at rest, as a share of a blink."""
+    """A person's folds.
+
+    `parts`: name, side, the fold's part of the face's texels, heights there in decimetres, depth at rest,
+    depth that its units add. `pores` `[h, w]` heights of the fine relief; `lids` how far the upper lids are
+    closed at rest, as a share of a blink.
+    """
 
     parts: list[tuple[str, str, tuple[slice, slice], np.ndarray, float, float]]
     pores: np.ndarray

@@ -55,8 +55,8 @@ def tooth(along, height, white, colour):
     place = clamp(2 * (along - start) / (ends[k] - start) - 1, -1.0, 1.0)  # -1..1 across the tooth
     away = (1 - abs(place)) * 0.5 * (ends[k] - start)  # decimetres to the next tooth
     gum = 1.0 - 0.22 * place * place - (0.06 if k == 1 else 0.0)
-    notch = 0.09 * place**4 + (0.05 if k == 1 and not lower else 0.0)  # rounded corners at the edge
-    dim = (0.55 + 0.45 * step(0.0, 0.011, away)) * (1 - 0.8 * step(0.13, 0.42, along))
+    notch = 0.05 * place**4 + (0.04 if k == 1 and not lower else 0.0)  # rounded corners at the edge
+    dim = (0.62 + 0.38 * step(0.0, 0.009, away)) * (1 - 0.8 * step(0.13, 0.42, along))
     flesh = step(gum - 0.04, gum + 0.04, height)
     edge = step(notch - 0.03, notch + 0.05, height)
     dim *= (0.8 if lower else 1.0) * (0.85 + 0.15 * step(0.0, 0.5, height))
