@@ -12,6 +12,7 @@ from synthetic_faces.texture import smoothstep
 _FINE = 5  # drawn pixels across and down each texel
 _ROWS = np.s_[36:68]  # of the face's texels
 _SHIFT = 4  # binary digits of cv2's fractions of pixels
+_TONES = (100, 125, 150, 175, 200, 225)  # of hairs, the densest on top
 
 
 @dataclass
@@ -40,7 +41,7 @@ def brow_cover(rng: np.random.Generator, face: FaceMap, shape: Shape) -> np.ndar
         side = np.abs(across[columns])
         hairs = _hairs(rng, style)
         place = np.stack([_index(side, hairs[..., 0]), _index(rows, hairs[..., 1])], -1)
-        cover[_ROWS, columns] = _draw(rng, place, (len(rows), 56), style)
+        cover[_ROWS, columns] = _draw(place, (len(rows), 56), style)
     return cover
 
 
@@ -52,7 +53,7 @@ def _draw_style(rng: np.random.Generator, shape: Shape) -> _Style:
     if shape.age < 0.35:
         dense *= rng.uniform(0.45, 0.9)
     return _Style(
-        inner=rng.uniform(0.075, 0.14),
+        inner=rng.uniform(0.1, 0.17),
         outer=rng.uniform(0.47, 0.56),
         lift=rng.normal(0, 0.02) - 0.012 * male,
         arch=rng.uniform(0.02, 0.1) * (1.2 - 0.6 * male),
@@ -99,12 +100,12 @@ def _index(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.interp(wanted, values[order], numbers[order])
 
 
-def _draw(rng: np.random.Generator, place: np.ndarray, shape: tuple[int, int], style: _Style) -> np.ndarray:
+def _draw(place: np.ndarray, shape: tuple[int, int], style: _Style) -> np.ndarray:
     """Hairs at texels `place` `[N, 3, 2]` (column, row) as cover `[h, w]`."""
     fine = np.zeros((shape[0] * _FINE, shape[1] * _FINE), np.uint8)
     lines = np.round(((place + 0.5) * _FINE) * (1 << _SHIFT)).astype(np.int32)
-    for part in np.array_split(lines, 8):
-        cv2.polylines(fine, list(part), False, int(rng.integers(90, 235)), 2, cv2.LINE_AA, _SHIFT)
+    for part, tone in zip(np.array_split(lines, 6), _TONES, strict=True):
+        cv2.polylines(fine, list(part), False, tone, 2, cv2.LINE_AA, _SHIFT)
     small = cv2.resize(fine, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     soft = cv2.GaussianBlur(small, (0, 0), 1.8)  # the finest hairs, not drawn
     return np.clip(small + 0.35 * style.dense * soft, 0, 1)

@@ -63,7 +63,7 @@ def _hair(
     grey = 0.0
     if shape.age > 0.58:
         grey = float(np.clip(smoothstep(0.6, 0.9, shape.age) + rng.normal(0, 0.15), 0, 1))
-    brow = colour * rng.uniform(0.5, 0.85)
+    brow = colour * [1.0, 0.92, 0.85] * rng.uniform(0.5, 0.85)
     colour = colour + grey * (GREYS[int(rng.random() < 0.4)] - colour)
     return colour, name, grey, brow + 0.6 * grey * (GREYS[0] * 0.7 - brow)
 

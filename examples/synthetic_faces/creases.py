@@ -86,10 +86,11 @@ def _lid(rng: np.random.Generator, x: Field, y: Field, shape: Shape) -> Field:
 def _nasolabial(rng: np.random.Generator, x: Field, y: Field, shape: Shape) -> Field:
     """From the wing of the nose past the corner of the mouth; the cheek stands out over it."""
     down = (6.98 - y) / 0.42
-    line = rng.uniform(0.155, 0.175) + 0.10 * down + 0.10 * np.clip(down, 0, 2) ** 2
+    line = rng.uniform(0.16, 0.19) + 0.13 * down + 0.10 * np.clip(down, 0, 2) ** 2
     away = (x - line) * 0.85
     cheek = 0.7 * smoothstep(-0.01, 0.06, away) * smoothstep(0.3, 0.08, away)
-    return (cheek - np.exp(-((away / 0.022) ** 2))) * between(y, rng.uniform(6.5, 6.6), 6.97, 0.06)
+    hollow = 0.35 * np.exp(-(((away + 0.03) / 0.06) ** 2))
+    return (cheek - hollow - np.exp(-((away / 0.022) ** 2))) * between(y, rng.uniform(6.5, 6.6), 6.97, 0.06)
 
 
 def _wing(rng: np.random.Generator, x: Field, y: Field, shape: Shape) -> Field:

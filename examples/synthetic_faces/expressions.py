@@ -198,7 +198,7 @@ def draw_expression(rng: np.random.Generator, label: str | None = None) -> Expre
     if label is not None:
         _prototype(rng, units, label, (0.85, 1.0))
     elif mode == "prototype":
-        label = CLASSES[rng.choice(7, p=[0.24, 0.28, 0.1, 0.11, 0.08, 0.09, 0.1])]
+        label = CLASSES[rng.choice(7, p=[0.23, 0.32, 0.1, 0.1, 0.075, 0.085, 0.09])]
         _prototype(rng, units, label, (0.4, 1.0))
     elif mode == "blend":
         for part in rng.choice(CLASSES[1:], 2, replace=False):
@@ -232,6 +232,10 @@ def _mixture(rng: np.random.Generator, units: _Units, mode: str) -> None:
     if mode == "talk":
         units.raise_to("jawOpen", rng.uniform(0.05, 0.5))
         units.raise_to("mouthUpperUp", rng.uniform(0, 0.4))
+        if rng.random() < 0.35:  # many smile while they speak
+            smile = rng.uniform(0.2, 0.9)
+            units.raise_to("mouthSmile", smile)
+            units.raise_to("cheekSquint", smile * rng.uniform(0.2, 0.9))
     for name in rng.choice(_SPOKEN if mode == "talk" else _MIXED, rng.integers(1, 5), replace=False):
         value = rng.uniform(0.25, 1.0)
         units.raise_to(str(name), value, 0.45 if rng.random() < 0.25 else 0.12)

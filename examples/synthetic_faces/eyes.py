@@ -62,9 +62,9 @@ def add_lashes(model: Model, lashes: LashMap) -> None:
     roots, tips = model.points[lashes.roots] + forward, model.points[lashes.tips] + forward
     dark = person.complexion.brow * 0.35 + 0.006
     lid = 0.12 + 0.3 * person.shape.male
-    line = dark + (0.05 if makeup else lid) * (person.complexion.skin * [0.5, 0.42, 0.42] - dark)
+    line = dark + (0.05 if makeup else lid) * (person.complexion.skin * [0.45, 0.36, 0.36] - dark)
     _add_strands(model, lashes, roots, tips, length, model.add_plain(dark))
-    _add_line(model, roots, tips, 0.42 if makeup else 0.32, model.add_plain(line))
+    _add_line(model, roots, tips, 0.5 if makeup else 0.42, model.add_plain(line))
 
 
 def _add_strands(
@@ -90,7 +90,7 @@ def _add_line(model: Model, roots: np.ndarray, tips: np.ndarray, width: float, p
     lids = len(roots) // _BINS
     upper = (np.arange(len(roots)) // _BINS % 2 == 0)[:, None]
     taper = np.tile(np.sin(np.linspace(0.5, 2.6, _BINS)), lids)[:, None]
-    edge = roots + (tips - roots) * (width * taper * np.where(upper, 1.0, 0.3))
+    edge = roots + (tips - roots) * (width * taper * np.where(upper, 1.0, 0.4))
     a = (np.arange(lids)[:, None] * _BINS + np.arange(_BINS - 1)).ravel()
     b, below = a + 1, len(roots)
     triangles = np.concatenate([np.stack([a, b, b + below], 1), np.stack([a, b + below, a + below], 1)])

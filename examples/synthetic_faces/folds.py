@@ -49,14 +49,14 @@ KINDS = {
         {"mouthSmile*": 0.85, "noseSneer*": 0.75, "mouthUpperUp*": 0.5, "mouthStretch*": 0.3},
         0.6,
         0.08,
-        0.015,
+        0.018,
         6.4,
         7.1,
         True,
     ),
-    "wing": Fold({"noseSneer*": 0.5, "mouthSmile*": 0.2}, 0.6, 0.4, 0.007, 6.76, 7.06, True),
+    "wing": Fold({"noseSneer*": 0.5, "mouthSmile*": 0.2}, 0.35, 0.2, 0.006, 6.76, 7.06, True),
     "dimple": Fold(
-        {"mouthSmile*": 0.55, "mouthDimple*": 0.7, "mouthStretch*": 0.6}, 0.25, 0.0, 0.014, 6.35, 6.9, True
+        {"mouthSmile*": 0.5, "mouthDimple*": 0.7, "mouthStretch*": 0.6}, 0.2, 0.0, 0.011, 6.35, 6.9, True
     ),
     "marionette": Fold({"mouthFrown*": 0.8, "mouthStretch*": 0.3}, 0.55, 0.03, 0.013, 6.25, 6.66, True),
     "mentolabial": Fold(

@@ -48,12 +48,13 @@ def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, colour: np.nda
     cut = (head.row_y - line + rough * strands + 0.025 * coarse).astype(np.float32)
     cut = _bare(rng, head, shape, style, fringe, cut, strands)
     thick = _thickness(rng, head, style, cut, parting)
-    tone = 1 + (0.35 if curly else 0.3) * strands + 0.14 * coarse
+    light = 1 - 0.5 * float(np.clip(colour.mean() * 2.5, 0, 1))  # light hair has less contrast
+    tone = 1 + light * ((0.35 if curly else 0.3) * strands + 0.14 * coarse)
     if style not in ("bald", "buzz", *_CURLY) and rng.random() < 0.5:
         line_at = (np.degrees(head.column_angle) - parting) / 2.0
         tone = tone - 0.5 * np.exp(-(line_at**2)) * smoothstep(7.7, 8.0, head.row_y)
     if grey:
-        tone = tone * (1 + 0.25 * grey * noise(rng, 0.8, 9.0))
+        tone = tone * (1 + 0.18 * grey * noise(rng, 0.8, 9.0))
     texture = colour.astype(np.float32) * np.clip(tone, 0.25, 2.0)[..., None]
     long_cut = _long_cut(rng, head, style, parting, strands) if style in ("bob", "long") else None
     tied_up = style == "tied" and rng.random() < 0.6

@@ -44,7 +44,7 @@ def _add_strays(model: Model, points: np.ndarray, used: np.ndarray, layer: int) 
     outwards = start - [0, 7.3, 0.25]
     outwards /= np.linalg.norm(outwards, axis=1, keepdims=True) + 1e-9
     curly = hair.style in ("curly", "afro")
-    reach = (0.07 + 0.17 * length) * (1.2 if hair.long_cut is not None else 1.0)
+    reach = (0.07 + 0.17 * length) * (0.9 if hair.long_cut is not None else 1.0)
     if hair.long_cut is None:  # short at the sides and the nape
         reach *= 0.3 + 0.7 * smoothstep(7.2, 8.0, head.vertices[used[root], 1])
     away = outwards * (0.1 + (1.0 if curly else 0.4) * lift)[:, None]

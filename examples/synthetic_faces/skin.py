@@ -63,10 +63,16 @@ def _flush(
     skin *= 1 + flush[..., None] * np.array([0.10, -0.13, -0.10], np.float32)
     bags = blob(0.30, 7.13, 0.14, 0.06) * rng.uniform(0, 0.25 + 0.2 * shape.age)
     lids = blob(0.31, 7.36, 0.16, 0.07) * rng.uniform(0.05, 0.25)
-    sockets = blob(0.29, 7.27, 0.2, 0.13) * rng.uniform(0.0, 0.22 + 0.2 * complexion.tone)
+    sockets = blob(0.33, 7.265, 0.19, 0.1) * rng.uniform(0.12, 0.4 + 0.15 * complexion.tone)
+    sockets = sockets + blob(0.36, 7.26, 0.15, 0.055) * rng.uniform(0.1, 0.35)
+    corners = blob(0.275, 6.622, 0.045, 0.03) * rng.uniform(0.15, 0.5)
     mouth = blob(0.0, 6.6, 0.36, 0.2) * rng.uniform(0, 0.1 + 0.2 * complexion.tone)
-    darken(skin, bags + lids + sockets + mouth, (0.7, 0.95, 0.9))
-    wings = blob(0.13, 6.87, 0.045, 0.07) * rng.uniform(0, 0.35)
+    darken(skin, bags + lids + sockets + mouth + corners, (0.7, 0.95, 0.9))
+    folds = np.exp(
+        -(((face.side - 0.29 - 0.5 * (6.77 - face.y)) / 0.06) ** 2) - ((face.y - 6.77) / 0.13) ** 2
+    )
+    darken(skin, folds * rng.uniform(0.05, 0.25), (0.7, 0.95, 0.9))
+    wings = blob(0.13, 6.87, 0.045, 0.07) * rng.uniform(0, 0.2)
     darken(skin, wings, (0.3, 0.95, 0.9))
 
 

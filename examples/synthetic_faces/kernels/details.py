@@ -89,9 +89,9 @@ def iris(local, look, colour):
     pupil = step(look[4] + 0.08, look[4] - 0.04, radius)
     ring = (1 - 0.65 * step(0.7, 1.0, radius)) * (1 + 0.5 * step(0.9, 0.4, radius))
     rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
-    pink = step(0.45, 0.85, abs(x) / (math.sqrt(x * x + z * z) + 1e-9))
+    pink = step(0.35, 0.8, abs(x) / (math.sqrt(x * x + z * z) + 1e-9))
     for k in range(3):
-        white = (0.64, 0.60, 0.57)[k] * look[5] * (1 - pink * (0.25, 0.42, 0.42)[k])
+        white = (0.47, 0.43, 0.41)[k] * look[5] * (1 - pink * (0.45, 0.6, 0.6)[k])
         shown = look[k] * ring * rays * (1 - pupil) + 0.004
         colour[k] = white + inside * (shown - white)
     return step(-0.15, 0.5, y / whole)

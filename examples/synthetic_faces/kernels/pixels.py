@@ -97,14 +97,16 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
             colour[k] = palette.cloth[k]
         return Finish(occlusion, 0.1, 0.1, 0.1, 0.0, 20.0)
     attributes = surface.attributes
-    occlusion *= clamp(1 - 2.2 * mix(attributes, corners, weights, HOLLOW), 0.3, 1.15)
+    occlusion *= clamp(1 - 1.8 * mix(attributes, corners, weights, HOLLOW), 0.42, 1.15)
     ear = mix(attributes, corners, weights, EAR)
+    hole = 1 - step(0.05, 0.4, mix(attributes, corners, weights, OCCLUSION))  # nostrils
     lips = step(0.25, 0.75, mix(attributes, corners, weights, LIPS))
     for k in range(3):
         colour[k] += ear * (palette.skin[k] * (1.05 if k == 0 else 0.95) - colour[k])
         colour[k] += lips * palette.lip[3] * (palette.lip[k] - colour[k])
+        colour[k] *= 1 - hole * (0.7, 0.85, 0.85)[k]
     inside = mix(attributes, corners, weights, INSIDE)
-    occlusion *= 1 - 0.8 * step(0.0, 0.6, inside)  # the line between closed lips
+    occlusion *= 1 - 0.65 * step(0.0, 0.6, inside)  # the line between closed lips
     if inside > 0.5:
         deep = step(1.45, 1.2, mix(surface.local, corners, weights, 2))
         occlusion *= 0.4 - 0.3 * deep
@@ -117,7 +119,7 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
 def eye(surface, palette, corners, weights, occlusion, colour):
     """An eyeball, in the shade of its lid."""
     under_lid = iris(mix3(surface.local, corners, weights), palette.eye, colour)
-    return Finish(occlusion * (0.95 - 0.6 * under_lid), 0.4, 0.4, 0.4, 1.6, 170.0)
+    return Finish(occlusion * (0.95 - 0.65 * under_lid), 0.4, 0.4, 0.4, 1.6, 170.0)
 
 
 @njit(cache=True)
