@@ -47,7 +47,8 @@ def paint_beard(
     }[kind]
     skin = texture[FACE]
     hair = colour.astype(np.float32) * 0.7
-    grain = np.clip(1 + 0.45 * rng.standard_normal(face.y.shape, np.float32), 0.1, 2.0)
+    sparse = 0.5 - 0.35 * np.clip(density, 0, 1)
+    grain = np.clip(1 + sparse * rng.standard_normal(face.y.shape, np.float32), 0.1, 2.0)
     cover = np.clip(density * grain, 0, 1)[..., None]
     skin += cover * (hair * (1 + 0.2 * fine[..., None]) - skin)
     if kind not in _DEPTH:

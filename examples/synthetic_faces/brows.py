@@ -12,6 +12,7 @@ from synthetic_faces.texture import smoothstep
 _FINE = 5  # drawn pixels across and down each texel
 _ROWS = np.s_[36:68]  # of the face's texels
 _SHIFT = 4  # binary digits of cv2's fractions of pixels
+_LIDS = 7.395  # decimetres: texels below stretch when the lids close
 _TONES = (100, 125, 150, 175, 200, 225)  # of hairs, the densest on top
 
 
@@ -78,7 +79,7 @@ def _hairs(rng: np.random.Generator, style: _Style) -> np.ndarray:
         along < style.peak, along / style.peak, 1 - 0.75 * ((along - style.peak) / (1 - style.peak))
     )
     y = (
-        7.415
+        7.428
         + style.lift
         + style.arch * np.sin(np.clip(rise, 0, 1) * np.pi / 2)
         - 0.012 * along
@@ -90,7 +91,8 @@ def _hairs(rng: np.random.Generator, style: _Style) -> np.ndarray:
     step = np.stack([np.cos(angle), np.sin(angle)], 1) * length[:, None]
     bend = np.stack([np.cos(angle - 0.35), np.sin(angle - 0.35)], 1) * length[:, None]
     root = np.stack([x, y], 1)
-    return np.stack([root, root + step / 2, root + (step + bend) / 2], 1)
+    hairs = np.stack([root, root + step / 2, root + (step + bend) / 2], 1)
+    return hairs[y > _LIDS]
 
 
 def _index(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:

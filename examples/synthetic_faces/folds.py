@@ -118,7 +118,7 @@ def draw_folds(rng: np.random.Generator, face: FaceMap, shape: Shape) -> Folds:
     for name, kind in KINDS.items():
         own = lined * rng.uniform(0.55, 1.35)
         rest = own * (kind.aged * old + kind.young * (1 - old) * (0.5 + 0.5 * grown))
-        moved = own * (0.5 + 0.5 * grown + 0.4 * old)
+        moved = own * (0.3 + 0.7 * grown + 0.4 * old)
         wave = _wave(rng, face.y.shape[1])
         for side in ("Left", "Right") if kind.paired else ("Left",):
             place = _place(face, kind, side)

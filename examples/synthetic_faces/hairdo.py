@@ -22,7 +22,7 @@ def add_hair(model: Model, hat_line: np.ndarray | None) -> None:
         cut = np.where(y > hat_line + 0.03, np.float32(-1), cut)
         if long_cut is not None:
             long_cut = np.where(y > hat_line - 0.02, np.float32(-90), long_cut)  # degrees
-    fray = 0.05 if hair.fringe == "none" else 0.09  # decimetres
+    fray = 0.05 if hair.fringe == "none" else 0.07  # decimetres
     shell = model.add_shell(thick, cut, hair.texture, HAIR, ears=hair.covers_ears, fray=fray)
     if hat_line is None:
         _add_strays(model, *shell)
@@ -91,4 +91,4 @@ def add_beard(model: Model) -> None:
     if look.beard.field is not None:
         texture = look.hair.texture
         thick, cut = beard_shell(model.head, look.beard, look.hair_colour, texture)
-        model.add_shell(thick, cut, texture * 0.85, HAIR, fray=0.3)
+        model.add_shell(thick, cut, texture * 0.85, HAIR, fray=0.15)
