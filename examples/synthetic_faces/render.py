@@ -1,5 +1,6 @@
 """From a person, an expression, a pose, a light and a camera to a picture."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,22 +9,25 @@ from synthetic_faces.background import draw_background
 from synthetic_faces.camera import Camera, aim
 from synthetic_faces.clothes import paint_clothes
 from synthetic_faces.expressions import Expression
+from synthetic_faces.eyes import LashMap, add_lashes
 from synthetic_faces.glasses import add_glasses
 from synthetic_faces.hairdo import add_beard, add_hair
 from synthetic_faces.hats import add_hat, add_mask, add_scarf, hat_line
-from synthetic_faces.head import LEFT_EYE, PIVOT, RIGHT_EYE, Head
+from synthetic_faces.head import LEFT_EYE, LOWER_TEETH, PIVOT, RIGHT_EYE, UPPER_TEETH, Head
 from synthetic_faces.kernels.geometry import turn, vertex_normals
-from synthetic_faces.kernels.pixels import CLOTH, HAIR, SKIN, Illumination, Palette, Surface, shade
+from synthetic_faces.kernels.pixels import CLOTH, HAIR, SKIN, Illumination, Palette, Relief, Surface, shade
 from synthetic_faces.kernels.raster import Hits, blend_lenses, no_hits, rasterise
 from synthetic_faces.light import Lighting, shadow_map
 from synthetic_faces.look import Look
 from synthetic_faces.model import Geometry, Model, casts_shadow, start_model
+from synthetic_faces.mouth import Arch, add_teeth
 from synthetic_faces.person import Person
 from synthetic_faces.pose import Pose
 from synthetic_faces.props import add_prop
 from synthetic_faces.scene import Scene
 from synthetic_faces.sensor import Sensor, develop
 from synthetic_faces.shine import shine_map
+from synthetic_faces.skin import FACE
 from synthetic_faces.texture import WIDTH
 from synthetic_faces.wear import Wear
 
@@ -62,16 +66,17 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
     camera, face_box = aim(geometry.points[head.face], scene, size)
     x, y, nearness = camera.project(geometry.points)
     hits, cuts = no_hits(camera.pixels), np.stack(model.cuts)
-    textured = np.isin(geometry.material, (SKIN, HAIR, CLOTH))
+    holed = np.isin(geometry.material, (HAIR, CLOTH))
     rasterise(
         x,
         y,
         nearness,
         geometry.triangles,
-        np.where(textured, geometry.layer, -1),
+        np.where(holed, geometry.layer, -1),
         geometry.one_sided,
         geometry.uv,
         cuts,
+        np.array(model.frays),
         hits,
     )
     light = _lit(model, geometry, cuts, eyes, shot, camera, hits)
@@ -92,6 +97,9 @@ def _dressed(head: Head, person: Person, shot: Shot) -> Model:
     covered = wear.hat == "headscarf"
     ears = not (covered or look.hair.covers_ears)
     model = start_model(head, person, look, shot.expression, paint_clothes(head, wear, shot.scene), ears)
+    lashes, arches = _small_parts(head)
+    add_teeth(model, arches)
+    add_lashes(model, lashes)
     if not covered:
         add_hair(model, hat_line(model, wear))
     add_beard(model)
@@ -105,6 +113,12 @@ def _dressed(head: Head, person: Person, shot: Shot) -> Model:
     elif wear.prop != "none":
         add_prop(model, wear, shot.scene)
     return model
+
+
+@functools.lru_cache(maxsize=2)
+def _small_parts(head: Head) -> tuple[LashMap, tuple[Arch, Arch]]:
+    """What lashes and teeth of all people are made from."""
+    return LashMap(head), (Arch(head, UPPER_TEETH), Arch(head, LOWER_TEETH))
 
 
 def _turn_head(model: Model, geometry: Geometry, shot: Shot) -> np.ndarray:
@@ -165,11 +179,21 @@ def _lit(
             shine_map(model.head),
             _collar(wear),
             model.cloth,
+            complexion.teeth,
         ),
         Illumination(lighting.lights, lighting.sky, lighting.ground, shadow, axes, lighting.screen),
         camera.distance,
+        _relief(model.person, shot),
     )
     return light
+
+
+def _relief(person: Person, shot: Shot) -> Relief:
+    """Pores and folds of the skin with this expression and pose."""
+    up = np.array([[0.0, 1.0, 0.0]])
+    turn(up, np.ones(1), np.radians(np.array(shot.pose)), np.zeros(3), np.zeros(3))
+    rows, columns = FACE
+    return Relief(person.folds.relief(shot.expression.units), rows.start, columns.start, up[0])
 
 
 def _collar(wear: Wear) -> np.ndarray:

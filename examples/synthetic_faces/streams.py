@@ -18,6 +18,9 @@ _SUBJECTS = (
     "beard",
     "makeup",
     "frame",
+    "folds",
+    "brows",
+    "strands",
 )
 
 

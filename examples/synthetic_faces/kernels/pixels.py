@@ -6,7 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from synthetic_faces.kernels.raster import Hits, unwrap
+from synthetic_faces.kernels.details import combed, iris, relieved, tooth
+from synthetic_faces.kernels.raster import Hits
+from synthetic_faces.kernels.scalars import clamp, step, strand
+from synthetic_faces.kernels.texels import mix, mix3, texel, textured
 
 SKIN, EYE, TEETH, TONGUE, LASH, HAIR, CLOTH, PLAIN = range(8)  # materials
 LIPS, INSIDE, EAR, OCCLUSION, HOLLOW = range(5)  # columns of a mesh's attributes
@@ -30,7 +33,8 @@ class Surface(NamedTuple):
 class Palette(NamedTuple):
     """Colours of a picture: `albedo` `[L, h, w, 3]`; `plain` `[P, 4]` colour and shine; `eye` `[6]` iris
     colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]`, its `gloss` and
-    `oil`, spread by `oily` `[h, w]`; `collar` `[w]` the height below which layer `cloth` covers skin."""
+    `oil`, spread by `oily` `[h, w]`; `collar` `[w]` the height below which layer `cloth` covers skin; `teeth`
+    `[3]` their colour."""
 
     albedo: np.ndarray
     plain: np.ndarray
@@ -42,6 +46,17 @@ class Palette(NamedTuple):
     oily: np.ndarray
     collar: np.ndarray
     cloth: int
+    teeth: np.ndarray
+
+
+class Relief(NamedTuple):
+    """The fine shape of the skin: `slopes` `[h, w, 3]` to the side, upwards, and the depth of grooves, on the
+    part of the texture from `row` and `column` on; `up` `[3]` the head's vertical."""
+
+    slopes: np.ndarray
+    row: int
+    column: int
+    up: np.ndarray
 
 
 class Illumination(NamedTuple):
@@ -69,54 +84,14 @@ class Finish(NamedTuple):
 
 
 @njit(cache=True)
-def clamp(x: float, low: float, high: float) -> float:
-    return low if x < low else (high if x > high else x)
-
-
-@njit(cache=True)
-def step(a: float, b: float, x: float) -> float:
-    """0 at `a`, 1 at `b`, smooth between."""
-    t = clamp((x - a) / (b - a), 0.0, 1.0)
-    return t * t * (3 - 2 * t)
-
-
-@njit(cache=True)
-def mix(values, corners, weights, k):
-    """Column `k` of per-vertex `values` at a point of a triangle."""
-    return (
-        weights[0] * values[corners[0], k]
-        + weights[1] * values[corners[1], k]
-        + weights[2] * values[corners[2], k]
-    )
-
-
-@njit(cache=True)
-def mix3(values, corners, weights):
-    """The first three columns at a point of a triangle."""
-    return (
-        mix(values, corners, weights, 0),
-        mix(values, corners, weights, 1),
-        mix(values, corners, weights, 2),
-    )
-
-
-@njit(cache=True, inline="always")
-def textured(surface, albedo, layer, corners, weights, colour):
-    """The texture's colour at a point, bilinear, into `colour`; -> the texel's column and row."""
-    rows, columns = albedo.shape[1], albedo.shape[2]
-    uv = surface.uv
-    ua, ub, uc = unwrap(uv[corners[0], 0], uv[corners[1], 0], uv[corners[2], 0])
-    u = (weights[0] * ua + weights[1] * ub + weights[2] * uc) * columns - 0.5
-    v = clamp(mix(uv, corners, weights, 1) * rows - 0.5, 0.0, rows - 1.001)
-    floor_u, floor_v = math.floor(u), math.floor(v)
-    du, dv = u - floor_u, v - floor_v
-    u0, v0 = int(floor_u) % columns, int(floor_v)
-    u1 = (u0 + 1) % columns
-    for k in range(3):
-        upper = (1 - du) * albedo[layer, v0, u0, k] + du * albedo[layer, v0, u1, k]
-        lower = (1 - du) * albedo[layer, v0 + 1, u0, k] + du * albedo[layer, v0 + 1, u1, k]
-        colour[k] = (1 - dv) * upper + dv * lower
-    return u0, v
+def grooved(finish, depth, colour):
+    """A groove is darker, redder and dull."""
+    colour[0] *= 1 - 0.30 * depth
+    colour[1] *= 1 - 0.48 * depth
+    colour[2] *= 1 - 0.48 * depth
+    dark = finish.occlusion * (1 - 0.45 * depth)
+    wraps = (finish.wrap_red, finish.wrap_green, finish.wrap_blue)
+    return Finish(dark, *wraps, finish.shine * (1 - 0.7 * depth), finish.power)
 
 
 @njit(cache=True, inline="always")
@@ -127,15 +102,21 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
             colour[k] = palette.albedo[palette.cloth, int(v), column, k]
         return Finish(occlusion, 0.1, 0.1, 0.1, 0.0, 20.0)
     attributes = surface.attributes
-    occlusion *= clamp(1 - 2.2 * mix(attributes, corners, weights, HOLLOW), 0.3, 1.15)
+    occlusion *= clamp(1 - 1.8 * mix(attributes, corners, weights, HOLLOW), 0.42, 1.15)
     ear = mix(attributes, corners, weights, EAR)
+    hole = 1 - step(0.05, 0.4, mix(attributes, corners, weights, OCCLUSION))  # nostrils
     lips = step(0.25, 0.75, mix(attributes, corners, weights, LIPS))
     for k in range(3):
         colour[k] += ear * (palette.skin[k] * (1.05 if k == 0 else 0.95) - colour[k])
         colour[k] += lips * palette.lip[3] * (palette.lip[k] - colour[k])
-    if mix(attributes, corners, weights, INSIDE) > 0.5:
-        occlusion *= 0.35
-        colour[0], colour[1], colour[2] = 0.25, 0.05, 0.05
+        colour[k] *= 1 - hole * (0.7, 0.85, 0.85)[k]
+    inside = mix(attributes, corners, weights, INSIDE)
+    occlusion *= 1 - 0.65 * step(0.0, 0.6, inside)  # the line between closed lips
+    if inside > 0.5:
+        deep = step(1.45, 1.2, mix(surface.local, corners, weights, 2))
+        occlusion *= 0.4 - 0.3 * deep
+        for k in range(3):
+            colour[k] = (0.26, 0.06, 0.06)[k] * (1 - 0.9 * deep)
     oil = palette.oil * palette.oily[int(v), column]
     shine = palette.gloss * (0.6 + oil + lips * palette.lip[4])
     return Finish(occlusion, 0.27, 0.16, 0.11, shine, 12.0 + 14 * max(lips, min(oil, 1.5)))
@@ -143,30 +124,9 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
 
 @njit(cache=True)
 def eye(surface, palette, corners, weights, occlusion, colour):
-    """The white, the iris with a dark ring and rays, the pupil."""
-    x, y, z = mix3(surface.local, corners, weights)
-    radius = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
-    if z < 0:
-        radius = 2.0
-    radius = radius / palette.eye[3]
-    inside = step(1.1, 0.92, radius)
-    pupil = step(palette.eye[4] + 0.08, palette.eye[4] - 0.04, radius)
-    ring = 1 - 0.65 * step(0.7, 1.0, radius)
-    rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
-    for k in range(3):
-        white = (0.66, 0.62, 0.59)[k] * palette.eye[5]
-        iris = palette.eye[k] * ring * rays * (1 + 0.5 * step(0.9, 0.4, radius)) * (1 - pupil) + 0.004
-        colour[k] = white + inside * (iris - white)
-    return Finish(occlusion * 0.8, 0.4, 0.4, 0.4, 0.9, 120.0)
-
-
-@njit(cache=True)
-def teeth(x, colour):
-    """Darker between the teeth and towards the corners of the mouth; `x` in decimetres."""
-    place = abs(x) / 0.085
-    gap = step(0.36, 0.5, abs(place - math.floor(place) - 0.5))
-    shade_ = (1 - 0.45 * gap) * (1 - 0.6 * step(0.14, 0.36, abs(x)))
-    colour[0], colour[1], colour[2] = 0.72 * shade_, 0.66 * shade_, 0.56 * shade_
+    """An eyeball, in the shade of its lid."""
+    under_lid = iris(mix3(surface.local, corners, weights), palette.eye, colour)
+    return Finish(occlusion * (0.95 - 0.65 * under_lid), 0.4, 0.4, 0.4, 1.6, 170.0)
 
 
 @njit(cache=True, inline="always")
@@ -178,16 +138,20 @@ def material(surface, palette, t, corners, weights, colour):
         column, v = textured(surface, palette.albedo, layer, corners, weights, colour)
         if kind == SKIN:
             return skin(surface, palette, corners, weights, column, v, occlusion, colour)
-        wrap = 0.35 if kind == HAIR else 0.1
+        wrap = 0.1
+        if kind == HAIR:
+            wrap = 0.35
         return Finish(occlusion, wrap, wrap, wrap, 0.0, 20.0)
     if kind == EYE:
         return eye(surface, palette, corners, weights, occlusion, colour)
     if kind == TEETH:
-        teeth(mix(surface.local, corners, weights, 0), colour)
-        return Finish(occlusion, 0.3, 0.3, 0.3, 0.1, 30.0)
+        along, height = mix(surface.local, corners, weights, 0), mix(surface.local, corners, weights, 1)
+        seen = tooth(along, height, palette.teeth, colour)
+        return Finish(occlusion * (1 - 0.7 * step(0.1, 0.4, abs(along))), 0.4, 0.4, 0.4, 0.25 * seen, 40.0)
     if kind == TONGUE:
-        colour[0], colour[1], colour[2] = 0.35, 0.10, 0.10
-        return Finish(occlusion, 0.1, 0.1, 0.1, 0.1, 20.0)
+        back = 1 - 0.85 * step(1.3, 0.95, mix(surface.local, corners, weights, 2))
+        colour[0], colour[1], colour[2] = 0.40 * back, 0.13 * back, 0.13 * back
+        return Finish(occlusion, 0.2, 0.15, 0.15, 0.15 * back, 25.0)
     for k in range(3):
         colour[k] = palette.plain[layer, k]
     return Finish(occlusion, 0.1, 0.1, 0.1, palette.plain[layer, 3], 30.0)
@@ -297,6 +261,7 @@ def shade(
     palette: Palette,
     illumination: Illumination,
     camera: float,
+    relief: Relief,
 ) -> None:
     """Linear light of every pixel that shows something, into `image` `[H, W, 3]`; the camera is at z =
     `camera`."""
@@ -313,6 +278,15 @@ def shade(
             nx, ny, nz = mix3(surface.normals, corners, weights)
             length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
             nx, ny, nz = nx / length, ny / length, nz / length
+            groove = tone = 0.0
+            if kind in (SKIN, HAIR):
+                row, column = texel(surface, palette.albedo, corners, weights)
+            if kind == SKIN:
+                place = (relief.row, relief.column, row, column)
+                nx, ny, nz, groove = relieved(relief.slopes, *place, (nx, ny, nz), relief.up)
+            elif kind == HAIR:
+                tone = 0.22 * strand(row, column)
+                nx, ny, nz = combed(tone, (nx, ny, nz), relief.up)
             vx, vy, vz = -px, -py, camera - pz
             length = math.sqrt(vx * vx + vy * vy + vz * vz)
             vx, vy, vz = vx / length, vy / length, vz / length
@@ -320,6 +294,10 @@ def shade(
             if facing < 0 and kind != SKIN:
                 nx, ny, nz, facing = -nx, -ny, -nz, -facing
             finish = material(surface, palette, t, corners, weights, colour)
+            if groove > 0:
+                finish = grooved(finish, groove, colour)
+            for k in range(3):
+                colour[k] *= 1 + tone
             light_up(
                 illumination,
                 kind,
