@@ -36,9 +36,9 @@ def draw_complexion(rng: np.random.Generator, shape: Shape) -> Complexion:
     hair, hair_name, grey, brow = _hair(rng, shape, skin, tone, fair)
     eye, iris_name = _eye(rng, tone, fair)
     gloss = rng.uniform(0.03, 0.16)
-    lip = skin * [0.96, 0.56, 0.55] * rng.uniform(0.75, 1.0) + [0.045, 0, 0.005]
+    lip = skin * [0.96 - 0.2 * tone, 0.56, 0.55] * rng.uniform(0.75, 1.0) + [0.045, 0, 0.005]
     lip = lip + 0.5 * max(0.0, shape.age - 0.6) * (skin * 0.8 - lip)
-    lip = np.array([*lip, rng.uniform(0.5, 0.8), rng.uniform(0, 2.5)])
+    lip = np.array([*lip, rng.uniform(0.45, 0.75), rng.uniform(0, 2.5)])
     yellow = rng.uniform(0, 0.5 + 0.5 * shape.age)
     teeth = (
         np.array([0.84, 0.76, 0.63]) * (1 - yellow * np.array([0.08, 0.16, 0.34])) * rng.uniform(0.85, 1.08)

@@ -47,9 +47,9 @@ KINDS = {
     "lid": Fold({"eyeWide*": 0.2, "eyeBlink*": -0.6}, 1.0, 0.9, 0.012, 7.28, 7.5, True),
     "nasolabial": Fold(
         {"mouthSmile*": 0.85, "noseSneer*": 0.75, "mouthUpperUp*": 0.5, "mouthStretch*": 0.3},
-        0.6,
+        0.5,
         0.08,
-        0.018,
+        0.017,
         6.4,
         7.1,
         True,
@@ -99,6 +99,7 @@ class Folds:
         for name, side, place, shape, rest, moved in self.parts:
             share = sum(k * units.get(unit.replace("*", side), 0.0) for unit, k in KINDS[name].units.items())
             weight = rest + moved * min(share, 1.0)
+            weight /= 1 + 0.35 * weight  # the mesh folds there, too
             if weight > 0.01:
                 height[place] += np.float32(weight) * shape
         out = np.zeros((*height.shape, 3), np.float32)
@@ -118,7 +119,7 @@ def draw_folds(rng: np.random.Generator, face: FaceMap, shape: Shape) -> Folds:
     for name, kind in KINDS.items():
         own = lined * rng.uniform(0.55, 1.35)
         rest = own * (kind.aged * old + kind.young * (1 - old) * (0.5 + 0.5 * grown))
-        moved = own * (0.3 + 0.7 * grown + 0.4 * old)
+        moved = own * (0.2 + 0.8 * grown + 0.3 * old)
         wave = _wave(rng, face.y.shape[1])
         for side in ("Left", "Right") if kind.paired else ("Left",):
             place = _place(face, kind, side)

@@ -173,7 +173,8 @@ def start_model(
     points = person.shape.points.copy()
     units, reach = expression.with_gaze_units(), person.shape.reach
     for unit, value in units.items():
-        head.push(points, f"unit/{unit}", value * gain(unit) * reach)
+        small = reach * reach if unit.startswith(("mouth", "cheek", "nose")) else reach
+        head.push(points, f"unit/{unit}", value * gain(unit) * small)
     for side in ("Left", "Right"):  # how far the lids hang when at rest
         open_share = 1 - min(1.0, units.get(f"eyeBlink{side}", 0.0) + units.get(f"eyeWide{side}", 0.0))
         head.push(points, f"unit/eyeBlink{side}", person.folds.lids * open_share * reach)

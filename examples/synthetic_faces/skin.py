@@ -43,7 +43,7 @@ def paint_skin(
     its face."""
     whole = plain(complexion.skin)
     fine = noise(rng, 1.2)
-    uneven = rng.uniform(0.6, 1.7) * (0.7 + 0.5 * shape.age)
+    uneven = rng.uniform(0.6, 1.7) * (0.5 + 0.7 * shape.age)
     mottle = uneven * (0.035 * noise(rng, 10) + 0.025 * noise(rng, 3.5)) + 0.022 * fine
     whole *= np.exp(mottle)[..., None]
     skin, fine = whole[FACE], fine[FACE]
@@ -67,11 +67,12 @@ def _flush(
     sockets = sockets + blob(0.36, 7.26, 0.15, 0.055) * rng.uniform(0.1, 0.35)
     corners = blob(0.275, 6.622, 0.045, 0.03) * rng.uniform(0.15, 0.5)
     mouth = blob(0.0, 6.6, 0.36, 0.2) * rng.uniform(0, 0.1 + 0.2 * complexion.tone)
-    darken(skin, bags + lids + sockets + mouth + corners, (0.7, 0.95, 0.9))
+    grown = 0.4 + 0.6 * smoothstep(0.05, 0.4, shape.age)  # a child's skin is even
+    darken(skin, grown * (bags + lids + sockets + mouth + corners), (0.7, 0.95, 0.9))
     folds = np.exp(
         -(((face.side - 0.29 - 0.5 * (6.77 - face.y)) / 0.06) ** 2) - ((face.y - 6.77) / 0.13) ** 2
     )
-    darken(skin, folds * rng.uniform(0.05, 0.25), (0.7, 0.95, 0.9))
+    darken(skin, grown * folds * rng.uniform(0.05, 0.25), (0.7, 0.95, 0.9))
     wings = blob(0.13, 6.87, 0.045, 0.07) * rng.uniform(0, 0.2)
     darken(skin, wings, (0.3, 0.95, 0.9))
 

@@ -86,10 +86,10 @@ class Finish(NamedTuple):
 @njit(cache=True)
 def grooved(finish, depth, colour):
     """A groove is darker, redder and dull."""
-    colour[0] *= 1 - 0.30 * depth
-    colour[1] *= 1 - 0.48 * depth
-    colour[2] *= 1 - 0.48 * depth
-    dark = finish.occlusion * (1 - 0.45 * depth)
+    colour[0] *= 1 - 0.22 * depth
+    colour[1] *= 1 - 0.37 * depth
+    colour[2] *= 1 - 0.37 * depth
+    dark = finish.occlusion * (1 - 0.33 * depth)
     wraps = (finish.wrap_red, finish.wrap_green, finish.wrap_blue)
     return Finish(dark, *wraps, finish.shine * (1 - 0.7 * depth), finish.power)
 
@@ -102,7 +102,7 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
             colour[k] = palette.albedo[palette.cloth, int(v), column, k]
         return Finish(occlusion, 0.1, 0.1, 0.1, 0.0, 20.0)
     attributes = surface.attributes
-    occlusion *= clamp(1 - 1.8 * mix(attributes, corners, weights, HOLLOW), 0.42, 1.15)
+    occlusion *= clamp(1 - 1.6 * mix(attributes, corners, weights, HOLLOW), 0.5, 1.15)
     ear = mix(attributes, corners, weights, EAR)
     hole = 1 - step(0.05, 0.4, mix(attributes, corners, weights, OCCLUSION))  # nostrils
     lips = step(0.25, 0.75, mix(attributes, corners, weights, LIPS))
@@ -126,7 +126,7 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
 def eye(surface, palette, corners, weights, occlusion, colour):
     """An eyeball, in the shade of its lid."""
     under_lid = iris(mix3(surface.local, corners, weights), palette.eye, colour)
-    return Finish(occlusion * (0.95 - 0.65 * under_lid), 0.4, 0.4, 0.4, 1.6, 170.0)
+    return Finish(occlusion * (0.95 - 0.65 * under_lid), 0.4, 0.4, 0.4, 1.3, 170.0)
 
 
 @njit(cache=True, inline="always")
@@ -204,10 +204,10 @@ def highlight(kind, finish, colour, normal, view, light, size, slope, facing, li
     if mirror < 0.5:  # nothing is left of it after the power
         return 0.0
     rim = 0.5 + 1.5 * (1 - clamp(facing, 0.0, 1.0)) ** 3 if kind == SKIN else 1.0
-    power = finish.power / (1 + 1.5 * size)
+    power = finish.power / (1 + (0.5 if kind == EYE else 1.5) * size)  # a wet ball is sharp
     strength = finish.shine * math.pow(mirror, power) * rim * clamp(slope * 4, 0.0, 1.0) * lit
     strength /= 1 + 0.7 * size
-    return min(strength, 0.6) if kind == EYE else strength
+    return min(strength, 0.6 / (1 + size)) if kind == EYE else strength
 
 
 @njit(cache=True, inline="always")
