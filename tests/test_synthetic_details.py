@@ -6,7 +6,6 @@ from synthetic_faces.eyes import LashMap
 from synthetic_faces.generator import Generator
 from synthetic_faces.head import LOWER_TEETH, UPPER_TEETH
 from synthetic_faces.kernels.details import relieved, tooth
-from synthetic_faces.kernels.pixels import Illumination, lit_share
 from synthetic_faces.kernels.scalars import strand
 from synthetic_faces.mouth import Arch
 from synthetic_faces.skin import FACE
@@ -97,6 +96,13 @@ def test_rows_of_teeth_follow_the_source_and_are_symmetric(generator, part):
     assert drop > 0.1 if part == LOWER_TEETH else abs(drop) < 1e-9
 
 
+@pytest.mark.parametrize(("unit", "shown"), [("mouthPressLeft", 0), ("jawOpen", 1)])
+def test_teeth_are_in_the_dark_until_the_lips_part(generator, unit, shown):
+    points = generator.head.vertices.copy()
+    generator.head.push(points, f"unit/{unit}", 0.6)
+    assert Arch(generator.head, UPPER_TEETH).shown(points) == shown
+
+
 def test_lashes_lie_on_both_lids_of_both_eyes(generator):
     lashes = LashMap(generator.head)
     roots = generator.head.vertices[lashes.roots]
@@ -118,10 +124,3 @@ def test_strands_are_long_and_thin():
     noise = np.array([[strand(row, column) for column in np.arange(0, 20, 0.5)] for row in range(40)])
     assert np.abs(noise).max() <= 1
     assert np.abs(np.diff(noise, axis=1)).mean() > 2 * np.abs(np.diff(noise, axis=0)).mean()
-
-
-def test_a_point_without_anything_before_it_gets_the_light_once():
-    shadow = np.full((144, 144), -1e9)
-    light = Illumination(np.zeros((1, 7)), np.zeros(3), np.zeros(3), shadow, np.eye(3))
-    for x in (0.0, 0.3, 0.71):
-        assert lit_share(light, (x, 0.4, 0.0), 1.0) == pytest.approx(1)

@@ -49,7 +49,7 @@ def brow_cover(rng: np.random.Generator, face: FaceMap, shape: Shape) -> np.ndar
 def _draw_style(rng: np.random.Generator, shape: Shape) -> _Style:
     """Males have thicker, lower and flatter brows; with age some thin out and others grow bushy."""
     male, old = shape.male, float(smoothstep(0.6, 0.95, shape.age))
-    thick = rng.uniform(0.022, 0.046) * (0.8 + 0.5 * male)
+    thick = rng.uniform(0.02, 0.042) * (0.8 + 0.5 * male)
     dense = rng.uniform(0.3, 0.95) * (0.85 + 0.15 * male) * (1 - 0.3 * old * rng.random())
     if shape.age < 0.35:
         dense *= rng.uniform(0.45, 0.9)
@@ -110,4 +110,4 @@ def _draw(place: np.ndarray, shape: tuple[int, int], style: _Style) -> np.ndarra
         cv2.polylines(fine, list(part), False, tone, 2, cv2.LINE_AA, _SHIFT)
     small = cv2.resize(fine, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     soft = cv2.GaussianBlur(small, (0, 0), 1.8)  # the finest hairs, not drawn
-    return np.clip(small + 0.35 * style.dense * soft, 0, 1)
+    return np.clip(0.9 * small + 0.3 * style.dense * soft, 0, 0.85)

@@ -5,6 +5,7 @@ import numpy as np
 from synthetic_faces.head import LOWER_TEETH, UPPER_TEETH, Head
 from synthetic_faces.kernels.pixels import OCCLUSION, TEETH
 from synthetic_faces.model import Model
+from synthetic_faces.texture import smoothstep
 
 _STEPS = 3  # columns of an arch for each of the source's
 _SIDE = 0.31  # decimetres: x of the source's last column
@@ -26,11 +27,19 @@ _ARCHES = {  # x, y, z of the outer columns on one side, at the teeth's edge, th
         ((0.306, 6.694, 1.035), (0.306, 6.636, 1.024), (0.306, 6.571, 1.012)),
     ),
 }
+_LIPS = np.array(  # x, y, z on the edges of upper and lower lip, from the middle to the side
+    [
+        [(0, 6.608, 1.553), (0, 6.601, 1.540)],
+        [(0.129, 6.615, 1.536), (0.111, 6.604, 1.517)],
+        [(0.185, 6.615, 1.485), (0.172, 6.600, 1.479)],
+    ]
+)
 
 
 class Arch:
     """`used` vertices of the source's mesh and `weights` `[3 * c, used]` that give the arch's points; its
-    `triangles` and `local`: along the arch from the middle, height (lower teeth: < 0)."""
+    `triangles` and `local`: along the arch from the middle, height (lower teeth: < 0). `lips` `[5, 2]` vertices
+    on the edges of both lips."""
 
     def __init__(self, head: Head, part: int) -> None:
         columns = np.array(_ARCHES[part])
@@ -39,6 +48,8 @@ class Arch:
         own = np.flatnonzero(head.part == part)
         away = ((head.vertices[own] - places[:, :, None]) ** 2).sum(-1)
         self.used = own[away.argmin(-1)]  # [12, 3]
+        edges = np.concatenate([_LIPS, _LIPS[1:] * [-1, 1, 1]])
+        self.lips = ((head.vertices - edges[:, :, None]) ** 2).sum(-1).argmin(-1)
         self.weights = _spline(len(places), _STEPS)
         count = len(self.weights)
         rest = self.points(head.vertices).reshape(count, 3, 3)
@@ -57,6 +68,11 @@ class Arch:
     def points(self, vertices: np.ndarray) -> np.ndarray:
         return np.einsum("ck,krd->crd", self.weights, vertices[self.used]).reshape(-1, 3)
 
+    def shown(self, vertices: np.ndarray) -> float:
+        """0 when the lips touch, 1 when the mouth is open: light does not reach teeth behind a narrow gap."""
+        edges = vertices[self.lips, 1]
+        return float(smoothstep(0.022, 0.05, (edges[:, 0] - edges[:, 1]).max()))
+
 
 def _spline(count: int, steps: int) -> np.ndarray:
     """Weights `[(count - 1) * steps + 1, count]` of a Catmull-Rom spline through `count` points."""
@@ -73,15 +89,16 @@ def _spline(count: int, steps: int) -> np.ndarray:
 
 
 def add_teeth(model: Model, arches: tuple[Arch, Arch]) -> None:
-    """Both rows of teeth, as narrow as the mouth when it is rounded."""
+    """Both rows of teeth, as narrow as the mouth when it is rounded, in the dark while the lips touch."""
     head = model.head
     right, left = (model.points[head.landmarks[f"mouth_{side}"]] for side in ("right", "left"))
     middle = (right + left) / 2
     narrow = float(np.clip(np.hypot(*(left - right)[[0, 2]]) / 2 / 0.27, 0.55, 1.0))
+    lit = 0.1 + 0.9 * arches[0].shown(model.points)
     for arch in arches:
         points = arch.points(model.points)
         points[:, 0] = middle[0] + (points[:, 0] - middle[0]) * narrow * 0.94
         points[:, 2] -= 0.012
         attributes = np.zeros((len(points), 5))
-        attributes[:, OCCLUSION] = 1.0
+        attributes[:, OCCLUSION] = lit
         model.add(points, arch.triangles, TEETH, attributes=attributes, local=arch.local)

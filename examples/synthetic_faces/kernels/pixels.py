@@ -126,7 +126,7 @@ def skin(surface, palette, corners, weights, column, v, occlusion, colour):
 def eye(surface, palette, corners, weights, occlusion, colour):
     """An eyeball, in the shade of its lid."""
     under_lid = iris(mix3(surface.local, corners, weights), palette.eye, colour)
-    return Finish(occlusion * (0.95 - 0.65 * under_lid), 0.4, 0.4, 0.4, 1.3, 170.0)
+    return Finish(occlusion * (0.95 - 0.65 * under_lid), 0.4, 0.4, 0.4, 1.3, 240.0)
 
 
 @njit(cache=True, inline="always")
@@ -146,7 +146,9 @@ def material(surface, palette, t, corners, weights, colour):
         return eye(surface, palette, corners, weights, occlusion, colour)
     if kind == TEETH:
         along, height = mix(surface.local, corners, weights, 0), mix(surface.local, corners, weights, 1)
-        seen = tooth(along, height, palette.teeth, colour)
+        seen = tooth(along, height, palette.teeth, colour) * occlusion
+        for k in range(3):
+            colour[k] *= occlusion
         return Finish(occlusion * (1 - 0.7 * step(0.1, 0.4, abs(along))), 0.4, 0.4, 0.4, 0.25 * seen, 40.0)
     if kind == TONGUE:
         back = 1 - 0.85 * step(1.3, 0.95, mix(surface.local, corners, weights, 2))
