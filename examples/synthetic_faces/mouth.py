@@ -38,8 +38,8 @@ _LIPS = np.array(  # x, y, z on the edges of upper and lower lip, from the middl
 
 class Arch:
     """`used` vertices of the source's mesh and `weights` `[3 * c, used]` that give the arch's points; its
-    `triangles` and `local`: along the arch from the middle, height (lower teeth: < 0). `lips` `[5, 2]` vertices
-    on the edges of both lips."""
+    `triangles` and `local`: along the arch from the middle, height (lower teeth: < 0). `lips` `[5, 2]` =
+    vertices on the edges of both lips."""
 
     def __init__(self, head: Head, part: int) -> None:
         columns = np.array(_ARCHES[part])
