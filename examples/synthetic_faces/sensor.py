@@ -83,7 +83,7 @@ def draw_sensor(rng: np.random.Generator) -> Sensor:
         curve=float(rng.normal(0.35, 0.3)),
         black=rarely(0.25, 0.0, 0.12),
         levels=rarely(0.4, 0.3, 1.0),
-        blur=float(min(0.9, 0.38 * np.exp(rng.normal(0, 0.38)))),
+        blur=float(min(0.8, 0.34 * np.exp(rng.normal(0, 0.38)))),
         motion=rarely(0.04, 0.8, 1.8),
         angle=rng.uniform(0, np.pi),
         noise=float(min(0.05, rng.gamma(1.2, 0.006))),

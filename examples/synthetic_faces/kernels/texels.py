@@ -28,7 +28,7 @@ def mix3(values, corners, weights):
     )
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def texel(surface, albedo, corners, weights):
     """The row and column of a point on its texture, between texels."""
     uv = surface.uv
@@ -37,7 +37,7 @@ def texel(surface, albedo, corners, weights):
     return mix(uv, corners, weights, 1) * albedo.shape[1] - 0.5, column
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def textured(surface, albedo, layer, corners, weights, colour):
     """The texture's colour at a point, bilinear, into `colour`; -> the texel's column and row."""
     rows, columns = albedo.shape[1], albedo.shape[2]
