@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+from synthetic_faces import render
+from synthetic_faces.expressions import Expression
 from synthetic_faces.eyes import LashMap
 from synthetic_faces.generator import Generator
 from synthetic_faces.head import LOWER_TEETH, UPPER_TEETH
 from synthetic_faces.kernels.details import relieved, tooth
+from synthetic_faces.kernels.pixels import EYE
 from synthetic_faces.kernels.scalars import strand
 from synthetic_faces.mouth import Arch
+from synthetic_faces.pose import Pose
 from synthetic_faces.skin import FACE
 
 WHITE = np.array([0.8, 0.75, 0.65])
@@ -124,3 +128,25 @@ def test_strands_are_long_and_thin():
     noise = np.array([[strand(row, column) for column in np.arange(0, 20, 0.5)] for row in range(40)])
     assert np.abs(noise).max() <= 1
     assert np.abs(np.diff(noise, axis=1)).mean() > 2 * np.abs(np.diff(noise, axis=0)).mean()
+
+
+@pytest.mark.parametrize("identity", [1, 58])  # an adult, a baby
+def test_a_blink_closes_the_eyes_at_every_age(generator, monkeypatch, identity):
+    seen, lit = [], render._lit
+
+    def count_eyes(model, geometry, cuts, eyes, shot, camera, hits):
+        shown = hits.triangle[hits.triangle >= 0]
+        seen.append((geometry.material[shown] == EYE).sum())
+        return lit(model, geometry, cuts, eyes, shot, camera, hits)
+
+    monkeypatch.setattr(render, "_lit", count_eyes)
+    person = generator.person(identity)
+    shot = generator._series_shot(person, 0, "expression")
+    shot.wear.glasses = shot.wear.hat = "none"
+    shot.pose = Pose(0.0, 0.0, 0.0)
+    for closed in (0.0, 1.0):
+        units = {"eyeBlinkLeft": closed, "eyeBlinkRight": closed}
+        shot.expression = Expression(None, units, np.zeros(2))
+        render.render(generator.head, person, shot, 96)
+    assert seen[0] > 50
+    assert seen[1] == 0

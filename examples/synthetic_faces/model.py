@@ -173,8 +173,7 @@ def start_model(
     points = person.shape.points.copy()
     units, reach = expression.with_gaze_units(), person.shape.reach
     for unit, value in units.items():
-        small = reach * reach if unit.startswith(("mouth", "cheek", "nose")) else reach
-        head.push(points, f"unit/{unit}", value * gain(unit) * small)
+        head.push(points, f"unit/{unit}", value * gain(unit) * _reach(unit, reach))
     for side in ("Left", "Right"):  # how far the lids hang when at rest
         open_share = 1 - min(1.0, units.get(f"eyeBlink{side}", 0.0) + units.get(f"eyeWide{side}", 0.0))
         head.push(points, f"unit/eyeBlink{side}", person.folds.lids * open_share * reach)
@@ -193,6 +192,13 @@ def start_model(
     uv = np.concatenate([head.uv[head.lower_rim]] * 2)
     model.add(skirt, head.skirt, CLOTH, model.cloth, uv, follows=np.zeros(len(skirt)))
     return model
+
+
+def _reach(unit: str, reach: float) -> float:
+    """How far a unit moves a face: a baby's less, its mouth and cheeks least, but its lids close."""
+    if unit.startswith("eyeBlink"):
+        return 1.0
+    return reach * reach if unit.startswith(("mouth", "cheek", "nose")) else reach
 
 
 def _add_head(model: Model, expression: Expression, ears: bool) -> None:
