@@ -7,7 +7,7 @@ import numpy as np
 from synthetic_faces.head import Head
 from synthetic_faces.shape import Shape
 from synthetic_faces.skin import FACE, FaceMap, blank_texture
-from synthetic_faces.texture import noise, smoothstep
+from synthetic_faces.texture import smoothstep
 
 KINDS = ("shaven", "stubble", "moustache", "goatee", "short beard", "full beard")
 _DEPTH = {"full beard": 0.12, "short beard": 0.035, "goatee": 0.04}  # decimetres, of those with a shell
@@ -47,7 +47,8 @@ def paint_beard(
     }[kind]
     skin = texture[FACE]
     hair = colour.astype(np.float32) * 0.7
-    grain = np.clip(1 + 0.35 * noise(rng, 0.8, shape=face.y.shape), 0.2, 1.7)
+    sparse = 0.5 - 0.35 * np.clip(density, 0, 1)
+    grain = np.clip(1 + sparse * rng.standard_normal(face.y.shape, np.float32), 0.1, 2.0)
     cover = np.clip(density * grain, 0, 1)[..., None]
     skin += cover * (hair * (1 + 0.2 * fine[..., None]) - skin)
     if kind not in _DEPTH:
@@ -81,4 +82,5 @@ def beard_shell(
     thick = _DEPTH[beard.kind] * smoothstep(0.3, 1.0, beard.field)
     thick = thick * smoothstep(1.0, 2.2, lips) * smoothstep(7.0, 6.55, y)
     strands = hair[..., 0] / colour[0] - 1
-    return thick.astype(np.float32) - 0.004, (beard.field - 0.6 + 0.25 * strands).astype(np.float32)
+    cut = np.where(beard.field > 0, beard.field - 0.6 + 0.25 * strands, -1)
+    return thick.astype(np.float32) - 0.004, cut.astype(np.float32)

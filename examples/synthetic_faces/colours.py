@@ -49,3 +49,12 @@ def cloth_colour(rng: np.random.Generator) -> np.ndarray:
     hue, saturation, value = rng.random(), rng.beta(1.1, 2.4), rng.uniform(0.04, 0.95)
     k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
     return linear(255 * value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1)))
+
+
+def draw_person_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Skin, hair and cloth of somebody in the background or in front."""
+    skin = SKINS[rng.integers(len(SKINS))] * rng.uniform(0.7, 1.1)
+    hair = (
+        GREYS[0] if rng.random() < 0.15 else HAIRS[rng.choice(7, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.02])]
+    )
+    return skin, hair * rng.uniform(0.6, 1.2), cloth_colour(rng)

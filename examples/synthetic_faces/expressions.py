@@ -198,7 +198,7 @@ def draw_expression(rng: np.random.Generator, label: str | None = None) -> Expre
     if label is not None:
         _prototype(rng, units, label, (0.85, 1.0))
     elif mode == "prototype":
-        label = CLASSES[rng.choice(7, p=[0.26, 0.22, 0.12, 0.12, 0.08, 0.1, 0.1])]
+        label = CLASSES[rng.choice(7, p=[0.23, 0.32, 0.1, 0.1, 0.075, 0.085, 0.09])]
         _prototype(rng, units, label, (0.4, 1.0))
     elif mode == "blend":
         for part in rng.choice(CLASSES[1:], 2, replace=False):
@@ -217,11 +217,13 @@ def _prototype(rng: np.random.Generator, units: _Units, label: str, strengths: t
     strength = rng.uniform(*strengths)
     for name, value in PROTOTYPES[label].items():
         units.raise_to(name, value * strength * rng.uniform(0.8, 1.15))
-    if label == "happy" and rng.random() < 0.55:
-        units.raise_to("jawOpen", rng.uniform(0.08, 0.5))
-        units.raise_to("mouthUpperUp", rng.uniform(0.3, 0.7))
-    if label == "anger" and rng.random() < 0.3:
-        units.raise_to("jawOpen", rng.uniform(0.2, 0.5))
+    if label == "happy" and rng.random() < 0.75:  # most smiles in photographs show teeth
+        units.raise_to("jawOpen", rng.uniform(0.04, 0.5) * rng.uniform(0.3, 1))
+        units.raise_to("mouthUpperUp", rng.uniform(0.3, 0.8))
+        units.raise_to("mouthLowerDown", rng.uniform(0, 0.4))
+    if label in ("anger", "fear", "surprise") and rng.random() < 0.3:  # shouts and screams
+        units.raise_to("jawOpen", strength * rng.uniform(0.3, 0.95))
+    if label == "anger" and "jawOpen" in units:
         units.raise_to("mouthLowerDown", 0.6)
         units.raise_to("mouthUpperUp", 0.5)
 
@@ -230,6 +232,10 @@ def _mixture(rng: np.random.Generator, units: _Units, mode: str) -> None:
     if mode == "talk":
         units.raise_to("jawOpen", rng.uniform(0.05, 0.5))
         units.raise_to("mouthUpperUp", rng.uniform(0, 0.4))
+        if rng.random() < 0.35:  # many smile while they speak
+            smile = rng.uniform(0.2, 0.9)
+            units.raise_to("mouthSmile", smile)
+            units.raise_to("cheekSquint", smile * rng.uniform(0.2, 0.9))
     for name in rng.choice(_SPOKEN if mode == "talk" else _MIXED, rng.integers(1, 5), replace=False):
         value = rng.uniform(0.25, 1.0)
         units.raise_to(str(name), value, 0.45 if rng.random() < 0.25 else 0.12)

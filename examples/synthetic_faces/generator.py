@@ -81,7 +81,7 @@ class Generator:
 
     def _series_shot(self, person: Person, image: int, series: str) -> Shot:
         shot = self._shot(person, 0, image if series == "lighting" else 0)
-        shot.scene.occluder, shot.wear.mask, shot.wear.prop = False, False, "none"
+        shot.scene.occluder, shot.wear.mask, shot.wear.prop = "none", False, "none"
         shot.wear.glasses = "clear" if shot.wear.glasses == "sun" else shot.wear.glasses
         shot.sensor.calm()
         shot.pose = poses.draw_calm_pose(self._stream(person, 0, "pose"))

@@ -14,12 +14,14 @@ FRINGES = ("straight", "swept", "curtain", "wisps")
 _LINE_AT = [0, 15, 34, 48, 58, 66, 73, 84, 100, 125, 180]  # degrees from the front
 _OPEN_AT = [5.2, 6.2, 6.9, 7.4, 7.8, 8.05, 8.2]  # heights
 _CURLY = ("curly", "afro")
+_STRAYS = {"bald": 0, "buzz": 0, "short": 120, "slick": 60, "tied": 110, "curly": 240, "afro": 320}
 
 
 @dataclass
 class Hair:
     """`cut` `[H, W]` > 0 where hair grows and `thick` how far it stands out, in decimetres; `texture`
-    `[H, W, 3]`; `long_cut` `[H, W]` the same for the mesh of long hair; `bun` its place or None."""
+    `[H, W, 3]`; `long_cut` `[H, W]` the same for the mesh of long hair; `bun` its place or None; `strays`
+    `[N, 6]` random numbers of single hairs."""
 
     style: str
     fringe: str
@@ -29,6 +31,7 @@ class Hair:
     texture: np.ndarray
     long_cut: np.ndarray | None
     bun: float | None
+    strays: np.ndarray
 
 
 def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, colour: np.ndarray, grey: float) -> Hair:
@@ -45,17 +48,20 @@ def draw_hair(rng: np.random.Generator, head: Head, shape: Shape, colour: np.nda
     cut = (head.row_y - line + rough * strands + 0.025 * coarse).astype(np.float32)
     cut = _bare(rng, head, shape, style, fringe, cut, strands)
     thick = _thickness(rng, head, style, cut, parting)
-    tone = 1 + (0.35 if curly else 0.3) * strands + 0.14 * coarse
+    light = 1 - 0.5 * float(np.clip(colour.mean() * 2.5, 0, 1))  # light hair has less contrast
+    tone = 1 + light * ((0.35 if curly else 0.3) * strands + 0.14 * coarse)
     if style not in ("bald", "buzz", *_CURLY) and rng.random() < 0.5:
         line_at = (np.degrees(head.column_angle) - parting) / 2.0
         tone = tone - 0.5 * np.exp(-(line_at**2)) * smoothstep(7.7, 8.0, head.row_y)
     if grey:
-        tone = tone * (1 + 0.25 * grey * noise(rng, 0.8, 9.0))
+        tone = tone * (1 + 0.18 * grey * noise(rng, 0.8, 9.0))
     texture = colour.astype(np.float32) * np.clip(tone, 0.25, 2.0)[..., None]
     long_cut = _long_cut(rng, head, style, parting, strands) if style in ("bob", "long") else None
     tied_up = style == "tied" and rng.random() < 0.6
     bun = rng.uniform(0.3, 1.0) if tied_up else None
-    return Hair(style, fringe, covers_ears, cut, thick, texture.astype(np.float32), long_cut, bun)
+    texture = texture.astype(np.float32)
+    strays = rng.random((_STRAYS.get(style, 170), 6))
+    return Hair(style, fringe, covers_ears, cut, thick, texture, long_cut, bun, strays)
 
 
 def paint_scalp(skin: np.ndarray, hair: Hair) -> np.ndarray:
@@ -71,6 +77,9 @@ def _odds(shape: Shape) -> np.ndarray:
         odds = np.array([bald, 0.1, 0.38, 0.2, 0.09, 0.04, 0.01, 0.04, 0.02, 0.08])
     else:
         odds = np.array([0.005, 0.015, 0.08, 0.14, 0.11, 0.06, 0.2, 0.25, 0.12, 0.03])
+    if shape.age < 0.12:  # babies have little
+        little = np.array([0, 0.4, 0.35, 0.1, 0.1, 0, 0, 0, 0.02, 0.03])
+        odds = odds + (1 - shape.age / 0.12) * (little - odds)
     odds[STYLES.index("afro")] *= 0.2 + 2.5 * shape.mix[0]
     return odds / odds.sum()
 
@@ -134,7 +143,9 @@ def _bare(
         cut = np.minimum(cut, (edge - y) + 0.02 * strands).astype(np.float32)
         cut = np.where(np.degrees(np.abs(head.column_angle)) < 60, np.float32(-1), cut)
     elif shape.male > 0.6 and shape.age > 0.62 and rng.random() < 0.3 and fringe == "none":
-        cut = np.minimum(cut, (8.0 - y) + 0.03 * strands).astype(np.float32)
+        cut = np.minimum(cut, (8.0 - y) + 0.03 * strands)
+        front = np.float32(0.012) * (np.degrees(np.abs(head.column_angle)) - rng.uniform(45, 65))
+        cut = np.minimum(cut, front + 0.05 * strands).astype(np.float32)
     return cut
 
 

@@ -98,3 +98,16 @@ def add_mask(model: Model, wear: Wear) -> None:
     thick = (0.10 * smoothstep(0.0, 0.6, inside)).astype(np.float32) + 0.02
     cut = np.where(_degrees(model) < 90, inside * 0.5, -1).astype(np.float32)
     model.add_shell(thick, cut, cloth.astype(np.float32), CLOTH, 30)
+
+
+def add_scarf(model: Model, wear: Wear, scene: Scene) -> None:
+    """A scarf round the neck, up to the chin, the mouth or the nose."""
+    rng, y = scene.stream(14), model.head.texel_y
+    folds = noise(rng, 12, 3)
+    line = rng.uniform(6.2, 6.75) - 0.0015 * _degrees(model) * rng.uniform(-0.5, 2)
+    cloth = plain(wear.second) * np.clip(1 + 0.2 * folds, 0.4, 1.6)[..., None]
+    if rng.random() < 0.4:
+        cloth = np.where((np.sin(y * rng.uniform(20, 60)) > 0.5)[..., None], wear.colour, cloth)
+    thick = (0.13 + 0.045 * folds + 0.12 * smoothstep(6.5, 5.9, y)).astype(np.float32)
+    cut = ((line + 0.04 * folds - y) * 0.7).astype(np.float32)
+    model.add_shell(thick, cut, cloth.astype(np.float32), CLOTH, 40)

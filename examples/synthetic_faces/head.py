@@ -146,8 +146,11 @@ class Head:
             slope = np.clip(normals @ direction, 0, 1)
             seen += slope * (depth[row, column] <= z + 0.05)
             total += slope
-        share = 0.25 + 0.75 * np.clip(seen / total, 0, 1) ** 0.8
-        for part, value in ((LEFT_EYE, 0.9), (RIGHT_EYE, 0.9), (UPPER_TEETH, 0.55), (LOWER_TEETH, 0.55)):
+        share = 0.18 + 0.82 * np.clip(seen / total, 0, 1) ** 0.85
+        x, y, z = self.vertices.T  # depth maps are too coarse for the nostrils
+        away = ((np.abs(x) - 0.088) / 0.036) ** 2 + ((y - 6.875) / 0.02) ** 2 + ((z - 1.567) / 0.04) ** 2
+        share *= 1 - 0.9 * np.exp(-away) * self.skin
+        for part, value in ((LEFT_EYE, 0.9), (RIGHT_EYE, 0.9)):
             share[self.part == part] = value
         share[self.part == TONGUE] = 0.4
         share[self.part >= LONG_HAIR] = 0.85

@@ -42,13 +42,14 @@ def _rounded(values: np.ndarray, digits: int) -> list[float]:
 
 def _wear(shot: Shot) -> dict[str, Any]:
     wear = shot.wear
-    occluder = "thing" if shot.scene.occluder else wear.prop
+    occluder = wear.prop if shot.scene.occluder == "none" else shot.scene.occluder
     found = {"hat": wear.hat, "glasses": wear.glasses, "mask": wear.mask, "occluder": occluder}
     return {name: value for name, value in found.items() if value and value != "none"}
 
 
 def _lighting(lighting: Lighting, exposure: float) -> dict[str, Any]:
     return {
+        "setup": lighting.setup,
         "lights": [_rounded(light[:6], 2) for light in lighting.lights],
         "sky": _rounded(lighting.sky, 2),
         "ground": _rounded(lighting.ground, 2),

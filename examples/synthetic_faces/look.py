@@ -18,7 +18,7 @@ from synthetic_faces.skin import FaceMap, paint_makeup
 from synthetic_faces.streams import stream
 
 FRAMES_SRGB = [[20, 18, 18], [60, 36, 24], [120, 110, 100], [150, 30, 30], [40, 60, 110], [190, 160, 90]]
-CHANGED = 0.35  # share of the pictures with another look than the usual one
+CHANGED = 0.5  # share of the pictures with another look than the usual one
 OTHERS = 2  # other looks of a person
 
 
@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     frame: int = 0
 
 
-_CHANGES = np.array([0.85, 0.3, 0.6, 0.6, 0.6])  # of each part
+_CHANGES = np.array([0.4, 0.35, 0.6, 0.75, 0.75])  # of each part: hair keeps its style in 80 % of pictures
 
 
 @dataclass
@@ -105,7 +105,11 @@ def draw_look(head: Head, face: FaceMap, seed: int, person: Person, variant: Var
     hair = draw_hair(draw("hair"), head, shape, colour, grey)
     texture = paint_scalp(texture, hair)
     rng = draw("frame")
-    glasses, frame, scarf = bool(rng.random() < 0.25), _frame(rng), cloth_colour(rng)
+    glasses, frame, scarf = (
+        bool(rng.random() < 0.25 * min(1.0, 0.1 + 2 * shape.age)),
+        _frame(rng),
+        cloth_colour(rng),
+    )
     return Look(texture, hair, colour, name, grey, beard, makeup, lip, glasses, frame, scarf)
 
 

@@ -8,17 +8,14 @@ import numpy as np
 from synthetic_faces.expressions import Expression, gain
 from synthetic_faces.head import (
     BODY,
-    LASHES,
     LEFT_EYE,
-    LOWER_TEETH,
     RIGHT_EYE,
     TONGUE,
-    UPPER_TEETH,
     Head,
 )
 from synthetic_faces.kernels import pixels
 from synthetic_faces.kernels.geometry import hollows, smooth, vertex_normals
-from synthetic_faces.kernels.pixels import CLOTH, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN, TEETH
+from synthetic_faces.kernels.pixels import CLOTH, EAR, EYE, HAIR, HOLLOW, LASH, OCCLUSION, PLAIN, SKIN
 from synthetic_faces.look import Look
 from synthetic_faces.person import Person
 from synthetic_faces.skin import blank_texture
@@ -45,9 +42,9 @@ class Geometry:
 
 @dataclass
 class Model:
-    """A person in a look with an expression, before the head turns. `points`, `normals`
-    `[V, 3]` of the mesh;
-    `albedo`, `cuts` the texture layers; `plains` colours and shines of parts without texture."""
+    """A person in a look with an expression, before the head turns. `points`, `normals` `[V, 3]` of the mesh;
+    `albedo`, `cuts`, `frays` the texture layers, `cloth` the number of the clothes' layer; `plains` colours
+    and shines of parts without texture."""
 
     head: Head
     person: Person
@@ -57,9 +54,11 @@ class Model:
     attributes: np.ndarray
     albedo: list[np.ndarray] = field(default_factory=list)
     cuts: list[np.ndarray] = field(default_factory=list)
+    frays: list[float] = field(default_factory=list)
     plains: list[np.ndarray] = field(default_factory=list)
     lenses: np.ndarray | None = None
     long_hair: int = -1
+    cloth: int = 0
     _parts: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     _count: int = 0
 
@@ -95,9 +94,11 @@ class Model:
         self._count += count
         return self._count - count
 
-    def add_layer(self, albedo: np.ndarray, cut: np.ndarray) -> int:
-        """A texture `[H, W, 3]` with holes where `cut` `[H, W]` < 0; -> its number."""
+    def add_layer(self, albedo: np.ndarray, cut: np.ndarray, fray: float = 0.0) -> int:
+        """A texture `[H, W, 3]` with holes where `cut` `[H, W]` < 0, whose edges strands roughen by `fray`;
+        -> its number."""
         self.albedo.append(albedo)
+        self.frays.append(fray)
         self.cuts.append(cut)
         return len(self.albedo) - 1
 
@@ -114,15 +115,17 @@ class Model:
         material: int,
         smoothing: int = 0,
         ears: bool = False,
-    ) -> None:
-        """The skin pushed outwards by `thick` `[H, W]` decimetres, over skin that was smoothed first."""
+        fray: float = 0.0,
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """The skin pushed outwards by `thick` `[H, W]` decimetres, over skin that was smoothed first; -> its
+        points, their vertices in the mesh, the texture layer."""
         head = self.head
-        layer = self.add_layer(albedo, cut)
+        layer = self.add_layer(albedo, cut, fray)
         triangles = head.shell if ears else head.shell_without_ears
         triangles = triangles[(cut[head.texel] > _HIDDEN)[triangles].any(1)]
         used = np.unique(triangles)
         if not len(used):
-            return
+            return np.zeros((0, 3)), used, layer
         attributes = self.attributes.copy()
         attributes[:, OCCLUSION] = np.maximum(attributes[:, OCCLUSION], 0.85)
         number = np.zeros(head.count, np.int64)
@@ -137,9 +140,11 @@ class Model:
             attributes[used],
             follows=head.follows[used],
         )
+        return points, used, layer
 
     def _pushed(self, thick: np.ndarray, smoothing: int, flat_ears: bool) -> np.ndarray:
         head, points = self.head, self.points.copy()
+        skin = self.points
         if flat_ears:
             points += self.person.shape.flat_ears
         if smoothing:
@@ -149,7 +154,12 @@ class Model:
         outwards /= np.linalg.norm(outwards, axis=1, keepdims=True) + 1e-9
         lower_face = smoothstep(7.2, 6.9, head.vertices[:, 1]) * (head.vertices[:, 2] > 0.3)
         outwards = outwards + lower_face[:, None] * (self.normals - outwards)
-        return points + outwards * thick[head.texel][:, None]
+        points = points + outwards * thick[head.texel][:, None]
+        if smoothing:  # which sinks corners of the head below the skin
+            crown = (head.vertices[:, 1] > 7.3) & (head.attributes[:, EAR] < 0.1)
+            above = ((points - skin) * outwards).sum(1, keepdims=True)
+            points += outwards * np.clip(0.06 - above, 0, 0.3) * crown[:, None]
+        return points
 
     def geometry(self) -> Geometry:
         """All parts together."""
@@ -159,10 +169,14 @@ class Model:
 def start_model(
     head: Head, person: Person, look: Look, expression: Expression, cloth: np.ndarray, ears: bool
 ) -> Model:
-    """The skin, eyes, teeth, tongue, lashes and shoulders of a person with an expression."""
+    """The skin, eyes, tongue and shoulders of a person with an expression."""
     points = person.shape.points.copy()
-    for unit, value in expression.with_gaze_units().items():
-        head.push(points, f"unit/{unit}", value * gain(unit))
+    units, reach = expression.with_gaze_units(), person.shape.reach
+    for unit, value in units.items():
+        head.push(points, f"unit/{unit}", value * gain(unit) * _reach(unit, reach))
+    for side in ("Left", "Right"):  # how far the lids hang when at rest
+        open_share = 1 - min(1.0, units.get(f"eyeBlink{side}", 0.0) + units.get(f"eyeWide{side}", 0.0))
+        head.push(points, f"unit/eyeBlink{side}", person.folds.lids * open_share * reach)
     normals = np.zeros_like(points)
     vertex_normals(points, head.triangles[BODY], normals)
     attributes = head.attributes.copy()
@@ -170,13 +184,21 @@ def start_model(
     attributes[head.part != BODY, HOLLOW] = 0
     model = Model(head, person, look, points, normals, attributes)
     model.add_layer(look.texture, blank_texture())
-    lash = 0.25 + 0.5 * person.shape.male
-    model.add_plain(lash * lash * person.complexion.skin + 0.012)
     _add_head(model, expression, ears)
     rim = points[head.lower_rim]
-    skirt = np.concatenate([rim, rim * [1.25, 1, 1.25] - [0, 2.2, 0]])
-    model.add(skirt, head.skirt, PLAIN, model.add_plain(cloth), follows=np.zeros(len(skirt)))
+    middle = rim.mean(0)
+    skirt = np.concatenate([rim, middle + (rim - middle) * [1.25, 1, 1.25] - [0, 2.2, 0]])
+    model.cloth = model.add_layer(cloth, blank_texture())
+    uv = np.concatenate([head.uv[head.lower_rim]] * 2)
+    model.add(skirt, head.skirt, CLOTH, model.cloth, uv, follows=np.zeros(len(skirt)))
     return model
+
+
+def _reach(unit: str, reach: float) -> float:
+    """How far a unit moves a face: a baby's less, its mouth and cheeks least, but its lids close."""
+    if unit.startswith("eyeBlink"):
+        return 1.0
+    return reach * reach if unit.startswith(("mouth", "cheek", "nose")) else reach
 
 
 def _add_head(model: Model, expression: Expression, ears: bool) -> None:
@@ -186,10 +208,7 @@ def _add_head(model: Model, expression: Expression, ears: bool) -> None:
         (skin, SKIN),
         (part[LEFT_EYE], EYE),
         (part[RIGHT_EYE], EYE),
-        (part[UPPER_TEETH], TEETH),
-        (part[LOWER_TEETH], TEETH),
         (part[TONGUE], pixels.TONGUE),
-        (part[LASHES], LASH),
     )
     model.add(
         model.points,
@@ -221,10 +240,11 @@ def casts_shadow(model: Model, geometry: Geometry, cuts: np.ndarray) -> np.ndarr
     """`[T]` bool: not eyes, teeth, tongue, lashes, long hair, nor what the holes `cuts` `[L, H, W]` take away
     from a shell."""
     layer, material, triangles = geometry.layer, geometry.material, geometry.triangles
+    textured = ~np.isin(material, (PLAIN, LASH))
     of_vertex = np.zeros(len(geometry.points), np.int64)
-    of_vertex[triangles] = (layer * (material != PLAIN))[:, None]
+    of_vertex[triangles] = (layer * textured)[:, None]
     row, column = texel_of(geometry.uv)
     hole = cuts[of_vertex, row, column] < 0
-    cut_away = hole[triangles].all(1) & (layer > 0) & (material != PLAIN)
+    cut_away = hole[triangles].all(1) & (layer > 0) & textured
     solid = np.isin(material, (SKIN, HAIR, CLOTH, PLAIN))
     return solid & ~cut_away & (layer != model.long_hair)

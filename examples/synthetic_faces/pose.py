@@ -13,6 +13,7 @@ class Pose(NamedTuple):
     roll: float
 
 
+_MOST = (90.0, 45.0, 45.0)
 SERIES = (
     *(Pose(yaw, 0.0, 0.0) for yaw in (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)),
     Pose(0.0, -25.0, 0.0),
@@ -21,12 +22,16 @@ SERIES = (
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """Mostly near the front, sometimes anything the mesh can bear."""
-    if rng.random() < 0.72:
-        yaw, pitch, roll = rng.normal(0, 20), rng.normal(0, 9), rng.normal(0, 7)
-    else:
-        yaw, pitch, roll = rng.uniform(-75, 75), rng.uniform(-35, 35), rng.uniform(-28, 28)
-    return Pose(float(np.clip(yaw, -75, 75)), float(np.clip(pitch, -40, 40)), float(np.clip(roll, -30, 30)))
+    """Half near the front as in portraits, half from wide normal distributions, cut at profiles."""
+    spread = (13, 8, 6) if rng.random() < 0.5 else (42, 14, 12)
+    return Pose(*(_truncated(rng, sd, most) for sd, most in zip(spread, _MOST, strict=True)))
+
+
+def _truncated(rng: np.random.Generator, sd: float, most: float) -> float:
+    angle = rng.normal(0, sd)
+    while abs(angle) > most:
+        angle = rng.normal(0, sd)
+    return float(angle)
 
 
 def draw_calm_pose(rng: np.random.Generator) -> Pose:

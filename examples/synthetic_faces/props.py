@@ -50,7 +50,10 @@ def add_prop(model: Model, wear: Wear, scene: Scene) -> None:
     {
         "chin in hand": _chin_in_hand,
         "hand at cheek": _hand_at_cheek,
+        "hands at cheeks": _hands_at_cheeks,
         "hand before mouth": _hand_before_mouth,
+        "hand over eye": _hand_over_eye,
+        "strands": _strands,
         "phone": _phone,
         "cup": _cup,
         "microphone": _microphone,
@@ -81,6 +84,41 @@ def _hand_at_cheek(hands: _Hands) -> None:
     wrist = hands.at(0.75, y - 0.85, 0.95)
     hands.limb((0.32, 0.28), hands.at(0.6, y - 0.2, 0.95), wrist)
     hands.arm(wrist)
+
+
+def _hands_at_cheeks(hands: _Hands) -> None:
+    """Both hands at the cheeks, as in fright."""
+    for _ in range(2):
+        _hand_at_cheek(hands)
+        hands.side = -hands.side
+
+
+def _hand_over_eye(hands: _Hands) -> None:
+    """Fingers that lie over the forehead and perhaps an eye."""
+    y, tilt = hands.rng.uniform(7.25, 7.75), hands.rng.uniform(-0.1, 0.35)
+    for k in range(4):
+        height, reach = y + 0.165 * k, -0.1 + 0.1 * abs(k - 1.5)
+        points = [hands.on_face(x, height + tilt * (x - 0.4), 0.05) for x in (0.6, 0.35, reach)]
+        hands.limb((0.1, FINGER), *points)
+    wrist = hands.at(1.2, y - 0.5, 1.2)
+    hands.limb((0.3, 0.28), hands.at(0.9, y + 0.15, 1.05), wrist)
+    hands.arm(wrist)
+
+
+def _strands(hands: _Hands) -> None:
+    """Locks of hair that hang from the hairline over the face."""
+    rng, model = hands.rng, hands.model
+    root, end, low = rng.uniform(-0.3, 0.4), rng.uniform(0.1, 0.65), rng.uniform(6.4, 7.2)
+    for _ in range(int(rng.integers(4, 14))):
+        shade = model.add_plain(model.look.hair_colour * np.exp(rng.normal(0, 0.25)), 0.05)
+        start, stop = root + rng.normal(0, 0.12), end + rng.normal(0, 0.12)
+        foot, thick = low + rng.normal(0, 0.15), rng.uniform(0.008, 0.024)
+        heights = np.linspace(7.95, foot, 7)
+        sides = start + (stop - start) * np.linspace(0, 1, 7) ** rng.uniform(0.6, 1.6)
+        line = [hands.on_face(x, y, 0.05 + 0.03 * rng.random()) for x, y in zip(sides, heights, strict=True)]
+        for k in range(6):
+            radii = thick * (1 - k / 7), thick * (1 - (k + 1) / 7)
+            model.add(*capsule(line[k], line[k + 1], *radii, 5), PLAIN, shade)
 
 
 def _hand_before_mouth(hands: _Hands) -> None:
@@ -125,9 +163,14 @@ def _cup(hands: _Hands) -> None:
 
 
 def _microphone(hands: _Hands) -> None:
-    """A microphone before the mouth or the chin."""
-    head = hands.on_face(hands.rng.uniform(0, 0.25), hands.rng.uniform(6.15, 6.5), 0.45)
-    foot = head + hands.at(0.25, -1.3, 0.5)
-    dark = hands.rng.uniform(0.01, 0.1, 3)
-    hands.thing(capsule(head, head + (foot - head) * 0.05, 0.24, 0.22), dark, 0.1)
-    hands.thing(capsule(head, foot, 0.13, 0.1), dark * 0.7)
+    """Microphones before the mouth or the chin, some with the box of a station."""
+    for _ in range(int(hands.rng.choice([1, 1, 1, 2, 4]))):
+        head = hands.on_face(hands.rng.uniform(0, 0.35), hands.rng.uniform(6.05, 6.5), 0.45)
+        foot = head + hands.at(hands.rng.uniform(0, 0.4), -1.3, 0.5)
+        dark, size = hands.rng.uniform(0.01, 0.1, 3), hands.rng.uniform(0.15, 0.25)
+        hands.thing(capsule(head, head + (foot - head) * 0.05, size, 0.9 * size), dark, 0.1)
+        hands.thing(capsule(head, foot, 0.55 * size, 0.4 * size), dark * 0.7)
+        if hands.rng.random() < 0.4:
+            half = np.array([0.2, 0.13, 0.2])
+            hands.thing(slab(head + 0.3 * (foot - head), half, 0.3), cloth_colour(hands.rng))
+        hands.side = -hands.side

@@ -1,29 +1,37 @@
 """From a person, an expression, a pose, a light and a camera to a picture."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
 from synthetic_faces.background import draw_background
 from synthetic_faces.camera import Camera, aim
+from synthetic_faces.clothes import paint_clothes
 from synthetic_faces.expressions import Expression
+from synthetic_faces.eyes import LashMap, add_lashes
 from synthetic_faces.glasses import add_glasses
 from synthetic_faces.hairdo import add_beard, add_hair
-from synthetic_faces.hats import add_hat, add_mask, hat_line
-from synthetic_faces.head import LEFT_EYE, PIVOT, RIGHT_EYE, Head
+from synthetic_faces.hats import add_hat, add_mask, add_scarf, hat_line
+from synthetic_faces.head import LEFT_EYE, LOWER_TEETH, PIVOT, RIGHT_EYE, UPPER_TEETH, Head
 from synthetic_faces.kernels.geometry import turn, vertex_normals
-from synthetic_faces.kernels.pixels import CLOTH, HAIR, SKIN, Illumination, Palette, Surface, shade
+from synthetic_faces.kernels.pixels import CLOTH, HAIR, SKIN, Illumination, Palette, Relief, Surface, shade
 from synthetic_faces.kernels.raster import Hits, blend_lenses, no_hits, rasterise
 from synthetic_faces.light import Lighting, shadow_map
 from synthetic_faces.look import Look
 from synthetic_faces.model import Geometry, Model, casts_shadow, start_model
+from synthetic_faces.mouth import Arch, add_teeth
 from synthetic_faces.person import Person
 from synthetic_faces.pose import Pose
 from synthetic_faces.props import add_prop
 from synthetic_faces.scene import Scene
 from synthetic_faces.sensor import Sensor, develop
+from synthetic_faces.shine import shine_map
+from synthetic_faces.skin import FACE
 from synthetic_faces.texture import WIDTH
 from synthetic_faces.wear import Wear
+
+_MOST_TWIST = np.radians(55)
 
 
 @dataclass
@@ -58,16 +66,17 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
     camera, face_box = aim(geometry.points[head.face], scene, size)
     x, y, nearness = camera.project(geometry.points)
     hits, cuts = no_hits(camera.pixels), np.stack(model.cuts)
-    textured = np.isin(geometry.material, (SKIN, HAIR, CLOTH))
+    holed = np.isin(geometry.material, (HAIR, CLOTH))
     rasterise(
         x,
         y,
         nearness,
         geometry.triangles,
-        np.where(textured, geometry.layer, -1),
+        np.where(holed, geometry.layer, -1),
         geometry.one_sided,
         geometry.uv,
         cuts,
+        np.array(model.frays),
         hits,
     )
     light = _lit(model, geometry, cuts, eyes, shot, camera, hits)
@@ -78,8 +87,8 @@ def render(head: Head, person: Person, shot: Shot, size: int = 96, exposure: flo
         tint, opacity = (wear.second * 0.06, 0.9) if sun else (np.full(3, 0.3), wear.lens)
         shine = np.array([wear.shine, 0.11, 1.0 + scene.seed % 7])
         blend_lenses(light, x, y, nearness, model.lenses, hits.nearness * 0.999, tint, opacity, shine)
-    landmarks = _landmarks(head, geometry, eyes, shot.pose, camera)
-    pixels = develop(light * exposure, shot.sensor, scene, size)
+    landmarks = _landmarks(head, geometry, eyes, person.shape.eye_depth, shot.pose, camera)
+    pixels = develop(light * (exposure * shot.lighting.balance), shot.sensor, scene, size)
     return Picture(pixels, landmarks, face_box, float(exposure))
 
 
@@ -87,7 +96,10 @@ def _dressed(head: Head, person: Person, shot: Shot) -> Model:
     wear, look = shot.wear, shot.look
     covered = wear.hat == "headscarf"
     ears = not (covered or look.hair.covers_ears)
-    model = start_model(head, person, look, shot.expression, wear.cloth, ears)
+    model = start_model(head, person, look, shot.expression, paint_clothes(head, wear, shot.scene), ears)
+    lashes, arches = _small_parts(head)
+    add_teeth(model, arches)
+    add_lashes(model, lashes)
     if not covered:
         add_hair(model, hat_line(model, wear))
     add_beard(model)
@@ -96,16 +108,25 @@ def _dressed(head: Head, person: Person, shot: Shot) -> Model:
         add_mask(model, wear)
     if wear.glasses != "none":
         add_glasses(model, sun=wear.glasses == "sun")
-    if wear.prop != "none":
+    if wear.prop == "scarf":
+        add_scarf(model, wear, shot.scene)
+    elif wear.prop != "none":
         add_prop(model, wear, shot.scene)
     return model
+
+
+@functools.lru_cache(maxsize=2)
+def _small_parts(head: Head) -> tuple[LashMap, tuple[Arch, Arch]]:
+    """What lashes and teeth of all people are made from."""
+    return LashMap(head), (Arch(head, UPPER_TEETH), Arch(head, LOWER_TEETH))
 
 
 def _turn_head(model: Model, geometry: Geometry, shot: Shot) -> np.ndarray:
     """Turn the head in place, with the middle of the face at the origin; -> the eyes' centres `[2, 3]`."""
     yaw, pitch, roll = np.radians(shot.pose)
     angles = np.array([yaw, pitch, roll])
-    shoulders = np.array([yaw * shot.scene.body, pitch * 0.15, roll * 0.25])
+    twist = np.clip(yaw * (1 - shot.scene.body), -_MOST_TWIST, _MOST_TWIST)  # of the head from the shoulders
+    shoulders = np.array([yaw - twist, pitch * 0.15, roll * 0.25])
     turn(geometry.points, geometry.follows, angles, shoulders, PIVOT)
     face = geometry.points[model.head.face]
     middle = (face.max(0) + face.min(0)) / 2
@@ -138,9 +159,9 @@ def _lit(
     """Linear light `[P, P, 3]` of the whole picture without lenses."""
     lighting, wear, complexion = shot.lighting, shot.wear, model.person.complexion
     skip = ~casts_shadow(model, geometry, cuts)
-    shadow, axes = shadow_map(geometry.points, geometry.triangles, skip, lighting.lights[0, :3])
+    shadow, axes = shadow_map(geometry.points, geometry.triangles, skip, lighting.lights[0])
     light = draw_background(shot.scene, camera.pixels).astype(np.float64)
-    light *= 0.35 + 0.65 * float(np.mean(lighting.sky) / 0.55)
+    light *= lighting.backdrop * (0.35 + 0.65 * lighting.sky / 0.55)
     g = geometry
     normals = _normals(model.head, geometry, eyes)
     shade(
@@ -154,13 +175,25 @@ def _lit(
             shot.look.lip,
             complexion.skin,
             complexion.gloss,
+            shot.scene.oil,
+            shine_map(model.head),
             _collar(wear),
-            wear.cloth,
+            model.cloth,
+            complexion.teeth,
         ),
-        Illumination(lighting.lights, lighting.sky, lighting.ground, shadow, axes),
+        Illumination(lighting.lights, lighting.sky, lighting.ground, shadow, axes, lighting.screen),
         camera.distance,
+        _relief(model.person, shot),
     )
     return light
+
+
+def _relief(person: Person, shot: Shot) -> Relief:
+    """Pores and folds of the skin with this expression and pose."""
+    up = np.array([[0.0, 1.0, 0.0]])
+    turn(up, np.ones(1), np.radians(np.array(shot.pose)), np.zeros(3), np.zeros(3))
+    rows, columns = FACE
+    return Relief(person.folds.relief(shot.expression.units), rows.start, columns.start, up[0])
 
 
 def _collar(wear: Wear) -> np.ndarray:
@@ -177,11 +210,11 @@ def _brightness(geometry: Geometry, hits: Hits, light: np.ndarray) -> float:
 
 
 def _landmarks(
-    head: Head, geometry: Geometry, eyes: np.ndarray, pose: Pose, camera: Camera
+    head: Head, geometry: Geometry, eyes: np.ndarray, eye_depth: float, pose: Pose, camera: Camera
 ) -> dict[str, np.ndarray]:
     """Eyes: where the optical axis of the eye in its socket leaves it, whatever the gaze."""
     ahead = np.array([[0.0, 0.0, 1.0]])
     turn(ahead, np.ones(1), np.radians(np.array(pose)), np.zeros(3), np.zeros(3))
-    fronts = camera.place(eyes + 0.13 * ahead)
+    fronts = camera.place(eyes + eye_depth * ahead)
     places = camera.place(geometry.points[list(head.landmarks.values())])
     return {"right_eye": fronts[1], "left_eye": fronts[0], **dict(zip(head.landmarks, places, strict=True))}

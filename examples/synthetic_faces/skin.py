@@ -1,4 +1,4 @@
-"""Painting the skin's texture: mottle, flush, freckles, moles, wrinkles, brows."""
+"""Painting the skin's texture: mottle, flush, blemishes, freckles, moles; make-up."""
 
 import cv2
 import numpy as np
@@ -39,17 +39,17 @@ def darken(skin: np.ndarray, amount: np.ndarray, colour: tuple[float, float, flo
 def paint_skin(
     rng: np.random.Generator, face: FaceMap, shape: Shape, complexion: Complexion
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> the texture `[H, W, 3]` of linear colours without hair, and the fine noise `[h, w]` of its face."""
+    """-> the texture `[H, W, 3]` of linear colours without brows and hair, and the fine noise `[h, w]` of
+    its face."""
     whole = plain(complexion.skin)
     fine = noise(rng, 1.2)
-    mottle = 0.035 * noise(rng, 10) + 0.025 * noise(rng, 3.5) + 0.018 * fine
+    uneven = rng.uniform(0.6, 1.7) * (0.5 + 0.7 * shape.age)
+    mottle = uneven * (0.035 * noise(rng, 10) + 0.025 * noise(rng, 3.5)) + 0.022 * fine
     whole *= np.exp(mottle)[..., None]
     skin, fine = whole[FACE], fine[FACE]
     _flush(rng, face, shape, complexion, skin)
+    _blemishes(rng, face, shape, skin)
     _spots(rng, face, complexion, skin)
-    darken(skin, 0.38 * np.clip(_wrinkles(rng, face, shape), 0, 1.2), (0.75, 0.95, 1))
-    brow = _brows(rng, face, shape)[..., None]
-    skin += brow * (complexion.brow.astype(np.float32) * (1 + 0.3 * fine[..., None]) - skin)
     return whole, fine
 
 
@@ -63,7 +63,18 @@ def _flush(
     skin *= 1 + flush[..., None] * np.array([0.10, -0.13, -0.10], np.float32)
     bags = blob(0.30, 7.13, 0.14, 0.06) * rng.uniform(0, 0.25 + 0.2 * shape.age)
     lids = blob(0.31, 7.36, 0.16, 0.07) * rng.uniform(0.05, 0.25)
-    darken(skin, bags + lids, (0.7, 0.95, 0.9))
+    sockets = blob(0.33, 7.265, 0.19, 0.1) * rng.uniform(0.12, 0.4 + 0.15 * complexion.tone)
+    sockets = sockets + blob(0.36, 7.26, 0.15, 0.055) * rng.uniform(0.1, 0.35)
+    corners = blob(0.275, 6.622, 0.045, 0.03) * rng.uniform(0.15, 0.5)
+    mouth = blob(0.0, 6.6, 0.36, 0.2) * rng.uniform(0, 0.1 + 0.2 * complexion.tone)
+    grown = 0.4 + 0.6 * smoothstep(0.05, 0.4, shape.age)  # a child's skin is even
+    darken(skin, grown * (bags + lids + sockets + mouth + corners), (0.7, 0.95, 0.9))
+    folds = np.exp(
+        -(((face.side - 0.29 - 0.5 * (6.77 - face.y)) / 0.06) ** 2) - ((face.y - 6.77) / 0.13) ** 2
+    )
+    darken(skin, grown * folds * rng.uniform(0.05, 0.25), (0.7, 0.95, 0.9))
+    wings = blob(0.13, 6.87, 0.045, 0.07) * rng.uniform(0, 0.2)
+    darken(skin, wings, (0.3, 0.95, 0.9))
 
 
 def paint_makeup(rng: np.random.Generator, face: FaceMap, texture: np.ndarray) -> None:
@@ -72,6 +83,22 @@ def paint_makeup(rng: np.random.Generator, face: FaceMap, texture: np.ndarray) -
     shadow = face.blob(0.33, 7.385, 0.15, 0.05)[..., None] * rng.uniform(0, 0.7)
     skin += shadow * (linear(rng.choice(SHADOWS_SRGB)).astype(np.float32) - skin)
     darken(skin, face.blob(0.5, 6.98, 0.16, 0.14) * rng.uniform(0, 0.4), (0.0, 0.7, 0.5))
+
+
+def _blemishes(rng: np.random.Generator, face: FaceMap, shape: Shape, skin: np.ndarray) -> None:
+    """Small red places, mostly of the young, and brown ones of the old."""
+    often = 0.5 if 0.3 < shape.age < 0.55 else 0.2
+    count = rng.poisson(9) if rng.random() < often else rng.poisson(1.5)
+    old = smoothstep(0.6, 0.9, shape.age)
+    for _ in range(min(count, 25)):
+        x, y = rng.normal(0, 0.35), rng.choice([rng.uniform(6.25, 7.05), rng.uniform(7.5, 7.95)])
+        radius, brown = rng.uniform(0.012, 0.03) * (1 + old * rng.random()), rng.random() < old
+        rows = (face.y[:, 0] < y + 0.08) & (face.y[:, 0] > y - 0.08)
+        near = ((face.x[rows] - x) ** 2 + (face.y[rows] - y) ** 2) / radius**2
+        spot = np.exp(-near) * rng.uniform(0.15, 0.6) * (face.angle[rows] < 1.4)
+        skin[rows] *= 1 - spot[..., None] * np.array(
+            (0.5, 0.7, 0.8) if brown else (0.1, 0.5, 0.45), np.float32
+        )
 
 
 def _spots(rng: np.random.Generator, face: FaceMap, complexion: Complexion, skin: np.ndarray) -> None:
@@ -83,44 +110,11 @@ def _spots(rng: np.random.Generator, face: FaceMap, complexion: Complexion, skin
         dots = cv2.GaussianBlur(dots.astype(np.float32), (0, 0), 0.7)
         darken(skin, 0.5 * (1 - complexion.tone) * dots * rng.uniform(0.3, 0.9), (0.6, 0.9, 1))
     for _ in range(rng.poisson(1.2)):
-        mole_x, mole_y, radius = rng.uniform(-0.6, 0.6), rng.uniform(6.3, 7.9), rng.uniform(0.012, 0.03)
+        mole_x, mole_y, radius = rng.uniform(-0.6, 0.6), rng.uniform(6.3, 7.9), rng.uniform(0.01, 0.026)
+        if abs(mole_y - 7.32) < 0.12 and 0.12 < abs(mole_x) < 0.5:
+            continue  # texels of the lids stretch when they close
         spot = np.exp(-((((x - mole_x) ** 2 + (y - mole_y) ** 2) / radius**2) ** 2)) * (face.angle < 1.4)
         darken(skin, spot, (0.6, 0.72, 0.75))
-
-
-def _wrinkles(rng: np.random.Generator, face: FaceMap, shape: Shape) -> np.ndarray:
-    """Depth of the lines on the forehead, beside the nose and beside the eyes."""
-    side, y = face.side, face.y
-    rough = rng.standard_normal((1, y.shape[1])).astype(np.float32)
-    wave = cv2.GaussianBlur(rough, (0, 0), 12) * 0.08
-    lines = np.zeros_like(y)
-    for height in (7.66, 7.78, 7.9):
-        line = np.exp(-(((y - height - wave) / 0.014) ** 2))
-        lines += line * smoothstep(0.55, 0.3, side) * rng.uniform(0.3, 1)
-    fold = 0.14 + 0.22 * np.clip((6.98 - y) / 0.42, 0, 1.3)
-    line = 0.9 * np.exp(-(((side - fold) / 0.022) ** 2))
-    lines += line * smoothstep(6.5, 6.62, y) * smoothstep(7.02, 6.93, y)
-    for tilt in (-0.06, 0.0, 0.06):
-        line = 0.6 * np.exp(-(((y - 7.27 - tilt - (side - 0.5) * tilt * 6) / 0.010) ** 2))
-        lines += line * smoothstep(0.47, 0.52, side) * smoothstep(0.66, 0.58, side)
-    lines *= smoothstep(0.5, 0.95, shape.age) * rng.uniform(0.5, 1.0) + 0.06
-    return lines
-
-
-def _brows(rng: np.random.Generator, face: FaceMap, shape: Shape) -> np.ndarray:
-    """How much of the brows' colour covers each texel."""
-    side, y = face.side, face.y
-    thick = rng.uniform(0.6, 1.35) * (0.8 + 0.45 * shape.male)
-    lift, length = rng.normal(0, 0.02), rng.uniform(0.48, 0.56)
-    arch, dense = rng.uniform(0.02, 0.09) * (1.2 - 0.5 * shape.male), rng.uniform(0.55, 1.0)
-    inner = rng.uniform(0.09, 0.15)
-    along = np.clip((side - inner) / (length - inner), -0.5, 1.5)
-    inside = np.clip(along, 0, 1)
-    centre = 7.435 + lift + arch * np.sin(np.pi * inside**0.8) * 1.2 - 0.02 * along
-    half = 0.05 * thick * np.sqrt(np.clip(1.05 - inside**1.8, 0.05, 1))
-    brow = smoothstep(1.25, 0.6, np.abs(y - centre) / half + 0.18 * noise(rng, 1.0, 1.6, y.shape))
-    brow = brow * smoothstep(-0.12, 0.06, along) * smoothstep(1.1, 0.93, along)
-    return brow * dense * (face.angle < 1.3)
 
 
 def blank_texture() -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-VERSION = 2  # of the faces: another version draws other people
+VERSION = 3  # of the faces: another version draws other people
 _SUBJECTS = (
     "identity",
     "expression",
@@ -18,6 +18,9 @@ _SUBJECTS = (
     "beard",
     "makeup",
     "frame",
+    "folds",
+    "brows",
+    "strands",
 )
 
 

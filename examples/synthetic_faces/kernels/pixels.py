@@ -6,7 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from synthetic_faces.kernels.raster import Hits, unwrap
+from synthetic_faces.kernels.details import combed, iris, relieved, tooth
+from synthetic_faces.kernels.raster import Hits
+from synthetic_faces.kernels.scalars import clamp, step, strand
+from synthetic_faces.kernels.texels import mix, mix3, texel, textured
 
 SKIN, EYE, TEETH, TONGUE, LASH, HAIR, CLOTH, PLAIN = range(8)  # materials
 LIPS, INSIDE, EAR, OCCLUSION, HOLLOW = range(5)  # columns of a mesh's attributes
@@ -29,8 +32,9 @@ class Surface(NamedTuple):
 
 class Palette(NamedTuple):
     """Colours of a picture: `albedo` `[L, h, w, 3]`; `plain` `[P, 4]` colour and shine; `eye` `[6]` iris
-    colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]` and its `gloss`;
-    `collar` `[w]` the height below which skin is `cloth` `[3]`."""
+    colour, iris size, pupil size, white; `lip` `[5]` colour, strength, gloss; `skin` `[3]`, its `gloss` and
+    `oil`, spread by `oily` `[h, w]`; `collar` `[w]` the height below which layer `cloth` covers skin; `teeth`
+    `[3]` their colour."""
 
     albedo: np.ndarray
     plain: np.ndarray
@@ -38,19 +42,34 @@ class Palette(NamedTuple):
     lip: np.ndarray
     skin: np.ndarray
     gloss: float
+    oil: float
+    oily: np.ndarray
     collar: np.ndarray
-    cloth: np.ndarray
+    cloth: int
+    teeth: np.ndarray
+
+
+class Relief(NamedTuple):
+    """The fine shape of the skin: `slopes` `[h, w, 3]` to the side, upwards, and the depth of grooves, on the
+    part of the texture from `row` and `column` on; `up` `[3]` the head's vertical."""
+
+    slopes: np.ndarray
+    row: int
+    column: int
+    up: np.ndarray
 
 
 class Illumination(NamedTuple):
-    """`lights` `[N, 7]` direction, colour, casts shadows; `sky`, `ground` `[3]` ambient light; `shadow`
-    `[S, S]` the depth map of the first light and its `axes` `[3, 3]`."""
+    """`lights` `[N, 8]` direction, colour, casts shadows, size; `sky`, `ground` `[3]` ambient light; `shadow`
+    `[S, S]` the depth map of the first light and its `axes` `[3, 3]`; `screen` `[N, N]` the share of that
+    light that passes leaves, blinds or a roof's edge, over the same area."""
 
     lights: np.ndarray
     sky: np.ndarray
     ground: np.ndarray
     shadow: np.ndarray
     axes: np.ndarray
+    screen: np.ndarray
 
 
 class Finish(NamedTuple):
@@ -65,105 +84,52 @@ class Finish(NamedTuple):
 
 
 @njit(cache=True)
-def clamp(x: float, low: float, high: float) -> float:
-    return low if x < low else (high if x > high else x)
+def grooved(finish, depth, colour):
+    """A groove is darker, redder and dull."""
+    colour[0] *= 1 - 0.22 * depth
+    colour[1] *= 1 - 0.37 * depth
+    colour[2] *= 1 - 0.37 * depth
+    dark = finish.occlusion * (1 - 0.33 * depth)
+    wraps = (finish.wrap_red, finish.wrap_green, finish.wrap_blue)
+    return Finish(dark, *wraps, finish.shine * (1 - 0.7 * depth), finish.power)
 
 
-@njit(cache=True)
-def step(a: float, b: float, x: float) -> float:
-    """0 at `a`, 1 at `b`, smooth between."""
-    t = clamp((x - a) / (b - a), 0.0, 1.0)
-    return t * t * (3 - 2 * t)
-
-
-@njit(cache=True)
-def mix(values, corners, weights, k):
-    """Column `k` of per-vertex `values` at a point of a triangle."""
-    return (
-        weights[0] * values[corners[0], k]
-        + weights[1] * values[corners[1], k]
-        + weights[2] * values[corners[2], k]
-    )
-
-
-@njit(cache=True)
-def mix3(values, corners, weights):
-    """The first three columns at a point of a triangle."""
-    return (
-        mix(values, corners, weights, 0),
-        mix(values, corners, weights, 1),
-        mix(values, corners, weights, 2),
-    )
-
-
-@njit(cache=True)
-def textured(surface, albedo, layer, corners, weights, colour):
-    """The texture's colour at a point, bilinear, into `colour`; -> the texel's column and row."""
-    rows, columns = albedo.shape[1], albedo.shape[2]
-    uv = surface.uv
-    ua, ub, uc = unwrap(uv[corners[0], 0], uv[corners[1], 0], uv[corners[2], 0])
-    u = (weights[0] * ua + weights[1] * ub + weights[2] * uc) * columns - 0.5
-    v = clamp(mix(uv, corners, weights, 1) * rows - 0.5, 0.0, rows - 1.001)
-    floor_u, floor_v = math.floor(u), math.floor(v)
-    du, dv = u - floor_u, v - floor_v
-    u0, v0 = int(floor_u) % columns, int(floor_v)
-    u1 = (u0 + 1) % columns
-    for k in range(3):
-        upper = (1 - du) * albedo[layer, v0, u0, k] + du * albedo[layer, v0, u1, k]
-        lower = (1 - du) * albedo[layer, v0 + 1, u0, k] + du * albedo[layer, v0 + 1, u1, k]
-        colour[k] = (1 - dv) * upper + dv * lower
-    return u0, v
-
-
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def skin(surface, palette, corners, weights, column, v, occlusion, colour):
     """Skin, ears, lips, the inside of the mouth, and the shirt below the collar."""
     if TOP - (TOP - BOTTOM) * (v / palette.albedo.shape[1]) < palette.collar[column]:
         for k in range(3):
-            colour[k] = palette.cloth[k]
+            colour[k] = palette.albedo[palette.cloth, int(v), column, k]
         return Finish(occlusion, 0.1, 0.1, 0.1, 0.0, 20.0)
     attributes = surface.attributes
-    occlusion *= clamp(1 - 2.2 * mix(attributes, corners, weights, HOLLOW), 0.3, 1.15)
+    occlusion *= clamp(1 - 1.6 * mix(attributes, corners, weights, HOLLOW), 0.5, 1.15)
     ear = mix(attributes, corners, weights, EAR)
+    hole = 1 - step(0.05, 0.4, mix(attributes, corners, weights, OCCLUSION))  # nostrils
     lips = step(0.25, 0.75, mix(attributes, corners, weights, LIPS))
     for k in range(3):
         colour[k] += ear * (palette.skin[k] * (1.05 if k == 0 else 0.95) - colour[k])
         colour[k] += lips * palette.lip[3] * (palette.lip[k] - colour[k])
-    if mix(attributes, corners, weights, INSIDE) > 0.5:
-        occlusion *= 0.35
-        colour[0], colour[1], colour[2] = 0.25, 0.05, 0.05
-    return Finish(occlusion, 0.35, 0.22, 0.17, palette.gloss * (1 + lips * palette.lip[4]), 14.0 + 14 * lips)
+        colour[k] *= 1 - hole * (0.7, 0.85, 0.85)[k]
+    inside = mix(attributes, corners, weights, INSIDE)
+    occlusion *= 1 - 0.65 * step(0.0, 0.6, inside)  # the line between closed lips
+    if inside > 0.5:
+        deep = step(1.45, 1.2, mix(surface.local, corners, weights, 2))
+        occlusion *= 0.4 - 0.3 * deep
+        for k in range(3):
+            colour[k] = (0.26, 0.06, 0.06)[k] * (1 - 0.9 * deep)
+    oil = palette.oil * palette.oily[int(v), column]
+    shine = palette.gloss * (0.6 + oil + lips * palette.lip[4])
+    return Finish(occlusion, 0.27, 0.16, 0.11, shine, 12.0 + 14 * max(lips, min(oil, 1.5)))
 
 
 @njit(cache=True)
 def eye(surface, palette, corners, weights, occlusion, colour):
-    """The white, the iris with a dark ring and rays, the pupil."""
-    x, y, z = mix3(surface.local, corners, weights)
-    radius = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
-    if z < 0:
-        radius = 2.0
-    radius = radius / palette.eye[3]
-    inside = step(1.1, 0.92, radius)
-    pupil = step(palette.eye[4] + 0.08, palette.eye[4] - 0.04, radius)
-    ring = 1 - 0.65 * step(0.7, 1.0, radius)
-    rays = 1 + 0.25 * math.sin(math.atan2(y, x) * 17.0 + radius * 5)
-    for k in range(3):
-        white = (0.66, 0.62, 0.59)[k] * palette.eye[5]
-        iris = palette.eye[k] * ring * rays * (1 + 0.5 * step(0.9, 0.4, radius)) * (1 - pupil) + 0.004
-        colour[k] = white + inside * (iris - white)
-    return Finish(occlusion * 0.8, 0.4, 0.4, 0.4, 0.9, 120.0)
+    """An eyeball, in the shade of its lid."""
+    under_lid = iris(mix3(surface.local, corners, weights), palette.eye, colour)
+    return Finish(occlusion * (0.95 - 0.65 * under_lid), 0.4, 0.4, 0.4, 1.3, 240.0)
 
 
-@njit(cache=True)
-def teeth(x, colour):
-    """Darker between the teeth and towards the corners of the mouth; `x` in decimetres."""
-    place = abs(x) / 0.085
-    gap = step(0.36, 0.5, abs(place - math.floor(place) - 0.5))
-    shade_ = (1 - 0.45 * gap) * (1 - 0.6 * step(0.14, 0.36, abs(x)))
-    colour[0], colour[1], colour[2] = 0.72 * shade_, 0.66 * shade_, 0.56 * shade_
-
-
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def material(surface, palette, t, corners, weights, colour):
     """The colour of a point of triangle `t`, into `colour`; -> its Finish."""
     kind, layer = surface.material[t], surface.layer[t]
@@ -172,22 +138,28 @@ def material(surface, palette, t, corners, weights, colour):
         column, v = textured(surface, palette.albedo, layer, corners, weights, colour)
         if kind == SKIN:
             return skin(surface, palette, corners, weights, column, v, occlusion, colour)
-        wrap = 0.35 if kind == HAIR else 0.1
+        wrap = 0.1
+        if kind == HAIR:
+            wrap = 0.35
         return Finish(occlusion, wrap, wrap, wrap, 0.0, 20.0)
     if kind == EYE:
         return eye(surface, palette, corners, weights, occlusion, colour)
     if kind == TEETH:
-        teeth(mix(surface.local, corners, weights, 0), colour)
-        return Finish(occlusion, 0.3, 0.3, 0.3, 0.1, 30.0)
+        along, height = mix(surface.local, corners, weights, 0), mix(surface.local, corners, weights, 1)
+        seen = tooth(along, height, palette.teeth, colour) * occlusion
+        for k in range(3):
+            colour[k] *= occlusion
+        return Finish(occlusion * (1 - 0.7 * step(0.1, 0.4, abs(along))), 0.4, 0.4, 0.4, 0.25 * seen, 40.0)
     if kind == TONGUE:
-        colour[0], colour[1], colour[2] = 0.35, 0.10, 0.10
-        return Finish(occlusion, 0.1, 0.1, 0.1, 0.1, 20.0)
+        back = 1 - 0.85 * step(1.3, 0.95, mix(surface.local, corners, weights, 2))
+        colour[0], colour[1], colour[2] = 0.40 * back, 0.13 * back, 0.13 * back
+        return Finish(occlusion, 0.2, 0.15, 0.15, 0.15 * back, 25.0)
     for k in range(3):
         colour[k] = palette.plain[layer, k]
     return Finish(occlusion, 0.1, 0.1, 0.1, palette.plain[layer, 3], 30.0)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def lit_share(illumination, point, slope):
     """How much of the first light arrives at `point`, whose normal has the cosine `slope` to it: the shadow
     map, blurred over four texels."""
@@ -195,8 +167,9 @@ def lit_share(illumination, point, slope):
     side = shadow.shape[0]
     x = point[0] * axes[0, 0] + point[1] * axes[0, 1] + point[2] * axes[0, 2] + 0.5 * side
     y = point[0] * axes[1, 0] + point[1] * axes[1, 1] + point[2] * axes[1, 2] + 0.5 * side
-    z = point[0] * axes[2, 0] + point[1] * axes[2, 1] + point[2] * axes[2, 2] + 0.06
-    z += 0.04 * (1 - clamp(slope, 0.0, 1.0))
+    texel = 4.4 / side  # decimetres; a coarse map would let the surface shade itself
+    z = point[0] * axes[2, 0] + point[1] * axes[2, 1] + point[2] * axes[2, 2] + 0.015 + 1.5 * texel
+    z += (0.01 + 1.3 * texel) * (1 - clamp(slope, 0.0, 1.0))
     if not (1 <= x < side - 3 and 1 <= y < side - 3):
         return 1.0
     lit = 0.0
@@ -206,12 +179,17 @@ def lit_share(illumination, point, slope):
             if shadow[row, column] <= z:
                 along += 2 - abs(x - column)
         lit += along * (2 - abs(y - row))
-    return lit / 4.0  # the sum of the weights
+    lit /= 16.0  # the sum of the weights
+    screen = illumination.screen
+    if screen.shape[0] > 1:
+        lit *= screen[int(y * screen.shape[0] / side), int(x * screen.shape[0] / side)]
+    return lit
 
 
-@njit(cache=True)
-def highlight(kind, finish, colour, normal, view, light, slope, facing, lit):
-    """Strength of the light's reflection: along the strands of hair, else about the mirror direction."""
+@njit(cache=True, inline="always")
+def highlight(kind, finish, colour, normal, view, light, size, slope, facing, lit):
+    """Strength of the light's reflection: along the strands of hair, else about the mirror direction, wider
+    and weaker for lamps of a larger `size`."""
     hx, hy, hz = light[0] + view[0], light[1] + view[1], light[2] + view[2]
     length = math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9
     nx, ny, nz = normal
@@ -228,29 +206,39 @@ def highlight(kind, finish, colour, normal, view, light, slope, facing, lit):
     if mirror < 0.5:  # nothing is left of it after the power
         return 0.0
     rim = 0.5 + 1.5 * (1 - clamp(facing, 0.0, 1.0)) ** 3 if kind == SKIN else 1.0
-    strength = finish.shine * math.pow(mirror, finish.power) * rim * clamp(slope * 4, 0.0, 1.0) * lit
-    return min(strength, 0.6) if kind == EYE else strength
+    power = finish.power / (1 + (0.5 if kind == EYE else 1.5) * size)  # a wet ball is sharp
+    strength = finish.shine * math.pow(mirror, power) * rim * clamp(slope * 4, 0.0, 1.0) * lit
+    strength /= 1 + 0.7 * size
+    return min(strength, 0.6 / (1 + size)) if kind == EYE else strength
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def light_up(illumination, kind, finish, colour, point, normal, view, facing, out):
     """The light that leaves a point towards the camera, into `out` `[3]`."""
     sky, ground, lights = illumination.sky, illumination.ground, illumination.lights
     up = 0.5 + 0.5 * normal[1]
-    red = (ground[0] + up * (sky[0] - ground[0])) * finish.occlusion
-    green = (ground[1] + up * (sky[1] - ground[1])) * finish.occlusion
-    blue = (ground[2] + up * (sky[2] - ground[2])) * finish.occlusion
+    occlusion = finish.occlusion * math.sqrt(finish.occlusion)
+    red = (ground[0] + up * (sky[0] - ground[0])) * occlusion
+    green = (ground[1] + up * (sky[1] - ground[1])) * occlusion
+    blue = (ground[2] + up * (sky[2] - ground[2])) * occlusion
     gloss_red = gloss_green = gloss_blue = 0.0
-    soft = 0.5 + 0.5 * finish.occlusion
+    soft = 0.35 + 0.65 * occlusion
     for q in range(lights.shape[0]):
         light = (lights[q, 0], lights[q, 1], lights[q, 2])
         slope = normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]
-        if slope < -0.4:  # behind the surface, beyond any wrap
+        large = 0.25 * lights[q, 7]  # a large lamp reaches round the surface
+        if slope < -0.4 - large:  # behind the surface, beyond any wrap
             continue
         lit = lit_share(illumination, point, slope) if lights[q, 6] > 0 else 1.0
-        share_red = clamp((slope + finish.wrap_red) / (1 + finish.wrap_red), 0.0, 1.0) * soft
-        share_green = clamp((slope + finish.wrap_green) / (1 + finish.wrap_green), 0.0, 1.0) * soft
-        share_blue = clamp((slope + finish.wrap_blue) / (1 + finish.wrap_blue), 0.0, 1.0) * soft
+        lit += 0.4 * lights[q, 7] * (1 - lit)
+        wrap_red, wrap_green, wrap_blue = (
+            finish.wrap_red + large,
+            finish.wrap_green + large,
+            finish.wrap_blue + large,
+        )
+        share_red = clamp((slope + wrap_red) / (1 + wrap_red), 0.0, 1.0) * soft
+        share_green = clamp((slope + wrap_green) / (1 + wrap_green), 0.0, 1.0) * soft
+        share_blue = clamp((slope + wrap_blue) / (1 + wrap_blue), 0.0, 1.0) * soft
         if kind == SKIN:  # light leaks red into the shadow's edge
             share_red *= 0.12 + 0.88 * lit if lit < 1 else 1.0
         else:
@@ -258,7 +246,7 @@ def light_up(illumination, kind, finish, colour, point, normal, view, facing, ou
         red += share_red * lights[q, 3]
         green += share_green * lit * lights[q, 4]
         blue += share_blue * lit * lights[q, 5]
-        gloss = highlight(kind, finish, colour, normal, view, light, slope, facing, lit)
+        gloss = highlight(kind, finish, colour, normal, view, light, lights[q, 7], slope, facing, lit)
         gloss_red += gloss * lights[q, 3]
         gloss_green += gloss * lights[q, 4]
         gloss_blue += gloss * lights[q, 5]
@@ -275,6 +263,7 @@ def shade(
     palette: Palette,
     illumination: Illumination,
     camera: float,
+    relief: Relief,
 ) -> None:
     """Linear light of every pixel that shows something, into `image` `[H, W, 3]`; the camera is at z =
     `camera`."""
@@ -291,6 +280,15 @@ def shade(
             nx, ny, nz = mix3(surface.normals, corners, weights)
             length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
             nx, ny, nz = nx / length, ny / length, nz / length
+            groove = tone = 0.0
+            if kind in (SKIN, HAIR):
+                row, column = texel(surface, palette.albedo, corners, weights)
+            if kind == SKIN:
+                place = (relief.row, relief.column, row, column)
+                nx, ny, nz, groove = relieved(relief.slopes, *place, (nx, ny, nz), relief.up)
+            elif kind == HAIR:
+                tone = 0.22 * strand(row, column)
+                nx, ny, nz = combed(tone, (nx, ny, nz), relief.up)
             vx, vy, vz = -px, -py, camera - pz
             length = math.sqrt(vx * vx + vy * vy + vz * vz)
             vx, vy, vz = vx / length, vy / length, vz / length
@@ -298,6 +296,10 @@ def shade(
             if facing < 0 and kind != SKIN:
                 nx, ny, nz, facing = -nx, -ny, -nz, -facing
             finish = material(surface, palette, t, corners, weights, colour)
+            if groove > 0:
+                finish = grooved(finish, groove, colour)
+            for k in range(3):
+                colour[k] *= 1 + tone
             light_up(
                 illumination,
                 kind,

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from synthetic_faces.kernels.scalars import strand
+
 
 class Hits(NamedTuple):
     """What each pixel `[H, W]` shows: 1 / depth (0 = nothing), triangle (-1 = none), and the weights of its
@@ -70,6 +72,23 @@ def depth_map(
 
 
 @njit(cache=True)
+def _is_hole(cut: np.ndarray, fray: float, u: float, v: float) -> bool:
+    """Whether a texture's `cut` `[h, w]` is open here; its edge has strands where it is frayed."""
+    rows, columns = cut.shape
+    row = min(rows - 1.001, max(0.0, v * rows - 0.5))
+    column = u * columns - 0.5
+    j, i = int(row), math.floor(column)
+    dv, du = row - j, column - i
+    left, right = int(i) % columns, (int(i) + 1) % columns
+    upper = cut[j, left] * (1 - du) + cut[j, right] * du
+    lower = cut[j + 1, left] * (1 - du) + cut[j + 1, right] * du
+    value = upper + dv * (lower - upper)
+    if fray > 0 and abs(value) < fray:
+        value += fray * strand(row, column)
+    return value < 0
+
+
+@njit(cache=True)
 def rasterise(
     x: np.ndarray,
     y: np.ndarray,
@@ -79,15 +98,16 @@ def rasterise(
     one_sided: np.ndarray,
     uv: np.ndarray,
     cut: np.ndarray,
+    fray: np.ndarray,
     hits: Hits,
 ) -> None:
     """The nearest triangle of each pixel, into `hits`.
 
     `layer` `[T]` names the texture of `cut` `[L, h, w]` whose negative texels are holes, -1 = no holes;
-    `one_sided` `[T]` triangles are seen from the front only.
+    `fray` `[L]` is how far, in units of `cut`, strands roughen the holes' edges; `one_sided` `[T]` triangles
+    are seen from the front only.
     """
     height, width = hits.nearness.shape
-    rows, columns = cut.shape[1], cut.shape[2]
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         ax, ay, bx, by, cx, cy = x[a], y[a], x[b], y[b], x[c], y[c]
@@ -110,8 +130,7 @@ def rasterise(
                 if layer[t] >= 0:
                     u = first * ua + second * ub + third * uc
                     v = first * uv[a, 1] + second * uv[b, 1] + third * uv[c, 1]
-                    row = min(rows - 1, max(0, int(v * rows)))
-                    if cut[layer[t], row, int(u * columns) % columns] < 0:
+                    if _is_hole(cut[layer[t]], fray[layer[t]], u, v):
                         continue
                 hits.nearness[j, i] = near
                 hits.triangle[j, i] = t
