@@ -335,10 +335,17 @@ def test_floating_point_pixels_are_levels_from_0_to_1():
             decode(encoded(Image.fromarray(other), "TIFF"))
 
 
+def test_a_tiff_of_ycbcr_pixels_is_read_upright(picture):
+    data = encoded(picture.convert("YCbCr"), "TIFF", tiffinfo={274: 3})  # stored upside down
+    wanted = levels(picture.transpose(Image.Transpose.ROTATE_180))
+    assert abs(levels(decode(data)) - wanted).max() <= 3  # YCbCr has 8 bits, too
+
+
 @pytest.mark.parametrize("kind", ["YCbCr", "floating-point"])
 def test_a_tiff_that_pillow_does_not_read_says_which_it_is(picture, kind):
     if kind == "YCbCr":
-        data = encoded(picture.convert("YCbCr"), "TIFF")
+        subsampled = {530: (2, 2)}
+        data = encoded(picture.convert("YCbCr"), "TIFF", tiffinfo=subsampled)
     else:  # three samples of 32 bits where the file has 8
         data = encoded(picture, "TIFF")
         data = data.replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", 32, 32, 32))

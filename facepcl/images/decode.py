@@ -29,6 +29,7 @@ WHITE = (255, 255, 255, 255)
 MAX_PIXELS = 178_956_970  # 500 MB as RGB, where Pillow itself refuses by default
 PIXELS_VARIABLE = "FACEPCL_MAX_PIXELS"  # of the environment, which the processes that decode inherit
 MAX_BYTES = 1 << 30  # of an encoded image: more than MAX_PIXELS take without any compression
+SUBSAMPLING, YCBCR = 530, "facepcl:ycbcr"  # a tag of TIFF; a mark on an image whose bands are Y, Cb and Cr
 SUBFILE_TYPE = 254  # a tag of TIFF, whose first bit marks a reduced version
 PHOTOMETRIC = 262  # the tag of a TIFF that says what its numbers are; 6 is YCbCr
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 on swap width and height
@@ -95,7 +96,7 @@ def _decode(data: bytes, needed: int | None) -> Picture:
         _skip_thumbnails(image)
         tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", None)
         if tags.get(PHOTOMETRIC) == 6 and tiles and tiles[0][0] == "raw":
-            raise ImageError("a TIFF of YCbCr pixels, which Pillow does not read; save it as RGB")
+            _read_as_ycbcr(image)
         whole = image.size
         drafted = _draft(image, needed) if needed and image.format in ("JPEG", "MPO") else None
         # of a progressive JPEG all coefficients are in memory
@@ -106,6 +107,14 @@ def _decode(data: bytes, needed: int | None) -> Picture:
         orientation = _orientation(image)
         box = _upright_box(orientation, right, bottom, *image.size)
         return Picture(_load(image), size[::-1] if orientation >= 5 else size, box)
+
+
+def _read_as_ycbcr(image: Any) -> None:
+    """Have the bytes of a TIFF of plain YCbCr read as they are: Pillow takes three bytes a pixel for four."""
+    if image.tag_v2.get(SUBSAMPLING) != (1, 1):
+        raise ImageError("a TIFF of subsampled YCbCr pixels, which Pillow does not read; save it as RGB")
+    image.tile = [tile._replace(args=("RGB", *tile.args[1:])) for tile in image.tile]
+    image.info[YCBCR] = True
 
 
 def _skip_thumbnails(image: Image.Image) -> None:
@@ -233,6 +242,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode as upright RGB; transparency shows white, as on a page. Raises
     ImageError."""
     image = _upright(image)
+    if image.info.pop(YCBCR, False):
+        return Image.merge("YCbCr", image.split()).convert("RGB")
     if image.mode == "F":
         return _from_floats(np.asarray(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
