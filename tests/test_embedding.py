@@ -488,7 +488,9 @@ def test_a_table_made_with_weights_that_were_replaced_is_refused_with_that_reaso
     table = facepcl.embed(folder, tmp_path / "e.npz", model=model, **FLOAT32).path
     newer = copy.deepcopy(model)
     newer.conv1[0].weight.data += 0.01
-    with pytest.raises(OptionError, match=r"e\.npz was made with space .*: weights of this name have been"):
+    with pytest.raises(
+        OptionError, match=r"e\.npz was made with space .*: the weights of this name have been"
+    ):
         facepcl.embed(folder, table, model=newer, resume=True, **FLOAT32)
     facepcl.embed(folder, tmp_path / "new.npz", model=newer, **FLOAT32)
     tables = (facepcl.read_embeddings(tmp_path / name) for name in ("e.npz", "new.npz"))

@@ -356,7 +356,7 @@ def test_shards_that_were_joined_say_so_and_lose_nothing_silently(tmp_path):
     joined.write_bytes(one.read_bytes() + two.read_bytes())
     first, second = items(joined)
     assert first.data == b"1"
-    assert "another archive follows behind its end mark; keep them in two files" in second.error
+    assert "another archive follows its end mark; keep them in two files" in second.error
 
 
 def test_an_unclosed_quote_in_a_manifest_is_an_error(tmp_path):

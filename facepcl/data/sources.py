@@ -64,7 +64,7 @@ def as_sources(source: Any) -> list[str]:
 
 
 def check_no_source(path: str | Path, sources: Sequence[str]) -> None:
-    """Raise OptionError for a file of output that would replace one of the `sources`."""
+    """Raise OptionError if the file `path` would replace one of the `sources`."""
     files = [os.path.realpath(source) for source in sources if not is_url(source) and os.path.isfile(source)]
     if os.path.realpath(path) in files:
         raise OptionError(f"{path} is one of the sources, and would be replaced; choose another name")
@@ -407,7 +407,7 @@ def _read_tar(file: Any) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]
         stream: Any = archive.fileobj
         while rest := stream.read(1 << 16):  # zeros, up to a multiple of the block size
             if rest.strip(b"\0"):
-                raise tarfile.ReadError("another archive follows behind its end mark; keep them in two files")
+                raise tarfile.ReadError("another archive follows its end mark; keep them in two files")
 
 
 def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -63,8 +63,8 @@ def serve(transform: dict[str, Any], alignment: dict[str, Any] | None, seconds_t
 
 
 class _ReadWatch:
-    """Ends this process with a failure as its answer where a read hangs, as on a network drive whose server
-    is gone: whoever asks could not tell that from an image that a decoder hangs on."""
+    """Reports a failure and ends this process when a read hangs, as on a network drive whose server is gone.
+    The parent process could not tell that from an image on which a decoder hangs."""
 
     def __init__(self, answers: BinaryIO, seconds: float):
         self._answers, self._seconds = answers, seconds

@@ -30,7 +30,9 @@ from facepcl.utils.interpreter import find_interpreter
 _logger = logging.getLogger("facepcl")
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
-SECONDS_A_READ = 45.0  # a file that is not read by then is on a drive that hangs; below the other one
+SECONDS_A_READ = (
+    45.0  # then its drive is taken to hang; less than the above, so that the reader says so itself
+)
 SECONDS_TO_END = 10.0
 PIPE_BYTES = 1 << 20  # what an ordinary user may have
 TRIES = 3  # of an image on which a reader died: it need not have been the image's fault
@@ -200,7 +202,7 @@ class Reader:
             return 0
         try:
             code = process.wait(SECONDS_TO_END)
-        except subprocess.TimeoutExpired:  # within a read from a drive that hangs no process can be ended
+        except subprocess.TimeoutExpired:  # a read from a drive that hangs may outlast a kill
             code = -9
         for pipe in (process.stdin, process.stdout):
             with suppress(OSError):  # what was not sent cannot be flushed any more

@@ -10,6 +10,7 @@ import numpy as np
 
 from facepcl.errors import OptionError, TableError
 from facepcl.images.face import Face
+from facepcl.jobs.state import if_replaced
 
 ROWS_PER_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
 
@@ -129,9 +130,10 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
         >>> facepcl.similarity(table.vectors[:1], table.vectors)
     """
     if isinstance(a, Embeddings) and isinstance(b, Embeddings) and a.meta.get("space") != b.meta.get("space"):
+        one, other = describe_space(a.meta), describe_space(b.meta)
         raise TableError(
-            f"the tables lie in different spaces: {describe_space(a.meta)} and {describe_space(b.meta)}; "
-            f"embed both with the same weights, branch and pool{_if_replaced(a.meta, b.meta)}"
+            f"the tables lie in different spaces: {one} and {other}{if_replaced(one, other)}; embed both with "
+            "the same weights, branch and pool"
         )
     x, y = _vectors(a), _vectors(b)
     if x.shape[1] != y.shape[1]:
@@ -164,14 +166,6 @@ def _kind(value: Any) -> str:
 def unit(x: np.ndarray) -> np.ndarray:
     """Vectors `[N, D]` at length 1; those without a length stay 0."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _if_replaced(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """A hint where the two differ by nothing that a user has chosen."""
-    chosen = ("model", "tag", "branch", "pool", "preprocessing")
-    if any(a.get(name) != b.get(name) for name in chosen):
-        return ""
-    return " (the weights of this name have been replaced since one of them was made)"
 
 
 def describe_space(meta: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ def _decode(data: bytes, needed: int | None) -> Picture:
 
 
 def _read_as_ycbcr(image: Any) -> None:
-    """Have the bytes of a TIFF of plain YCbCr read as they are: Pillow takes three bytes a pixel for four."""
+    """Read the bytes of an uncompressed YCbCr TIFF as three a pixel; Pillow expects four."""
     if image.tag_v2.get(SUBSAMPLING) != (1, 1):
         raise ImageError("a TIFF of subsampled YCbCr pixels, which Pillow does not read; save it as RGB")
     image.tile = [tile._replace(args=("RGB", *tile.args[1:])) for tile in image.tile]
@@ -276,8 +276,8 @@ def _from_floats(levels: np.ndarray) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned, and what asked for it taken out. Not by Pillow's `exif_transpose`, which writes the
-    EXIF data anew and fails where the rest of it is damaged."""
+    """The image turned, and what asked for it taken out. Not by Pillow's `exif_transpose`, which rewrites
+    the EXIF data and fails where the rest of it is damaged."""
     if (orientation := _orientation(image)) == 1:
         return image
     turned = image.transpose(_TURNS[orientation])

@@ -243,17 +243,17 @@ def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any]
         if previous.get(name) != value:
             raise OptionError(
                 f"{out} was made with {name} {_in_words(previous.get(name))}, not {_in_words(value)}"
-                f"{_if_replaced(previous.get(name), value)}; repeat the command as it was, choose another "
+                f"{if_replaced(previous.get(name), value)}; repeat the command as it was, choose another "
                 f"output, or delete {delete}"
             )
 
 
-def _if_replaced(previous: Any, value: Any) -> str:
-    """A hint where the spaces of two embeddings have the same name, `MODEL BRANCH/POOL (HASH)`."""
+def if_replaced(previous: Any, value: Any) -> str:
+    """A hint if two spaces of embeddings, `MODEL BRANCH/POOL (HASH)`, differ by their hashes alone."""
     if not all(isinstance(space, str) and space.endswith(")") for space in (previous, value)):
         return ""
     same = previous.rpartition(" (")[0] == value.rpartition(" (")[0]
-    return ": weights of this name have been replaced since, or are used at another size" if same else ""
+    return ": the weights of this name have been replaced since, or are used at another size" if same else ""
 
 
 def _in_words(value: Any) -> str:

@@ -56,7 +56,7 @@ def create_model(
         >>> model = facepcl.create_model("pcl_facecycle", pretrained=True).eval()
         >>> shared, face, pose = model.forward_codes(torch.rand(1, 3, 64, 64))  # [1, 2048] each
     """
-    if not isinstance(pretrained, (bool, str, Path, NoneType)):
+    if not isinstance(pretrained, (int, str, Path, NoneType)):
         raise OptionError(
             f"pretrained is True, False or the path of a .safetensors file, not {type(pretrained).__name__}; "
             "tensors are for model.load_state_dict"

@@ -136,7 +136,7 @@ class PclFaceCycle(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Fill all parameters anew; a model made on the meta device can be filled after `to_empty`."""
+        """Reinitialise all parameters; also for a model made on the meta device, after `to_empty`."""
         init_convs(self)
         if isinstance(self.fc, nn.Linear):
             self.fc.reset_parameters()

@@ -40,7 +40,7 @@ class PclResNet(ResNet):
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """Fill all parameters anew, also after `to_empty` (timm's leaves norms and classifier as they
+        """Reinitialise all parameters, also after `to_empty` (timm's leaves norms and classifier as they
         are)."""
         for layer in self.modules():
             if isinstance(layer, (nn.BatchNorm2d, nn.Linear)):

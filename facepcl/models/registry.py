@@ -14,7 +14,7 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 @dataclass(frozen=True)
 class Row:
-    """Weights of one (model, tag): where they are, what they are, under which terms, what they reach."""
+    """Weights of one (model, tag): their files, hashes, licence, training data and scores."""
 
     model: str
     tag: str

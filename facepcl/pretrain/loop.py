@@ -253,7 +253,8 @@ def _start(config: Config, progress: bool) -> Training:
     else:  # as recorded, since rounding differs; a given dtype is reproducible without timing
         unfold = previous_config.get("unfold", False)
     unfold = distributed.broadcast_object(unfold)
-    nets.encoder.requires_grad_(not config.freeze)  # now that passes with gradients have been timed
+    if config.freeze:
+        nets.encoder.requires_grad_(False)  # now that passes with gradients have been timed
     per_epoch = source.count // config.batch
     total = None if config.minutes else config.steps or max(1, round(config.epochs * per_epoch))
     training = Training(

@@ -7,10 +7,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def keep_freed_memory() -> None:
-    """Have the C library (glibc) keep what is freed instead of giving it back to the system.
+    """Tell the C library (glibc) to keep freed memory instead of returning it to the system.
 
-    Else the tensors of each batch are paged in anew: a quarter of the time of an embedding. For our command,
-    whose process is its own; a library does not touch such settings.
+    Otherwise the system maps new pages for the tensors of each batch, which takes a quarter of the time of an
+    embedding. Only commands call this: their process is their own, and a library leaves such settings alone.
     """
     with suppress(OSError, TypeError, AttributeError):  # no glibc here
         mallopt = ctypes.CDLL(None).mallopt
