@@ -30,9 +30,7 @@ from facepcl.utils.interpreter import find_interpreter
 _logger = logging.getLogger("facepcl")
 
 SECONDS_AN_IMAGE = 60.0  # a decoder that is silent for longer is taken to hang
-SECONDS_A_READ = (
-    45.0  # then its drive is taken to hang; less than the above, so that the reader says so itself
-)
+SECONDS_A_READ = 45.0  # then its drive is taken to hang; shorter, so that the reader reports it itself
 SECONDS_TO_END = 10.0
 PIPE_BYTES = 1 << 20  # what an ordinary user may have
 TRIES = 3  # of an image on which a reader died: it need not have been the image's fault

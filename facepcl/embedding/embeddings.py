@@ -132,8 +132,8 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
     if isinstance(a, Embeddings) and isinstance(b, Embeddings) and a.meta.get("space") != b.meta.get("space"):
         one, other = describe_space(a.meta), describe_space(b.meta)
         raise TableError(
-            f"the tables lie in different spaces: {one} and {other}{if_replaced(one, other)}; embed both with "
-            "the same weights, branch and pool"
+            f"the tables lie in different spaces: {one} and {other}{if_replaced(one, other)}; "
+            "embed both with the same weights, branch and pool"
         )
     x, y = _vectors(a), _vectors(b)
     if x.shape[1] != y.shape[1]:
