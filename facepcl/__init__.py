@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from facepcl import probes as probes
     from facepcl import views as views
     from facepcl.alignment import align
+    from facepcl.analysis import FaceAnalyzer, analyze
     from facepcl.embedding.embedder import FaceEmbedder
     from facepcl.embedding.embeddings import similarity
     from facepcl.embedding.job import embed
@@ -45,8 +46,10 @@ register_models()
 _LAZY_NAMES = {
     **dict.fromkeys(("create_decoder", "create_heads", "create_model", "download"), "facepcl.models.factory"),
     "list_models": "facepcl.models.registry",
+    "FaceAnalyzer": "facepcl.analysis",
     "FaceEmbedder": "facepcl.embedding.embedder",
     "align": "facepcl.alignment",
+    "analyze": "facepcl.analysis",
     "embed": "facepcl.embedding.job",
     "read_embeddings": "facepcl.embedding.tables",
     "similarity": "facepcl.embedding.embeddings",
@@ -54,10 +57,12 @@ _LAZY_NAMES = {
 _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "models", "pretrain", "probes", "views")
 
 __all__ = [
+    "FaceAnalyzer",
     "FaceEmbedder",
     "FacepclError",
     "align",
     "alignment",
+    "analyze",
     "create_decoder",
     "create_heads",
     "create_model",

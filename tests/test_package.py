@@ -19,8 +19,8 @@ from facepcl import errors
 FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 
 # A room imports from rooms before it, never from its own level or behind; `facepcl` itself is on top.
-ORDER = "errors < utils < images, models < data < jobs < alignment < embedding < hub, pretrain, probes < demo"
-ORDER += " < cli"
+ORDER = "errors < utils < images, models < data < jobs < alignment < embedding < hub, pretrain, probes"
+ORDER += " < analysis < demo < cli"
 LEVEL = {name: level for level, names in enumerate(ORDER.split(" < ")) for name in names.split(", ")}
 NAMES = ("__init__", "__main__", "_version", "losses", "views", "export")  # of the package's own folder
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from facepcl._version import __version__
-from facepcl.alignment.contact_sheet import check_sheet, draw_faces
+from facepcl.alignment.contact_sheet import draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, as_sources, check_no_source, is_table_of, list_entries, printable
@@ -24,6 +24,7 @@ from facepcl.errors import MissingPath, OptionError, shortened, unknown
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
+from facepcl.images.sheet import check_sheet
 from facepcl.images.transform import Transform
 from facepcl.jobs.engine import Stream, run
 from facepcl.jobs.state import Job, check_same, describe_sources
@@ -168,7 +169,7 @@ def _check_options(
         raise OptionError(unknown("format", format, FORMATS))
     check_workers(workers)
     if sheet is not None:
-        check_sheet(Path(sheet))
+        check_sheet(sheet)
         check_no_source(sheet, sources)
     folder = job.out
     real = Path(os.path.realpath(folder))

@@ -6,23 +6,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facepcl.errors import OptionError
 from facepcl.images.decode import open_image
-from facepcl.utils.files import atomic, check_file
+from facepcl.images.sheet import save_sheet
 
 LIMIT, ACROSS = 240, 16  # faces on the sheet, spread evenly over all, and in a row
 TILE, GAP, CAPTION, HEAD = 96, 4, 13, 34
 
 
-def check_sheet(path: Path) -> None:
-    """Raise OptionError, MissingPath or WriteError if no sheet can be written there: before the work."""
-    if path.suffix.lower() != ".png":
-        raise OptionError(f"{path}: a sheet is a .png")
-    check_file(path)
-
-
 def draw_faces(folder: Path, rows: Iterable[dict[str, str]], count: int, path: str | Path) -> None:
-    """Write a PNG of crops below `folder`, each above its score: of the `count` rows of `faces.csv` that
+    """Write a sheet of crops below `folder`, each above its score: of the `count` rows of `faces.csv` that
     have one."""
     wanted = set(np.linspace(0, count - 1, min(LIMIT, count)).round().astype(int).tolist())
     chosen = [row for number, row in enumerate(rows) if number in wanted]
@@ -38,5 +30,4 @@ def draw_faces(folder: Path, rows: Iterable[dict[str, str]], count: int, path: s
         name = Path(row["path"]).stem
         caption = f"{row['score'][:4]} {name if len(name) < 14 else '…' + name[-12:]}".strip()
         pen.text((x, y + TILE), caption, "dimgray", small)
-    with atomic(path) as temporary:
-        sheet.save(temporary, "PNG")
+    save_sheet(sheet, path)

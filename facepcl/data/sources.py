@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from fnmatch import fnmatch
@@ -315,6 +315,14 @@ def read_items(
     unread = _unread_items(entries, start, selection or Selection())
     for is_behind_url, items in groupby(unread, _is_behind_url):
         yield from (_fetched if is_behind_url else iter)(items)
+
+
+def items_named(sources: Sequence[str], paths: Collection[str]) -> Iterator[Item]:
+    """The images of `sources` with the `paths` that a table names, read again."""
+    files = {shard_of(path) or path for path in paths}
+    every = Selection(all_files=True)  # the table has what was chosen of it
+    entries = (entry for entry in list_entries(sources, every) if printable(entry.path) in files)
+    return (item for item in read_items(entries, selection=every) if printable(item.path) in paths)
 
 
 def _is_behind_url(item: Item) -> bool:

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facepcl.data.file_types import Selection
-from facepcl.data.sources import Item, list_entries, printable, read_items, shard_of
+from facepcl.data.sources import items_named, printable, shard_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings, unit
 from facepcl.embedding.encoder import IDENTITY
 from facepcl.images.face import Face
-from facepcl.utils.files import atomic
+from facepcl.images.sheet import save_sheet
 
 LIMIT = 2000  # images that are compared: a fair sample of the table
 TARS = 4  # that they come from at most: a tar is read from its beginning
@@ -70,8 +69,7 @@ def draw_sheet(
     }
     for number, query in enumerate(queries):
         _draw_query(sheet, 58 + number * block, samples, int(query), similar)
-    with atomic(path) as temporary:
-        sheet.save(temporary, "PNG")
+    save_sheet(sheet, path)
 
 
 def _sample(table: Embeddings) -> list[int]:
@@ -91,16 +89,11 @@ def _embed(
     wanted: dict[str, list[int]] = {}
     for row in rows:
         wanted.setdefault(table.paths[row], []).append(row)
-    names = {shard_of(path) or path for path in wanted}
-
-    def items() -> Iterator[Item]:
-        every = Selection(all_files=True)  # the table has what was chosen of it
-        entries = (entry for entry in list_entries(sources, every) if printable(entry.path) in names)
-        for item in read_items(entries, selection=every):
-            if rows := wanted.get(str(printable(item.path))):
-                yield item._replace(faces=_faces(table, rows))
-
-    for batch in embedder.batches(items(), workers, all_branches=True):
+    items = (
+        item._replace(faces=_faces(table, wanted[str(printable(item.path))]))
+        for item in items_named(sources, wanted)
+    )
+    for batch in embedder.batches(items, workers, all_branches=True):
         vectors = {b: embedder.vectors(batch.maps, b) for b in (embedder.likeness, "pose") if batch.good}
         for place, row in enumerate(batch.good):
             yield Sample(

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -131,7 +132,7 @@ class FaceEmbedder(Encoder):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and other processes, which trace the network again."""
-        left = {"_out_of_memory", "_making", "_process", "_cutter"}
+        left = {"_out_of_memory", "_making", "_process", "_one_face", "_all_faces"}
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_runs": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -157,32 +158,32 @@ class FaceEmbedder(Encoder):
         return np.concatenate(blocks)
 
     def _open(self, place: int, item: Any) -> np.ndarray:
-        transform, name = self.transform, f" ({shortened(item)})" if isinstance(item, (str, Path)) else ""
-        try:
-            if isinstance(item, (str, Path)):
-                item = _read(item)
-            if self.alignment:
-                return self._face(item)
-            if isinstance(item, bytes):
-                return transform(*decode_reduced(item, transform.needed))
-            return transform(open_image(item))
-        except ImageError as error:
-            raise ImageError(f"item {place}{name}: {error}") from error
+        """A crop, or that of the most prominent face of a photo."""
+        with named_in_errors(place, item):
+            if not self.alignment:
+                return self._crop(item)
+            _, crops = self._faces(item, self._one_face)
+            if not len(crops):
+                raise ImageError(NO_FACE)
+            return crops[0]
 
     @cached_property
-    def _cutter(self) -> FaceCutter:
+    def _one_face(self) -> FaceCutter:
         assert self.alignment
         return FaceCutter(replace(self.alignment, one=True), self.transform)
 
-    def _face(self, item: Any) -> np.ndarray:
-        """The most prominent face of a photo."""
+    def _crop(self, item: Any) -> np.ndarray:
+        item = _read(item) if isinstance(item, (str, Path)) else item
         if isinstance(item, bytes):
-            _, _, crops = self._cutter.of_file(item)
-        else:
-            _, crops = self._cutter.of_image(open_image(item))
-        if not len(crops):
-            raise ImageError(NO_FACE)
-        return crops[0]
+            return self.transform(*decode_reduced(item, self.transform.needed))
+        return self.transform(open_image(item))
+
+    def _faces(self, item: Any, cutter: FaceCutter) -> tuple[list[Face], np.ndarray]:
+        """The faces of a photo and their crops."""
+        item = _read(item) if isinstance(item, (str, Path)) else item
+        if isinstance(item, bytes):
+            return cutter.of_file(item)[1:]
+        return cutter.of_image(open_image(item))
 
     def stream(
         self,
@@ -262,7 +263,14 @@ class FaceEmbedder(Encoder):
         sizes = np.array([p.size for p in shown], np.int32).reshape(-1, 2)
         paths = [p.path for p in shown]
         rows = Embeddings(vectors, paths, errors, sizes, self.meta, faces)
+        rows.attributes = self._attributes(rows, good, maps)
         return Batch(len(prepared), rows, good, pixels, maps)
+
+    def _attributes(
+        self, rows: Embeddings, good: list[int], maps: dict[str, torch.Tensor]
+    ) -> np.ndarray | None:
+        """The columns `meta["attributes"]` of rows, of the `good` ones by their maps; here there are none."""
+        return None
 
     def _maps_that_fit(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
         """`maps`, of a crowd's faces in several batches, none larger than `batch_size`; if the device runs
@@ -306,6 +314,16 @@ class FaceEmbedder(Encoder):
             f"a batch of {size} does not fit into the memory of {self.device.type}; give a smaller "
             "--batch-size (batch_size) or --device cpu"
         )
+
+
+@contextmanager
+def named_in_errors(place: int, item: Any) -> Iterator[None]:
+    """Say of which item an ImageError is."""
+    try:
+        yield
+    except ImageError as error:
+        name = f" ({shortened(item)})" if isinstance(item, (str, Path)) else ""
+        raise ImageError(f"item {place}{name}: {error}") from error
 
 
 def _read(path: str | Path) -> bytes:

@@ -1,6 +1,6 @@
 """Rows of embeddings in memory, the space they live in, and how two of one space compare."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from facepcl.errors import OptionError, TableError
-from facepcl.images.face import Face
+from facepcl.images.face import FACE_COLUMNS, Face
 from facepcl.jobs.state import if_replaced
 
+MOST_LIKELY, EXPRESSION = "expression", "expression_"  # a column; what those of probabilities begin with
 ROWS_PER_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
 
 
 @dataclass(frozen=True)
 class Row:
     """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in
-    pixels. Where faces were looked for: one face, its place in the photo and its `number` there."""
+    pixels. Where faces were looked for: one face, its place in the photo and its `number` there. Of a
+    table of `facepcl.analyze` the `attributes` of the face by name, NaN where they are unknown."""
 
     path: str
     index: int
@@ -28,6 +30,7 @@ class Row:
     vector: np.ndarray | None = None
     face: Face | None = None
     number: int | None = None
+    attributes: dict[str, float] | None = None
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Embeddings:
         sizes: Int32 array of shape [N, 2]: width and height of the images in pixels, 0 if unknown.
         meta: Model, branch, preprocessing and what else tells one space of embeddings from another.
         faces: Float32 array of shape [N, 16] with `FACE_COLUMNS` where faces were detected; NaN for none.
+        attributes: Float32 array of shape [N, A] with the columns `meta["attributes"]` where faces were
+            analyzed; NaN where there is no face.
     """
 
     vectors: np.ndarray
@@ -49,6 +54,7 @@ class Embeddings:
     sizes: np.ndarray
     meta: dict[str, Any]
     faces: np.ndarray | None = None
+    attributes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,7 +80,10 @@ class Embeddings:
             face, number = None, None
             if self.faces is not None:
                 face, number = Face.from_columns(self.faces[i].tolist()), int(self.faces[i, 0])
-            yield Row(path, start + i, None, width, height, self.vectors[i], face, number)
+            values = None
+            if self.attributes is not None:
+                values = dict(zip(self.meta["attributes"], self.attributes[i].tolist(), strict=True))
+            yield Row(path, start + i, None, width, height, self.vectors[i], face, number, values)
 
 
 def find_meta(path: Path, own: dict[str, Any] | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -89,6 +98,32 @@ def find_meta(path: Path, own: dict[str, Any] | None, given: Mapping[str, Any] |
     if own and given and own.get("space") != given.get("space"):
         raise TableError(f"{path} is of the space {describe_space(own)}, not {describe_space(dict(given))}")
     return dict(own or given or {})
+
+
+def number_columns(
+    meta: Mapping[str, Any], there: Container[str] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """The columns of `Embeddings.faces` and `Embeddings.attributes`, as far as a table with this metadata has
+    them; `there`: the columns that are left of a table that another program has rewritten."""
+    columns = {"faces": FACE_COLUMNS} if "align" in meta else {}
+    columns |= {"attributes": tuple(meta["attributes"])} if "attributes" in meta else {}
+    return {kind: names for kind, names in columns.items() if there is None or all(n in there for n in names)}
+
+
+def most_likely(table: "Embeddings") -> list[str | None]:
+    """The most likely expression of each face in a table with attributes; None where there is no face."""
+    assert table.attributes is not None
+    places = {name: i for i, name in enumerate(table.meta["attributes"]) if name.startswith(EXPRESSION)}
+    names = [name.removeprefix(EXPRESSION) for name in places]
+    values = table.attributes[:, list(places.values())]
+    known = ~np.isnan(values).any(1) if names else np.zeros(len(values), bool)
+    return [names[int(row.argmax())] if good else None for row, good in zip(values, known, strict=True)]
+
+
+def numbers_of(table: "Embeddings") -> dict[str, np.ndarray]:
+    """`faces` and `attributes`, as far as a table has them."""
+    both = {"faces": table.faces, "attributes": table.attributes}
+    return {kind: values for kind, values in both.items() if values is not None}
 
 
 def columns_of(meta: dict[str, Any]) -> dict[str, slice]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from facepcl.alignment.contact_sheet import check_sheet
 from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
 from facepcl.data.sources import as_sources, check_no_source, is_table_of, list_entries
@@ -24,6 +23,7 @@ from facepcl.embedding.tables import (
     tables_in,
 )
 from facepcl.embedding.writers import (
+    Completion,
     FolderWriter,
     Summary,
     TableWriter,
@@ -31,6 +31,7 @@ from facepcl.embedding.writers import (
     has_temporary_errors,
 )
 from facepcl.errors import OptionError, TableError
+from facepcl.images.sheet import check_sheet
 from facepcl.jobs.engine import run
 from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.files import as_path
@@ -99,47 +100,97 @@ def embed(
         WeightsError: There are no weights or no detector.
     """
     sources = as_sources(source)
-    as_path(out, "out")  # raises for what is none
-    in_folder = is_table_folder(out)
-    _check_options(out, in_folder, on_error, workers, sheet, rank, world_size)
-    for written in (out, sheet):
-        if written is not None:
-            check_no_source(written, sources)
+    device = own_device(device) if is_folder(out) else device
 
     def load(dtype: str) -> FaceEmbedder:
-        return FaceEmbedder(
+        embedder = FaceEmbedder(
             model,
             branch,
             pool=pool,
             batch_size=batch_size,
-            device=own_device(device) if in_folder else device,
+            device=device,
             dtype=dtype,
             backend="compile" if compile else "auto",
             align=align,
             one=one,
             detector=detector,
         )
+        if sheet is not None and not embedder.has_branches:
+            raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
+        return embedder
 
+    if sheet is not None:
+        check_sheet_of(sheet, sources, out)
+    summary, embedder = fill_table(
+        COMMAND,
+        sources,
+        out,
+        load,
+        dtype=dtype,
+        workers=workers,
+        resume=resume,
+        on_error=on_error,
+        all_files=all_files,
+        rank=rank,
+        world_size=world_size,
+        progress=progress,
+    )
+    summary.warn_of_photos()
+    if sheet is not None:
+        draw_sheet(read_table(summary.path, vectors=False), embedder, sources, sheet, workers)
+    return summary
+
+
+def is_folder(out: Any) -> bool:
+    """Whether `out` is to be a folder of tables. Raises OptionError for what is no path."""
+    as_path(out, "out")
+    return is_table_folder(out)
+
+
+def check_sheet_of(sheet: str | Path, sources: Sequence[str], out: str | Path) -> None:
+    """Raise unless a sheet of the table `out` can be written."""
+    if is_folder(out):
+        raise OptionError(f"{out} is a folder of tables, and a sheet belongs to one: leave --sheet out")
+    check_sheet(sheet)
+    check_no_source(sheet, sources)
+
+
+def fill_table(
+    command: str,
+    sources: list[str],
+    out: str | Path,
+    load: Callable[[str], FaceEmbedder],
+    *,
+    dtype: str,
+    workers: int | None,
+    resume: bool,
+    on_error: str,
+    all_files: bool,
+    rank: int | None,
+    world_size: int | None,
+    progress: bool,
+    complete: Completion = iter,
+) -> tuple[Summary, FaceEmbedder]:
+    """Do the job of `embed`, with the embedder that `load(dtype)` gives; return what was done, and it."""
+    in_folder = is_folder(out)
+    _check_options(out, in_folder, on_error, workers, rank, world_size)
+    check_no_source(out, sources)
     job = Job(Path(out), find_share(rank, world_size) if in_folder else None, all_files)
     with job.claimed():
         previous = job.previous(resume)
         if in_folder and not previous:
             previous = _finished_tables(job, resume)
         embedder = load(previous["dtype"] if previous and dtype == "auto" else dtype)  # timings differ
-        if sheet is not None and not embedder.has_branches:
-            raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
         summary = Summary(job.out, embedder.meta["space"], embedder.meta["device"])
         is_whole = resume and not in_folder and not previous and job.out.exists()
         if is_whole and _check_whole(job, summary, embedder.meta, sources):
             job.finish(lambda: True)  # after a kill while its state was removed
         else:
-            embedder = _begin(job, sources, embedder, load, dtype)
-            writer = (FolderWriter if in_folder else TableWriter)(job, summary, embedder.meta, on_error)
+            embedder = _begin(command, job, sources, embedder, load, dtype)
+            kind = FolderWriter if in_folder else TableWriter
+            writer = kind(job, summary, embedder.meta, on_error, complete)
             _embed_missing(job, writer, embedder, workers, progress)
-    summary.warn_of_photos()
-    if sheet is not None:
-        draw_sheet(read_table(job.out, vectors=False), embedder, sources, sheet, workers)
-    return summary
+    return summary, embedder
 
 
 def _check_options(
@@ -147,7 +198,6 @@ def _check_options(
     in_folder: bool,
     on_error: str,
     workers: int | None,
-    sheet: str | Path | None,
     rank: int | None,
     world_size: int | None,
 ) -> None:
@@ -157,11 +207,7 @@ def _check_options(
     if on_error not in ("record", "raise"):
         raise OptionError(f"on_error {on_error!r}: choose record or raise")
     check_workers(workers)
-    if sheet is not None:
-        check_sheet(Path(sheet))
     if in_folder:
-        if sheet is not None:
-            raise OptionError(f"{out} is a folder of tables, and a sheet belongs to one: leave --sheet out")
         check_table_folder(Path(out))
         return
     if rank is not None or world_size is not None:
@@ -190,14 +236,19 @@ def _finished_tables(job: Job, resume: bool) -> dict[str, Any] | None:
 
 
 def _begin(
-    job: Job, sources: list[str], embedder: FaceEmbedder, load: Callable[[str], FaceEmbedder], dtype: str
+    command: str,
+    job: Job,
+    sources: list[str],
+    embedder: FaceEmbedder,
+    load: Callable[[str], FaceEmbedder],
+    dtype: str,
 ) -> FaceEmbedder:
     """Begin the job, or check that it is the same one; return the embedder in its dtype."""
     wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection.all_files)
-    previous = job.read() or job.begin(COMMAND, wanted, list_entries(sources, job.selection))
+    previous = job.read() or job.begin(command, wanted, list_entries(sources, job.selection))
     if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
         embedder = load(previous["dtype"])
-    job.check(COMMAND, previous, wanted | describe_codes(embedder.meta))
+    job.check(command, previous, wanted | describe_codes(embedder.meta))
     return embedder
 
 

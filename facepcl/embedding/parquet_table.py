@@ -2,17 +2,27 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facepcl.data.sources import printable
-from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, find_meta, meta_of_branch, named_columns
+from facepcl.embedding.embeddings import (
+    MOST_LIKELY,
+    ROWS_PER_GROUP,
+    Embeddings,
+    find_meta,
+    meta_of_branch,
+    most_likely,
+    named_columns,
+    number_columns,
+)
 from facepcl.errors import TableError, require
-from facepcl.images.face import FACE_COLUMNS
 
 META_KEY = "facepcl"
+COUNTED = ("face", "track")  # columns of whole numbers
 CODE = "embedding"  # the column; of several branches each has its own, with its name behind this
 NO_CODE = "the table holds no embedding of it"
 
@@ -46,7 +56,8 @@ def to_arrow(meta: dict[str, Any], block: Embeddings, index: np.ndarray) -> Any:
         pa.array(index, pa.int64()),
         pa.array(map(printable, block.errors), pa.string()),
         *(pa.array(side, pa.int32(), mask=~good) for side in block.sizes.T),
-        *(_face_array(pa, v, schema.field(n).type) for n, v in _face_columns(block)),
+        *(_number_array(pa, v, schema.field(n).type) for n, v in _number_columns(meta, block)),
+        *([pa.array(most_likely(block), pa.string())] if "attributes" in meta else []),
         pa.array([meta.get("space")] * len(block), pa.string()),
         *(_list_array(pa, vectors[:, place], good) for place in _codes(meta).values()),
     ]
@@ -61,8 +72,9 @@ def _schema(meta: dict[str, Any]) -> Any:
     pa = require("pyarrow", "parquet")
     fields = [("path", pa.string()), ("index", pa.int64()), ("error", pa.string())]
     fields += [("width", pa.int32()), ("height", pa.int32())]
-    if "align" in meta:
-        fields += [(name, pa.float32() if place else pa.int32()) for place, name in enumerate(FACE_COLUMNS)]
+    for name in chain(*number_columns(meta).values()):
+        fields += [(name, pa.int32() if name in COUNTED else pa.float32())]
+    fields += [(MOST_LIKELY, pa.string())] if "attributes" in meta else []
     fields += [("space", pa.string())]  # of each row, too: programs that join tables lose the metadata
     # not fixed_size_list: with nulls, several releases of pyarrow fail to write or read it
     fields += [(name, pa.list_(pa.float32())) for name in _codes(meta)]
@@ -75,12 +87,12 @@ def _list_array(pa: Any, vectors: np.ndarray, good: np.ndarray) -> Any:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(vectors.reshape(-1)), mask=pa.array(~good))
 
 
-def _face_columns(block: Embeddings) -> Iterator[tuple[str, np.ndarray]]:
-    if block.faces is not None:
-        yield from zip(FACE_COLUMNS, block.faces.T, strict=True)
+def _number_columns(meta: dict[str, Any], block: Embeddings) -> Iterator[tuple[str, np.ndarray]]:
+    for kind, names in number_columns(meta).items():
+        yield from zip(names, getattr(block, kind).T, strict=True)
 
 
-def _face_array(pa: Any, values: np.ndarray, kind: Any) -> Any:
+def _number_array(pa: Any, values: np.ndarray, kind: Any) -> Any:
     unknown = np.isnan(values)
     return pa.array(np.where(unknown, 0, values).astype(kind.to_pandas_dtype()), kind, mask=unknown)
 
@@ -101,15 +113,18 @@ def read_parquet(path: Path, with_vectors: bool, given: Mapping[str, Any] | None
         own = (file.schema_arrow.metadata or {}).get(META_KEY.encode())
         meta = find_meta(path, own and json.loads(own), given)
         space, (meta, codes) = meta.get("space"), _codes_there(path, meta, names)
-        has_faces = "align" in meta and all(name in names for name in FACE_COLUMNS)
+        columns_of_numbers = number_columns(meta, names)
         vectors = np.full(
             (file.metadata.num_rows, meta["dimension"] if with_vectors else 0), np.nan, np.float32
         )
         sizes = np.zeros((len(vectors), 2), np.int32)
-        faces = np.full((len(vectors), len(FACE_COLUMNS)), np.nan, np.float32) if has_faces else None
+        numbers = {
+            kind: np.full((len(vectors), len(columns)), np.nan, np.float32)
+            for kind, columns in columns_of_numbers.items()
+        }
         paths: list[str] = []
         errors: list[str | None] = []
-        wanted = ["path", "error", "width", "height", "space", *(FACE_COLUMNS if has_faces else ())]
+        wanted = ["path", "error", "width", "height", "space", *chain(*columns_of_numbers.values())]
         wanted += codes if with_vectors or "error" not in names else ()
         # A batch at a time and never as Python numbers, which take ten times the memory of the vectors.
         for batch in file.iter_batches(ROWS_PER_GROUP, columns=[name for name in wanted if name in names]):
@@ -127,9 +142,10 @@ def read_parquet(path: Path, with_vectors: bool, given: Mapping[str, Any] | None
             for axis, side in enumerate(("width", "height")):
                 if side in columns:
                     sizes[place, axis] = np.nan_to_num(columns[side].cast("float64").to_numpy(False))
-            for axis, name in enumerate(FACE_COLUMNS if faces is not None else ()):
-                faces[place, axis] = columns[name].cast("float32").to_numpy(False)  # type: ignore[index]
-    return Embeddings(vectors, paths, errors, sizes, meta, faces)
+            for kind, values in numbers.items():
+                for axis, name in enumerate(columns_of_numbers[kind]):
+                    values[place, axis] = columns[name].cast("float32").to_numpy(False)
+    return Embeddings(vectors, paths, errors, sizes, meta, **numbers)
 
 
 def _codes_there(

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -14,10 +16,18 @@ from zipfile import ZipFile
 import numpy as np
 
 from facepcl.data.sources import printable
-from facepcl.embedding.embeddings import Embeddings, describe_space, find_meta, named_columns
+from facepcl.embedding.embeddings import (
+    MOST_LIKELY,
+    Embeddings,
+    describe_space,
+    find_meta,
+    most_likely,
+    named_columns,
+    number_columns,
+    numbers_of,
+)
 from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
-from facepcl.images.face import FACE_COLUMNS
 from facepcl.utils.files import atomic, beside, check_file, check_folder
 
 SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
@@ -55,7 +65,7 @@ def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddi
 def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
     paths, errors = bytearray(), bytearray()
     sizes = [np.empty((0, 2), np.int32)]
-    faces = [np.empty((0, len(FACE_COLUMNS)), np.float32)]
+    numbers = {kind: [np.empty((0, len(names)), np.float32)] for kind, names in number_columns(meta).items()}
     with ZipFile(path, "w") as archive:
         with archive.open("vectors.npy", "w", force_zip64=True) as member:
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, meta["dimension"])}
@@ -65,13 +75,14 @@ def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
                 paths += _joined_texts(block.paths)
                 errors += _joined_texts(block.errors)
                 sizes.append(block.sizes)
-                faces += [] if block.faces is None else [block.faces]
+                for kind, blocks_of_kind in numbers.items():
+                    blocks_of_kind.append(getattr(block, kind))
         rest: dict[str, Any] = {
             "paths": np.frombuffer(paths, np.uint8),
             "errors": np.frombuffer(errors, np.uint8),
             "sizes": np.concatenate(sizes),
             "meta": np.array(json.dumps(meta)),
-            **({"faces": np.concatenate(faces)} if "align" in meta else {}),
+            **{kind: np.concatenate(blocks_of_kind) for kind, blocks_of_kind in numbers.items()},
         }
         for name, array in rest.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -96,17 +107,21 @@ def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
     numbers = ",".join(["%.9g"] * meta["dimension"])
     start = 0
     with path.open("w", newline="", encoding="utf-8") as file:
-        names = [*_COLUMNS, *(FACE_COLUMNS if "align" in meta else ())]
+        names = [*_COLUMNS, *chain(*number_columns(meta).values())]
+        names += [MOST_LIKELY] if "attributes" in meta else []
         codes = named_columns(meta, "e").items()
         names += [f"{name}{i}" for name, place in codes for i in range(place.stop - place.start)]
         csv.writer(file).writerow(names)
         for block in blocks:
-            for row, vector in zip(block.rows(start), block.vectors.tolist(), strict=True):
+            numbers_of_rows = [getattr(block, kind) for kind in number_columns(meta)]
+            others = np.concatenate([*numbers_of_rows, np.empty((len(block), 0))], 1)
+            labels = [[label] for label in most_likely(block)] if "attributes" in meta else [[]] * len(block)
+            for row, values, label, vector in zip(
+                block.rows(start), others.tolist(), labels, block.vectors.tolist(), strict=True
+            ):
                 cells = [printable(row.path), row.index, printable(row.error), row.width, row.height]
-                if row.face is not None and row.number is not None:
-                    cells += [row.number, *(f"{v:.9g}" for v in row.face.columns(row.number)[1:])]
-                cells += [None] * (len(names) - meta["dimension"] - len(cells))
-                file.write(f"{_csv_line(cells)},{numbers % tuple(vector)}\r\n")
+                cells += [None if math.isnan(value) else f"{value:.9g}" for value in values]
+                file.write(f"{_csv_line([*cells, *label])},{numbers % tuple(vector)}\r\n")
             start += len(block)
 
 
@@ -198,10 +213,11 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
     row_count = sum(map(_row_count, paths))
     vectors = np.empty((row_count, first.meta["dimension"] if with_vectors else 0), np.float32)
     table = replace(first, vectors=vectors, paths=[], errors=[])
-    sizes, faces = [], []
+    sizes = []
+    numbers: dict[str, list[np.ndarray]] = {kind: [] for kind in numbers_of(first)}
     for path in paths:
         rows = read_table(path, with_vectors, given)
-        if rows.meta["space"] != first.meta["space"] or (rows.faces is None) != (first.faces is None):
+        if rows.meta["space"] != first.meta["space"] or numbers_of(rows).keys() != numbers.keys():
             raise TableError(
                 f"{folder} holds tables of different spaces: {paths[0].name} of {_space_of(first)}, "
                 f"{path.name} of {_space_of(rows)}; read them one by one"
@@ -210,8 +226,10 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
         table.paths += rows.paths
         table.errors += rows.errors
         sizes.append(rows.sizes)
-        faces += [] if rows.faces is None else [rows.faces]
-    return replace(table, sizes=np.concatenate(sizes), faces=np.concatenate(faces) if faces else None)
+        for kind, blocks in numbers.items():
+            blocks.append(getattr(rows, kind))
+    joined: dict[str, Any] = {kind: np.concatenate(blocks) for kind, blocks in numbers.items()}
+    return replace(table, sizes=np.concatenate(sizes), **joined)
 
 
 def _space_of(table: Embeddings) -> str:
@@ -251,7 +269,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _check_shapes(table: Embeddings) -> None:
     """Raise ValueError unless all columns have a value for each row."""
-    columns = [table.vectors, table.sizes, *([] if table.faces is None else [table.faces])]
+    columns = [table.vectors, table.sizes, *numbers_of(table).values()]
     numbers = all(column.ndim == 2 and column.dtype.kind in "fi" for column in columns)
     lengths = {len(table.paths), len(table.errors), *map(len, columns)}
     if not numbers or len(lengths) > 1 or table.sizes.shape[1] != 2 or not isinstance(table.meta, dict):
@@ -263,8 +281,8 @@ def _read_npz(path: Path, with_vectors: bool, given: Mapping[str, Any] | None) -
         errors = [error or None for error in _split_texts(table["errors"])]
         meta = find_meta(path, json.loads(str(table["meta"])) if "meta" in table else None, given)
         vectors = table["vectors"] if with_vectors else np.empty((len(errors), 0), np.float32)
-        faces = table["faces"] if "align" in meta else None
-        return Embeddings(vectors, _split_texts(table["paths"]), errors, table["sizes"], meta, faces)
+        numbers = {kind: table[kind] for kind in number_columns(meta)}
+        return Embeddings(vectors, _split_texts(table["paths"]), errors, table["sizes"], meta, **numbers)
 
 
 def _read_csv(path: Path, with_vectors: bool, given: Mapping[str, Any] | None) -> Embeddings:
@@ -300,17 +318,18 @@ def _parse_csv(path: Path, with_vectors: bool, meta: dict[str, Any], count: int 
         raise ValueError(f"no column {missing[0]} in the first line, {','.join(header)[:60]!r}")
     first = place[codes[0]]
     is_in_order = header[first : first + len(codes)] == codes
-    numbers = []
+    cells_of_codes = []
     for row in rows if with_vectors else ():
         cells = row[first : first + len(codes)] if is_in_order else [row[place[name]] for name in codes]
-        numbers.append([cell or "nan" for cell in cells] if "" in cells else cells)
-    vectors = np.array(numbers, np.float32).reshape(len(rows), len(codes) if with_vectors else 0)
+        cells_of_codes.append([cell or "nan" for cell in cells] if "" in cells else cells)
+    vectors = np.array(cells_of_codes, np.float32).reshape(len(rows), len(codes) if with_vectors else 0)
     sizes = np.array([[float(side or 0) for side in column(name)] for name in ("width", "height")])
-    faces = None
-    if "align" in meta and all(name in place for name in FACE_COLUMNS):
-        faces = np.array([[float(c or "nan") for c in column(name)] for name in FACE_COLUMNS], np.float32).T
+    numbers = {
+        kind: np.array([[float(c or "nan") for c in column(name)] for name in names], np.float32).T
+        for kind, names in number_columns(meta, header).items()
+    }
     reasons = [reason or None for reason in column("error")]
-    return Embeddings(vectors, column("path"), reasons, sizes.T.astype(np.int32), meta, faces)
+    return Embeddings(vectors, column("path"), reasons, sizes.T.astype(np.int32), meta, **numbers)
 
 
 _READERS = {".parquet": read_parquet, ".npz": _read_npz, ".csv": _read_csv}

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from facepcl.data.file_types import SHARD_SUFFIXES, is_shard_name, without_query
 from facepcl.data.sources import is_table_of, no_images
 from facepcl.embedding.embedder import Batch
-from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space
+from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space, numbers_of
 from facepcl.embedding.tables import read_table, tables_in, write_table
 from facepcl.errors import ImageError, OptionError, TableError, shortened
 from facepcl.images.face import NO_FACE
@@ -27,6 +27,9 @@ from facepcl.utils.memory import give_back_freed_memory
 from facepcl.utils.storage import is_temporary
 
 _logger = logging.getLogger("facepcl")
+
+# what is done to the blocks of a table, in order, when it is put together
+Completion = Callable[[Iterator[Embeddings]], Iterator[Embeddings]]
 
 CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photo, not a face crop
 REASONS = 5
@@ -87,8 +90,10 @@ class TableWriter:
     part_images = ROWS_PER_GROUP
     resume_option = " with --resume"
 
-    def __init__(self, job: Job, summary: Summary, meta: dict[str, Any], on_error: str):
-        self.job, self.summary, self.meta = job, summary, meta
+    def __init__(
+        self, job: Job, summary: Summary, meta: dict[str, Any], on_error: str, complete: Completion = iter
+    ):
+        self.job, self.summary, self.meta, self._complete = job, summary, meta, complete
         self._raises = on_error == "raise"
         self.counts = {"failed": 0}
         self.done = 0  # images, in parts
@@ -140,14 +145,16 @@ class TableWriter:
         if "align" in meta:  # a row for each face
             row_count = sum(len(read_table(part, vectors=False)) for part in parts)
         remove_temporaries(self.job.out)
-        write_table(self.job.out, meta, counted(), row_count)
+        write_table(self.job.out, meta, self._complete(counted()), row_count)
 
 
 class FolderWriter(TableWriter):
     """A folder of tables, `NUMBER-NAME.parquet` for each shard; this process writes those of its share."""
 
-    def __init__(self, job: Job, summary: Summary, meta: dict[str, Any], on_error: str):
-        super().__init__(job, summary, meta, on_error)
+    def __init__(
+        self, job: Job, summary: Summary, meta: dict[str, Any], on_error: str, complete: Completion = iter
+    ):
+        super().__init__(job, summary, meta, on_error, complete)
         self._tables = [_table_name(shard) for shard in job.shards()]
         self.meta = meta | {"shards": len(self._tables)}
         self._is_foreign = False  # whether the folder holds tables of something else
@@ -200,7 +207,7 @@ class FolderWriter(TableWriter):
         with writing(self.job.out):
             self.job.out.mkdir(exist_ok=True)
         try:
-            write_table(self.job.out / stream.key, self.meta, map(_joined, parts))
+            write_table(self.job.out / stream.key, self.meta, self._complete(map(joined, parts)))
         except BaseException:
             with suppress(OSError):  # not empty
                 self.job.out.rmdir()
@@ -230,7 +237,7 @@ def has_temporary_errors(rows: Embeddings) -> bool:
 
 def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:
     """What the embeddings of a job have in common, for its description."""
-    return {"space": describe_space(meta), "align": meta.get("align"), "dtype": meta.get("dtype")}
+    return {"space": describe_space(meta), **{key: meta.get(key) for key in ("align", "attributes", "dtype")}}
 
 
 def _table_name(shard: Shard) -> str:
@@ -243,16 +250,18 @@ def _table_name(shard: Shard) -> str:
     return f"{shard.number:08d}-{name}.parquet"
 
 
-def _joined(blocks: list[Embeddings]) -> Embeddings:
+def joined(blocks: list[Embeddings]) -> Embeddings:
     """Blocks as one, which becomes a row group."""
-    faces = [block.faces for block in blocks if block.faces is not None]
+    numbers = {
+        kind: np.concatenate([getattr(block, kind) for block in blocks]) for kind in numbers_of(blocks[0])
+    }
     return Embeddings(
         np.concatenate([block.vectors for block in blocks]),
         [path for block in blocks for path in block.paths],
         [error for block in blocks for error in block.errors],
         np.concatenate([block.sizes for block in blocks]),
         blocks[0].meta,
-        np.concatenate(faces) if faces else None,
+        **numbers,
     )
 
 

@@ -1,0 +1,97 @@
+"""Whole folders and videos to what their faces show: `analyze`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from facepcl.analysis.analyzer import AttributeEmbedder
+from facepcl.analysis.contact_sheet import draw_sheet
+from facepcl.data.sources import as_sources
+from facepcl.embedding.encoder import MODEL
+from facepcl.embedding.job import check_sheet_of, fill_table, is_folder
+from facepcl.embedding.tables import read_table
+from facepcl.embedding.writers import Summary
+from facepcl.utils.launch import own_device
+
+COMMAND = "analyze"
+
+
+def analyze(
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: str | nn.Module = MODEL,
+    crops: bool = False,
+    one: bool = False,
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    resume: bool = False,
+    on_error: str = "record",
+    sheet: str | Path | None = None,
+    detector: str | Path | None = None,
+    all_files: bool = False,
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Write head pose, expression, action units and identity of the faces in photos to a table, a row a face.
+
+    The table is one of `embed` with `branch="identity"` and the further columns `yaw`, `pitch`, `roll`
+    (degrees), `expression` (the most likely one), `expression_NAME` (probabilities, not calibrated) and
+    `AU1`, `AU2`, ... (0 to 1, not validated on photos).
+
+    Args:
+        source: Photos, folders, globs, `.csv` manifests with a column `path`, `.tar` shards.
+        out: A .parquet, .npz or .csv file, or a folder that gets a Parquet file per shard.
+        model: Weights with heads, as for `FaceAnalyzer`.
+        crops: The sources are face crops, and no detector is needed.
+        one: Only the most prominent face of each photo.
+        batch_size: As for `embed`, like `workers`, `device`, `dtype`, `resume`, `on_error`, `all_files`,
+            `rank`, `world_size` and `progress`.
+        sheet: A .png or .jpg of some photos with what was found in them.
+        detector: YuNet's ONNX file; None downloads it once from the Hub.
+
+    Returns:
+        A summary: path, counts of rows, photos without a face and errors, seconds.
+
+    Raises:
+        OptionError: An argument is wrong, or the weights have no heads.
+        MissingPath: A source does not exist.
+        WeightsError: There are no weights or no detector.
+    """
+    sources = as_sources(source)
+    device = own_device(device) if is_folder(out) else device
+
+    def load(dtype: str) -> AttributeEmbedder:
+        return AttributeEmbedder(
+            model,
+            align=not crops,
+            one=one,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            detector=detector,
+        )
+
+    if sheet is not None:
+        check_sheet_of(sheet, sources, out)
+    summary, _ = fill_table(
+        COMMAND,
+        sources,
+        out,
+        load,
+        dtype=dtype,
+        workers=workers,
+        resume=resume,
+        on_error=on_error,
+        all_files=all_files,
+        rank=rank,
+        world_size=world_size,
+        progress=progress,
+    )
+    if sheet is not None:
+        draw_sheet(read_table(summary.path, vectors=False), sources, sheet, workers)
+    return summary

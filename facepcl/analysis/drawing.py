@@ -1,0 +1,98 @@
+"""Photos with boxes and head poses drawn into them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from facepcl.data.workers import Prepared
+from facepcl.images.face import ANGLES, Face
+from facepcl.images.transform import Transform
+from facepcl.probes.rotations import rotation
+
+# The axes of the head: to the person's left, up, and along the nose; the nose last, over the others.
+AXES = ("#e5484d", "#30a46c", "#3b82f6")
+BOX, TAG = "#0d9488", "#ffffff"
+AXIS = 0.55  # length, of the longer side of the box
+SHARP = 3  # lines are drawn so many times as large, and reduced
+
+
+class DrawnFace(NamedTuple):
+    """A face to draw: where it is in the photo (None: the photo is its crop), and its attributes."""
+
+    face: Face | None
+    attributes: dict[str, float]
+
+
+def whole_photo(side: int) -> Transform:
+    """The transform of a reader that reduces whole photos to squares of `side` pixels, for `framed`."""
+    return Transform(side, side, side, side, "border")
+
+
+def framed(prepared: Prepared, side: int) -> tuple[Image.Image, float]:
+    """The photo out of its square, without the border; pixels of it for one of the photo."""
+    assert prepared.pixels is not None
+    width, height = (max(1, round(side * length / max(prepared.size))) for length in prepared.size)
+    left, top = (side - width) // 2, (side - height) // 2
+    return Image.fromarray(prepared.pixels[top : top + height, left : left + width]), width / prepared.size[0]
+
+
+def annotated(picture: Image.Image, scale: float, faces: Sequence[DrawnFace], first: int = 1) -> Image.Image:
+    """The picture with boxes, pose axes and, if there are several faces, numbers from `first` on."""
+    large = picture.resize((SHARP * picture.width, SHARP * picture.height), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(large)
+    for number, (face, attributes) in enumerate(faces, first):
+        if face is None:
+            box = (0.0, 0.0, float(large.width), float(large.height))
+            centre = (large.width / 2, large.height / 2)
+        else:
+            box = _box_of(face, SHARP * scale)
+            centre = _centre_of(face, box, SHARP * scale)
+            pen.rectangle(box, outline=TAG, width=3 * SHARP)
+            pen.rectangle(
+                [box[0] + SHARP, box[1] + SHARP, box[2] - SHARP, box[3] - SHARP], outline=BOX, width=SHARP
+            )
+        _draw_pose(pen, centre, AXIS * (box[2] - box[0]), attributes)
+        if len(faces) > 1 and face is not None:
+            _draw_number(pen, number, box)
+    return large.resize(picture.size, Image.Resampling.BOX)
+
+
+def _box_of(face: Face, scale: float) -> tuple[float, float, float, float]:
+    """The box, or one around the landmarks of a face that was given without."""
+    box = face.box
+    if np.isnan(box).any():
+        (left, top), (right, bottom) = np.min(face.landmarks, 0), np.max(face.landmarks, 0)
+        margin = (bottom - top) * 0.8
+        box = (left - margin, top - margin, right + margin, bottom + margin)
+    left, top, right, bottom = (float(scale * edge) for edge in box)
+    return left, top, right, bottom
+
+
+def _centre_of(face: Face, box: tuple[float, float, float, float], scale: float) -> tuple[float, float]:
+    if np.isnan(face.landmarks).any():
+        return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    x, y = scale * np.mean(face.landmarks, 0)
+    return float(x), float(y)
+
+
+def _draw_pose(
+    pen: ImageDraw.ImageDraw, centre: tuple[float, float], length: float, attributes: dict[str, float]
+) -> None:
+    pose = [attributes.get(angle, np.nan) for angle in ANGLES]
+    if np.isnan(pose).any():
+        return
+    axes = rotation(np.array([pose]))[0]  # its columns: x right, y up, z to the camera
+    x, y = centre
+    for axis, colour in enumerate(AXES):
+        end = (x + length * axes[0, axis], y - length * axes[1, axis])
+        pen.line((x, y, *end), fill=TAG, width=4 * SHARP)
+        pen.line((x, y, *end), fill=colour, width=2 * SHARP + SHARP // 2)
+
+
+def _draw_number(pen: ImageDraw.ImageDraw, number: int, box: tuple[float, float, float, float]) -> None:
+    x, y = max(box[0], 0.0), max(box[1], 0.0)
+    width, height = (8 + 8 * len(str(number))) * SHARP, 17 * SHARP
+    pen.rectangle((x, y, x + width, y + height), fill=BOX)
+    pen.text((x + 4 * SHARP, y - SHARP), str(number), TAG, ImageFont.load_default(15 * SHARP))

@@ -1,0 +1,52 @@
+"""The photos of an analysis read again, to be shown with what was found in them."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from facepcl.analysis.drawing import DrawnFace, framed, whole_photo
+from facepcl.data.sources import items_named, printable
+from facepcl.data.workers import Readers
+from facepcl.embedding.embeddings import Embeddings
+from facepcl.jobs.engine import chunks
+from facepcl.utils.futures import in_order
+
+AT_ONCE = 4  # photos that a reader is asked for
+
+
+class ShownPhoto(NamedTuple):
+    """A photo, reduced: pixels of it for one of the photo, and its faces."""
+
+    path: str
+    picture: Image.Image
+    scale: float
+    faces: list[DrawnFace]
+
+
+def photos_with_faces(table: Embeddings, limit: int) -> list[str]:
+    """The paths of `limit` photos or fewer that show faces, spread evenly over the table."""
+    paths = list(
+        dict.fromkeys(path for path, error in zip(table.paths, table.errors, strict=True) if not error)
+    )
+    places = np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)
+    return [paths[place] for place in places]
+
+
+def read_photos(
+    table: Embeddings, paths: Sequence[str], sources: Sequence[str], side: int, workers: int | None = None
+) -> Iterator[ShownPhoto]:
+    """Read photos of a table of `sources`, reduced to `side` pixels, in the order of the table; those that
+    are gone are left out."""
+    faces: dict[str, list[DrawnFace]] = {path: [] for path in paths}
+    for row in table.rows():
+        if row.path in faces and row.error is None:
+            faces[row.path].append(DrawnFace(row.face, row.attributes or {}))
+    with Readers(whole_photo(side), 2 if workers is None else workers) as readers:
+        items = items_named(sources, faces)
+        for prepared in in_order(readers.submit, chunks(items, AT_ONCE, AT_ONCE), 4):
+            for one in prepared:
+                if one.pixels is not None:
+                    path = str(printable(one.path))
+                    yield ShownPhoto(path, *framed(one, side), faces[path])

@@ -1,0 +1,114 @@
+"""`facepcl analyze`: options, then one call of `facepcl.analyze`, or a table in the terminal."""
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any
+
+import facepcl
+from facepcl.cli.options import (
+    JOB_OPTIONS,
+    add_job_options,
+    add_source,
+    prepare_process,
+    tell_summary,
+    values_of,
+)
+from facepcl.errors import OptionError
+from facepcl.utils.launch import is_first
+
+if TYPE_CHECKING:
+    from facepcl.embedding.embeddings import Row
+
+EXAMPLE = """examples: facepcl analyze photo.jpg
+          facepcl analyze photos/ -o faces.parquet --sheet faces.jpg
+
+Without -o a line for each face is printed. The table has the columns of facepcl embed --align --branch
+identity, and yaw, pitch, roll in degrees (> 0: the nose points to the right of the image, up; the head tilts
+clockwise), expression, its probabilities, and action units from 0 to 1. Probabilities are not calibrated,
+action units not validated on photos. Exit code 0: all read (a photo without a face is a row that says so);
+1: some could not be read; 2: the command was wrong."""
+PATH = 30  # letters of a path in the terminal
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    from facepcl.embedding import encoder
+
+    parser = subparsers.add_parser(
+        "analyze",
+        description="Say where the heads in photos are turned and what the faces do.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_source(parser)
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT",
+        help="table: .parquet, .npz or .csv; or a folder, which gets a table for each shard (default: print)",
+    )
+    parser.add_argument("--crops", action="store_true", help="the sources are face crops, not photos")
+    parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw some photos with what was found in them")
+    add_job_options(parser, encoder.MODEL, ("auto", "float32", "bfloat16"))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    prepare_process()
+    if args.out is None:
+        return _print_faces(args)
+    options = values_of(args, *JOB_OPTIONS, "crops")
+    summary = facepcl.analyze(args.source, args.out, **options, progress=is_first())
+    drawn = f", sheet {args.sheet}" if args.sheet else ""
+    return tell_summary(summary, "faces", "images", not args.crops, drawn)
+
+
+def _print_faces(args: argparse.Namespace) -> int:
+    from facepcl.analysis.analyzer import AttributeEmbedder
+    from facepcl.analysis.contact_sheet import draw_sheet
+    from facepcl.data.file_types import ADVICE, Selection
+    from facepcl.data.sources import as_sources, list_entries, read_items
+    from facepcl.embedding.writers import joined
+    from facepcl.images.face import NO_FACE
+    from facepcl.images.sheet import check_sheet
+
+    for name in ("resume", "rank", "world_size"):
+        if getattr(args, name) not in (None, False):
+            raise OptionError(f"--{name.replace('_', '-')} belongs to a table: add -o faces.parquet")
+    if args.sheet:
+        check_sheet(args.sheet)
+    sources, selection = as_sources(args.source), Selection(args.all_files)
+    entries = list_entries(sources, selection)  # raises before the weights are loaded
+    options = values_of(args, "batch_size", "device", "dtype", "one", "detector")
+    embedder = AttributeEmbedder(args.model, align=not args.crops, **options)
+    print(_HEAD)
+    blocks, failed = [], 0
+    for batch in embedder.batches(read_items(entries, selection=selection), args.workers):
+        for row in batch.rows.rows():
+            print(_line(row), flush=True)
+            failed += row.error not in (None, NO_FACE)
+        if args.sheet:
+            batch.rows.vectors = batch.rows.vectors[:, :0]
+            blocks.append(batch.rows)
+    selection.tell(ADVICE)
+    if args.sheet:
+        draw_sheet(joined(blocks), sources, args.sheet, args.workers)
+        print(f"wrote {args.sheet}")
+    return 1 if failed else 0
+
+
+_HEAD = f"{'photo':{PATH}}  face  score    yaw  pitch   roll  expression     strongest action units"
+
+
+def _line(row: "Row") -> str:
+    """A face, or why there is none, as a line of text."""
+    from facepcl.analysis.words import describe_expression, strongest
+
+    path = row.path if len(row.path) <= PATH else "…" + row.path[1 - PATH :]
+    if row.error or row.attributes is None:
+        return f"{path:{PATH}}  {row.error}"
+    number = "" if row.number is None else row.number
+    score = "" if row.face is None else f"{row.face.score:.2f}"
+    pose = "  ".join(f"{row.attributes.get(angle, math.nan):+5.0f}" for angle in ("yaw", "pitch", "roll"))
+    units = "  ".join(f"{name} {value:.2f}" for name, value in strongest(row.attributes))
+    expression = describe_expression(row.attributes)
+    return f"{path:{PATH}}  {number:>4}  {score:>5}  {pose}  {expression:13}  {units}"

@@ -1,0 +1,115 @@
+"""Options and messages that several commands share."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from facepcl.utils.streams import say
+
+if TYPE_CHECKING:
+    from facepcl.embedding.writers import Summary
+    from facepcl.utils.launch import Share
+
+JOB_OPTIONS = ["model", "batch_size", "workers", "device", "dtype", "resume", "on_error", "sheet", "one"]
+JOB_OPTIONS += ["detector", "all_files", "rank", "world_size"]
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the sources of a job."""
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'; also s3://, hf://, ...",
+    )
+
+
+def add_job_options(parser: argparse.ArgumentParser, model: str, dtypes: tuple[str, ...]) -> None:
+    """Add how a table of images is filled."""
+    parser.add_argument(
+        "--model",
+        default=model,
+        help="a model with weights: its name, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="W",
+        help="processes that decode (default: half of the cores, all beside an accelerator)",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=dtypes,
+        help="auto: bfloat16 where the processor has units for it and it is faster",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted job, bit-identically")
+    parser.add_argument(
+        "--on-error",
+        default="record",
+        choices=("record", "raise"),
+        help="a bad image is a row, or ends the command",
+    )
+    parser.add_argument("--one", action="store_true", help="only the most prominent face of each photo")
+    parser.add_argument(
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: fetched from the Hub)"
+    )
+    parser.add_argument(
+        "--all-files",
+        action="store_true",
+        help="read all files of folders and shards, whatever their names end in",
+    )
+    parser.add_argument(
+        "--rank",
+        type=int,
+        metavar="R",
+        help="with a folder: which share to process (default: as torchrun or SLURM says)",
+    )
+    parser.add_argument("--world-size", type=int, metavar="W", help="of how many shares, counted from 0")
+
+
+def prepare_process() -> None:
+    """Take this process's cores, and leave some of them to batches side by side."""
+    import torch
+
+    from facepcl.utils import launch
+    from facepcl.utils.cpus import cores
+
+    launch.take_own_cores()
+    # some batches side by side are a third faster than all cores on one (benchmarks/embed.py)
+    torch.set_num_threads(max(1, cores() // 8))
+
+
+def tell_summary(summary: "Summary", done: str, unit: str, finds_faces: bool, drawn: str = "") -> int:
+    """Print what a job did; its exit code."""
+    for reason in summary.reasons:
+        say(f"  {reason}")
+    if summary.failed > len(summary.reasons):
+        say(f"  and {summary.failed - len(summary.reasons)} more, see the column error")
+    counts = f"{summary.total - summary.failed - summary.faceless} {done}, {summary.failed} failed"
+    if finds_faces:
+        counts += f", {summary.faceless} photos without a face"
+    if summary.share:
+        return _tell_share(summary, summary.share, counts, unit)
+    if summary.seconds:
+        print(f"wrote {summary.path}: {counts}, {summary.images_per_second:.0f} {unit}/s{drawn}")
+    else:
+        print(f"{summary.path} was there already: {counts}{drawn}")
+    return 1 if summary.failed else 0
+
+
+def _tell_share(summary: "Summary", share: "Share", counts: str, unit: str) -> int:
+    """The last line of one process of several; its exit code."""
+    rate = f", {summary.images_per_second:.0f} {unit}/s" if summary.embedded else ""
+    left = f"{summary.missing:,} of {summary.listed:,} shards are missing"
+    print(
+        f"{summary.path}: {share} has {summary.shards:,} shards, {summary.total:,} rows: {counts}{rate}; "
+        f"{left if summary.missing else f'all {summary.listed:,} are there'}"
+    )
+    return 1 if summary.failed and share.world_size == 1 else 0
+
+
+def values_of(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of options, by their names."""
+    return {name: getattr(args, name) for name in names}
