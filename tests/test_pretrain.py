@@ -31,6 +31,7 @@ from facepcl.pretrain import PRESETS, Config, run, substeps
 from facepcl.pretrain.checkpoints import checkpoints, load_checkpoint
 from facepcl.pretrain.networks import Networks
 from facepcl.utils.files import alone
+from facepcl.utils.torch_state import default_torch_state
 
 ONE_STEP = {**SMALL, "method": "simclr", "steps": 1}
 
@@ -174,6 +175,22 @@ def test_what_a_program_has_set_in_torch_does_not_change_a_run(config, done):
         torch.set_default_dtype(torch.float32)
         torch.use_deterministic_algorithms(False)
     assert_same(end_of(config), end_of(done))
+
+
+def test_autocast_computes_with_the_weights_of_now():
+    """Not with copies out of its cache, which lasts as long as the outermost autocast: a run in bfloat16 would
+    see the weights of its first step to the end."""
+    layer, x = torch.nn.Linear(4, 1), torch.ones(1, 4)
+
+    def output():
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x).item()
+
+    with default_torch_state():
+        before = output()
+        with torch.no_grad():
+            layer.weight.add_(1)
+        assert output() == pytest.approx(before + 4, abs=0.05)  # eight bits of precision
 
 
 def test_data_may_be_a_path_or_several_and_strings_or_paths(tmp_path):

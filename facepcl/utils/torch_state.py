@@ -32,7 +32,9 @@ def default_torch_state() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-            stack.enter_context(torch.autocast(kind, enabled=False))
+            # without its cache, which is cleared at the end of the outermost autocast alone: training in
+            # bfloat16 would compute with the weights of the first step to the end
+            stack.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
