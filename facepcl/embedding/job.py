@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from facepcl.alignment.contact_sheet import check_sheet
-from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
 from facepcl.data.sources import as_sources, check_no_source, is_table_of, list_entries
 from facepcl.data.workers import check_workers
@@ -193,7 +192,7 @@ def _begin(
     job: Job, sources: list[str], embedder: FaceEmbedder, load: Callable[[str], FaceEmbedder], dtype: str
 ) -> FaceEmbedder:
     """Begin the job, or check that it is the same one; return the embedder in its dtype."""
-    wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection.all_files)
+    wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection)
     previous = job.read() or job.begin(COMMAND, wanted, list_entries(sources, job.selection))
     if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
         embedder = load(previous["dtype"])
@@ -207,8 +206,8 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
     table = read_table(summary.path, vectors=False)
     there, wanted = describe_codes(table.meta), describe_codes(meta)
     check_same(summary.path, there, wanted | {"dtype": there["dtype"]}, str(summary.path))
-    entries = list_entries(sources, Selection(job.selection.all_files))
-    if not is_table_of(table.paths, entries, summary.path):
+    entries = list_entries(sources, job.selection.again())
+    if not is_table_of(table.paths, entries, summary.path, job.selection):
         raise OptionError(
             f"{summary.path} is whole, and of other images than these or of other names; choose another name"
         )
