@@ -105,10 +105,12 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path):
     assert pixels(items(write_video(tmp_path / "clip.mp4", greys(1), aspect=2))[0]).shape == (48, 128, 3)
 
 
-def test_a_frame_of_too_many_pixels_is_a_row_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setenv(PIXELS_VARIABLE, "3000")
-    found = items(write_video(tmp_path / "clip.mp4", greys(2)))
-    assert [item.error.partition(":")[0] for item in found] == ["too many pixels"] * 2
+def test_a_video_of_too_many_pixels_is_a_row_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv(PIXELS_VARIABLE, "4000")
+    (row,) = items(write_video(tmp_path / "large.mp4", greys(2, (128, 48))))
+    assert "too many pixels: 128 x 48 are more than 4,000; set FACEPCL_MAX_PIXELS" in row.error
+    wide = items(write_video(tmp_path / "wide.mp4", greys(2), aspect=2))
+    assert [item.error.partition(":")[0] for item in wide] == ["too many pixels"] * 2
 
 
 def test_the_path_of_a_frame_tells_its_time_and_its_video():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from facepcl.errors import ImageError, MissingExtra, require
-from facepcl.images.decode import check_pixels
+from facepcl.images.decode import check_pixels, max_pixels
 from facepcl.utils.storage import RetriedFile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
@@ -58,9 +58,9 @@ def read_frames(video: str, fps: float) -> Iterator[tuple[float, Callable[[], by
     """At most `fps` frames a second: for each multiple of 1/`fps` seconds the first frame at or after it,
     with its time and a function that encodes it, without loss and without compression.
 
-    The function is good at any time, and raises ImageError for a frame of too many pixels. Raises ImageError
-    if the file is no video, breaks off or is damaged, after the frames that can be read; OSError if it cannot
-    be opened, RemoteError if its drive fails, MissingExtra.
+    The function raises ImageError for a frame that has too many pixels once they are square. Raises
+    ImageError if the file is no video, is cut off or damaged, after the frames that can be read; OSError if it
+    cannot be opened, RemoteError if its drive fails, MissingExtra.
     """
     start, due = None, 0  # the number of the sample that is next
     for seconds, frame, aspect in _all_frames(require("av", "video"), video):
@@ -92,9 +92,7 @@ def _opened(av: Any, video: str, threads: str) -> Iterator["_Decoder"]:
     try:
         with (
             closing(RetriedFile(video)) as file,
-            av.open(
-                file, container_options=options, metadata_errors="ignore", buffer_size=_BUFFER
-            ) as container,
+            av.open(file, options=options, metadata_errors="ignore", buffer_size=_BUFFER) as container,
         ):
             yield _Decoder(av, container, threads)
     except av.error.FFmpegError as error:
@@ -110,6 +108,9 @@ class _Decoder:
         if self._stream is None or self._stream.disposition & av.stream.Disposition.attached_pic:
             raise ImageError("it has no video stream")
         self._stream.thread_type = threads
+        context = self._stream.codec_context
+        check_pixels(context.width, context.height)
+        context.options = {"max_pixels": str(max_pixels())}  # of frames that say they are larger
         self._end = 0.0  # seconds that were read
         self._frames, self._damaged, self._is_cut = 0, 0, False
         aspect = float(self._stream.sample_aspect_ratio or 1)
