@@ -59,8 +59,8 @@ def read_frames(video: str, fps: float) -> Iterator[tuple[float, Callable[[], by
     with its time and a function that encodes it, without loss and without compression.
 
     The function raises ImageError for a frame that has too many pixels once they are square. Raises
-    ImageError if the file is no video, is cut off or damaged, after the frames that can be read; OSError if it
-    cannot be opened, RemoteError if its drive fails, MissingExtra.
+    ImageError if the file is no video, is cut off or damaged, after the frames that can be read; OSError if
+    it cannot be opened, RemoteError if its drive fails, MissingExtra.
     """
     start, due = None, 0  # the number of the sample that is next
     for seconds, frame, aspect in _all_frames(require("av", "video"), video):
@@ -107,8 +107,10 @@ class _Decoder:
         self._stream = container.streams.best("video")
         if self._stream is None or self._stream.disposition & av.stream.Disposition.attached_pic:
             raise ImageError("it has no video stream")
-        self._stream.thread_type = threads
         context = self._stream.codec_context
+        if context is None:
+            raise ImageError("it is coded in a way that FFmpeg does not decode")
+        context.thread_type = threads
         check_pixels(context.width, context.height)
         context.options = {"max_pixels": str(max_pixels())}  # of frames that say they are larger
         self._end = 0.0  # seconds that were read
