@@ -1,6 +1,7 @@
 """Videos as sources: which frames, when, in which colours and which way up; damage; which videos are read."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from facepcl.data import video
 from facepcl.data.file_types import ADVICE, Selection
 from facepcl.data.sources import is_table_of, list_entries, no_images, read_items, shard_of, stamp
 from facepcl.data.video import frame_path, time_of
+from facepcl.embedding.writers import FolderWriter, Summary, TableWriter
 from facepcl.errors import MissingExtra, OptionError, RemoteError, TableError
 from facepcl.images.decode import PIXELS_VARIABLE, decode
+from facepcl.jobs.engine import run
 from facepcl.jobs.state import Job, describe_sources
 from facepcl.utils import storage
+from facepcl.utils.progress import Progress
 
 pytest.importorskip("av", reason="needs PyAV (extra video)")
 from helpers.video import greys, write_sound, write_turning_head, write_video
@@ -188,16 +192,25 @@ def noise(count):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"x" * 1000, jpeg(), b"#EXTM3U\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n"],
-    ids=["empty", "noise", "photo", "playlist"],
+    [b"", b"x" * 1000, jpeg()],
+    ids=["empty", "noise", "photo"],
 )
 def test_what_is_no_video_is_one_row_with_a_reason(tmp_path, data):
-    """A playlist, too: FFmpeg would open what it names."""
-    write_video(tmp_path / "other.mp4", greys(3))
     (tmp_path / "clip.mp4").write_bytes(data)
     (row,) = items(tmp_path / "clip.mp4")
     assert row.path == str(tmp_path / "clip.mp4")
     assert row.error.startswith("not a whole video: ")
+
+
+def test_a_list_of_other_files_is_no_video(tmp_path, monkeypatch):
+    """FFmpeg by itself would open what it names."""
+    write_video(tmp_path / "other.mp4", greys(3))
+    (tmp_path / "clip.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    (row,) = items("clip.mp4")
+    assert row.error == "not a whole video: it is in another format"
+    monkeypatch.setattr(video, "_FORMATS", "concat,mov")
+    assert len(items("clip.mp4")) == 3
 
 
 def test_a_video_without_pictures_says_so(tmp_path):
@@ -371,6 +384,52 @@ def test_the_frames_of_a_video_are_embedded(model, tmp_path):
     assert batch.rows.paths == [frame_path(str(path), n / 10) for n in range(5)]
     frames = [pixels(item).astype(np.uint8) for item in items(path)]
     np.testing.assert_array_equal(batch.rows.vectors, embedder(frames))
+
+
+def run_job(model, writer, out, source, parts=None):
+    """Embed into one table or a folder of them; a kill after so many `parts` of a table."""
+    embedder = facepcl.FaceEmbedder(model, dtype="float32", batch_size=8)
+    job = Job(out, fps=100)
+    with job.claimed():
+        wanted = describe_sources([str(source)], job.selection)
+        _ = job.read() or job.begin("analyze", wanted, list_entries([source], job.selection))
+        table = writer(job, Summary(out, embedder.meta["space"], "cpu"), embedder.meta, "record")
+        write = table.write
+
+        def write_some(stream, blocks):
+            write(stream, islice(blocks, parts))
+            if parts is not None:
+                raise KeyboardInterrupt
+
+        table.write = write_some
+        run(job, table, embedder, 1, Progress(None, "images", False, "embedding"))
+    return facepcl.read_embeddings(out)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_job_that_stopped_in_the_middle_of_a_video_goes_on_to_the_same_table(model, tmp_path):
+    path = write_video(tmp_path / "a.mp4", noise(40))
+    whole = run_job(model, TableWriter, tmp_path / "whole.npz", path)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(model, TableWriter, tmp_path / "e.npz", path, parts=1)
+    table = run_job(model, TableWriter, tmp_path / "e.npz", path)
+    assert table.paths == whole.paths == [item.path for item in items(path)]
+    assert table.vectors.tobytes() == whole.vectors.tobytes()
+
+
+def test_a_folder_of_tables_has_one_for_each_video(model, tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow (extra parquet)")
+    (tmp_path / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "in" / name, noise(3))
+    (tmp_path / "in/c.jpg").write_bytes(jpeg())
+    table = run_job(model, FolderWriter, tmp_path / "out", tmp_path / "in")
+    assert len(table) == 3 + 3 + 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "00000000-a.mp4.parquet",
+        "00000001-b.mp4.parquet",
+        "00000002-files.parquet",
+    ]
 
 
 @pytest.mark.slow

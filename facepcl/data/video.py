@@ -95,6 +95,8 @@ def _opened(av: Any, video: str, threads: str) -> Iterator["_Decoder"]:
             av.open(file, options=options, metadata_errors="ignore", buffer_size=_BUFFER) as container,
         ):
             yield _Decoder(av, container, threads)
+    except av.error.ArgumentError as error:  # of a format that is not in the list
+        raise ImageError("it is in another format") from error
     except av.error.FFmpegError as error:
         raise ImageError(error.strerror or str(error)) from error
 
