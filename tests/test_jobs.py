@@ -27,6 +27,7 @@ import facepcl
 from facepcl.alignment import align_photos
 from facepcl.alignment.align_photos import CropWriter
 from facepcl.alignment.face_table import Photo
+from facepcl.data.file_types import Selection
 from facepcl.embedding import writers
 from facepcl.embedding.tables import write_table
 from facepcl.embedding.writers import FolderWriter, TableWriter
@@ -433,8 +434,8 @@ def test_a_tar_that_has_changed_meanwhile_is_refused(kind, model):
 
 
 def test_where_a_job_runs_matters_to_relative_sources_only(here):
-    assert describe_sources(["s3://bucket/photos", str(here / SOURCE)], False)["folder"] == ""
-    assert describe_sources(["s3://bucket/photos", SOURCE], False)["folder"] == str(here)
+    assert describe_sources(["s3://bucket/photos", str(here / SOURCE)], Selection())["folder"] == ""
+    assert describe_sources(["s3://bucket/photos", SOURCE], Selection())["folder"] == str(here)
 
 
 @every_kind

@@ -178,8 +178,8 @@ def test_what_a_program_has_set_in_torch_does_not_change_a_run(config, done):
 
 
 def test_autocast_computes_with_the_weights_of_now():
-    """Not with copies out of its cache, which lasts as long as the outermost autocast: a run in bfloat16 would
-    see the weights of its first step to the end."""
+    """Not with copies out of its cache, which lasts as long as the outermost autocast: a run in bfloat16
+    would see the weights of its first step to the end."""
     layer, x = torch.nn.Linear(4, 1), torch.ones(1, 4)
 
     def output():

@@ -313,7 +313,11 @@ def test_images_are_what_the_installed_decoders_read(tmp_path):
         ("train.rec", b"?", "is an MXNet record file"),
         ("faces.parquet", b"PAR1", "is a table, not images"),
         ("list.txt", b"a.jpg\n", "is no image, and lists are read from .csv files with a column path"),
-        ("film.mp4", b"\0\0\0\x18ftypmp42", "is a video; extract its frames"),
+        (
+            "film.mp4",
+            b"\0\0\0\x18ftypmp42",
+            "is a video, which only facepcl analyze reads; extract its frames",
+        ),
         ("lfw.bin", b"\x80\x04", "is no image; pairs of insightface are for facepcl probe verification"),
     ],
 )

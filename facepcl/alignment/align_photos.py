@@ -17,7 +17,6 @@ from PIL import Image
 from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
-from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, as_sources, check_no_source, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.errors import MissingPath, OptionError, shortened, unknown
@@ -131,7 +130,7 @@ def align(
     sources = as_sources(source)
     job = Job(folder, all_files=all_files)
     _check_options(job, sources, size, format, workers, sheet)
-    list_entries(sources, Selection(all_files))  # raises for what is not there
+    list_entries(sources, job.selection.again())  # raises for what is not there
     known = None if landmarks is None else _read_landmarks(landmarks)
     file = None if known is not None else find_detector(detector)
     alignment = Alignment(str(file) if file else None, score, template, one)
@@ -139,10 +138,10 @@ def align(
         Detector(file)  # raises before anything is written
     digest = None if landmarks is None else f"{landmarks} (sha256 {sha256_file(Path(landmarks))[:12]})"
     wanted = {**alignment.describe(), "size": size, "landmarks": digest, "format": format}
-    wanted |= describe_sources(sources, all_files)
+    wanted |= describe_sources(sources, job.selection)
     summary = AlignSummary(folder / TABLE)
     with job.claimed():
-        if not job.read() and summary.path.exists() and _check_whole(folder, wanted, sources):
+        if not job.read() and summary.path.exists() and _check_whole(job, wanted, sources):
             job.finish(lambda: True)  # after a kill while its state was removed
         else:
             entries = list_entries(sources, job.selection)
@@ -194,9 +193,10 @@ def _read_landmarks(landmarks: str | Path) -> dict[str, list[Face]]:
     return read_landmarks(landmarks)
 
 
-def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> bool:
+def _check_whole(job: Job, wanted: dict[str, Any], sources: list[str]) -> bool:
     """Whether all photos could be read from their drive; the others are tried again. Raises OptionError
-    unless the crops in `folder` are those that are asked for."""
+    unless the crops in the job's folder are those that are asked for."""
+    folder = job.out
     try:
         description = json.loads((folder / META).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -207,8 +207,8 @@ def _check_whole(folder: Path, wanted: dict[str, Any], sources: list[str]) -> bo
     check_same(folder, description, wanted, str(folder))
     rows = list(read_rows(folder / TABLE))
     paths = [str(printable(row["source"])) for row in rows]
-    entries = list_entries(sources, Selection(bool(wanted["all_files"])))
-    if not is_table_of(paths, entries, folder / TABLE):
+    entries = list_entries(sources, job.selection.again())
+    if not is_table_of(paths, entries, folder / TABLE, job.selection):
         raise OptionError(
             f"{folder} is whole, and of other photos than there are now; choose another folder, or delete it"
         )

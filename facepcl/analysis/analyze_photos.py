@@ -7,6 +7,7 @@ from torch import nn
 
 from facepcl.analysis.analyzer import AttributeEmbedder
 from facepcl.analysis.contact_sheet import draw_sheet
+from facepcl.analysis.tracks import with_tracks
 from facepcl.data.sources import as_sources
 from facepcl.embedding.encoder import MODEL
 from facepcl.embedding.job import check_sheet_of, fill_table, is_folder
@@ -14,7 +15,7 @@ from facepcl.embedding.tables import read_table
 from facepcl.embedding.writers import Summary
 from facepcl.utils.launch import own_device
 
-COMMAND = "analyze"
+COMMAND, FPS = "analyze", 5.0
 
 
 def analyze(
@@ -24,6 +25,7 @@ def analyze(
     model: str | nn.Module = MODEL,
     crops: bool = False,
     one: bool = False,
+    fps: float = FPS,
     batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
@@ -37,18 +39,22 @@ def analyze(
     world_size: int | None = None,
     progress: bool = False,
 ) -> Summary:
-    """Write head pose, expression, action units and identity of the faces in photos to a table, a row a face.
+    """Write head pose, expression, action units and identity of the faces in photos and videos to a table, a
+    row a face.
 
     The table is one of `embed` with `branch="identity"` and the further columns `yaw`, `pitch`, `roll`
     (degrees), `expression` (the most likely one), `expression_NAME` (probabilities, not calibrated) and
-    `AU1`, `AU2`, ... (0 to 1, not validated on photos).
+    `AU1`, `AU2`, ... (0 to 1, not validated on photos); of a video `time` (seconds) and `track` (the number
+    of a face that is followed through the video).
 
     Args:
-        source: Photos, folders, globs, `.csv` manifests with a column `path`, `.tar` shards.
+        source: Photos, videos (needs `facepcl[video]`), folders, globs, `.csv` manifests with a column
+            `path`, `.tar` shards.
         out: A .parquet, .npz or .csv file, or a folder that gets a Parquet file per shard.
         model: Weights with heads, as for `FaceAnalyzer`.
         crops: The sources are face crops, and no detector is needed.
-        one: Only the most prominent face of each photo.
+        one: Only the most prominent face of each photo or frame.
+        fps: The most frames that are read of a second of a video.
         batch_size: As for `embed`, like `workers`, `device`, `dtype`, `resume`, `on_error`, `all_files`,
             `rank`, `world_size` and `progress`.
         sheet: A .png or .jpg of some photos with what was found in them.
@@ -70,6 +76,7 @@ def analyze(
             model,
             align=not crops,
             one=one,
+            fps=fps,
             batch_size=batch_size,
             device=device,
             dtype=dtype,
@@ -91,6 +98,8 @@ def analyze(
         rank=rank,
         world_size=world_size,
         progress=progress,
+        fps=fps,
+        complete=with_tracks,
     )
     if sheet is not None:
         draw_sheet(read_table(summary.path, vectors=False), sources, sheet, workers)

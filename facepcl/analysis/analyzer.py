@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from facepcl.analysis.tracks import TRACK
+from facepcl.data.video import time_of
 from facepcl.embedding.embedder import FaceEmbedder, named_in_errors
 from facepcl.embedding.embeddings import EXPRESSION, Embeddings
 from facepcl.embedding.encoder import IDENTITY, MODEL
@@ -20,6 +22,7 @@ from facepcl.models import Branches
 from facepcl.models.heads import Heads, HeadSpec
 from facepcl.probes.rotations import angles, rotation
 
+TIME = "time"  # of a frame, in seconds
 POSE, UNITS = "pose", "AU"  # a head, and what the names of action units begin with
 EYES = slice(6, 10)  # of FACE_COLUMNS: x and y of the right eye, then of the left one
 LIMITS = (
@@ -62,9 +65,10 @@ class AnalyzedFace:
 class AttributeEmbedder(FaceEmbedder):
     """The identity of faces, and their attributes in the same pass of the network."""
 
-    def __init__(self, model: str | nn.Module = MODEL, **options: Any):
+    def __init__(self, model: str | nn.Module = MODEL, fps: float = 0.0, **options: Any):
         super().__init__(model, IDENTITY, **options)
-        self.meta["attributes"] = attribute_names(self._heads.specs)
+        self.meta["attributes"] = [TIME, TRACK, *attribute_names(self._heads.specs)]
+        self.meta["fps"] = fps or None  # of videos
         self.meta["limits"] = LIMITS
 
     @property
@@ -82,8 +86,9 @@ class AttributeEmbedder(FaceEmbedder):
 
     def _attributes(self, rows: Embeddings, good: list[int], maps: dict[str, torch.Tensor]) -> np.ndarray:
         values = np.full((len(rows), len(self.meta["attributes"])), np.nan, np.float32)
+        values[:, 0] = [np.nan if (time := time_of(path)) is None else time for path in rows.paths]
         if good:
-            values[good] = self._predict(maps, None if rows.faces is None else rows.faces[good])
+            values[good, 2:] = self._predict(maps, None if rows.faces is None else rows.faces[good])
         return values
 
     def _predict(self, maps: dict[str, torch.Tensor], faces: np.ndarray | None) -> np.ndarray:
@@ -133,7 +138,7 @@ class AttributeEmbedder(FaceEmbedder):
         vectors, values = self.vectors(maps), self._predict(maps, columns)
         shown: Sequence[Face | None] = faces if self.alignment else [None] * len(places)
         return [
-            _record(place, face, dict(zip(self.meta["attributes"], row, strict=True)), vector)
+            _record(place, face, dict(zip(self.meta["attributes"][2:], row, strict=True)), vector)
             for place, face, row, vector in zip(places, shown, values.tolist(), vectors, strict=True)
         ]
 

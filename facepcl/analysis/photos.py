@@ -44,7 +44,7 @@ def read_photos(
         if row.path in faces and row.error is None:
             faces[row.path].append(DrawnFace(row.face, row.attributes or {}))
     with Readers(whole_photo(side), 2 if workers is None else workers) as readers:
-        items = items_named(sources, faces)
+        items = items_named(sources, faces, table.meta["fps"] or 0.0)
         for prepared in in_order(readers.submit, chunks(items, AT_ONCE, AT_ONCE), 4):
             for one in prepared:
                 if one.pixels is not None:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import facepcl
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 EXAMPLE = """examples: facepcl analyze photo.jpg
           facepcl analyze photos/ -o faces.parquet --sheet faces.jpg
 
-Without -o a line for each face is printed. The table has the columns of facepcl embed --align --branch
+Without -o a line for each face is printed, of a video with the number of its track as face. The table has the columns of facepcl embed --align --branch
 identity, and yaw, pitch, roll in degrees (> 0: the nose points to the right of the image, up; the head tilts
 clockwise), expression, its probabilities, and action units from 0 to 1. Probabilities are not calibrated,
 action units not validated on photos. Exit code 0: all read (a photo without a face is a row that says so);
@@ -31,6 +32,7 @@ PATH = 30  # letters of a path in the terminal
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
+    from facepcl.analysis import analyze_photos
     from facepcl.embedding import encoder
 
     parser = subparsers.add_parser(
@@ -46,6 +48,13 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         metavar="OUT",
         help="table: .parquet, .npz or .csv; or a folder, which gets a table for each shard (default: print)",
     )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=analyze_photos.FPS,
+        metavar="N",
+        help="frames that are read of a second of a video (default: %(default)g; 0: leave videos out)",
+    )
     parser.add_argument("--crops", action="store_true", help="the sources are face crops, not photos")
     parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw some photos with what was found in them")
     add_job_options(parser, encoder.MODEL, ("auto", "float32", "bfloat16"))
@@ -56,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     prepare_process()
     if args.out is None:
         return _print_faces(args)
-    options = values_of(args, *JOB_OPTIONS, "crops")
+    options = values_of(args, *JOB_OPTIONS, "crops", "fps")
     summary = facepcl.analyze(args.source, args.out, **options, progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     return tell_summary(summary, "faces", "images", not args.crops, drawn)
@@ -65,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _print_faces(args: argparse.Namespace) -> int:
     from facepcl.analysis.analyzer import AttributeEmbedder
     from facepcl.analysis.contact_sheet import draw_sheet
+    from facepcl.analysis.tracks import with_tracks
     from facepcl.data.file_types import ADVICE, Selection
     from facepcl.data.sources import as_sources, list_entries, read_items
     from facepcl.embedding.writers import joined
@@ -76,19 +86,19 @@ def _print_faces(args: argparse.Namespace) -> int:
             raise OptionError(f"--{name.replace('_', '-')} belongs to a table: add -o faces.parquet")
     if args.sheet:
         check_sheet(args.sheet)
-    sources, selection = as_sources(args.source), Selection(args.all_files)
+    sources, selection = as_sources(args.source), Selection(args.all_files, args.fps)
     entries = list_entries(sources, selection)  # raises before the weights are loaded
     options = values_of(args, "batch_size", "device", "dtype", "one", "detector")
-    embedder = AttributeEmbedder(args.model, align=not args.crops, **options)
+    embedder = AttributeEmbedder(args.model, args.fps, align=not args.crops, **options)
+    batches = embedder.batches(read_items(entries, selection=selection), args.workers)
     print(_HEAD)
     blocks, failed = [], 0
-    for batch in embedder.batches(read_items(entries, selection=selection), args.workers):
-        for row in batch.rows.rows():
+    for rows in with_tracks(batch.rows for batch in batches):
+        for row in rows.rows():
             print(_line(row), flush=True)
             failed += row.error not in (None, NO_FACE)
         if args.sheet:
-            batch.rows.vectors = batch.rows.vectors[:, :0]
-            blocks.append(batch.rows)
+            blocks.append(replace(rows, vectors=rows.vectors[:, :0]))
     selection.tell(ADVICE)
     if args.sheet:
         draw_sheet(joined(blocks), sources, args.sheet, args.workers)
@@ -106,7 +116,9 @@ def _line(row: "Row") -> str:
     path = row.path if len(row.path) <= PATH else "…" + row.path[1 - PATH :]
     if row.error or row.attributes is None:
         return f"{path:{PATH}}  {row.error}"
+    track = row.attributes["track"]
     number = "" if row.number is None else row.number
+    number = number if math.isnan(track) else int(track)
     score = "" if row.face is None else f"{row.face.score:.2f}"
     pose = "  ".join(f"{row.attributes.get(angle, math.nan):+5.0f}" for angle in ("yaw", "pitch", "roll"))
     units = "  ".join(f"{name} {value:.2f}" for name, value in strongest(row.attributes))

@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from facepcl.data.remote import is_url
-from facepcl.errors import shortened
+from facepcl.data.video import MOST_FPS, VIDEO_EXTRA, VIDEO_SUFFIXES, can_read_videos
+from facepcl.errors import OptionError, shortened
 from facepcl.utils.storage import retried
 
 _logger = logging.getLogger("facepcl")
@@ -32,13 +33,14 @@ _RECORDS = (
 )
 _LIST = "no image, and lists are read from .csv files with a column path"
 _DATA = "a data file, which is not read; write its images to folders or .tar shards first"
+_VIDEO = "a video, which only facepcl analyze reads; extract its frames as images first"
 _UNSUPPORTED = {  # the first of them is what a folder of several holds
     ".rec": _RECORDS,
     **dict.fromkeys((".zip", ".rar", ".7z", ".gz", ".bz2", ".xz", ".zst"), _ARCHIVE),
     **dict.fromkeys((".parquet", ".npz", ".npy", ".arrow", ".feather"), _TABLE),
     **dict.fromkeys((".txt", ".json", ".jsonl", ".xls", ".xlsx"), _LIST),
     **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".lmdb", ".mdb", ".tfrecord"), _DATA),
-    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm"), "a video; extract its frames as images first"),
+    **dict.fromkeys(VIDEO_SUFFIXES, _VIDEO),
     ".bin": "no image; pairs of insightface are for facepcl probe verification",
     ".pdf": "a document; extract its images first",
 }
@@ -69,6 +71,11 @@ def is_shard_name(name: str) -> bool:
     return any(ends) and not _is_hidden(name)
 
 
+def is_video_name(name: str) -> bool:
+    """Whether a file's name ends as those of videos do."""
+    return _suffix(without_query(name)) in VIDEO_SUFFIXES and not _is_hidden(name)
+
+
 def is_manifest_name(name: str) -> bool:
     """Whether a file's name ends as those of manifests do."""
     return without_query(name).lower().endswith(MANIFEST_SUFFIXES)
@@ -92,14 +99,23 @@ def _is_hidden(name: str) -> bool:
 
 class Selection:
     """Which files of folders, globs and shards are read: those with names of images and shards or, with
-    `all_files`, all that are not hidden. It counts the others by extension, but for `labels`."""
+    `all_files`, all that are not hidden. It counts the others by extension, but for `labels`. With `fps`
+    above 0 videos are shards, with at most so many frames a second."""
 
-    def __init__(self, all_files: bool = False, labels: Iterable[str] = ()):
-        self.all_files, self._labels = all_files, frozenset(labels)
+    def __init__(self, all_files: bool = False, fps: float = 0.0, labels: Iterable[str] = ()):
+        if not 0 <= fps <= MOST_FPS:  # NaN fails this too
+            raise OptionError(f"fps {fps}: between 0, which leaves videos out, and {MOST_FPS:g} a second")
+        self.all_files, self.fps, self._labels = all_files, fps, frozenset(labels)
         self.skipped: Counter[str] = Counter()
+
+    def again(self) -> "Selection":
+        """The same choice, with nothing counted yet."""
+        return Selection(self.all_files, self.fps, self._labels)
 
     def takes(self, name: str) -> bool:
         """Whether a file is read; it is counted if not."""
+        if self.is_video(name):
+            return can_read_videos() or self._skips(name)
         return is_shard_name(name) or self.takes_member(name)
 
     def takes_member(self, name: str) -> bool:
@@ -108,6 +124,17 @@ class Selection:
             return True
         if _is_hidden(name) or self.all_files:
             return self.all_files and not _is_hidden(name)
+        return self._skips(name)
+
+    def is_shard(self, name: str) -> bool:
+        """Whether a file is read as a shard: one entry of a listing, and any number of images."""
+        return is_shard_name(name) or self.is_video(name)
+
+    def is_video(self, name: str) -> bool:
+        """Whether a file is read as a video."""
+        return self.fps > 0 and is_video_name(name)
+
+    def _skips(self, name: str) -> bool:
         suffix = os.path.splitext(without_query(name))[1]
         self.skipped[suffix] += suffix.lower() not in self._labels
         return False
@@ -130,14 +157,21 @@ class Selection:
     def tell(self, advice: str = "") -> None:
         """Log what was skipped, if anything."""
         if text := str(self):
-            _logger.warning("%s%s", text, advice)
+            _logger.warning("%s%s", text, self._for_videos() or advice)
 
     def explain(self, advice: str = "") -> str:
         """What was skipped, and what such a file is or, if that is not known, `advice`; empty if none was."""
+        if hint := self._for_videos():
+            return f"{self}{hint}"
         there = {suffix.lower() for suffix in +self.skipped}
         if known := next(filter(there.__contains__, _UNSUPPORTED), None):
             return f"{self}; {known} is {_UNSUPPORTED[known]}"
         return f"{self}{advice}" if there else ""
+
+    def _for_videos(self) -> str:
+        """What reads the videos that were skipped without the extra; empty if none was."""
+        skipped = any(suffix.lower() in VIDEO_SUFFIXES for suffix in +self.skipped)
+        return f"; to read videos, type: {VIDEO_EXTRA}" if self.fps and skipped else ""
 
 
 ADVICE = "; --all-files tries them"

@@ -1,5 +1,5 @@
-"""Files, folders, globs, `.csv` manifests and `.tar` shards, here or behind a URL, as one ordered stream of
-images."""
+"""Files, folders, globs, `.csv` manifests, `.tar` shards and videos, here or behind a URL, as one ordered
+stream of images."""
 
 import csv
 import glob
@@ -27,7 +27,8 @@ from facepcl.data.file_types import (
     without_query,
 )
 from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url
-from facepcl.errors import ImageError, MissingPath, OptionError, shortened
+from facepcl.data.video import frame_path, read_frames, video_of
+from facepcl.errors import ImageError, MissingPath, OptionError, require, shortened
 from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
@@ -42,6 +43,7 @@ _MEMBER = re.compile(
 SHARD_ERRORS = (tarfile.TarError, OSError, EOFError)  # of a file that is no tar, or is cut off
 MANIFEST_COLUMNS = ("path", "file_name")  # ours, and that of Hugging Face's imagefolder
 DELIMITERS = ",;\t"
+REMOTE_VIDEO = "a video behind a URL, which is not read; download it first"
 URLS_AHEAD = 32  # images behind URLs that are asked for at once
 
 
@@ -71,16 +73,16 @@ def check_no_source(path: str | Path, sources: Sequence[str]) -> None:
 
 
 class Entry(NamedTuple):
-    """One line of a listing: an image file or a shard; or the reason why it is neither."""
+    """One line of a listing: an image file, a shard or a video; or the reason why it is none of them."""
 
     path: str
     error: str | None = None
 
 
 class Item(NamedTuple):
-    """One image: a file (no `data` yet), a member of a shard (its `data`), or the reason why there is
-    none; `square` is the part of it that is wanted, None = all; `faces`: those that are known to be in
-    it."""
+    """One image: a file (no `data` yet), a member of a shard or frame of a video (its `data`), or the reason
+    why there is none; `square` is the part of it that is wanted, None = all; `faces`: those that are known to
+    be in it."""
 
     path: str
     data: bytes | None = None
@@ -96,9 +98,11 @@ class Item(NamedTuple):
 
 
 def shard_of(path: str) -> str | None:
-    """The tar that the path of an image leads into, `SHARD.tar/MEMBER.jpg`; None for a file."""
+    """The tar or video that the path of an image leads into, `SHARD.tar/MEMBER.jpg` or `CLIP.mp4/1.200s`;
+    None for a file."""
     match = _MEMBER.match(path)
-    return match[1] if match and not os.path.isdir(match[1]) else None
+    shard = match[1] if match else video_of(path)
+    return shard if shard and not os.path.isdir(shard) else None
 
 
 def files_below(folder: str | Path, selection: Selection | None = None) -> Iterator[Path]:
@@ -181,9 +185,11 @@ def _entries_of(source: str, selection: Selection) -> Iterable[Entry]:
     if stat.S_ISDIR(mode):
         return (Entry(str(path)) for path in files_below(source, selection))
     if is_manifest_name(source) and stat.S_ISREG(mode):
-        return _manifest_entries(Path(source))
+        return _manifest_entries(Path(source), selection)
     if os.path.lexists(source):
-        if reason := unsupported(source):
+        if selection.is_video(source):
+            require("av", "video")
+        elif reason := unsupported(source):
             raise OptionError(reason)
         return (Entry(source),)
     if not glob.has_magic(source):
@@ -245,20 +251,26 @@ def _url_entries(url: str, selection: Selection) -> list[Entry]:
         raise OptionError(
             f"{shortened(url)}: a manifest is read from the file system; the paths in it may be URLs"
         )
-    if not glob.has_magic(without_query(url)) and (reason := unsupported(url)):
-        raise OptionError(reason)
-    files = list_url(url, selection.takes)
-    return [
-        Entry(name, None if size <= MAX_BYTES or is_shard_name(name) else _too_large(size))
-        for name, size in files
-    ]
+    if not glob.has_magic(without_query(url)):
+        if selection.is_video(url):
+            raise OptionError(f"{shortened(url)} is {REMOTE_VIDEO}")
+        if reason := unsupported(url):
+            raise OptionError(reason)
+    return [Entry(name, _reason(name, size, selection)) for name, size in list_url(url, selection.takes)]
+
+
+def _reason(url: str, size: int, selection: Selection) -> str | None:
+    """Why a file behind a URL is not read; None if it is."""
+    if selection.is_video(url):
+        return REMOTE_VIDEO
+    return None if size <= MAX_BYTES or is_shard_name(url) else _too_large(size)
 
 
 def _too_large(size: int) -> str:
     return f"cannot be read: {size:,} bytes are more than an image has"
 
 
-def _manifest_entries(manifest: Path) -> Iterator[Entry]:
+def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
     """The paths of the first of `MANIFEST_COLUMNS`, relative to the manifest's folder, or URLs."""
     lines = csv_lines(manifest)
     header = [name.strip().lower() for name in next(lines, (1, []))[1]]
@@ -275,11 +287,13 @@ def _manifest_entries(manifest: Path) -> Iterator[Entry]:
             if not name:
                 yield Entry(str(manifest), f"line {number} of the manifest names no path")
             elif is_url(name):
-                yield Entry(name)
+                yield Entry(name, _reason(name, 0, selection))
             else:
                 path = str(manifest.parent / name)
                 if "\\" in name and os.sep == "/" and not os.path.lexists(path):  # written on Windows
                     path = path.replace("\\", "/")
+                if selection.is_video(path):
+                    require("av", "video")
                 yield Entry(path)
 
     return entries()
@@ -307,7 +321,7 @@ def read_items(
     entries: Iterable[Entry], start: int = 0, selection: Selection | None = None
 ) -> Iterator[Item]:
     """The images of `entries` in order, from number `start` on; those of a shard, as `SHARD.tar/MEMBER.jpg`,
-    are the members that the `selection` takes.
+    are the members that the `selection` takes, those of a video, as `CLIP.mp4/1.200s`, frames at its rate.
 
     Plain files are not read here, but where they are decoded; those behind URLs are, several ahead. Raises
     RemoteError if a server, the network or a drive fails.
@@ -317,10 +331,10 @@ def read_items(
         yield from (_fetched if is_behind_url else iter)(items)
 
 
-def items_named(sources: Sequence[str], paths: Collection[str]) -> Iterator[Item]:
-    """The images of `sources` with the `paths` that a table names, read again."""
+def items_named(sources: Sequence[str], paths: Collection[str], fps: float = 0.0) -> Iterator[Item]:
+    """The images of `sources` with the `paths` that a table names, read again; `fps` is that of its videos."""
     files = {shard_of(path) or path for path in paths}
-    every = Selection(all_files=True)  # the table has what was chosen of it
+    every = Selection(all_files=True, fps=fps)  # the table has what was chosen of it
     entries = (entry for entry in list_entries(sources, every) if printable(entry.path) in files)
     return (item for item in read_items(entries, selection=every) if printable(item.path) in paths)
 
@@ -346,8 +360,9 @@ def _fetch(item: Item) -> Item:
 def _unread_items(entries: Iterable[Entry], start: int, selection: Selection) -> Iterator[Item]:
     number = 0
     for path, error in entries:
-        if is_shard_name(path) and not error:
-            for read in _shard_items(path, selection):
+        if selection.is_shard(path) and not error:
+            is_video = selection.is_video(path)
+            for read in _frame_items(path, selection.fps) if is_video else _shard_items(path, selection):
                 if number >= start:
                     yield read()
                 number += 1
@@ -366,6 +381,22 @@ def _shard_items(shard: str, selection: Selection) -> Iterator[Callable[[], Item
     except SHARD_ERRORS as error:
         reason = f"the shard breaks off or is no tar: {error}"
         yield partial(Item, shard, error=reason)
+
+
+def _frame_items(video: str, fps: float) -> Iterator[Callable[[], Item]]:
+    """As `_shard_items`, for the frames of a video."""
+    try:
+        for seconds, encoded in read_frames(video, fps):
+            yield partial(_frame_item, frame_path(video, seconds), encoded)
+    except (OSError, ImageError) as error:
+        yield partial(Item, video, error=f"not a whole video: {error}")
+
+
+def _frame_item(path: str, encoded: Callable[[], bytes]) -> Item:
+    try:
+        return Item(path, encoded())
+    except ImageError as error:
+        return Item(path, error=str(error))
 
 
 def _member_item(path: str, member: tarfile.TarInfo, read: Callable[[], bytes]) -> Item:
@@ -430,9 +461,9 @@ def printable(text: str | None) -> str | None:
     return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def stamp(entry: Entry) -> Any:
-    """Return size and modification time of a tar, as JSON: its images are found again by their number."""
-    if entry.error or not is_shard_name(entry.path):
+def stamp(entry: Entry, selection: Selection) -> Any:
+    """Return size and modification time of a shard, as JSON: its images are found again by their number."""
+    if entry.error or not selection.is_shard(entry.path):
         return None
     if is_url(entry.path):
         return stamp_url(entry.path)
@@ -442,7 +473,7 @@ def stamp(entry: Entry) -> Any:
     return None
 
 
-def is_table_of(paths: Sequence[str], entries: Iterable[Entry], table: Path) -> bool:
+def is_table_of(paths: Sequence[str], entries: Iterable[Entry], table: Path, selection: Selection) -> bool:
     """Whether the file `table` with these paths, one row or more an image, is what `entries` become."""
     written_at = table.stat().st_mtime_ns
     place, last = 0, None
@@ -450,9 +481,9 @@ def is_table_of(paths: Sequence[str], entries: Iterable[Entry], table: Path) -> 
         path, begin = str(printable(entry.path)), place
         if path == last:
             continue
-        last, is_shard = path, is_shard_name(path)
+        last, is_shard = path, selection.is_shard(path)
         if is_shard and not is_url(path) and os.path.exists(path) and os.stat(path).st_mtime_ns > written_at:
-            return False  # a tar that has changed since
+            return False  # a shard that has changed since
         # of a shard its members, and behind them a row of its own where it breaks off
         while place < len(paths) and (
             paths[place] == path or (is_shard and paths[place].startswith(f"{path}/"))

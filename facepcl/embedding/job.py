@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
 from facepcl.data.sources import as_sources, check_no_source, is_table_of, list_entries
 from facepcl.data.workers import check_workers
@@ -169,13 +168,18 @@ def fill_table(
     rank: int | None,
     world_size: int | None,
     progress: bool,
+    fps: float = 0.0,
     complete: Completion = iter,
 ) -> tuple[Summary, FaceEmbedder]:
-    """Do the job of `embed`, with the embedder that `load(dtype)` gives; return what was done, and it."""
+    """Do the job of `embed`, with the embedder that `load(dtype)` gives; return what was done, and it.
+
+    `fps`: of videos, which are left out with 0. `complete`: what is done to the blocks of a table, in order,
+    when it is put together.
+    """
     in_folder = is_folder(out)
     _check_options(out, in_folder, on_error, workers, rank, world_size)
     check_no_source(out, sources)
-    job = Job(Path(out), find_share(rank, world_size) if in_folder else None, all_files)
+    job = Job(Path(out), find_share(rank, world_size) if in_folder else None, all_files, fps)
     with job.claimed():
         previous = job.previous(resume)
         if in_folder and not previous:
@@ -244,7 +248,7 @@ def _begin(
     dtype: str,
 ) -> FaceEmbedder:
     """Begin the job, or check that it is the same one; return the embedder in its dtype."""
-    wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection.all_files)
+    wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection)
     previous = job.read() or job.begin(command, wanted, list_entries(sources, job.selection))
     if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
         embedder = load(previous["dtype"])
@@ -258,8 +262,8 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
     table = read_table(summary.path, vectors=False)
     there, wanted = describe_codes(table.meta), describe_codes(meta)
     check_same(summary.path, there, wanted | {"dtype": there["dtype"]}, str(summary.path))
-    entries = list_entries(sources, Selection(job.selection.all_files))
-    if not is_table_of(table.paths, entries, summary.path):
+    entries = list_entries(sources, job.selection.again())
+    if not is_table_of(table.paths, entries, summary.path, job.selection):
         raise OptionError(
             f"{summary.path} is whole, and of other images than these or of other names; choose another name"
         )

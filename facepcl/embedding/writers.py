@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from facepcl.data.file_types import SHARD_SUFFIXES, is_shard_name, without_query
+from facepcl.data.file_types import SHARD_SUFFIXES, Selection, without_query
 from facepcl.data.sources import is_table_of, no_images
 from facepcl.embedding.embedder import Batch
 from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space, numbers_of
@@ -155,7 +155,7 @@ class FolderWriter(TableWriter):
         self, job: Job, summary: Summary, meta: dict[str, Any], on_error: str, complete: Completion = iter
     ):
         super().__init__(job, summary, meta, on_error, complete)
-        self._tables = [_table_name(shard) for shard in job.shards()]
+        self._tables = [_table_name(shard, job.selection) for shard in job.shards()]
         self.meta = meta | {"shards": len(self._tables)}
         self._is_foreign = False  # whether the folder holds tables of something else
 
@@ -166,7 +166,7 @@ class FolderWriter(TableWriter):
             self._refuse(f"{min(others)} is not of these sources")
         for shard in self.job.shards():
             if shard.number % self.job.share.world_size == self.job.share.rank and not self._is_done(shard):
-                yield Stream(_table_name(shard), self.job.unchanged([shard]))
+                yield Stream(self._tables[shard.number], self.job.unchanged([shard]))
 
     def _refuse(self, reason: str) -> None:
         self._is_foreign = True
@@ -174,7 +174,7 @@ class FolderWriter(TableWriter):
 
     def _is_done(self, shard: Shard) -> bool:
         """Whether the table of a shard is there and whole; its rows are counted."""
-        path = self.job.out / _table_name(shard)
+        path = self.job.out / self._tables[shard.number]
         remove_temporaries(path)
         if not path.exists():
             return False
@@ -187,7 +187,8 @@ class FolderWriter(TableWriter):
             if (there := describe_codes(rows.meta)[name]) != value:
                 self._refuse(f"{path} was made with {name} {there}, not {value}")
         shards = rows.meta.get("shards", len(self._tables))  # an earlier version did not say
-        if shards != len(self._tables) or not is_table_of(rows.paths, shard.entries, path):
+        is_same = is_table_of(rows.paths, shard.entries, path, self.job.selection)
+        if shards != len(self._tables) or not is_same:
             self._refuse(f"{path} holds other images than its sources now")
         if has_temporary_errors(rows):
             _logger.warning(
@@ -237,13 +238,17 @@ def has_temporary_errors(rows: Embeddings) -> bool:
 
 def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:
     """What the embeddings of a job have in common, for its description."""
-    return {"space": describe_space(meta), **{key: meta.get(key) for key in ("align", "attributes", "dtype")}}
+    return {
+        "space": describe_space(meta),
+        **{key: meta.get(key) for key in ("align", "attributes", "fps", "dtype")},
+    }
 
 
-def _table_name(shard: Shard) -> str:
+def _table_name(shard: Shard, selection: Selection) -> str:
     """The name of a shard's table; sorted, these names are the order of the listing."""
     (path, error, _), *others = shard.listed
-    name = "files" if others or error or not is_shard_name(path) else os.path.basename(without_query(path))
+    is_shard = not (others or error) and selection.is_shard(path)
+    name = os.path.basename(without_query(path)) if is_shard else "files"
     for suffix in SHARD_SUFFIXES:
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST_NAME]

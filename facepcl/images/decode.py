@@ -100,7 +100,7 @@ def _decode(data: bytes, needed: int | None) -> Picture:
         whole = image.size
         drafted = _draft(image, needed) if needed and image.format in ("JPEG", "MPO") else None
         # of a progressive JPEG all coefficients are in memory
-        _check_pixels(*(whole if image.info.get("progressive") else image.size))
+        check_pixels(*(whole if image.info.get("progressive") else image.size))
         image.load()  # some formats tell their size and orientation only now
         size = whole if drafted else image.size
         right, bottom = drafted[1][2:] if drafted else size
@@ -133,7 +133,7 @@ def _open(data: bytes) -> Image.Image:
     """An image of which the header alone has been read; a HEIC, which Pillow does not know, is decoded."""
     if _is_heic(data):
         opened = _package_for("a HEIC", "pillow_heif", "heic").open_heif(data)
-        _check_pixels(*opened.size)
+        check_pixels(*opened.size)
         image: Image.Image = opened.to_pillow()
         return image
     if data.startswith(_JXL):
@@ -182,7 +182,8 @@ def max_pixels() -> int:
     return int(text)
 
 
-def _check_pixels(width: int, height: int) -> None:
+def check_pixels(width: int, height: int) -> None:
+    """Raise ImageError if an image of this size is not decoded."""
     if width * height > (most := max_pixels()):
         raise ImageError(
             f"too many pixels: {width} x {height} are more than {most:,}; set {PIXELS_VARIABLE} to read it"

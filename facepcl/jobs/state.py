@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facepcl.data.file_types import ADVICE, Selection, is_shard_name
+from facepcl.data.file_types import ADVICE, Selection
 from facepcl.data.sources import Entry, stamp, where_relative
 from facepcl.errors import OptionError, TableError
 from facepcl.utils.files import atomic_first, beside, locked
@@ -22,7 +22,7 @@ EARLIER_LISTING = "job.json"  # of the format before job.jsonl
 
 
 class Shard(NamedTuple):
-    """Shard `number` of a listing: a tar or a group of files, as (path, error, stamp)."""
+    """Shard `number` of a listing: a tar, a video or a group of files, as (path, error, stamp)."""
 
     number: int
     listed: list[tuple[str, str | None, Any]]
@@ -42,9 +42,9 @@ class Job:
     `part-NUMBER`.
     """
 
-    def __init__(self, out: Path, share: Share | None = None, all_files: bool = False):
+    def __init__(self, out: Path, share: Share | None = None, all_files: bool = False, fps: float = 0.0):
         self.out, self.share = out, share or Share()
-        self.selection = Selection(all_files)
+        self.selection = Selection(all_files, fps)
         named = out if out.name.strip(".") else out.resolve()
         if not named.name:
             raise OptionError(f"{out} is the root of the file system; name a folder in it")
@@ -140,7 +140,7 @@ class Job:
             header = {"command": command, **wanted, "world_size": self.share.world_size}
             with atomic_first(self._listing) as temporary, temporary.open("w", encoding="ascii") as file:
                 file.write(json.dumps(header) + "\n")
-                for shard in cut(entries):
+                for shard in cut(entries, self.selection):
                     file.write(json.dumps(shard.listed) + "\n")
                 file.write(json.dumps({SKIPPED: self.selection.skipped}) + "\n")
         self.selection.skipped.clear()  # they are read from there at the end
@@ -163,21 +163,22 @@ class Job:
         self.selection.tell(ADVICE)
 
     def image_count(self) -> int | None:
-        """Return the number of images in the listing; None if there are tars, which do not tell."""
+        """Return the number of images in the listing; None if there are tars or videos, which do not tell."""
         count = 0
         for shard in self.shards():
             path, error, _ = shard.listed[0]
-            if is_shard_name(path) and not error:
+            if self.selection.is_shard(path) and not error:
                 return None
             count += len(shard.listed)
         return count
 
     def unchanged(self, shards: Iterable[Shard]) -> Iterator[Entry]:
-        """Yield the entries of `shards`. Raises TableError for a tar that has changed since it was listed."""
+        """Yield the entries of `shards`. Raises TableError for a tar or video that has changed since it was
+        listed."""
         for shard in shards:
             for path, error, then in shard.listed:
                 entry = Entry(path, error)
-                if then != stamp(entry):
+                if then != stamp(entry, self.selection):
                     raise TableError(
                         f"{path} has changed since the work on {self.out} began; delete {self.traces()} "
                         "to start over"
@@ -210,17 +211,17 @@ class Job:
         self._is_whole = is_whole
 
 
-def cut(entries: Iterable[Entry]) -> Iterator[Shard]:
+def cut(entries: Iterable[Entry], selection: Selection) -> Iterator[Shard]:
     """Yield the shards of a listing, in its order."""
     number = 0
     files: list[Entry] = []
     for entry in entries:
-        is_tar = is_shard_name(entry.path) and not entry.error
-        if files and (is_tar or len(files) == FILES_PER_SHARD):
+        is_shard = selection.is_shard(entry.path) and not entry.error
+        if files and (is_shard or len(files) == FILES_PER_SHARD):
             yield Shard(number, [(*file, None) for file in files])
             number, files = number + 1, []
-        if is_tar:
-            yield Shard(number, [(*entry, stamp(entry))])
+        if is_shard:
+            yield Shard(number, [(*entry, stamp(entry, selection))])
             number += 1
         else:
             files.append(entry)
@@ -228,12 +229,13 @@ def cut(entries: Iterable[Entry]) -> Iterator[Shard]:
         yield Shard(number, [(*file, None) for file in files])
 
 
-def describe_sources(sources: Sequence[str], all_files: bool) -> dict[str, Any]:
-    """Return the sources and the folder that relative ones count from, for a description."""
+def describe_sources(sources: Sequence[str], selection: Selection) -> dict[str, Any]:
+    """Return the sources, the folder that relative ones count from and what is read, for a description."""
     return {
         "sources": list(sources),
         "folder": where_relative(sources),
-        "all_files": all_files or None,  # None where it is not known yet, too
+        "all_files": selection.all_files or None,  # None where it is not known yet, too
+        "fps": selection.fps or None,
     }
 
 

@@ -87,7 +87,7 @@ def _list_shards(sources: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _size(entry: Entry) -> int:
-    stamped = stamp(entry)
+    stamped = stamp(entry, Selection())
     if is_shard_name(entry.path) and not stamped:
         raise MissingPath(f"{entry.path}: there is no such .tar shard")
     return stamped[0] if stamped else 0

@@ -61,8 +61,7 @@ def retried(path: str | Path, read: Callable[[], Read]) -> Read:
 
 
 class RetriedFile(io.RawIOBase):
-    """A file that is read once, from its start. Raises RemoteError if its storage keeps failing, any other
-    OSError at once."""
+    """A file to read. Raises RemoteError if its storage keeps failing, any other OSError at once."""
 
     def __init__(self, path: str):
         self._path, self._place = path, 0
@@ -76,6 +75,18 @@ class RetriedFile(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence] + offset
+        if not self._file.closed:  # otherwise it is opened there
+            self._file.seek(self._place)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))

@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 import facepcl
 from facepcl.alignment.face_table import read_landmarks
+from facepcl.data.file_types import Selection
 from facepcl.data.labels import read_labels
 from facepcl.data.sources import list_entries, read_items
 from facepcl.errors import FacepclError
@@ -162,6 +163,30 @@ def _read_shard(data: bytes, folder: Path) -> None:
         pass
 
 
+def _videos() -> list[bytes]:
+    import av
+
+    found = []
+    for kind, codec in (("mp4", "libx264"), ("matroska", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx")):
+        file = io.BytesIO()
+        with av.open(file, "w", format=kind) as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for shift in range(6):
+                pixels = np.roll(np.asarray(_picture(size=(64, 48))), 4 * shift, axis=1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            container.mux(stream.encode())
+        found.append(file.getvalue())
+    return found
+
+
+def _read_video(data: bytes, folder: Path) -> None:
+    path, selection = folder / "v.mp4", Selection(fps=10)
+    path.write_bytes(data)
+    for item in read_items(list_entries([path], selection), selection=selection):
+        item.read()
+
+
 def _safetensors() -> list[bytes]:
     tensors = {"a": torch.arange(6.0).view(2, 3), "b.weight": torch.zeros(4, dtype=torch.float16)}
     long = {f"layer{i}": torch.zeros(2) for i in range(40)}
@@ -300,11 +325,12 @@ def _read_checkpoint(data: bytes, folder: Path) -> None:
 
 
 SUBJECTS = (
-    Subject("jpeg", 22, _jpegs, _Embed()),
+    Subject("jpeg", 20, _jpegs, _Embed()),
     Subject("png", 18, _pngs, _Embed(), (mutate.png,), (mutate.png_inside, mutate.png_inside)),
     Subject("other images", 10, _other_images, _Embed()),
     Subject("heic", 4, _heics, _Embed()),
     Subject("tar", 10, _tars, _read_shard, (mutate.tar, mutate.tar, mutate.packed_tar)),
+    Subject("video", 2, _videos, _read_video),
     Subject("safetensors", 12, _safetensors, _read_safetensors, inside=(mutate.safetensors,)),
     Subject("encoder config", 2, _configs, _create, inside=(mutate.values,)),
     Subject("run config", 2, _run_configs, _read_run_config, inside=(mutate.values,)),
