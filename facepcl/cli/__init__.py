@@ -20,7 +20,7 @@ from facepcl.utils.streams import drop_unwritten_output, repair_streams, say
 # command is typed: most need torch, which takes seconds.
 COMMANDS = {
     "align": "find faces in photos and write upright crops",
-    "analyze": "head pose, expression and action units of the faces in photos",
+    "analyze": "head pose, expression and action units of faces in photos and videos",
     "embed": "embed files, folders and .tar shards",
     "pretrain": "train an encoder on faces",
     "probe": "evaluate frozen features by linear probes",

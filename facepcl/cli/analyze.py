@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 EXAMPLE = """examples: facepcl analyze photo.jpg
           facepcl analyze photos/ -o faces.parquet --sheet faces.jpg
 
-Without -o a line for each face is printed, of a video with the number of its track as face. The table has the columns of facepcl embed --align --branch
-identity, and yaw, pitch, roll in degrees (> 0: the nose points to the right of the image, up; the head tilts
-clockwise), expression, its probabilities, and action units from 0 to 1. Probabilities are not calibrated,
-action units not validated on photos. Exit code 0: all read (a photo without a face is a row that says so);
-1: some could not be read; 2: the command was wrong."""
+Without -o a line for each face is printed, of a video with the number of its track as face. The table has
+the columns of facepcl embed --align --branch identity, and yaw, pitch, roll in degrees (> 0: the nose points
+to the right of the image, up; the head tilts clockwise), expression, its probabilities, and action units from
+0 to 1; of videos (facepcl[video]) also time in seconds and track. Probabilities are not calibrated, action
+units not validated on photos. Exit code 0: all read (a photo without a face is a row that says so); 1: some
+could not be read; 2: the command was wrong."""
 PATH = 30  # letters of a path in the terminal
 
 
@@ -37,7 +38,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "analyze",
-        description="Say where the heads in photos are turned and what the faces do.",
+        description="Head pose, expression, action units and identity of the faces in photos and videos.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

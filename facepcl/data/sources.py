@@ -332,7 +332,7 @@ def read_items(
 
 
 def items_named(sources: Sequence[str], paths: Collection[str], fps: float = 0.0) -> Iterator[Item]:
-    """The images of `sources` with the `paths` that a table names, read again; `fps` is that of its videos."""
+    """The images of `sources` with the `paths` that a table names, read again; `fps`: of its videos."""
     files = {shard_of(path) or path for path in paths}
     every = Selection(all_files=True, fps=fps)  # the table has what was chosen of it
     entries = (entry for entry in list_entries(sources, every) if printable(entry.path) in files)
