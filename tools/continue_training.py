@@ -8,8 +8,9 @@ renders people that no run has seen, trains each model from its newest committed
 the time is up, all at once, and prints a row of examples/synthetic_faces/RUNS.md for each. A worktree keeps
 the training apart from edits. The faces are kept in OUT/faces and the runs in OUT/MODEL: after an
 interruption the same command continues. examples/synthetic_faces/runs/ gets run-N.json, the configuration,
-to be committed, and MODEL.safetensors, the encoder in float16, to be committed if the row is better: the
-next run starts from it, or from the bundled weights where there is none.
+to be committed, and MODEL.safetensors and MODEL.heads.safetensors, encoder and heads in float16, to be
+committed if the row is better: the next run starts from there, or from the bundled weights, to which
+tools/bundle_weights.py moves them.
 
 DATA is the folder that examples/model_card.py takes. Recipes are chosen by the development scores: expression
 by a fixed fifth of FER-2013's training faces, identity by folds 0 to 4 of LFW. The public tests are looked at
@@ -40,9 +41,11 @@ from synthetic_faces.generator import VERSION  # noqa: E402
 import facepcl  # noqa: E402
 from facepcl import probes  # noqa: E402
 from facepcl.errors import WeightsError  # noqa: E402
-from facepcl.models.io import save_tensors  # noqa: E402
+from facepcl.models.heads import describe_heads  # noqa: E402
+from facepcl.models.io import HEADS_FILE, save_tensors  # noqa: E402
 from facepcl.utils.files import atomic  # noqa: E402
 
+LICENSE = "CC0-1.0"  # of the weights
 RUNS = ROOT / "examples/synthetic_faces/runs"
 FIRST_PERSON = 100_000  # of those rendered here; people below are those of the first runs
 RENDER_SHARE, SCORE_MINUTES = 0.2, 12  # of the minutes, the most for rendering; for the scores of a model
@@ -212,19 +215,27 @@ def record(run: Path, faces: dict[str, int]) -> dict[str, str]:
     config = json.loads((run / "config.json").read_text("utf-8"))
     last = json.loads((run / "log.jsonl").read_text("utf-8").splitlines()[-1])
     config |= {"faces": faces, "data": ["FACES"], "out": "RUN", "total_steps": last["step"]}
+    config["heads"] = describe_heads(facepcl.create_heads(f"local-dir:{run / 'encoder'}").specs)
     config["init"] = Path(config["init"]).name
     known = [int(path.stem.removeprefix("run-")) for path in RUNS.glob("run-*.json")]
     number = max(known) + 1
     (RUNS / f"run-{number}.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    encoder = facepcl.create_model(f"local-dir:{run / 'encoder'}").state_dict()
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in encoder.items()}
-    save_tensors(halves, RUNS / f"{config['model']}.safetensors", {"run": str(number)})
+    folder = f"local-dir:{run / 'encoder'}"
+    save_halves(facepcl.create_model(folder), RUNS / f"{config['model']}.safetensors", number)
+    save_halves(facepcl.create_heads(folder), RUNS / f"{config['model']}.{HEADS_FILE}", number)
     return {
         "run": str(number),
         "started from": config["init"],
         "views": f"{last['step'] * config['views_per_step']:,}",
         "hours": f"{config['minutes'] / 60:.1f}",
     }
+
+
+def save_halves(network: nn.Module, path: Path, number: int) -> None:
+    """Write the weights of a run in float16, with what tools/bundle_weights.py and other programs need."""
+    tensors = network.state_dict().items()
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in tensors}
+    save_tensors(halves, path, {"run": str(number), "license": LICENSE})
 
 
 def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REPORT) -> dict[str, Any]:
