@@ -14,7 +14,8 @@ from facepcl.probes.rotations import rotation
 # The axes of the head: to the person's left, up, and along the nose; the nose last, over the others.
 AXES = ("#e5484d", "#30a46c", "#3b82f6")
 BOX, TAG = "#0d9488", "#ffffff"
-AXIS = 0.55  # length, of the longer side of the box
+AXIS = 0.55  # length, of the width of the box
+CROP_SHARE = 0.6  # of a crop that the box of its face fills
 SHARP = 3  # lines are drawn so many times as large, and reduced
 
 
@@ -47,27 +48,27 @@ def annotated(picture: Image.Image, scale: float, faces: Sequence[DrawnFace], fi
             box = (0.0, 0.0, float(large.width), float(large.height))
             centre = (large.width / 2, large.height / 2)
         else:
-            box = _box_of(face, SHARP * scale)
+            left, top, right, bottom = (SHARP * scale * edge for edge in box_of(face))
+            box = (left, top, right, bottom)
             centre = _centre_of(face, box, SHARP * scale)
             pen.rectangle(box, outline=TAG, width=3 * SHARP)
             pen.rectangle(
                 [box[0] + SHARP, box[1] + SHARP, box[2] - SHARP, box[3] - SHARP], outline=BOX, width=SHARP
             )
-        _draw_pose(pen, centre, AXIS * (box[2] - box[0]), attributes)
+        length = AXIS * (box[2] - box[0]) * (1 if face else CROP_SHARE)
+        _draw_pose(pen, centre, length, attributes)
         if len(faces) > 1 and face is not None:
             _draw_number(pen, number, box)
     return large.resize(picture.size, Image.Resampling.BOX)
 
 
-def _box_of(face: Face, scale: float) -> tuple[float, float, float, float]:
+def box_of(face: Face) -> tuple[float, ...]:
     """The box, or one around the landmarks of a face that was given without."""
-    box = face.box
-    if np.isnan(box).any():
-        (left, top), (right, bottom) = np.min(face.landmarks, 0), np.max(face.landmarks, 0)
-        margin = (bottom - top) * 0.8
-        box = (left - margin, top - margin, right + margin, bottom + margin)
-    left, top, right, bottom = (float(scale * edge) for edge in box)
-    return left, top, right, bottom
+    if not np.isnan(face.box).any():
+        return face.box
+    (left, top), (right, bottom) = np.min(face.landmarks, 0), np.max(face.landmarks, 0)
+    margin = (bottom - top) * 0.8
+    return left - margin, top - margin, right + margin, bottom + margin
 
 
 def _centre_of(face: Face, box: tuple[float, float, float, float], scale: float) -> tuple[float, float]:

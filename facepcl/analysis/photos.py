@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from facepcl.analysis.drawing import DrawnFace, framed, whole_photo
+from facepcl.analysis.drawing import DrawnFace, box_of, framed, whole_photo
 from facepcl.data.sources import items_named, printable
 from facepcl.data.workers import Readers
 from facepcl.embedding.embeddings import Embeddings
@@ -14,6 +14,7 @@ from facepcl.jobs.engine import chunks
 from facepcl.utils.futures import in_order
 
 AT_ONCE = 4  # photos that a reader is asked for
+AROUND = 1.0  # of the largest box: what is shown around faces
 
 
 class ShownPhoto(NamedTuple):
@@ -50,3 +51,21 @@ def read_photos(
                 if one.pixels is not None:
                     path = str(printable(one.path))
                     yield ShownPhoto(path, *framed(one, side), faces[path])
+
+
+def closer(photo: ShownPhoto, side: int) -> ShownPhoto:
+    """The part of a photo around its faces, no larger than `side` pixels."""
+    boxes = [box_of(face) for face, _ in photo.faces if face is not None]
+    picture, left, top = photo.picture, 0.0, 0.0
+    if boxes:
+        edges = np.array(boxes)
+        margin = AROUND * (edges[:, 2:] - edges[:, :2]).max()
+        low, high = edges[:, :2].min(0) - margin, edges[:, 2:].max(0) + margin
+        low, high = (np.clip(photo.scale * edge, 0, picture.size).round().astype(int) for edge in (low, high))
+        picture = picture.crop((*low.tolist(), *high.tolist()))
+        left, top = low / photo.scale
+    shrink = min(1.0, side / max(picture.size))
+    size = max(1, round(shrink * picture.width)), max(1, round(shrink * picture.height))
+    faces = [DrawnFace(face and face.moved(-left, -top), attributes) for face, attributes in photo.faces]
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return ShownPhoto(photo.path, picture, shrink * photo.scale, faces)

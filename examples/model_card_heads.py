@@ -1,0 +1,194 @@
+"""For model_card.py: what the heads of weights say of faces, without any training on them.
+
+Head pose: YouTube Faces, angles fitted from landmarks, and rendered test people. Expression: the public test
+of FER-2013 and rendered test people; the temperature of calibrated probabilities is chosen on a fifth of
+FER-2013's training faces. Action units: correlation over rendered test people, mean of the units. Identity:
+cosines of the pairs in LFW's folds 5 to 9, thresholds from all pairs of different people there.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from facepcl.analysis.analyzer import AttributeEmbedder, in_photo
+from facepcl.data.sources import Item
+from facepcl.embedding.embeddings import EXPRESSION
+from facepcl.images.face import ANGLES, Face, face_columns
+from facepcl.probes.datasets import read_manifest
+from facepcl.probes.features import aligned
+from facepcl.probes.manifest import Labelled, Manifest
+
+BINS = 15  # of the expected calibration error (Guo et al. 2017)
+FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3)
+PERCENTILES = (1, 50, 99)
+OTHER_NAMES = {"angry": "anger"}  # FER-2013's
+CALIBRATION_SHARE = 5  # one training face in so many
+REPORT_FOLDS = range(5, 10)
+
+
+class Answers(NamedTuple):
+    """What the heads say of images: identity `[N, D]`, and attributes `[N]` by name."""
+
+    images: list[Labelled]
+    identity: np.ndarray
+    attributes: dict[str, np.ndarray]
+
+    def columns(self, names: Sequence[str]) -> np.ndarray:
+        """Attributes `[N, len(names)]`."""
+        return np.stack([self.attributes[name] for name in names], 1)
+
+
+def ask(embedder: AttributeEmbedder, manifest: Manifest, align: bool, only: str = "") -> Answers:
+    """The heads' answers about the images of a data set, or of one of its splits; of photos that are aligned
+    by their landmarks, the pose in the photo."""
+    images = aligned(manifest, turn=True) if align else manifest.images
+
+    def items() -> Iterator[Item]:
+        for item, image in zip(manifest.items(), images, strict=True):
+            if image.split == only or not only:
+                yield item._replace(square=image.square)
+
+    rows = [batch.rows for batch in embedder.batches(items())]
+    images = [image for image in images if image.split == only or not only]
+    values = np.concatenate([block.attributes for block in rows])
+    attributes = dict(zip(embedder.meta["attributes"], values.T, strict=True))
+    if align:
+        faces = face_columns(
+            [Face((np.nan,) * 4, image.landmarks, np.nan) for image in images], [0] * len(images)
+        )
+        pose = in_photo(np.stack([attributes[angle] for angle in ANGLES], 1), faces)
+        attributes |= dict(zip(ANGLES, pose.T, strict=True))
+    return Answers(images, np.concatenate([block.vectors for block in rows]), attributes)
+
+
+def pose_errors(answers: Answers) -> np.ndarray:
+    """Mean absolute errors of yaw, pitch and roll in degrees."""
+    truth = np.array([image.pose for image in answers.images])
+    return np.abs(answers.columns(ANGLES) - truth).mean(0)
+
+
+def expression_scores(answers: Answers, temperature: float = 1.0) -> tuple[float, float]:
+    """Accuracy, and expected calibration error of the probabilities at a temperature."""
+    classes, truth, known = _expressions(answers)
+    probabilities = _at(answers.columns([EXPRESSION + name for name in classes])[known], temperature)
+    right, confidence = probabilities.argmax(1) == truth, probabilities.max(1)
+    return float(right.mean()), calibration_error(confidence, right)
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Mean distance of confidence and accuracy over bins of equal width, weighted by their images."""
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    sums = np.array([np.bincount(place, weights, BINS) for weights in (confidence, right)])
+    return float(np.abs(sums[0] - sums[1]).sum() / len(right))
+
+
+def best_temperature(answers: Answers) -> float:
+    """The temperature with the least cross-entropy on faces."""
+    classes, truth, known = _expressions(answers)
+    given = answers.columns([EXPRESSION + name for name in classes])[known]
+
+    def loss(temperature: float) -> float:
+        return float(-np.log(_at(given, temperature)[np.arange(len(truth)), truth] + 1e-12).mean())
+
+    return float(min(np.geomspace(0.25, 8, 81), key=loss))
+
+
+def confusion(answers: Answers) -> tuple[list[str], np.ndarray]:
+    """Classes, and the share of each class (row) that is taken for each (column), per cent."""
+    classes, truth, known = _expressions(answers)
+    found = answers.columns([EXPRESSION + name for name in classes])[known].argmax(1)
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (truth, found), 1)
+    return classes, 100 * counts / counts.sum(1, keepdims=True)
+
+
+def _expressions(answers: Answers) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The classes, the class of each image that has one, and which those are."""
+    classes = [name.removeprefix(EXPRESSION) for name in answers.attributes if name.startswith(EXPRESSION)]
+    named = [OTHER_NAMES.get(str(image.expression), image.expression) for image in answers.images]
+    known = np.array([name in classes for name in named])
+    return classes, np.array([classes.index(name) for name in named if name in classes]), known
+
+
+def _at(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    powers = np.maximum(probabilities.astype(np.float64), 1e-12) ** (1 / temperature)
+    return powers / powers.sum(1, keepdims=True)
+
+
+def unit_correlation(answers: Answers) -> tuple[float, dict[str, float]]:
+    """Pearson's r of each action unit that occurs, and their mean."""
+    names = [name for name in answers.attributes if name.startswith("AU")]
+    truth = np.array([[(image.units or {}).get(name, 0.0) for name in names] for image in answers.images])
+    found = answers.columns(names)
+    each = {
+        n: float(np.corrcoef(found[:, i], truth[:, i])[0, 1])
+        for i, n in enumerate(names)
+        if truth[:, i].std()
+    }
+    return float(np.mean(list(each.values()))), each
+
+
+def cosines(manifest: Manifest, answers: Answers) -> dict[str, Any]:
+    """How cosines of identity are distributed over LFW's pairs of the report folds, and thresholds by all
+    pairs of different people in these folds."""
+    pairs = [pair for pair in manifest.pairs if pair.fold in REPORT_FOLDS]
+    ends = np.array([(pair.a, pair.b) for pair in pairs])
+    same = np.array([pair.same for pair in pairs])
+    cosine = (answers.identity[ends[:, 0]] * answers.identity[ends[:, 1]]).sum(1)
+    people = np.array([image.subject for image in answers.images])
+    rows = np.unique(ends)
+    everyone = answers.identity[rows] @ answers.identity[rows].T
+    upper = np.triu_indices(len(rows), 1)
+    different = everyone[upper][(people[rows][:, None] != people[rows][None])[upper]]
+    thresholds = {}
+    for rate in FALSE_ACCEPT_RATES:
+        threshold = float(np.quantile(different, 1 - rate))
+        thresholds[f"{rate:g}"] = [round(threshold, 3), round(float((cosine[same] >= threshold).mean()), 3)]
+    return {
+        "same": [round(float(value), 3) for value in np.percentile(cosine[same], PERCENTILES)],
+        "different": [round(float(value), 3) for value in np.percentile(different, PERCENTILES)],
+        "thresholds": thresholds,
+    }
+
+
+def calibration_split(answers: Answers) -> Answers:
+    """The fixed fifth of the training faces of FER-2013 that chooses the temperature."""
+    chosen = [
+        i
+        for i, image in enumerate(answers.images)
+        if int(hashlib.sha256(Path(image.name).name.encode()).hexdigest(), 16) % CALIBRATION_SHARE == 0
+    ]
+    return Answers(
+        [answers.images[i] for i in chosen],
+        answers.identity[chosen],
+        {name: values[chosen] for name, values in answers.attributes.items()},
+    )
+
+
+def heads_of(name: str, data: Path, work: Path) -> dict[str, Any]:
+    """The scores of the heads of weights."""
+    embedder = AttributeEmbedder(name, dtype="float32")
+    youtube = ask(embedder, read_manifest("head-pose", data / "real/ytf-pose.tar", "auto", 0), True)
+    fer = read_manifest("expression", work / "fer2013", "auto", 0)
+    rendered = ask(embedder, read_manifest("head-pose", data / "synthface-96-test.tar", "auto", 0), True)
+    lfw = read_manifest("verification", work / "lfw.csv", "auto", 0)
+    temperature = best_temperature(calibration_split(ask(embedder, fer, False, "train")))
+    photos = ask(embedder, fer, False, "test")
+    classes, confused = confusion(photos)
+    mean_r, by_unit = unit_correlation(rendered)
+    return {
+        "pose_ytf": pose_errors(youtube).tolist(),
+        "pose_rendered": pose_errors(rendered).tolist(),
+        "fer": expression_scores(photos),
+        "fer_calibrated": expression_scores(photos, temperature),
+        "temperature": temperature,
+        "rendered_expression": expression_scores(rendered),
+        "classes": classes,
+        "confusion": confused.tolist(),
+        "units": mean_r,
+        "by_unit": by_unit,
+        "cosines": cosines(lfw, ask(embedder, lfw, False)),
+    }
