@@ -20,13 +20,16 @@ import os
 import re
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_card_groups import groups_table
+from model_card_heads import confusion_table, cosines_table, heads_scores, heads_table
 
 from facepcl import probes
-from facepcl.models.registry import read_index, weights_table
+from facepcl.embedding.encoder import IDENTITY
+from facepcl.models.registry import Row, read_index, weights_table, write_index
 from facepcl.utils.files import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,15 +85,21 @@ SERIES = (
     Column("disentangle", _SERIES, "read_expression_face", 100, "expression read from face %"),
     Column("disentangle", _SERIES, "read_expression_pose", 100, "from pose %"),
 )
+METRICS = (  # of the index
+    ("fer2013", "shared", COLUMNS[0]),
+    ("lfw", "shared", COLUMNS[2]),
+    ("lfw_identity", IDENTITY, COLUMNS[1]),
+)
 KEYS = {column.key for column in (*COLUMNS, *SERIES)}
 
 
 def encoders(also: list[str]) -> list[Encoder]:
     """The lines of the table: bundled weights, what `--also` names, and the baselines."""
-    bundled = [f"{row.model}.{row.tag}" for row in read_index() if row.path]
-    models = dict.fromkeys(row.model for row in read_index() if row.path)
+    bundled = [row for row in read_index() if row.path]
+    models = dict.fromkeys(row.model for row in bundled)
+    names = {f"{row.model}.{row.tag}": (*BRANCHES, *([IDENTITY] if row.heads else [])) for row in bundled}
     return [
-        *(Encoder(name, name, BRANCHES) for name in bundled),
+        *(Encoder(name, name, branches) for name, branches in names.items()),
         *(Encoder(*word.partition("=")[::2], ("shared",)) for word in also),
         *(Encoder(f"{model}, random", f"random:{model}", ("shared",)) for model in models),
         *(Encoder(name, name, ("shared",)) for name in ("hog", "pixels")),
@@ -218,6 +227,17 @@ def table(scores: list[Scores], lines: list[tuple[str, str]], columns: tuple[Col
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def with_metrics(row: Row, scores: list[Scores], heads: list[Scores]) -> Row:
+    """A row of the index with what the weights reach."""
+    found = [s for s in scores if s["title"] == f"{row.model}.{row.tag}"]
+    metrics = {}
+    for name, branch, column in METRICS:
+        if value := cell([s for s in found if s["branch"] == branch], column):
+            metrics[name] = float(value.split()[0])
+    cosines = [s["cosines"] for s in heads if s["title"] == f"{row.model}.{row.tag}"]
+    return replace(row, metrics=metrics, cosines=cosines[0] if cosines else {})
+
+
 def put(name: str, text: str) -> None:
     """Write `text` between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of the card."""
     card = CARD.read_text("utf-8")
@@ -249,11 +269,17 @@ def main() -> None:
     titles = [encoder.title for encoder in chosen] + [s["title"] for s in scores]
     scores.sort(key=lambda s: titles.index(s["title"]))
     write_scores(scores)
+    heads = heads_scores(args.data, args.out / "data")
+    write_index(with_metrics(row, scores, heads) for row in read_index())
     put("weights", weights_table())
+    put("heads", heads_table(heads))
+    put("cosines", cosines_table(heads))
+    put("confusion", confusion_table(heads))
     put("scores", scores_table(scores))
     put("series", series_table(scores))
     put("compared", compared_table(scores))
-    put("groups", groups_table(args.data, [e.model for e in chosen if e.branches == BRANCHES]))
+    bundled = [row for row in read_index() if row.path]
+    put("groups", groups_table(args.data, [f"{row.model}.{row.tag}" for row in bundled]))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ cosines of the pairs in LFW's folds 5 to 9, thresholds from all pairs of differe
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,12 @@ from facepcl.analysis.analyzer import AttributeEmbedder, in_photo
 from facepcl.data.sources import Item
 from facepcl.embedding.embeddings import EXPRESSION
 from facepcl.images.face import ANGLES, Face, face_columns
+from facepcl.models.io import HEADS_FILE
+from facepcl.models.registry import read_index
 from facepcl.probes.datasets import read_manifest
 from facepcl.probes.features import aligned
 from facepcl.probes.manifest import Labelled, Manifest
+from facepcl.utils.files import atomic, sha256_file
 
 BINS = 15  # of the expected calibration error (Guo et al. 2017)
 FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3)
@@ -27,6 +31,7 @@ PERCENTILES = (1, 50, 99)
 OTHER_NAMES = {"angry": "anger"}  # FER-2013's
 CALIBRATION_SHARE = 5  # one training face in so many
 REPORT_FOLDS = range(5, 10)
+SCORES = Path(__file__).resolve().parent / "model_card_heads.jsonl"
 
 
 class Answers(NamedTuple):
@@ -192,3 +197,72 @@ def heads_of(name: str, data: Path, work: Path) -> dict[str, Any]:
         "by_unit": by_unit,
         "cosines": cosines(lfw, ask(embedder, lfw, False)),
     }
+
+
+def heads_scores(data: Path, work: Path) -> list[dict[str, Any]]:
+    """The scores of the heads of all bundled weights; those that are not known are computed, and kept."""
+    lines = SCORES.read_text("utf-8").splitlines() if SCORES.is_file() else []
+    known = {(s["title"], s["sha256"]): s for s in map(json.loads, lines)}
+    scores = []
+    for row in read_index():
+        if row.path and row.heads:
+            title, digest = f"{row.model}.{row.tag}", sha256_file(row.path.with_suffix(f".{HEADS_FILE}"))
+            key = title, f"{row.sha256[:12]} {digest[:12]}"
+            scores.append(known.get(key) or {"title": title, "sha256": key[1], **heads_of(title, data, work)})
+    with atomic(SCORES) as temporary:
+        temporary.write_text("".join(json.dumps(score) + "\n" for score in scores), "utf-8")
+    return scores
+
+
+def heads_table(scores: Sequence[dict[str, Any]]) -> str:
+    """What the heads say of photographs and of rendered faces."""
+    head = [
+        "weights",
+        "YouTube Faces: yaw, pitch, roll °",
+        "mean °",
+        "FER-2013 %",
+        "ECE %",
+        "calibrated: ECE %",
+    ]
+    head += ["rendered: pose °", "expression %", "ECE %", "action units, r"]
+    rows = []
+    for s in scores:
+        youtube, rendered = s["pose_ytf"], s["pose_rendered"]
+        (fer, error), (_, calibrated) = s["fer"], s["fer_calibrated"]
+        known, rendered_error = s["rendered_expression"]
+        cells = [", ".join(f"{value:.1f}" for value in youtube), f"{np.mean(youtube):.1f}"]
+        cells += [f"{100 * value:.1f}" for value in (fer, error, calibrated)]
+        cells += [
+            f"{np.mean(rendered):.1f}",
+            f"{100 * known:.1f}",
+            f"{100 * rendered_error:.1f}",
+            f"{s['units']:.2f}",
+        ]
+        rows.append([s["title"], *cells])
+    return _markdown(head, rows)
+
+
+def cosines_table(scores: Sequence[dict[str, Any]]) -> str:
+    """How cosines of identity are distributed, and thresholds."""
+    head = ["weights", "same person: 1 %, median, 99 %", "different: 1 %, median, 99 %"]
+    head += [f"threshold (accepted) at FAR {rate:g}" for rate in FALSE_ACCEPT_RATES]
+    rows = []
+    for s in scores:
+        spread = [", ".join(f"{value:.2f}" for value in s["cosines"][kind]) for kind in ("same", "different")]
+        chosen = [s["cosines"]["thresholds"][f"{rate:g}"] for rate in FALSE_ACCEPT_RATES]
+        rows.append([s["title"], *spread, *(f"{at:.2f} ({100 * share:.0f} %)" for at, share in chosen)])
+    return _markdown(head, rows)
+
+
+def confusion_table(scores: Sequence[dict[str, Any]]) -> str:
+    """What the default model's head takes the expressions of FER-2013 for."""
+    first = scores[0]
+    rows = [
+        [name, *(f"{v:.0f}" for v in row)]
+        for name, row in zip(first["classes"], first["confusion"], strict=True)
+    ]
+    return _markdown([f"{first['title']}, %", *first["classes"]], rows)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))

@@ -29,6 +29,9 @@ class Row:
     input_size: int | None = None  # pixels they were trained at (none: the model's own)
     heads: dict[str, Any] = field(default_factory=dict)  # bundled, as config.json describes them
     metrics: dict[str, Any] = field(default_factory=dict)
+    # of identity, of pairs of LFW: percentiles 1, 50 and 99 of `same` and `different` people, `thresholds` at
+    # false accept rates with the share of same people that they accept
+    cosines: dict[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> Path | None:
@@ -58,10 +61,11 @@ def rows_of(model: str) -> tuple[Row, ...]:
 
 def weights_table() -> str:
     """The rows as the Markdown table that MODEL_CARD.md holds (`examples/model_card.py` writes it)."""
-    head = "| weights | bytes | sha256 | licence | FER-2013 % | LFW % |\n|---|---|---|---|---|---|\n"
+    head = "| weights | bytes | sha256 | licence | FER-2013 % | LFW % | LFW, identity % |\n"
+    head += f"|{'---|' * 7}\n"
     lines = (
         f"| `{row.model}.{row.tag}` | {row.bytes:,} | `{row.sha256[:12]}` | {row.license} "
-        f"| {row.metrics.get('fer2013', '')} | {row.metrics.get('lfw', '')} |\n"
+        f"| {' | '.join(str(row.metrics.get(name, '')) for name in ('fer2013', 'lfw', 'lfw_identity'))} |\n"
         for row in read_index()
     )
     return head + "".join(lines)
