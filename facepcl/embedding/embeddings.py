@@ -149,8 +149,8 @@ def named_columns(meta: dict[str, Any], alone: str, prefix: str = "") -> dict[st
 def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.ndarray:
     """Compute cosine similarities between two sets of embeddings.
 
-    What a value means depends on weights and branch. For `identity`, MODEL_CARD.md ("Similarity of identities")
-    has the distribution for the same and for different people, with thresholds; so has
+    What a value means depends on weights and branch. For `identity`, MODEL_CARD.md ("Similarity of
+    identities") has the distribution for the same and for different people, with thresholds; so has
     `facepcl/weights/index.json`. The other codes share a large common part: subtract the mean of a table from
     both before you compare faces by them.
 
