@@ -21,6 +21,7 @@ from facepcl.utils.streams import drop_unwritten_output, repair_streams, say
 COMMANDS = {
     "align": "find faces in photos and write upright crops",
     "embed": "embed files, folders and .tar shards",
+    "search": "find faces in a table that look like a photo",
     "pretrain": "train an encoder on faces",
     "probe": "evaluate frozen features by linear probes",
     "convert": "convert a third-party checkpoint to a folder that timm loads",
