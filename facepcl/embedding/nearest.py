@@ -126,7 +126,9 @@ def nearest_in(table: Embeddings, query: Any, k: int) -> list[Match]:
 def blocks_of(table: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The rows without an error as `Nearest.add` takes them."""
     good = np.flatnonzero([error is None for error in table.errors])
-    step = rows_per_block(max(1, table.vectors.shape[1]))
+    if not (width := table.vectors.shape[1]):
+        raise OptionError("this table was read without its vectors: leave out vectors=False")
+    step = rows_per_block(width)
     for start in range(0, len(good), step):
         rows = good[start : start + step]
         yield rows, table.vectors[rows].astype(np.float32, copy=False)

@@ -199,6 +199,7 @@ def _load_embedder(
 ) -> "FaceEmbedder":
     """What embeds queries into the space of `meta`. Raises TableError if these weights do not."""
     from facepcl.embedding.embedder import FaceEmbedder
+    from facepcl.embedding.encoder import POOL
     from facepcl.embedding.int8 import INT8
 
     align = "align" in meta if crops is None else not crops
@@ -207,12 +208,12 @@ def _load_embedder(
             f"{name} was made with weights that it has no name of (a {meta.get('model')}); name them, as in "
             "--model hf-hub:ORG/NAME or --model local-dir:FOLDER (model=)"
         )
-    sides = meta["preprocessing"]["input_size"][1:]
+    sides = ((meta.get("preprocessing") or {}).get("input_size") or (3, 0, 0))[1:]
     try:
         embedder = FaceEmbedder(
             model or model_name(meta),
             meta["branch"],
-            pool=meta["pool"],
+            pool=meta.get("pool", POOL),
             size=sides[0] if sides[0] == sides[1] else 0,
             device=device,
             dtype=INT8 if meta.get("dtype") == INT8 else "float32",
