@@ -62,7 +62,12 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
     from facepcl.embedding.search import search
+    from facepcl.utils.cpus import cores
+
+    torch.set_num_threads(max(1, cores() // 8))  # products side by side do not wait for each other
 
     names = ["top", "min_similarity", "branch", "model", "crops", "detector", "device", "sheet"]
     options = {name: getattr(args, name) for name in names}

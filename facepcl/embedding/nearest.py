@@ -1,7 +1,9 @@
 """The nearest rows of each query, exactly and in order, out of blocks of rows of any number."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral
+from threading import Lock, Semaphore
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from facepcl.embedding.embeddings import Embeddings, Match, compared_branch, unit
 from facepcl.errors import OptionError
 from facepcl.images.face import Face
+from facepcl.utils.cpus import cores
 from facepcl.utils.torch_state import default_torch_state
 
 BLOCK_NUMBERS = 2 << 20  # of the vectors of a block, and of its cosines that are held at once: 8 MB
@@ -25,7 +28,9 @@ class Nearest:
     """The `top` rows nearest to each of `queries` `[Q, D]` among those that were added so far, with a cosine
     of `least` or more. Of equal cosines the lower row number comes first, in whatever order rows are added.
 
-    `own` gives the row that a query is of, by the query's number: it is not among its matches.
+    `own` gives the row that a query is of, by the query's number: it is not among its matches. Several
+    threads may add rows; as many products run at once as torch leaves cores to. To be used within
+    `default_torch_state`.
     """
 
     def __init__(
@@ -40,35 +45,49 @@ class Nearest:
         self._needed = np.full(len(queries), BELOW_ALL if least is None else least, np.float32)
         self._cosines = np.full((len(queries), top), -np.inf, np.float32)
         self._rows = np.full((len(queries), top), -1, np.int64)
-        self._room = torch.empty(0, 0)
+        self._rooms: list[torch.Tensor] = []  # for the cosines of a block, to be used again
+        self._products, self._merges = Semaphore(max(1, cores() // torch.get_num_threads())), Lock()
 
     def add(self, rows: np.ndarray, vectors: np.ndarray) -> None:
         """Compare with rows of these numbers `[B]`, which ascend, and vectors float32 `[B, D]`."""
-        with default_torch_state(), torch.inference_mode():
-            block = torch.from_numpy(vectors)
-            lengths = torch.linalg.vector_norm(block, dim=1)
-            if not (finite := torch.isfinite(lengths)).all():  # of a damaged table
-                rows, block, lengths = rows[finite.numpy()], block[finite], lengths[finite]
-            if not len(rows):
-                return
-            lengths = lengths.clamp_min(1e-12)  # as `unit` has it
-            at_once = max(1, BLOCK_NUMBERS // len(rows))
-            for first in range(0, len(self._queries), at_once):
-                self._compare(first, self._queries[first : first + at_once], rows, block, lengths)
+        # numpy for what is short: torch's threads would wait for each other as long as it takes
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        if not (finite := np.isfinite(lengths)).all():  # of a damaged table
+            rows, vectors, lengths = rows[finite], vectors[finite], lengths[finite]
+        if not len(rows):
+            return
+        block, lengths = torch.from_numpy(vectors), np.maximum(lengths, 1e-12)  # as `unit` has it
+        at_once = max(1, BLOCK_NUMBERS // len(rows))
+        for first in range(0, len(self._queries), at_once):
+            queries = self._queries[first : first + at_once]
+            with self._room(len(queries) * len(rows)) as room:
+                with self._products:
+                    torch.mm(queries, block.T, out=room.view(len(queries), len(rows)))
+                cosines = room.view(len(queries), len(rows)).numpy()
+                cosines /= lengths
+                self._take(first, rows, cosines)
 
-    def _compare(
-        self, first: int, queries: torch.Tensor, rows: np.ndarray, block: torch.Tensor, lengths: torch.Tensor
-    ) -> None:
-        if self._room.shape != (len(queries), len(rows)):
-            self._room = torch.empty(len(queries), len(rows))
-        cosines = torch.mm(queries, block.T, out=self._room).div_(lengths)
+    @contextmanager
+    def _room(self, count: int) -> Iterator[torch.Tensor]:
+        """Memory for so many cosines."""
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = torch.empty(0)
+        room = room if len(room) >= count else torch.empty(count)
+        yield room[:count]
+        self._rooms.append(room)
+
+    def _take(self, first: int, rows: np.ndarray, cosines: np.ndarray) -> None:
+        """Cosines `[Q, B]` of the queries from number `first` on."""
         for query, row in self._own.items():
             place = int(np.searchsorted(rows, row))
-            if first <= query < first + len(queries) and place < len(rows) and rows[place] == row:
-                cosines[query - first, place] = -torch.inf
-        highest, some = cosines.amax(1).numpy(), slice(first, first + len(queries))
-        for place in np.flatnonzero(highest >= self._needed[some]).tolist():
-            self._merge(first + place, rows, cosines[place].numpy())
+            if first <= query < first + len(cosines) and place < len(rows) and rows[place] == row:
+                cosines[query - first, place] = -np.inf
+        enough = cosines.max(1) >= self._needed[first : first + len(cosines)]
+        with self._merges:
+            for place in np.flatnonzero(enough).tolist():
+                self._merge(first + place, rows, cosines[place])
 
     def _merge(self, query: int, rows: np.ndarray, cosines: np.ndarray) -> None:
         new = np.flatnonzero(cosines >= self._needed[query])
@@ -118,8 +137,9 @@ def nearest_in(table: Embeddings, query: Any, k: int) -> list[Match]:
                 f"the query is of the shape {list(vector.shape)}, and vectors are {list(width)}"
             )
     best = Nearest(vector[None], k, own={} if row is None else {0: row})
-    for rows, vectors in blocks_of(table):
-        best.add(rows, vectors)
+    with default_torch_state():
+        for rows, vectors in blocks_of(table):
+            best.add(rows, vectors)
     return [match_of(table, place, place, cosine) for place, cosine in best.found(0)]
 
 

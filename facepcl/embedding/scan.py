@@ -1,7 +1,7 @@
 """Tables of any size as blocks of vectors, in constant memory, and some of their rows by number."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from facepcl.utils.cpus import cores
 from facepcl.utils.futures import side_by_side
 
 Block = tuple[np.ndarray, np.ndarray]  # numbers of rows [B] and their vectors [B, D]
+Visitor = Callable[[np.ndarray, np.ndarray], object]
 BLOCKS_PER_STREAM = 8  # a table is cut into stretches that are read side by side
 
 
@@ -39,9 +40,9 @@ class Memory:
     def __len__(self) -> int:
         return len(self._table)
 
-    def blocks(self, branch: str) -> Iterator[Block]:
-        """The vectors of one branch, without rows that have an error."""
-        return blocks_of(self._table.branch(branch))
+    def visit(self, branch: str, add: Visitor) -> Iterator[int]:
+        """Have `add` take the vectors of one branch, without rows that have an error; how many, each time."""
+        return _visited(blocks_of(self._table.branch(branch)), add)
 
     def places(self, rows: Iterable[int], vectors: bool = False) -> Iterator[Place]:
         """The rows of these numbers."""
@@ -82,13 +83,12 @@ class Files:
     def __len__(self) -> int:
         return self._files[-1].end if self._files else 0
 
-    def blocks(self, branch: str) -> Iterator[Block]:
-        """The vectors of one branch, without rows that have an error; several stretches are read at once."""
+    def visit(self, branch: str, add: Visitor) -> Iterator[int]:
+        """As `Memory.visit`; several threads read, and call `add`, at once."""
         column = columns_of(self.meta)[branch]
         rows = rows_per_block(column.stop - column.start)
-        return side_by_side(
-            chain.from_iterable(_streams(file, branch, rows) for file in self._files), cores()
-        )
+        streams = chain.from_iterable(_streams(file, branch, rows) for file in self._files)
+        return side_by_side((_visited(stream, add) for stream in streams), cores())
 
     def places(self, rows: Iterable[int], vectors: bool = False) -> Iterator[Place]:
         """The rows of these numbers, in the order of the table; nothing else is kept in memory."""
@@ -99,6 +99,12 @@ class Files:
                 with explained(file.path):
                     table = read_parquet(file.path, vectors, None, chosen - file.start)
                 yield from (Place(row, table, place) for place, row in enumerate(chosen.tolist()))
+
+
+def _visited(blocks: Iterator[Block], add: Visitor) -> Iterator[int]:
+    for rows, vectors in blocks:
+        add(rows, vectors)
+        yield len(rows)
 
 
 def _streams(file: _File, branch: str, rows: int) -> Iterator[Iterator[Block]]:

@@ -24,6 +24,7 @@ from facepcl.errors import OptionError, TableError, WeightsError
 from facepcl.images.face import Face
 from facepcl.jobs.state import if_replaced
 from facepcl.utils.progress import Progress
+from facepcl.utils.torch_state import default_torch_state
 
 # What needs timm and torchvision is imported where images are: a search for rows starts without them.
 if TYPE_CHECKING:
@@ -248,10 +249,10 @@ def _compare(
         rows = (query.result.row for query in asked if query.vector is not None)
         own = {number: row for number, row in enumerate(rows) if row is not None}
         nearest = Nearest(np.stack(vectors), min(top, len(table)), least, own)
-        with Progress(len(table), "rows", progress and len(table) >= LONG, "searching") as bar:
-            for numbers, block in table.blocks(branch):
-                nearest.add(numbers, block)
-                bar.update(len(numbers))
+        bar = Progress(len(table), "rows", progress and len(table) >= LONG, "searching")
+        with bar, default_torch_state():
+            for count in table.visit(branch, nearest.add):
+                bar.update(count)
         found = [nearest.found(number) for number in range(len(vectors))]
     places = {p.row: p for p in table.places(row for matches in found for row, _ in matches)}
     matches = iter(_matches(places, some) for some in found)
