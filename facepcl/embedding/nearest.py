@@ -15,7 +15,9 @@ from facepcl.images.face import Face
 from facepcl.utils.cpus import cores
 from facepcl.utils.torch_state import default_torch_state
 
-BLOCK_NUMBERS = 2 << 20  # of the vectors of a block, and of its cosines that are held at once: 8 MB
+BLOCK_NUMBERS = (
+    1 << 19
+)  # of the vectors of a block, and of its cosines with some queries: 2 MB, as caches hold
 BELOW_ALL = -2.0  # cosines are -1 and more, up to rounding
 
 
@@ -57,6 +59,7 @@ class Nearest:
         if not len(rows):
             return
         block, lengths = torch.from_numpy(vectors), np.maximum(lengths, 1e-12)  # as `unit` has it
+        torch.get_num_threads()  # a new thread's products take all cores until it asks how many it may use
         at_once = max(1, BLOCK_NUMBERS // len(rows))
         for first in range(0, len(self._queries), at_once):
             queries = self._queries[first : first + at_once]

@@ -97,8 +97,11 @@ def read_parquet(
     given: Mapping[str, Any] | None = None,
     chosen: np.ndarray | None = None,
 ) -> Embeddings:
-    """Read a table, also one that another program has rewritten, with other types or fewer columns; of it the
-    rows with the `chosen` numbers, which ascend, or all."""
+    """Read a table, also one that another program has rewritten, with other types or fewer columns.
+
+    Of it the rows with the `chosen` numbers, which ascend, or all; without vectors, of chosen rows path and
+    face alone.
+    """
     with path.open("rb") as source, _opened(source) as file:
         names = file.schema_arrow.names
         space, meta, codes = _described(path, file, given)
@@ -111,6 +114,8 @@ def read_parquet(
         errors: list[str | None] = []
         wanted = ["path", "error", "width", "height", "space", *(FACE_COLUMNS if has_faces else ())]
         wanted += codes if with_vectors or "error" not in names else ()
+        if chosen is not None and not with_vectors:  # where matches are, and no more
+            wanted = ["path", *(FACE_COLUMNS if has_faces else ())]
         # A batch at a time and never as Python numbers, which take ten times the memory of the vectors.
         for batch in _batches(file, [name for name in wanted if name in names], chosen):
             place = slice(len(paths), len(paths) + len(batch))
@@ -157,15 +162,17 @@ def _batches(file: Any, columns: list[str], chosen: np.ndarray | None) -> Iterat
     if chosen is None:
         yield from file.iter_batches(ROWS_PER_GROUP, columns=columns)
         return
-    start = 0
-    for group in range(file.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        if np.searchsorted(chosen, start) < np.searchsorted(chosen, end):
-            for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=columns):
-                first, last = np.searchsorted(chosen, (start, start + len(batch)))
-                yield batch.take(require("pyarrow", "parquet").array(chosen[first:last] - start))
-                start += len(batch)
-        start = end
+    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+    groups = np.unique(np.searchsorted(ends, chosen, side="right")).tolist()
+    there = [np.arange(ends[g] - file.metadata.row_group(g).num_rows, ends[g]) for g in groups]
+    if not groups:
+        return
+    numbers, start = np.concatenate(there), 0
+    for batch in file.iter_batches(8 * ROWS_PER_GROUP, row_groups=groups, columns=columns):
+        wanted = np.searchsorted(numbers[start : start + len(batch)], chosen)
+        first, last = np.searchsorted(chosen, (numbers[start], numbers[start + len(batch) - 1] + 1))
+        yield batch.take(require("pyarrow", "parquet").array(wanted[first:last]))
+        start += len(batch)
 
 
 def _codes_there(
@@ -225,11 +232,12 @@ def read_code(
         name = next(iter(codes)) if len(codes) == 1 else f"{CODE}_{branch}"
         wanted = [column for column in ("error", "space", name) if column in file.schema_arrow.names]
         start = 0
-        for batch in file.iter_batches(rows, row_groups=groups, columns=wanted):
+        # without pyarrow's threads: several of these are read side by side
+        for batch in file.iter_batches(rows, row_groups=groups, columns=wanted, use_threads=False):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             _check_space(path, columns.get("space"), space)
             good = columns[name].is_valid().to_numpy(zero_copy_only=False)
-            if "error" in columns:
+            if "error" in columns and columns["error"].null_count < len(batch):
                 good &= np.array([not reason for reason in columns["error"].to_pylist()], bool)
             column = columns[name] if good.all() else columns[name].filter(pa.array(good))
             width = codes[name].stop - codes[name].start

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from facepcl.embedding.parquet_table import describe_parquet, read_code, read_pa
 from facepcl.embedding.tables import check_whole, explained, read_embeddings, tables_in
 from facepcl.errors import MissingPath, TableError
 from facepcl.utils.cpus import cores
-from facepcl.utils.futures import side_by_side
+from facepcl.utils.futures import in_order, side_by_side
 
 Block = tuple[np.ndarray, np.ndarray]  # numbers of rows [B] and their vectors [B, D]
 Visitor = Callable[[np.ndarray, np.ndarray], object]
@@ -93,12 +94,17 @@ class Files:
     def places(self, rows: Iterable[int], vectors: bool = False) -> Iterator[Place]:
         """The rows of these numbers, in the order of the table; nothing else is kept in memory."""
         numbers = np.unique(np.fromiter(rows, np.int64))
-        for file in self._files:
-            chosen = numbers[np.searchsorted(numbers, file.start) : np.searchsorted(numbers, file.end)]
-            if len(chosen):
-                with explained(file.path):
-                    table = read_parquet(file.path, vectors, None, chosen - file.start)
-                yield from (Place(row, table, place) for place, row in enumerate(chosen.tolist()))
+        chosen = [numbers[slice(*np.searchsorted(numbers, (f.start, f.end)))] for f in self._files]
+        parts = [(file, some) for file, some in zip(self._files, chosen, strict=True) if len(some)]
+        with ThreadPoolExecutor(cores()) as threads:
+            for found in in_order(lambda part: threads.submit(_places, *part, vectors), parts, cores()):
+                yield from found
+
+
+def _places(file: _File, rows: np.ndarray, vectors: bool) -> list[Place]:
+    with explained(file.path):
+        table = read_parquet(file.path, vectors, None, rows - file.start)
+    return [Place(row, table, place) for place, row in enumerate(rows.tolist())]
 
 
 def _visited(blocks: Iterator[Block], add: Visitor) -> Iterator[int]:

@@ -40,8 +40,8 @@ def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahe
 
 
 def side_by_side(streams: Iterable[Iterator[Made]], count: int) -> Iterator[Made]:
-    """What the streams give, each in its order. So many threads read `count` streams and one more, each one
-    piece ahead; a stream is begun where another has ended."""
+    """What the streams give, each in its order. So many threads read twice as many streams, each one piece
+    ahead; a stream is begun where another has ended."""
     unread = iter(streams)
     with ThreadPoolExecutor(count) as threads:
         waiting: deque[tuple[Iterator[Made], Future[Made | None]]] = deque()
@@ -49,7 +49,7 @@ def side_by_side(streams: Iterable[Iterator[Made]], count: int) -> Iterator[Made
         def ask(some: Iterable[Iterator[Made]]) -> None:
             waiting.extend((stream, threads.submit(next, stream, None)) for stream in some)
 
-        ask(islice(unread, count + 1))
+        ask(islice(unread, 2 * count))
         try:
             while waiting:
                 stream, future = waiting.popleft()
