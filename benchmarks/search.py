@@ -5,7 +5,7 @@
 The tables are random, as `facepcl embed shards/ -o embeddings/` lays them out, and stay in FOLDER if one is
 named. Reading is pyarrow's own scanner, on all cores, of the column of embeddings alone; the product is
 torch's, of the queries with blocks of the vectors, by all cores. The search has torch's threads set as the
-command sets them. All is done once before, so that files lie in the system's cache.
+command sets them, and keeps freed memory as it does. All is done once before, so that files lie in the system's cache.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.nearest import rows_per_block
 from facepcl.embedding.tables import write_table
 from facepcl.utils.cpus import cores
+from facepcl.utils.memory import keep_freed_memory
 
 SHARD = 8192  # rows of a table
 SEARCH = """
@@ -90,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="keep the tables here")
     args = parser.parse_args(argv)
     print(describe(), "\n")
+    keep_freed_memory()  # as our command does
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary) / "embeddings"
         write_folder(folder, args.rows, args.dimension)
