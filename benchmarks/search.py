@@ -5,7 +5,8 @@
 The tables are random, as `facepcl embed shards/ -o embeddings/` lays them out, and stay in FOLDER if one is
 named. Reading is pyarrow's own scanner, on all cores, of the column of embeddings alone; the product is
 torch's, of the queries with blocks of the vectors, by all cores. The search has torch's threads set as the
-command sets them, and keeps freed memory as it does. All is done once before, so that files lie in the system's cache.
+command sets them, and keeps freed memory as it does. All is done once before, so that files lie in the
+system's cache.
 """
 
 import argparse
