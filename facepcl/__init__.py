@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from facepcl.embedding.embedder import FaceEmbedder
     from facepcl.embedding.embeddings import similarity
     from facepcl.embedding.job import embed
+    from facepcl.embedding.search import search
     from facepcl.embedding.tables import read_embeddings
     from facepcl.models.factory import create_decoder, create_heads, create_model, download
     from facepcl.models.registry import list_models
@@ -52,6 +53,7 @@ _LAZY_NAMES = {
     "analyze": "facepcl.analysis",
     "embed": "facepcl.embedding.job",
     "read_embeddings": "facepcl.embedding.tables",
+    "search": "facepcl.embedding.search",
     "similarity": "facepcl.embedding.embeddings",
 }
 _LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "models", "pretrain", "probes", "views")
@@ -76,6 +78,7 @@ __all__ = [
     "pretrain",
     "probes",
     "read_embeddings",
+    "search",
     "similarity",
     "views",
 ]

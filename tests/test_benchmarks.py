@@ -157,6 +157,18 @@ def test_growth_finds_the_power():
     assert growth.exponent(counts, counts * 1e-4) == "too short to tell"
 
 
+def test_search_has_a_row_for_each_part_and_the_ratio(tmp_path, capsys):
+    pytest.importorskip("pyarrow", reason="needs pyarrow (extra parquet)")
+    import search
+
+    sizes = ["--rows", "9000", "--dimension", "8", "--queries", "3", "--rounds", "1"]
+    search.main([*sizes, "--folder", str(tmp_path / "t")])
+    rows = last_table(capsys.readouterr().out)
+    parts = ["pyarrow reads", "matrix product", "facepcl.search", "search / (reading + product)"]
+    assert [row[0] for row in rows] == parts
+    assert len(list((tmp_path / "t").iterdir())) == 2  # 8,192 rows and the rest
+
+
 def test_decoders_differ_by_rounding_at_full_scale(capsys):
     import decode
 

@@ -23,6 +23,8 @@ from PIL import Image
 
 import facepcl
 from facepcl import pretrain
+from facepcl.embedding.embeddings import Embeddings
+from facepcl.embedding.tables import write_table
 
 
 def test_the_sample_faces_are_two_dozen_crops_of_six_people():
@@ -195,9 +197,43 @@ def test_duckdb_counts_the_errors_and_finds_the_copy_first(copied):
     assert [float(line.split()[0]) for line in nearest] == pytest.approx(cosines[order].tolist(), abs=1e-4)
 
 
+def test_faiss_finds_what_the_exact_search_finds(copied):
+    pytest.importorskip("faiss", reason="needs faiss: pip install faiss-cpu")
+    (copied / "notes.jpg").write_text("no image")  # rows with an error have no number in the index
+    written, recall = output(typed("search_with_faiss.py"))
+    assert written == "wrote faces.faiss: 24 vectors"
+    assert recall == "it finds 100.0% of the 10 nearest rows of the exact search"
+    title, *lines = output(typed("search_with_faiss.py", 1))
+    [result] = facepcl.search((), "faces.npz", rows=[3])
+    assert title == f"cosine  nearest to {result.query}"
+    assert [line.split()[1] for line in lines] == [match.path for match in result.matches]
+    cosines = [match.similarity for match in result.matches]
+    assert [float(line.split()[0]) for line in lines] == pytest.approx(cosines, abs=1e-4)
+
+
+def test_faiss_reads_a_folder_table_by_table_with_the_rows_of_all(copied):
+    for package in ("faiss", "pyarrow"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    facepcl.embed(copied, "table.npz")
+    whole = facepcl.read_embeddings("table.npz")
+    Path("tables").mkdir()
+    for number, start in enumerate(range(0, 24, 9)):
+        some = slice(start, start + 9)
+        rows = Embeddings(
+            whole.vectors[some], whole.paths[some], whole.errors[some], whole.sizes[some], whole.meta
+        )
+        write_table(f"tables/{number}.parquet", whole.meta, [rows], len(rows))
+    one, folder = (
+        output(f"python examples/search_with_faiss.py {table} --index {index} --row 20")
+        for table, index in (("table.npz", "one.faiss"), ("tables", "folder.faiss"))
+    )
+    assert folder[1:] == one[1:]
+
+
 @pytest.mark.parametrize(
     ("example", "package", "line"),
     [
+        ("search_with_faiss.py", "faiss", "pip install faiss-cpu"),
         ("query_duckdb.py", "duckdb", "pip install duckdb"),
         pytest.param("query_duckdb.py", "pyarrow", "pip install 'facepcl[parquet]'", marks=pytest.mark.slow),
         pytest.param(

@@ -22,6 +22,7 @@ COMMANDS = {
     "align": "find faces in photos and write upright crops",
     "analyze": "head pose, expression and action units of faces in photos and videos",
     "embed": "embed files, folders and .tar shards",
+    "search": "find faces in a table that look like a photo",
     "pretrain": "train an encoder on faces",
     "probe": "evaluate frozen features by linear probes",
     "convert": "convert a third-party checkpoint to a folder that timm loads",

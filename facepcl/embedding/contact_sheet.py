@@ -56,11 +56,11 @@ def draw_sheet(
     pen = ImageDraw.Draw(sheet)
     branches = (embedder.likeness, "pose")
     title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
-    pen.text((GAP, 8), f"Nearest neighbours by {title}", "black", _font(18))
+    pen.text((GAP, 8), f"Nearest neighbours by {title}", "black", font(18))
     centred = "; codes are centred first" if len(samples) >= CENTRE_FROM else ""
     count = sum(error is None for error in table.errors)
     subtitle = f"cosine, among {len(samples):,} of {count:,} images{centred}"
-    pen.text((GAP, 34), subtitle, "dimgray", _font(12))
+    pen.text((GAP, 34), subtitle, "dimgray", font(12))
     # codes share a large common part, without which every pair looks alike; identity vectors do not
     similar = {
         name: _cosine(np.stack([sample.vectors[name] for sample in samples]), centre=name != IDENTITY)
@@ -112,22 +112,22 @@ def _draw_query(
 ) -> None:
     pen = ImageDraw.Draw(sheet)
     pen.line((GAP, top - GAP, sheet.width - GAP, top - GAP), fill="lightgray")
-    _paste(sheet, samples[query], (GAP, top), 2 * TILE)
-    pen.text((GAP, top + 2 * TILE + 2), _short(samples[query].path, 30), "black", _font(11))
+    paste(sheet, samples[query].pixels, (GAP, top), 2 * TILE)
+    pen.text((GAP, top + 2 * TILE + 2), _short(samples[query].path, 30), "black", font(11))
     for row, (name, cosines) in enumerate(similar.items()):
         y = top + row * (TILE + CAPTION + GAP)
-        pen.multiline_text((2 * TILE + 3 * GAP, y + TILE // 3), ROWS[name], "black", _font(12))
+        pen.multiline_text((2 * TILE + 3 * GAP, y + TILE // 3), ROWS[name], "black", font(12))
         cosine = cosines[query].copy()
         cosine[query] = -np.inf
         others = np.argsort(-cosine, kind="stable")[: min(NEIGHBOURS, len(samples) - 1)]
         for place, other in enumerate(others):
             x = LEFT + place * (TILE + GAP)
-            _paste(sheet, samples[other], (x, y), TILE)
+            paste(sheet, samples[other].pixels, (x, y), TILE)
             pen.text(
                 (x, y + TILE + 1),
                 f"{cosine[other]:.2f} {_short(samples[other].path, 11)}",
                 "dimgray",
-                _font(11),
+                font(11),
             )
 
 
@@ -137,14 +137,21 @@ def _cosine(codes: np.ndarray, centre: bool = True) -> np.ndarray:
     return directions @ directions.T
 
 
-def _paste(sheet: Image.Image, sample: Sample, at: tuple[int, int], size: int) -> None:
-    sheet.paste(Image.fromarray(sample.pixels).resize((size, size), Image.Resampling.BICUBIC), at)
+def paste(sheet: Image.Image, pixels: np.ndarray, at: tuple[int, int], size: int) -> None:
+    """Draw pixels uint8 `[S, S, 3]` as a square of `size`."""
+    sheet.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC), at)
+
+
+def stem(path: str) -> str:
+    """The name of a file without its ending."""
+    return Path(path).name.rpartition(".")[0] or Path(path).name
 
 
 def _short(path: str, letters: int) -> str:
-    name = Path(path).name.rpartition(".")[0] or Path(path).name
+    name = stem(path)
     return name if len(name) <= letters else "…" + name[1 - letters :]  # such names differ at the end
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of sheets."""
     return ImageFont.load_default(size=size)

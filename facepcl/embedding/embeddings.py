@@ -4,7 +4,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from facepcl.jobs.state import if_replaced
 
 MOST_LIKELY, EXPRESSION = "expression", "expression_"  # a column; what those of probabilities begin with
 ROWS_PER_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
+IDENTITY = "identity"  # the branch of weights with a head of this name, by which faces are compared
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class Row:
     face: Face | None = None
     number: int | None = None
     attributes: dict[str, float] | None = None
+
+
+class Match(NamedTuple):
+    """A row that a search found: its number in the table, the cosine with the query, and where its image is;
+    where faces were looked for, its place in the photo and its `number` there."""
+
+    row: int
+    similarity: float
+    path: str
+    face: Face | None = None
+    number: int | None = None
 
 
 @dataclass
@@ -59,6 +71,18 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __repr__(self) -> str:
+        failed = sum(error is not None for error in self.errors)
+        codes = (f"{name} ({at.stop - at.start} numbers)" for name, at in columns_of(self.meta).items())
+        lines = {
+            "rows": f"{len(self):,}, of which {failed:,} without an embedding",
+            "model": model_name(self.meta),
+            "branch": ", ".join(codes),
+            "space": self.meta.get("space"),
+            "first": self.paths[0] if self.paths else None,
+        }
+        return "Embeddings\n" + "\n".join(f"  {name:<6}  {value}" for name, value in lines.items())
+
     @property
     def images(self) -> int:
         """Of how many images these are: a photo has a row for each face, or one without."""
@@ -69,6 +93,41 @@ class Embeddings:
         if name not in (columns := columns_of(self.meta)):
             raise OptionError(f"this table has {', '.join(columns)}, not {name!r}")
         return replace(self, vectors=self.vectors[:, columns[name]], meta=meta_of_branch(self.meta, name))
+
+    def nearest(self, query: int | np.ndarray, k: int = 10) -> list[Match]:
+        """Find the rows with the highest cosine similarity; `facepcl.search` does it for tables on the disk.
+
+        Args:
+            query: A vector of shape [D], or the number of a row, which is not among its own matches.
+            k: How many rows to return at most.
+
+        Returns:
+            The matches, nearest first. Compared is the identity code of a table with several codes.
+
+        Raises:
+            OptionError: The query is of another width, there is no such row or it has no embedding, or the
+                table has several codes and none for identity: take one by `branch`.
+
+        Example:
+            >>> table.nearest(0, k=3)[0].path
+        """
+        from facepcl.embedding.nearest import nearest_in
+
+        return nearest_in(self, query, k)
+
+    def to_pandas(self) -> Any:
+        """Convert the table to a pandas DataFrame with the columns of a Parquet table.
+
+        Returns:
+            A row for each row; each code is a column of float32 arrays, `embedding`, or `embedding_BRANCH` of
+            several, and missing where a row has an error.
+
+        Raises:
+            MissingExtra: pandas or pyarrow is not installed.
+        """
+        from facepcl.embedding.parquet_table import to_pandas
+
+        return to_pandas(self)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One by one, numbered from `start`."""
@@ -137,6 +196,26 @@ def meta_of_branch(meta: dict[str, Any], name: str) -> dict[str, Any]:
     """The metadata of a table with the code of one branch alone."""
     column = meta.get("columns", {}).get(name, {})
     return {key: value for key, value in meta.items() if key != "columns"} | {"branch": name, **column}
+
+
+def compared_branch(meta: dict[str, Any], where: str, branch: str | None = None) -> str:
+    """The code by which rows are compared: `branch`, or the one for identity, or the only one. Raises
+    OptionError if `where` has several others, or none of that name."""
+    columns = columns_of(meta)
+    if branch is None and IDENTITY not in columns and len(columns) > 1:
+        raise OptionError(
+            f"{where} has the codes {', '.join(columns)} and none for identity; choose one with --branch "
+            f"{next(iter(columns))} (branch={next(iter(columns))!r})"
+        )
+    chosen = branch or (IDENTITY if IDENTITY in columns else next(iter(columns)))
+    if chosen not in columns:
+        raise OptionError(f"{where} has {', '.join(columns)}, not {chosen!r}")
+    return chosen
+
+
+def model_name(meta: dict[str, Any]) -> str:
+    """Model and weights as `create_model` and timm take them; of weights without a name the model alone."""
+    return ".".join(filter(None, (meta.get("model"), meta.get("tag"))))
 
 
 def named_columns(meta: dict[str, Any], alone: str, prefix: str = "") -> dict[str, slice]:

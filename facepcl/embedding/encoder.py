@@ -20,6 +20,7 @@ from torch import nn
 from facepcl._version import __version__
 from facepcl.data.file_types import is_image_name
 from facepcl.embedding.backends import BACKENDS, ONNX, Run, make_run
+from facepcl.embedding.embeddings import IDENTITY
 from facepcl.embedding.int8 import INT8, make_int8_run
 from facepcl.errors import OptionError, WeightsError, unknown
 from facepcl.images.transform import Transform
@@ -35,7 +36,6 @@ from facepcl.utils.torch_state import default_torch_state, use_own_threads
 
 FOR_IMAGES = "embed images by calling the embedder, as in FaceEmbedder()([image])"
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
-IDENTITY = "identity"  # the embedding by the head of this name
 BRANCH_NAMES, POOLS = (*Branches._fields, IDENTITY, "concat"), ("code", "flatten", "avg", "2x2")
 
 

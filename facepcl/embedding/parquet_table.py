@@ -23,6 +23,7 @@ from facepcl.errors import TableError, require
 
 META_KEY = "facepcl"
 COUNTED = ("face", "track")  # columns of whole numbers
+BUFFER = 1 << 20  # bytes of a column that are read at once
 CODE = "embedding"  # the column; of several branches each has its own, with its name behind this
 NO_CODE = "the table holds no embedding of it"
 
@@ -102,32 +103,37 @@ def count_rows(path: Path) -> int:
         return int(require("pyarrow.parquet", "parquet").read_metadata(source).num_rows)
 
 
-def read_parquet(path: Path, with_vectors: bool, given: Mapping[str, Any] | None = None) -> Embeddings:
-    """Read a table, also one that another program has rewritten, with other types or fewer columns."""
-    parquet = require("pyarrow.parquet", "parquet")
-    # with its buffer, batch by batch the bytes of the whole file would come to lie in memory
-    with path.open("rb") as source, parquet.ParquetFile(source, pre_buffer=False) as file:
+def read_parquet(
+    path: Path,
+    with_vectors: bool,
+    given: Mapping[str, Any] | None = None,
+    chosen: np.ndarray | None = None,
+) -> Embeddings:
+    """Read a table, also one that another program has rewritten, with other types or fewer columns.
+
+    Of it the rows with the `chosen` numbers, which ascend, or all; without vectors, of chosen rows path and
+    face alone.
+    """
+    with path.open("rb") as source, _opened(source) as file:
         names = file.schema_arrow.names
-        if "path" not in names or not any(name.startswith(CODE) for name in names):
-            raise ValueError(f"its columns are {', '.join(names)[:200]}")
-        own = (file.schema_arrow.metadata or {}).get(META_KEY.encode())
-        meta = find_meta(path, own and json.loads(own), given)
-        space, (meta, codes) = meta.get("space"), _codes_there(path, meta, names)
+        space, meta, codes = _described(path, file, given)
         columns_of_numbers = number_columns(meta, names)
-        vectors = np.full(
-            (file.metadata.num_rows, meta["dimension"] if with_vectors else 0), np.nan, np.float32
-        )
+        count = file.metadata.num_rows if chosen is None else len(chosen)
+        vectors = np.full((count, meta["dimension"] if with_vectors else 0), np.nan, np.float32)
         sizes = np.zeros((len(vectors), 2), np.int32)
-        numbers = {
-            kind: np.full((len(vectors), len(columns)), np.nan, np.float32)
-            for kind, columns in columns_of_numbers.items()
-        }
         paths: list[str] = []
         errors: list[str | None] = []
         wanted = ["path", "error", "width", "height", "space", *chain(*columns_of_numbers.values())]
         wanted += codes if with_vectors or "error" not in names else ()
+        if chosen is not None and not with_vectors:  # where matches are, and no more
+            columns_of_numbers = {kind: n for kind, n in columns_of_numbers.items() if kind == "faces"}
+            wanted = ["path", *chain(*columns_of_numbers.values())]
+        numbers = {
+            kind: np.full((len(vectors), len(columns)), np.nan, np.float32)
+            for kind, columns in columns_of_numbers.items()
+        }
         # A batch at a time and never as Python numbers, which take ten times the memory of the vectors.
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=[name for name in wanted if name in names]):
+        for batch in _batches(file, [name for name in wanted if name in names], chosen):
             place = slice(len(paths), len(paths) + len(batch))
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             _check_space(path, columns.get("space"), space)
@@ -146,6 +152,44 @@ def read_parquet(path: Path, with_vectors: bool, given: Mapping[str, Any] | None
                 for axis, name in enumerate(columns_of_numbers[kind]):
                     values[place, axis] = columns[name].cast("float32").to_numpy(False)
     return Embeddings(vectors, paths, errors, sizes, meta, **numbers)
+
+
+def _opened(source: Any) -> Any:
+    """A Parquet file whose columns are read piece by piece: with a buffer of pyarrow's own, or at once, a
+    whole file or a whole row group would come to lie in memory."""
+    parquet = require("pyarrow.parquet", "parquet")
+    return parquet.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER)
+
+
+def _described(
+    path: Path, file: Any, given: Mapping[str, Any] | None
+) -> tuple[str | None, dict[str, Any], dict[str, slice]]:
+    """The space of an open table as its metadata says it, the metadata of the codes that are there, and their
+    columns. Raises ValueError for a file that is no table."""
+    names = file.schema_arrow.names
+    if "path" not in names or not any(name.startswith(CODE) for name in names):
+        raise ValueError(f"its columns are {', '.join(names)[:200]}")
+    own = (file.schema_arrow.metadata or {}).get(META_KEY.encode())
+    meta = find_meta(path, own and json.loads(own), given)
+    return meta.get("space"), *_codes_there(path, meta, names)
+
+
+def _batches(file: Any, columns: list[str], chosen: np.ndarray | None) -> Iterator[Any]:
+    """The rows of a file in order; or those that are `chosen`, of which other row groups are not read."""
+    if chosen is None:
+        yield from file.iter_batches(ROWS_PER_GROUP, columns=columns)
+        return
+    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+    groups = np.unique(np.searchsorted(ends, chosen, side="right")).tolist()
+    there = [np.arange(ends[g] - file.metadata.row_group(g).num_rows, ends[g]) for g in groups]
+    if not groups:
+        return
+    numbers, start = np.concatenate(there), 0
+    for batch in file.iter_batches(8 * ROWS_PER_GROUP, row_groups=groups, columns=columns):
+        wanted = np.searchsorted(numbers[start : start + len(batch)], chosen)
+        first, last = np.searchsorted(chosen, (numbers[start], numbers[start + len(batch) - 1] + 1))
+        yield batch.take(require("pyarrow", "parquet").array(wanted[first:last]))
+        start += len(batch)
 
 
 def _codes_there(
@@ -177,7 +221,7 @@ def _check_space(path: Path, column: Any, space: str | None) -> None:
 def _matrix(path: Path, name: str, column: Any, width: int) -> np.ndarray:
     """The lists of a column that are not null, `[G, width]`."""
     column = column.drop_null()
-    widths = set(require("pyarrow.compute", "parquet").list_value_length(column).to_pylist())
+    widths = set(require("pyarrow.compute", "parquet").list_value_length(column).unique().to_pylist())
     if widths - {width}:
         raise TableError(
             f"{path} has rows with {min(widths - {width})} numbers in {name}, and its metadata says {width}: "
@@ -185,3 +229,46 @@ def _matrix(path: Path, name: str, column: Any, width: int) -> np.ndarray:
         )
     numbers: np.ndarray = column.flatten().to_numpy()
     return numbers.reshape(-1, width)
+
+
+def describe_parquet(path: Path) -> tuple[dict[str, Any], list[int]]:
+    """The metadata of a table, and how many rows are in each of its row groups."""
+    with path.open("rb") as source, _opened(source) as file:
+        groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        return _described(path, file, None)[1], groups
+
+
+def read_code(
+    path: Path, branch: str, groups: list[int], rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The codes of some row groups in blocks of so many `rows`: numbers of the rows that have one, counted
+    from the first of these groups, and their vectors float32 `[B, D]`."""
+    pa = require("pyarrow", "parquet")
+    with path.open("rb") as source, _opened(source) as file:
+        space, _, codes = _described(path, file, None)
+        name = next(iter(codes)) if len(codes) == 1 else f"{CODE}_{branch}"
+        wanted = [column for column in ("error", "space", name) if column in file.schema_arrow.names]
+        start = 0
+        # without pyarrow's threads: several of these are read side by side
+        for batch in file.iter_batches(rows, row_groups=groups, columns=wanted, use_threads=False):
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            _check_space(path, columns.get("space"), space)
+            good = columns[name].is_valid().to_numpy(zero_copy_only=False)
+            if "error" in columns and columns["error"].null_count < len(batch):
+                good &= np.array([not reason for reason in columns["error"].to_pylist()], bool)
+            column = columns[name] if good.all() else columns[name].filter(pa.array(good))
+            width = codes[name].stop - codes[name].start
+            # a copy: torch takes no array of arrow's, which may not be written to
+            yield start + np.flatnonzero(good), np.array(_matrix(path, name, column, width), np.float32)
+            start += len(batch)
+
+
+def to_pandas(table: Embeddings) -> Any:
+    """As `Embeddings.to_pandas`."""
+    pandas = require("pandas", "pandas")
+    pa = require("pyarrow", "pandas")
+    meta = {key: value for key, value in table.meta.items() if key != "align" or table.faces is not None}
+    rows = to_arrow(meta, table, np.arange(len(table)))
+    if not table.vectors.shape[1]:  # they were not read
+        rows = rows.drop_columns(list(_codes(meta)))
+    return rows.to_pandas(types_mapper={pa.int32(): pandas.Int32Dtype()}.get)  # which may be missing

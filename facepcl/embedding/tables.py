@@ -201,14 +201,7 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
     if not paths:
         raise MissingPath(f"{folder}: there are no tables in this folder")
     first = read_table(paths[0], False, given)
-    listing = folder / ".facepcl/job.jsonl"  # in folders of an earlier version: one line more than shards
-    listed = len(listing.read_bytes().splitlines()) - 1 if listing.is_file() else len(paths)
-    shards = first.meta.pop("shards", listed)
-    if shards > len(paths):
-        raise TableError(
-            f"{folder} lacks {shards - len(paths)} of its {shards} shards; embed them with --resume, or read "
-            "its tables one by one"
-        )
+    check_whole(folder, first.meta, len(paths))
     # filled table by table: joined at the end they would be in memory twice
     row_count = sum(map(_row_count, paths))
     vectors = np.empty((row_count, first.meta["dimension"] if with_vectors else 0), np.float32)
@@ -232,6 +225,18 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
     return replace(table, sizes=np.concatenate(sizes), **joined)
 
 
+def check_whole(folder: Path, meta: dict[str, Any], count: int) -> None:
+    """Take the number of shards out of `meta`. Raises TableError if `count` tables are not all."""
+    listing = folder / ".facepcl/job.jsonl"  # in folders of an earlier version: one line more than shards
+    listed = len(listing.read_bytes().splitlines()) - 1 if listing.is_file() else count
+    shards = meta.pop("shards", listed)
+    if shards > count:
+        raise TableError(
+            f"{folder} lacks {shards - count} of its {shards} shards; embed them with --resume, or read "
+            "its tables one by one"
+        )
+
+
 def _space_of(table: Embeddings) -> str:
     return describe_space(table.meta) + ("" if table.faces is None else ", a row a face")
 
@@ -244,19 +249,20 @@ def read_table(path: Path, vectors: bool = True, meta: Mapping[str, Any] | None 
         )
     if not os.path.isfile(path):
         raise MissingPath(f"{path}: there is no such table")
-    with _explained(path):
+    with explained(path):
         table = _READERS[path.suffix](path, vectors, meta)
         _check_shapes(table)
         return table
 
 
 def _row_count(path: Path) -> int:
-    with _explained(path):
+    with explained(path):
         return count_rows(path)
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turns what readers raise on damaged files into a TableError that names `path`."""
     try:
         yield
     except FacepclError:

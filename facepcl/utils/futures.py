@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Given = TypeVar("Given")
@@ -36,3 +37,27 @@ def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahe
     finally:
         for future in waiting:  # after Ctrl-C nothing that waits is started
             future.cancel()
+
+
+def side_by_side(streams: Iterable[Iterator[Made]], count: int) -> Iterator[Made]:
+    """What the streams give, each in its order. So many threads read twice as many streams, each one piece
+    ahead; a stream is begun where another has ended."""
+    unread = iter(streams)
+    with ThreadPoolExecutor(count) as threads:
+        waiting: deque[tuple[Iterator[Made], Future[Made | None]]] = deque()
+
+        def ask(some: Iterable[Iterator[Made]]) -> None:
+            waiting.extend((stream, threads.submit(next, stream, None)) for stream in some)
+
+        ask(islice(unread, 2 * count))
+        try:
+            while waiting:
+                stream, future = waiting.popleft()
+                if (piece := future.result()) is None:
+                    ask(islice(unread, 1))
+                else:
+                    ask([stream])
+                    yield piece
+        finally:
+            for _, future in waiting:
+                future.cancel()
