@@ -89,6 +89,14 @@ def test_identity_finds_the_same_person_more_often_than_chance(sample):
     assert (person[nearest] == person[:, None]).mean() > 4 * chance
 
 
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_heads_say_where_the_sample_faces_are_turned(name):
+    """To 6 degrees of yaw, as their names tell; a constant is 17 off."""
+    yaw = [int(re.search(r"yaw([+-]\d+)", path.name).group(1)) for path in FACES]
+    found = [face.yaw for face in facepcl.FaceAnalyzer(name, crops=True, dtype="float32")(FACES)]
+    assert np.abs(np.array(found) - yaw).mean() < 6
+
+
 def test_the_codes_are_finite_and_not_collapsed(sample):
     for codes in sample[2].values():
         assert np.isfinite(codes).all()

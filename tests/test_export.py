@@ -27,6 +27,7 @@ from facepcl.models.onnx import open_graph, to_onnx
 
 DOC = (ROOT / "docs/export.md").read_text("utf-8")
 BRANCHES = ("shared", "face", "pose")
+HEADS = ("au", "expression", "identity", "head_pose")
 # Measured: up to 3e-6 under onnxruntime, whose sums run in another order than torch's, as they do in another
 # layout; levels divided by 256 instead of 255, the smallest mistake tried, make 1e-3.
 CLOSE = 1e-5
@@ -74,7 +75,7 @@ def program_of(path):
             inside[export.META_FILE]
         )
     session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
-    assert [output.name for output in session.get_outputs()] == list(BRANCHES)
+    assert [output.name for output in session.get_outputs()] == [*BRANCHES, *HEADS]
 
     def value(text):
         try:
@@ -106,11 +107,33 @@ def test_a_file_gives_the_codes_of_the_embedder_for_any_number_of_faces(files, n
     program, meta = program_of(files / name)
     embedder = facepcl.FaceEmbedder(Path(name).stem, "concat", dtype="float32")
     pixels = np.stack([embedder._open(0, face) for face in FACES[:7]])
-    wanted = np.split(embedder(FACES[:7]), np.cumsum(list(meta["outputs"].values()))[:-1], axis=1)
-    assert list(meta["outputs"]) == list(BRANCHES)
+    widths = list(meta["outputs"].values())[: len(BRANCHES)]
+    wanted = np.split(embedder(FACES[:7]), np.cumsum(widths)[:-1], axis=1)
+    assert list(meta["outputs"]) == [*BRANCHES, *HEADS]
     for count in (1, 3, 7):
-        codes = program(taken(pixels[:count], meta))
+        codes = program(taken(pixels[:count], meta))[: len(BRANCHES)]
         assert max(off(a, b[:count]) for a, b in zip(codes, wanted, strict=True)) < CLOSE
+
+
+@pytest.mark.parametrize("name", ["pcl_facecycle.onnx", "pcl_resnet18.pt2"])
+def test_a_file_says_of_faces_what_the_analyzer_says(files, name):
+    program, meta = program_of(files / name)
+    analyzer = facepcl.FaceAnalyzer(Path(name).stem, crops=True, dtype="float32")
+    pixels = np.stack([analyzer.embedder._open(0, face) for face in FACES[:7]])
+    outputs = dict(zip(meta["outputs"], program(taken(pixels, meta)), strict=True))
+    records = analyzer(FACES[:7])
+    assert meta["names"]["head_pose"] == ["yaw", "pitch", "roll"]
+    assert meta["names"]["expression"] == list(records[0].expressions)
+    assert meta["names"]["au"] == list(records[0].action_units)
+    wanted = {
+        "au": [list(record.action_units.values()) for record in records],
+        "expression": [list(record.expressions.values()) for record in records],
+        "identity": [record.identity for record in records],
+        "head_pose": [(record.yaw, record.pitch, record.roll) for record in records],
+    }
+    assert (
+        max(off(outputs[head], np.array(wanted[head])) for head in HEADS) < 10 * CLOSE
+    )  # sums of 2,048 terms
 
 
 @pytest.mark.parametrize("name", ["pcl_facecycle.onnx", "pcl_resnet18.pt2"])
@@ -122,7 +145,8 @@ def test_a_file_says_what_it_is(files, name):
     assert (side, meta["mean"], meta["std"]) == (row.input_size, [0, 0, 0], [1, 1, 1])
     assert meta["input"] == f"images: uint8 [B, {side}, {side}, 3], RGB"
     assert meta["preprocessing"]["interpolation"] == "bicubic"
-    assert len(set(meta["space"].values())) == 3
+    assert len(set(meta["space"].values())) == 4
+    assert list(meta["space"]) == [*BRANCHES, "identity"]
     assert meta["space"]["face"] == facepcl.FaceEmbedder(row.model, "face", dtype="float32").meta["space"]
 
 
@@ -164,7 +188,8 @@ def test_no_path_of_this_machine_is_in_a_file(files):
 def test_the_last_line_says_what_was_written(onnxruntime, typed):
     assert re.fullmatch(
         r"wrote pcl_facecycle.onnx: images: uint8 \[B, 64, 64, 3\], RGB -> shared \[B, 2048\], "
-        r"face \[B, 2048\], pose \[B, 2048\]; equal to torch within \de-0\d",
+        r"face \[B, 2048\], pose \[B, 2048\], au \[B, 22\], expression \[B, 7\], identity \[B, 256\], "
+        r"head_pose \[B, 3\]; equal to torch within \de-0\d",
         typed["pcl_facecycle.onnx"],
     )
 

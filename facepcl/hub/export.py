@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from facepcl.embedding.backends import FLOAT32_ROUNDING, Run, deviation
-from facepcl.embedding.encoder import AllBranches, Encoder, Trunk, code, normalised
+from facepcl.embedding.encoder import IDENTITY, AllBranches, Encoder, Trunk, code, normalised
 from facepcl.errors import ExportError, FacepclError, OptionError, first_cause, require
 from facepcl.models import Branches
 from facepcl.models.onnx import EXTRA, INPUT, open_graph, require_onnx, to_onnx
 from facepcl.utils.files import as_path, atomic, check_file
 
+HEAD_POSE = "head_pose"  # the output of the head `pose`
 META_FILE = "facepcl.json"  # the description inside a .pt2
 BATCH_SIZES = 1, 5  # with which a file is checked
 
@@ -35,8 +36,9 @@ def run(
     """Export an encoder to a `.onnx` or `.pt2` file that gives its codes for any number of images.
 
     The outputs are `shared`, `face` and `pose`, float32 [B, D], equal to those of `FaceEmbedder` with pool
-    `code`; `shared` alone for a model without branches. The file describes itself and is compared with the
-    model before it gets its name.
+    `code`; `shared` alone for a model without branches. Weights with heads have `identity`, `head_pose`
+    (degrees), `expression` (probabilities) and `au` besides. The file describes itself and is compared with
+    the model before it gets its name.
 
     Args:
         name: As for `FaceEmbedder`.
@@ -90,7 +92,14 @@ class Codes(nn.Module):
     def __init__(self, encoder: Encoder, with_preprocessing: bool):
         super().__init__()
         model = encoder.model.to(memory_format=torch.contiguous_format)
-        self.outputs = Branches._fields if encoder.has_branches else Branches._fields[:1]
+        self.codes = Branches._fields if encoder.has_branches else Branches._fields[:1]
+        self.heads = encoder.heads and encoder.heads.cpu()
+        # by the name of its output: `pose` is the code of a branch already
+        self.head_of = {
+            HEAD_POSE if name in self.codes else name: name
+            for name in (self.heads.specs if self.heads else ())
+        }
+        self.outputs = (*self.codes, *self.head_of)
         self.maps = AllBranches(model) if encoder.has_branches else Trunk(model)
         self.shape = encoder.transform.shape
         self.with_preprocessing = with_preprocessing
@@ -102,7 +111,14 @@ class Codes(nn.Module):
         if self.with_preprocessing:
             images = normalised(images, self.mean, self.std)
         maps = self.maps(images)
-        return tuple(code(self.maps.model, name, m) for name, m in zip(self.outputs, maps, strict=True))
+        codes = [code(self.maps.model, name, m) for name, m in zip(self.codes, maps, strict=True)]
+        if self.heads:
+            codes += [self.heads.predict(name, Branches(*maps)) for name in self.head_of.values()]
+        return tuple(codes)
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The names of the numbers in each head's output; none for identity."""
+        return {output: self.heads.specs[name].names for output, name in self.head_of.items() if self.heads}
 
     def sample(self, count: int) -> torch.Tensor:
         """Noise as input, with pixels of all levels."""
@@ -139,7 +155,8 @@ def _describe(encoder: Encoder, network: Codes, named: bool) -> dict[str, Any]:
         "outputs": {output: c.shape[1] for output, c in zip(network.outputs, codes, strict=True)},
         "pool": encoder.pool,
         "normalize": encoder.normalize,
-        "space": {output: encoder.space(output) for output in network.outputs},
+        "names": {output: names for output, names in network.names().items() if names},
+        "space": {o: encoder.space(o) for o in network.outputs if o in (*network.codes, IDENTITY)},
     }
 
 

@@ -7,6 +7,10 @@ from unittest import mock
 
 import av
 import numpy as np
+from PIL import Image
+
+from facepcl.images.face import LANDMARKS
+from facepcl.images.geometry import cut_to_size, square_around
 
 _TICKS = 90_000  # a second, as MPEG counts
 _STANDARDS = {"bt601": (5, 0.299, 0.114), "bt709": (1, 0.2126, 0.0722)}  # FFmpeg's number; red, blue in Y
@@ -94,11 +98,17 @@ def greys(count, size=(64, 48)):
 
 
 def write_turning_head(path, fps=10, seconds=10, identity=3):
-    """Write a video of one rendered person, 96 px, who turns the head from -45 to 45 degrees of yaw and back;
-    returns the yaw of each frame."""
+    """Write a video of one rendered person, a face crop of 96 px, who turns the head from -45 to 45 degrees
+    of yaw and back; returns the yaw of each frame."""
     frames, yaws = _turning_head(fps * seconds, identity)
     write_video(path, frames, fps)
     return yaws
+
+
+def _crop(pixels, landmarks):
+    """The face as the weights expect it."""
+    square = square_around([landmarks[name] for name in LANDMARKS], turn=False)
+    return np.asarray(cut_to_size(Image.fromarray(pixels), square, pixels.shape[0]))
 
 
 @cache
@@ -114,6 +124,6 @@ def _turning_head(count, identity):
     ):
         maker = generator.Generator(seed=7, size=96)
         rendered = [maker.image(identity, number, "pose") for number in range(len(series))]
-    pictures = [pixels for pixels, _ in rendered]
+    pictures = [_crop(pixels, labels["landmarks"]) for pixels, labels in rendered]
     assert [labels["yaw"] for _, labels in rendered] == [round(place.yaw, 3) for place in series]
     return [pictures[min(number, count - number)] for number in range(count)], yaws
