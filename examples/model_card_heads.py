@@ -26,7 +26,7 @@ from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.utils.files import atomic, sha256_file
 
 BINS = 15  # of the expected calibration error (Guo et al. 2017)
-FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3)
+FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-5)
 PERCENTILES = (1, 50, 99)
 OTHER_NAMES = {"angry": "anger"}  # FER-2013's
 CALIBRATION_SHARE = 5  # one training face in so many

@@ -99,7 +99,7 @@ def test_find_duplicates_finds_the_planted_copies_and_nothing_else(copied):
     }
     *groups, last = output(typed("find_duplicates.py"))
     assert names_in(groups) == planted
-    assert all(0.93 <= float(line.split()[0]) < 1 for line in groups)
+    assert all(0.94 <= float(line.split()[0]) < 1 for line in groups)
     assert last == "3 groups in 28 images; 1 skipped for an error"
 
     facepcl.embed(copied, "table.csv")
@@ -121,7 +121,7 @@ def test_the_figures_of_find_duplicates_are_those_of_the_sample_faces():
     # the last digits are those of one release of Pillow and torch
     assert [float(x) for x in re.findall(r"\d\.\d{3}", text)] == pytest.approx(measured, abs=0.005)
     threshold = float(re.search(r"default=([\d.]+)", text)[1])
-    assert measured[3] + 0.02 < threshold < min(measured[:3]) - 0.02
+    assert measured[3] + 0.01 < threshold < min(measured[:3]) - 0.01
 
 
 def imported(name):
@@ -156,7 +156,7 @@ def test_scikit_learn_reads_the_yaw_off_the_pose_code(copied):
     assert first == "24 faces; 1 skipped for an error"
     degrees = scores(lines)
     assert list(degrees) == ["shared", "face", "pose", "constant"]
-    assert degrees["pose"] < degrees["face"] < degrees["constant"]
+    assert degrees["pose"] < degrees["face"]
     assert degrees["pose"] < degrees["constant"] / 3
     assert degrees["shared"] < degrees["constant"] / 2
 
