@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from helpers.files import FACES
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,17 +11,6 @@ from facepcl.embedding import contact_sheet
 from facepcl.embedding.contact_sheet import NEIGHBOURS, Sample, nearest
 from facepcl.errors import OptionError
 from facepcl.images.sheet import lines_of
-from facepcl.models.heads import Heads, HeadSpec
-from facepcl.models.io import save_encoder
-
-
-@pytest.fixture(scope="module")
-def with_heads(tmp_path_factory):
-    """Weights with a head for identity."""
-    torch.manual_seed(0)
-    heads = Heads({"identity": HeadSpec("shared", 4, "unit", 16)}, {"identity": 128 * 16})
-    model = facepcl.create_model("pcl_facecycle", pretrained=True)
-    return f"local-dir:{save_encoder(model, tmp_path_factory.mktemp('w') / 'encoder', heads=heads)}"
 
 
 @pytest.fixture
@@ -51,17 +39,17 @@ def pictures(count, side=64):
     return coarse.repeat(side // 8, 1).repeat(side // 8, 2)
 
 
-def test_the_number_on_the_sheet_is_similarity_of_the_two_identities(with_heads, tmp_path, written):
+def test_the_number_on_the_sheet_is_similarity_of_the_two_identities(attribute_weights, tmp_path, written):
     query, *others = FACES[:9]
-    embed(FACES[:9], tmp_path, with_heads, queries=[query.name])
-    embedder = facepcl.FaceEmbedder(with_heads, branch="identity", dtype="float32")
+    embed(FACES[:9], tmp_path, attribute_weights, queries=[query.name])
+    embedder = facepcl.FaceEmbedder(attribute_weights, branch="identity", dtype="float32")
     cosines = np.sort(facepcl.similarity(embedder([query]), embedder(others))[0])[::-1]
     shown = [text for text in written if text.lstrip("-").replace(".", "").isdigit()]
     assert shown[: len(others)] == [f"{cosine:.2f}" for cosine in cosines]
 
 
-def test_rows_are_identity_and_pose_of_weights_with_heads(with_heads, model, tmp_path, written):
-    embed(FACES[:3], tmp_path, with_heads)
+def test_rows_are_identity_and_pose_of_weights_attribute_weights(attribute_weights, model, tmp_path, written):
+    embed(FACES[:3], tmp_path, attribute_weights)
     assert "Nearest neighbours by identity and by pose code" in written
     written.clear()
     embed(FACES[:3], tmp_path, model)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from facepcl.analysis.drawing import AXES, DrawnFace, annotated
-from facepcl.analysis.photos import ShownPhoto, photos_with_faces, read_photos
+from facepcl.analysis.drawing import AXES, AXIS_NAMES, DrawnFace, annotated, labels_of
+from facepcl.analysis.photos import ShownPhoto, photos_with_faces, read_photos, spread
 from facepcl.analysis.words import UNIT_NAMES, describe_expression, strongest
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.images.sheet import save_sheet
@@ -21,7 +21,7 @@ def draw_sheet(
     table: Embeddings, sources: Sequence[str], path: str | Path, workers: int | None = None
 ) -> None:
     """Write a sheet of some photos of a table with attributes, each above what its faces show."""
-    paths = photos_with_faces(table, LIMIT)
+    paths = spread(photos_with_faces(table), LIMIT)
     photos = list(read_photos(table, paths, sources, SIDE, workers))
     rows = [photos[start : start + ACROSS] for start in range(0, len(photos), ACROSS)]
     heights = [max(photo.picture.height for photo in row) + _caption_height(row) + GAP for row in rows]
@@ -50,7 +50,7 @@ def _lines(faces: Sequence[DrawnFace]) -> int:
 
 
 def _draw_legend(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
-    for colour, text in zip(AXES, ("to the person's left", "up", "where the nose points"), strict=True):
+    for colour, text in zip(AXES, AXIS_NAMES, strict=True):
         pen.line((x, y + 8, x + 22, y + 8), fill=colour, width=4)
         pen.text((x + 28, y), text, "dimgray", _font(13))
         x += 52 + int(_font(13).getlength(text))
@@ -63,8 +63,8 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
     y += height + 4
     pen.text((x, y), _fitting(Path(photo.path).stem, SIDE, 12), "dimgray", _font(12))
     y += LINE
-    for number, (_, attributes) in enumerate(photo.faces[:FACES], 1):
-        mark = f"{number}  " if len(photo.faces) > 1 else ""
+    for label, (_, attributes) in list(zip(labels_of(photo.faces), photo.faces, strict=True))[:FACES]:
+        mark = f"{label}  " if label else ""
         pen.text((x, y), mark + describe_expression(attributes), "black", _font(14))
         pose = pose_text(attributes)
         pen.text((x + SIDE - _font(12).getlength(pose), y + 1), pose, "black", _font(12))
@@ -93,7 +93,7 @@ def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, 
 def pose_text(attributes: dict[str, float]) -> str:
     """Yaw, pitch and roll in whole degrees."""
     return "  ".join(
-        f"{angle} {attributes[angle]:+.0f}°" for angle in ("yaw", "pitch", "roll") if angle in attributes
+        f"{angle} {round(attributes[angle]):+d}°" for angle in ("yaw", "pitch", "roll") if angle in attributes
     )
 
 

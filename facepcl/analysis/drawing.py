@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from facepcl.analysis.tracks import TRACK
 from facepcl.data.workers import Prepared
 from facepcl.images.face import ANGLES, Face
 from facepcl.images.transform import Transform
@@ -13,6 +14,7 @@ from facepcl.probes.rotations import rotation
 
 # The axes of the head: to the person's left, up, and along the nose; the nose last, over the others.
 AXES = ("#e5484d", "#30a46c", "#3b82f6")
+AXIS_NAMES = ("to the person's left", "up", "where the nose points")
 BOX, TAG = "#0d9488", "#ffffff"
 AXIS = 0.55  # length, of the longer side of the box
 SHARP = 3  # lines are drawn so many times as large, and reduced
@@ -39,35 +41,44 @@ def framed(prepared: Prepared, side: int) -> tuple[Image.Image, float]:
 
 
 def annotated(picture: Image.Image, scale: float, faces: Sequence[DrawnFace], first: int = 1) -> Image.Image:
-    """The picture with boxes, pose axes and, if there are several faces, numbers from `first` on."""
+    """The picture with boxes, pose axes and the labels of the faces."""
     large = picture.resize((SHARP * picture.width, SHARP * picture.height), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(large)
-    for number, (face, attributes) in enumerate(faces, first):
+    for (face, attributes), label in zip(faces, labels_of(faces, first), strict=True):
         if face is None:
             box = (0.0, 0.0, float(large.width), float(large.height))
             centre = (large.width / 2, large.height / 2)
         else:
-            box = _box_of(face, SHARP * scale)
+            left, top, right, bottom = (SHARP * scale * edge for edge in box_of(face))
+            box = (left, top, right, bottom)
             centre = _centre_of(face, box, SHARP * scale)
             pen.rectangle(box, outline=TAG, width=3 * SHARP)
             pen.rectangle(
                 [box[0] + SHARP, box[1] + SHARP, box[2] - SHARP, box[3] - SHARP], outline=BOX, width=SHARP
             )
         _draw_pose(pen, centre, AXIS * (box[2] - box[0]), attributes)
-        if len(faces) > 1 and face is not None:
-            _draw_number(pen, number, box)
+        if label and face is not None:
+            _draw_label(pen, label, box)
     return large.resize(picture.size, Image.Resampling.BOX)
 
 
-def _box_of(face: Face, scale: float) -> tuple[float, float, float, float]:
+def labels_of(faces: Sequence[DrawnFace], first: int = 1) -> list[str]:
+    """What a face is called beside others: its track in a video, else a number from `first` on, which a face
+    that is alone and the first does not need."""
+    tracks = [attributes.get(TRACK, np.nan) for _, attributes in faces]
+    if not np.isnan(tracks).any():
+        return [f"{track:.0f}" for track in tracks]
+    return ["" if len(faces) == first == 1 else str(number) for number, _ in enumerate(faces, first)]
+
+
+def box_of(face: Face) -> tuple[float, float, float, float]:
     """The box, or one around the landmarks of a face that was given without."""
-    box = face.box
-    if np.isnan(box).any():
+    left, top, right, bottom = face.box
+    if np.isnan(face.box).any():
         (left, top), (right, bottom) = np.min(face.landmarks, 0), np.max(face.landmarks, 0)
         margin = (bottom - top) * 0.8
-        box = (left - margin, top - margin, right + margin, bottom + margin)
-    left, top, right, bottom = (float(scale * edge) for edge in box)
-    return left, top, right, bottom
+        left, top, right, bottom = left - margin, top - margin, right + margin, bottom + margin
+    return float(left), float(top), float(right), float(bottom)
 
 
 def _centre_of(face: Face, box: tuple[float, float, float, float], scale: float) -> tuple[float, float]:
@@ -91,8 +102,8 @@ def _draw_pose(
         pen.line((x, y, *end), fill=colour, width=2 * SHARP + SHARP // 2)
 
 
-def _draw_number(pen: ImageDraw.ImageDraw, number: int, box: tuple[float, float, float, float]) -> None:
+def _draw_label(pen: ImageDraw.ImageDraw, label: str, box: tuple[float, float, float, float]) -> None:
     x, y = max(box[0], 0.0), max(box[1], 0.0)
-    width, height = (8 + 8 * len(str(number))) * SHARP, 17 * SHARP
+    width, height = (8 + 8 * len(label)) * SHARP, 17 * SHARP
     pen.rectangle((x, y, x + width, y + height), fill=BOX)
-    pen.text((x + 4 * SHARP, y - SHARP), str(number), TAG, ImageFont.load_default(15 * SHARP))
+    pen.text((x + 4 * SHARP, y - SHARP), label, TAG, ImageFont.load_default(15 * SHARP))

@@ -150,11 +150,18 @@ def is_folder(out: Any) -> bool:
     return is_table_folder(out)
 
 
-def check_sheet_of(sheet: str | Path, sources: Sequence[str], out: str | Path) -> None:
-    """Raise unless a sheet of the table `out` can be written."""
+def check_sheet_of(
+    sheet: str | Path,
+    sources: Sequence[str],
+    out: str | Path,
+    what: str = "sheet",
+    check: Callable[[str | Path], None] = check_sheet,
+) -> None:
+    """Raise unless a sheet, or `what` else a file holds that `check` accepts, of the table `out` can be
+    written."""
     if is_folder(out):
-        raise OptionError(f"{out} is a folder of tables, and a sheet belongs to one: leave --sheet out")
-    check_sheet(sheet)
+        raise OptionError(f"{out} is a folder of tables, and a {what} belongs to one: write a .parquet")
+    check(sheet)
     check_no_source(sheet, sources)
 
 
