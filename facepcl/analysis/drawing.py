@@ -40,7 +40,9 @@ def framed(prepared: Prepared, side: int) -> tuple[Image.Image, float]:
     return Image.fromarray(prepared.pixels[top : top + height, left : left + width]), width / prepared.size[0]
 
 
-def annotated(picture: Image.Image, scale: float, faces: Sequence[DrawnFace], first: int = 1) -> Image.Image:
+def annotated(
+    picture: Image.Image, scale: float, faces: Sequence[DrawnFace], first: int | None = None
+) -> Image.Image:
     """The picture with boxes, pose axes and the labels of the faces."""
     large = picture.resize((SHARP * picture.width, SHARP * picture.height), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(large)
@@ -62,13 +64,15 @@ def annotated(picture: Image.Image, scale: float, faces: Sequence[DrawnFace], fi
     return large.resize(picture.size, Image.Resampling.BOX)
 
 
-def labels_of(faces: Sequence[DrawnFace], first: int = 1) -> list[str]:
-    """What a face is called beside others: its track in a video, else a number from `first` on, which a face
-    that is alone and the first does not need."""
+def labels_of(faces: Sequence[DrawnFace], first: int | None = None) -> list[str]:
+    """What each face is called: its number from `first` on; else its track in a video, or its number where
+    there are several."""
     tracks = [attributes.get(TRACK, np.nan) for _, attributes in faces]
-    if not np.isnan(tracks).any():
+    if first is None and not np.isnan(tracks).any():
         return [f"{track:.0f}" for track in tracks]
-    return ["" if len(faces) == first == 1 else str(number) for number, _ in enumerate(faces, first)]
+    if first is None and len(faces) == 1:
+        return [""]
+    return [str(number) for number, _ in enumerate(faces, first or 1)]
 
 
 def box_of(face: Face) -> tuple[float, float, float, float]:

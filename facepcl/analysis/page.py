@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from facepcl.analysis.curves import clock, legend, pose_curve
-from facepcl.analysis.drawing import AXES, AXIS_NAMES, annotated, labels_of
-from facepcl.analysis.parts import STYLE, describe_face, describe_pose
+from facepcl.analysis.drawing import annotated, labels_of
+from facepcl.analysis.parts import STYLE, axes_legend, describe_face, describe_pose
 from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
 from facepcl.analysis.tracks import TRACK
 from facepcl.data.video import time_of, video_of
@@ -31,8 +31,6 @@ _STYLE = """
   gap: 14px 24px; }
 .card img { display: block; max-width: 100%; height: auto; border-radius: 6px; margin: 0 auto; }
 .picture p { margin: 4px 0 0; }
-.legend { display: flex; flex-wrap: wrap; gap: 2px 20px; }
-.legend i { display: inline-block; width: 22px; height: 4px; vertical-align: middle; margin-right: 6px; }
 .curve { display: block; width: 100%; max-width: 620px; height: auto; }
 .curve text { font-size: 12px; fill: var(--soft); }
 .tracks, .frames { display: grid; gap: 16px 24px; margin: 12px 0; }
@@ -135,9 +133,7 @@ def _head(table: Embeddings, photos: int, videos: int) -> Iterator[str]:
     yield f'<p class="soft">{escaped(" ".join(notes))}</p>'
     limits = str(table.meta["limits"])
     yield f"<p>{escaped(limits[:1].upper() + limits[1:])}.</p>"
-    keys = zip(AXES, AXIS_NAMES, strict=True)
-    axes = "".join(f'<span><i style="background: {colour}"></i>{name}</span>' for colour, name in keys)
-    yield f'<p class="legend soft">Axes of the head: {axes}</p>'
+    yield axes_legend()
 
 
 def _photo(photo: ShownPhoto) -> str:
