@@ -125,8 +125,8 @@ def test_a_photo_is_shown_close_to_its_faces():
     pixels = np.zeros((1000, 1000, 3), np.uint8)
     pixels[500:600, 700:800] = (255, 0, 0)
     face = Face((2800, 2000, 3200, 2400), ((3000, 2200),) * 5, 0.9)
-    near = closer(ShownPhoto("a.jpg", Image.fromarray(pixels), 0.25, [DrawnFace(face, {})]), 125)
-    assert max(near.picture.size) == 125  # 100 pixels of a face and 75 on each side, halved
+    near = closer(ShownPhoto("a.jpg", Image.fromarray(pixels), 0.25, [DrawnFace(face, {})]), 150)
+    assert max(near.picture.size) == 150  # 100 pixels of a face and as many on each side, halved
     left, top, right, bottom = (round(near.scale * edge) for edge in box_of(near.faces[0].face))
     red = np.asarray(near.picture)[..., 0] > 128
     assert red[top + 1 : bottom - 1, left + 1 : right - 1].all()

@@ -6,13 +6,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from facepcl.analysis.drawing import AXES, AXIS_NAMES, DrawnFace, annotated, labels_of
-from facepcl.analysis.photos import ShownPhoto, photos_with_faces, read_photos, spread
+from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
 from facepcl.analysis.words import UNIT_NAMES, describe_expression, strongest
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.images.sheet import save_sheet
 
 LIMIT, ACROSS = 24, 4  # photos on the sheet, and in a row
 SIDE, GAP, HEAD = 320, 12, 64
+READ_SIDE = 960  # pixels of whole photos, of which the part around the faces is shown
 LINE, FACES = 17, 3  # pixels of a line, and faces that are described below a photo
 BAR = 70  # pixels of an action unit at its highest intensity
 
@@ -22,7 +23,7 @@ def draw_sheet(
 ) -> None:
     """Write a sheet of some photos of a table with attributes, each above what its faces show."""
     paths = spread(photos_with_faces(table), LIMIT)
-    photos = list(read_photos(table, paths, sources, SIDE, workers))
+    photos = [closer(photo, SIDE) for photo in read_photos(table, paths, sources, READ_SIDE, workers)]
     rows = [photos[start : start + ACROSS] for start in range(0, len(photos), ACROSS)]
     heights = [max(photo.picture.height for photo in row) + _caption_height(row) + GAP for row in rows]
     columns = max(2, min(ACROSS, len(photos)))
@@ -75,7 +76,7 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
             units = ", ".join(
                 f"{UNIT_NAMES.get(name, name)} {value:.1f}" for name, value in strongest(attributes)
             )
-            pen.text((x + 16, y), _fitting(units or "no action unit", SIDE - 16, 12), "dimgray", _font(12))
+            pen.text((x + 16, y), _beginning(units or "no action unit", SIDE - 16, 12), "dimgray", _font(12))
             y += LINE
     if len(photo.faces) > FACES:
         pen.text((x, y), f"and {len(photo.faces) - FACES} more faces", "dimgray", _font(12))
@@ -95,6 +96,11 @@ def pose_text(attributes: dict[str, float]) -> str:
     return "  ".join(
         f"{angle} {round(attributes[angle]):+d}°" for angle in ("yaw", "pitch", "roll") if angle in attributes
     )
+
+
+def _beginning(text: str, width: int, size: int) -> str:
+    """The text, or as much of its beginning as `width` pixels hold."""
+    return _fitting(text[::-1], width, size)[::-1]
 
 
 def _fitting(text: str, width: int, size: int) -> str:

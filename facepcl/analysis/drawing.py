@@ -16,7 +16,8 @@ from facepcl.probes.rotations import rotation
 AXES = ("#e5484d", "#30a46c", "#3b82f6")
 AXIS_NAMES = ("to the person's left", "up", "where the nose points")
 BOX, TAG = "#0d9488", "#ffffff"
-AXIS = 0.55  # length, of the longer side of the box
+AXIS = 0.55  # length, of the width of the box
+CROP_SHARE = 0.6  # of a crop that the box of its face fills
 SHARP = 3  # lines are drawn so many times as large, and reduced
 
 
@@ -58,7 +59,8 @@ def annotated(
             pen.rectangle(
                 [box[0] + SHARP, box[1] + SHARP, box[2] - SHARP, box[3] - SHARP], outline=BOX, width=SHARP
             )
-        _draw_pose(pen, centre, AXIS * (box[2] - box[0]), attributes)
+        length = AXIS * (box[2] - box[0]) * (1 if face else CROP_SHARE)
+        _draw_pose(pen, centre, length, attributes)
         if label and face is not None:
             _draw_label(pen, label, box)
     return large.resize(picture.size, Image.Resampling.BOX)
@@ -75,14 +77,13 @@ def labels_of(faces: Sequence[DrawnFace], first: int | None = None) -> list[str]
     return [str(number) for number, _ in enumerate(faces, first or 1)]
 
 
-def box_of(face: Face) -> tuple[float, float, float, float]:
+def box_of(face: Face) -> tuple[float, ...]:
     """The box, or one around the landmarks of a face that was given without."""
-    left, top, right, bottom = face.box
-    if np.isnan(face.box).any():
-        (left, top), (right, bottom) = np.min(face.landmarks, 0), np.max(face.landmarks, 0)
-        margin = (bottom - top) * 0.8
-        left, top, right, bottom = left - margin, top - margin, right + margin, bottom + margin
-    return float(left), float(top), float(right), float(bottom)
+    if not np.isnan(face.box).any():
+        return face.box
+    (left, top), (right, bottom) = np.min(face.landmarks, 0), np.max(face.landmarks, 0)
+    margin = (bottom - top) * 0.8
+    return left - margin, top - margin, right + margin, bottom + margin
 
 
 def _centre_of(face: Face, box: tuple[float, float, float, float], scale: float) -> tuple[float, float]:

@@ -10,12 +10,11 @@ from facepcl.analysis.drawing import DrawnFace, box_of, framed, whole_photo
 from facepcl.data.sources import items_named, printable
 from facepcl.data.workers import Readers
 from facepcl.embedding.embeddings import Embeddings
-from facepcl.images.face import Face
 from facepcl.jobs.engine import chunks
 from facepcl.utils.futures import in_order
 
 AT_ONCE = 4  # photos that a reader is asked for
-AROUND = 0.75  # of its box are shown on each side of a face
+AROUND = 1.0  # of the largest box: what is shown around faces
 
 
 class ShownPhoto(NamedTuple):
@@ -40,37 +39,6 @@ def spread(paths: Sequence[str], limit: int) -> list[str]:
     return [paths[place] for place in places]
 
 
-def closer(photo: ShownPhoto, side: int) -> ShownPhoto:
-    """The part of a photo with its faces and their surroundings, in at most `side` pixels."""
-    boxes = [box_of(face) for face, _ in photo.faces if face]
-    region = (0, 0, *photo.picture.size)
-    if boxes:
-        edges = np.array([_surroundings(box) for box in boxes]) * photo.scale
-        left, top = np.maximum(edges[:, :2].min(0), 0).astype(int).tolist()
-        right, bottom = np.minimum(edges[:, 2:].max(0), photo.picture.size).astype(int).tolist()
-        region = (left, top, max(right, left + 1), max(bottom, top + 1))
-    picture = photo.picture.crop(region)
-    before = picture.width
-    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
-    faces = [_moved(face, region[0] / photo.scale, region[1] / photo.scale) for face in photo.faces]
-    return ShownPhoto(photo.path, picture, photo.scale * picture.width / before, faces)
-
-
-def _surroundings(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    left, top, right, bottom = box
-    margin = AROUND * max(right - left, bottom - top)
-    return left - margin, top - margin, right + margin, bottom + margin
-
-
-def _moved(drawn: DrawnFace, left: float, top: float) -> DrawnFace:
-    """A face in a photo that begins at this place of the whole one."""
-    if drawn.face is None:
-        return drawn
-    *places, score = drawn.face.numbers()
-    moved = np.reshape(places, (-1, 2)) - (left, top)
-    return drawn._replace(face=Face.from_numbers([*moved.ravel().tolist(), score]))
-
-
 def read_photos(
     table: Embeddings, paths: Sequence[str], sources: Sequence[str], side: int, workers: int | None = None
 ) -> Iterator[ShownPhoto]:
@@ -87,3 +55,21 @@ def read_photos(
                 if one.pixels is not None:
                     path = str(printable(one.path))
                     yield ShownPhoto(path, *framed(one, side), faces[path])
+
+
+def closer(photo: ShownPhoto, side: int) -> ShownPhoto:
+    """The part of a photo around its faces, no larger than `side` pixels."""
+    boxes = [box_of(face) for face, _ in photo.faces if face is not None]
+    picture, left, top = photo.picture, 0.0, 0.0
+    if boxes:
+        edges = np.array(boxes)
+        margin = AROUND * (edges[:, 2:] - edges[:, :2]).max()
+        low, high = edges[:, :2].min(0) - margin, edges[:, 2:].max(0) + margin
+        low, high = (np.clip(photo.scale * edge, 0, picture.size).round().astype(int) for edge in (low, high))
+        picture = picture.crop((*low.tolist(), *high.tolist()))
+        left, top = low / photo.scale
+    shrink = min(1.0, side / max(picture.size))
+    size = max(1, round(shrink * picture.width)), max(1, round(shrink * picture.height))
+    faces = [DrawnFace(face and face.moved(-left, -top), attributes) for face, attributes in photo.faces]
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return ShownPhoto(photo.path, picture, shrink * photo.scale, faces)
