@@ -137,7 +137,7 @@ def _head(table: Embeddings, photos: int, videos: int) -> Iterator[str]:
 
 
 def _photo(photo: ShownPhoto) -> str:
-    picture = inline_image(annotated(photo.picture, photo.scale, photo.faces), photo.path)
+    picture = inline_image(annotated(photo.picture, photo.scale, photo.faces), Path(photo.path).name)
     labels = labels_of(photo.faces)
     faces = [describe_face(face.attributes, label) for face, label in zip(photo.faces, labels, strict=True)]
     more = f'<p class="soft">and {len(faces) - FACES} more faces</p>' if len(faces) > FACES else ""

@@ -22,7 +22,8 @@ from facepcl.embedding.encoder import MODEL
 from facepcl.errors import ImageError, MissingPath, OptionError
 from facepcl.images.face import NO_FACE, Face
 
-READ, SHOWN = 900, 480  # pixels of the longer side of a photo, and of what is shown of it
+READ = 900  # pixels of the longer side of a photo, of which the part with faces is shown
+ALONE, SHOWN = 300, 480  # pixels of that part, with one face and with several
 FOLDER_LIMIT = 5000  # faces of a folder in memory, 30 kB each
 FOLDERS = 2  # the most recent ones in memory
 CLOSED = "the page was closed"
@@ -98,7 +99,7 @@ class Comparer:
         whole, _ = self._prepare(self._pictures, file)
         places: Sequence[Face | None] = [None] if faces is None else faces
         drawn = [DrawnFace(*one) for one in zip(places, self._attributes(maps, faces), strict=True)]
-        shown = closer(ShownPhoto(file.name, *framed(whole, READ), drawn), SHOWN)
+        shown = closer(ShownPhoto(file.name, *framed(whole, READ), drawn), SHOWN if len(drawn) > 1 else ALONE)
         return Photo(file.name, shown, self._coded([file.name] * len(crops), crops, maps))
 
     def _attributes(self, maps: dict[str, Any], faces: Sequence[Face] | None) -> list[dict[str, float]]:
