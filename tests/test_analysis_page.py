@@ -210,6 +210,13 @@ def test_the_command_writes_a_page_with_and_without_a_table(attribute_weights, t
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+def test_the_sheet_names_the_video_and_the_time_of_a_frame():
+    from facepcl.analysis.contact_sheet import _name
+
+    assert _name("clips/head.mp4/2.400s") == "head.mp4, 2.4 s"
+    assert _name("photos/a.b.jpg") == "a.b"
+
+
 @pytest.mark.slow
 def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(faces, video, tmp_path):
     for name, (_, html) in {"faces": faces, "video": video}.items():

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from facepcl.analysis.curves import clock
 from facepcl.analysis.drawing import AXES, AXIS_NAMES, DrawnFace, annotated, labels_of
 from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
 from facepcl.analysis.words import UNIT_NAMES, describe_expression, strongest
+from facepcl.data.video import time_of, video_of
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.images.sheet import save_sheet
 
@@ -62,7 +64,7 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
     pen = ImageDraw.Draw(sheet)
     sheet.paste(picture, (x + (SIDE - picture.width) // 2, y + height - picture.height))
     y += height + 4
-    pen.text((x, y), _fitting(Path(photo.path).stem, SIDE, 12), "dimgray", _font(12))
+    pen.text((x, y), _fitting(_name(photo.path), SIDE, 12), "dimgray", _font(12))
     y += LINE
     for label, (_, attributes) in list(zip(labels_of(photo.faces), photo.faces, strict=True))[:FACES]:
         mark = f"{label}  " if label else ""
@@ -80,6 +82,12 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
             y += LINE
     if len(photo.faces) > FACES:
         pen.text((x, y), f"and {len(photo.faces) - FACES} more faces", "dimgray", _font(12))
+
+
+def _name(path: str) -> str:
+    """A photo's name without its ending; of a frame the video's, and the time."""
+    video = video_of(path)
+    return f"{Path(video).name}, {clock(time_of(path) or 0.0)}" if video else Path(path).stem
 
 
 def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, float]) -> None:
