@@ -174,6 +174,27 @@ def model():
     return facepcl.create_model("pcl_facecycle")
 
 
+@pytest.fixture(scope="session")
+def attribute_weights(tmp_path_factory):
+    """Weights with heads for identity, pose, expression and action units, all of them random, as
+    `facepcl pretrain --method labels` leaves them."""
+    import facepcl
+    from facepcl.models.heads import Heads, HeadSpec
+    from facepcl.models.io import save_encoder
+
+    torch.manual_seed(0)
+    specs = {
+        "identity": HeadSpec("shared", 4, "unit", 16),
+        "pose": HeadSpec("pose", 1, "none", ("yaw", "pitch", "roll")),
+        "expression": HeadSpec("face", 1, "softmax", ("angry", "happy", "sad")),
+        "au": HeadSpec("face", 1, "clamp", ("AU1", "AU12", "AU26")),
+    }
+    heads = Heads(specs, {name: 128 * spec.side**2 for name, spec in specs.items()})
+    torch.nn.init.constant_(heads.get_submodule("au").bias, 0.4)  # most units are seen
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    return f"local-dir:{save_encoder(model, tmp_path_factory.mktemp('heads') / 'encoder', heads=heads)}"
+
+
 @pytest.fixture(scope="module")
 def small_parts():
     """Jobs in parts and shards of 16 images, so that a small folder has many."""

@@ -13,14 +13,17 @@ from contextlib import closing
 import numpy as np
 import pytest
 from helpers.browser import Browser
-from helpers.files import FACES
+from helpers.files import FACES, photo_of
 from helpers.scripts import free_port
 from PIL import Image
 
 import facepcl
 from facepcl import demo
+from facepcl.analysis.analyzer import LIMITS
+from facepcl.analysis.drawing import box_of
 from facepcl.demo import html
-from facepcl.demo.compare import Comparer, similarities
+from facepcl.demo.compare import SHOWN, Comparer, Gallery, similarities
+from facepcl.demo.page import SAMPLES
 from facepcl.errors import ImageError, MissingPath, OptionError
 
 HOSTILE = "<script>alert(1)</script>'\".jpg"
@@ -36,6 +39,12 @@ def crops():
 def finder(detector):
     with closing(Comparer(detector=detector)) as comparer:
         yield comparer
+
+
+@pytest.fixture
+def model_folder(encoders):
+    """Weights without heads."""
+    return f"local-dir:{encoders('pcl_facecycle')[1]}"
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +80,49 @@ def test_the_faces_of_a_photograph_are_found_and_marked(finder, tmp_path):
     wide.save(tmp_path / "two.png")
     seen = finder.read(tmp_path / "two.png", 10)
     assert len(seen.faces) == 2
-    assert seen.picture.size == (360, 180)
-    assert np.ptp(np.asarray(seen.picture)[-20:]) < 2  # the gray below the faces, and no border
-    centres = sorted((left + right) / 2 * 600 / 360 for left, _, right, _ in seen.boxes)
-    np.testing.assert_allclose(centres, [150, 450], atol=25)
+    assert max(seen.shown.picture.size) == SHOWN
+    shown = sorted(place.face.box[0] + place.face.box[2] for place in seen.shown.faces)
+    assert (shown[1] - shown[0]) / 2 == pytest.approx(300, abs=25)  # pixels of the photo, in which they are
+    left, _, right, _ = box_of(max(seen.shown.faces, key=lambda place: place.face.box[0]).face)
+    assert seen.shown.scale * (left + right) / 2 < seen.shown.picture.width
+
+
+def test_what_faces_show_is_that_of_the_analyzer(attribute_weights, detector, tmp_path):
+    photo_of(2).save(tmp_path / "two.png")
+    with closing(Comparer(attribute_weights, detector=detector)) as comparer:
+        seen = comparer.read(tmp_path / "two.png", 10)
+    analyzer = facepcl.FaceAnalyzer(attribute_weights, dtype="float32", detector=detector)
+    for shown, face, code in zip(seen.shown.faces, analyzer([tmp_path / "two.png"]), seen.faces, strict=True):
+        assert shown.attributes["yaw"] == pytest.approx(face.yaw, abs=1e-3)
+        assert shown.attributes[f"expression_{face.expression}"] == max(face.expressions.values())
+        np.testing.assert_allclose(code.vectors["identity"], face.identity, atol=1e-5)
+
+
+def test_the_page_says_what_a_face_shows_and_the_limits_of_it(attribute_weights):
+    with closing(Comparer(attribute_weights, crops=True)) as comparer:
+        photo = comparer.read(FACES[0], 10)
+    shown = html.overview([photo], LIMITS)
+    values = photo.shown.faces[0].attributes
+    assert f"yaw {round(values['yaw']):+d}°" in shown
+    assert f"{100 * values['expression_happy']:.0f} %" in shown
+    assert "not calibrated" in shown
+
+
+def test_weights_without_heads_show_faces_and_claim_nothing(model_folder):
+    with closing(Comparer(model_folder, crops=True)) as comparer:
+        photo = comparer.read(FACES[0], 10)
+    assert list(photo.faces[0].vectors) == ["face", "pose"]
+    shown = html.overview([photo], LIMITS)
+    assert "°" not in shown
+    assert "calibrated" not in shown
+
+
+def test_the_sample_faces_are_found(finder):
+    """Small files, which the wheel carries."""
+    assert len(SAMPLES) == 10
+    assert sum(sample.stat().st_size for sample in SAMPLES) < 150_000
+    for sample in SAMPLES:
+        assert len(finder.read(sample, 10).faces) == 1
 
 
 def test_a_photograph_without_a_face_is_told(finder, tmp_path):
@@ -118,17 +166,16 @@ def test_a_folder_is_embedded_once_and_again_when_its_files_change(crops, tmp_pa
 
 
 def test_names_of_files_are_text_on_the_page(photographs, faces):
-    hostile = photographs[0]._replace(
-        name=HOSTILE, faces=[faces[0]._replace(name=HOSTILE)], boxes=[(1, 1, 9, 9)]
-    )
-    shown = html.overview([hostile]) + html.notes([HOSTILE])
+    hostile = photographs[0]._replace(name=HOSTILE)
+    gallery = Gallery([faces[0]._replace(name=HOSTILE)], 0, False)
+    shown = html.overview([hostile], "") + html.notes([HOSTILE]) + html.neighbours(faces, gallery)
     assert "<script" not in shown
     assert shown.count("&lt;script&gt;") >= 3
 
 
 def test_the_table_shows_the_cosine_of_every_two_faces(faces):
     found = html.similarity_tables(faces)
-    for branch in ("face", "pose"):
+    for branch in faces[0].vectors:
         table = re.search(f'<table data-branch="{branch}">.*?</table>', found).group()
         numbers = [float(number) for number in re.findall(r">(-?\d\.\d\d)</td>", table)]
         cosines = similarities(faces, faces, branch)
@@ -201,10 +248,12 @@ def test_a_visitor_drops_faces_and_sees_them_compared(served, tmp_path):
         browser.wait("document.querySelectorAll('#alike table').length == 2")
         browser.wait("document.querySelector('#said').innerText.includes('text.jpg: not an image')")
         assert browser.js("document.querySelectorAll('#found .crop').length") == 2
+        browser.js("document.querySelector('#samples button').click()")
+        browser.wait("document.querySelectorAll('#found .crop').length == 3")
         browser.js(SET_FOLDER.replace("FOLDER", "/no/such/folder"))
         browser.wait("document.querySelector('#near').innerText.includes('there is no such folder')")
         browser.js(SET_FOLDER.replace("FOLDER", str(FACES[0].parent)))
-        browser.wait("document.querySelectorAll('#near .near').length == 2")
+        browser.wait("document.querySelectorAll('#near .near').length == 3")
         browser.wait("[...document.images].every(image => image.naturalWidth)")
         for width in (1280, 400):
             browser.resize(width)

@@ -455,12 +455,6 @@ def test_two_images_that_are_alike_are_shown_as_alike():
     assert _cosine(np.stack([code, 1.1 * code]))[0, 1] == pytest.approx(1)
 
 
-def test_long_names_on_the_sheet_keep_the_end_that_tells_them_apart():
-    from facepcl.embedding.contact_sheet import _short
-
-    assert [_short(f"p/holiday-in-rome-{i}.jpg", 8) for i in (1, 2)] == ["…-rome-1", "…-rome-2"]
-
-
 @pytest.mark.slow
 def test_a_jpeg_decoded_at_reduced_scale_keeps_its_code():
     """Large pictures, and some of 192 px, where the least is left (1.5 pixels for each of 64), and odd."""

@@ -126,6 +126,8 @@ import facepcl, timm, torch
 assert str(facepcl.__file__).startswith({str(tmp_path)!r}), facepcl.__file__
 model = timm.create_model("pcl_facecycle", pretrained=True)
 assert model(torch.rand(1, 3, 64, 64)).shape == (1, 128)
+from facepcl.demo.page import SAMPLES
+assert len(SAMPLES) == 10
 """
     subprocess.run([python, "-c", script], check=True, cwd=tmp_path)
 

@@ -7,12 +7,15 @@ from torch import nn
 
 from facepcl.analysis.analyzer import AttributeEmbedder
 from facepcl.analysis.contact_sheet import draw_sheet
+from facepcl.analysis.page import write_page
 from facepcl.analysis.tracks import with_tracks
 from facepcl.data.sources import as_sources
+from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.encoder import MODEL
 from facepcl.embedding.job import check_sheet_of, fill_table, is_folder
 from facepcl.embedding.tables import read_table
 from facepcl.embedding.writers import Summary
+from facepcl.images.html import check_page
 from facepcl.utils.launch import own_device
 
 COMMAND, FPS = "analyze", 5.0
@@ -33,6 +36,7 @@ def analyze(
     resume: bool = False,
     on_error: str = "record",
     sheet: str | Path | None = None,
+    html: str | Path | None = None,
     detector: str | Path | None = None,
     all_files: bool = False,
     rank: int | None = None,
@@ -58,6 +62,8 @@ def analyze(
         batch_size: As for `embed`, like `workers`, `device`, `dtype`, `resume`, `on_error`, `all_files`,
             `rank`, `world_size` and `progress`.
         sheet: A .png or .jpg of some photos with what was found in them.
+        html: A page of photos with what their faces show, and of how the heads in videos turn; one .html file
+            that opens no address.
         detector: YuNet's ONNX file; None downloads it once from the Hub.
 
     Returns:
@@ -85,6 +91,8 @@ def analyze(
 
     if sheet is not None:
         check_sheet_of(sheet, sources, out)
+    if html is not None:
+        check_sheet_of(html, sources, out, "page", check_page)
     summary, _ = fill_table(
         COMMAND,
         sources,
@@ -101,6 +109,20 @@ def analyze(
         fps=fps,
         complete=with_tracks,
     )
-    if sheet is not None:
-        draw_sheet(read_table(summary.path, vectors=False), sources, sheet, workers)
+    if sheet is not None or html is not None:
+        draw(read_table(summary.path, vectors=False), sources, sheet, html, workers)
     return summary
+
+
+def draw(
+    table: Embeddings,
+    sources: Sequence[str],
+    sheet: str | Path | None,
+    html: str | Path | None,
+    workers: int | None,
+) -> None:
+    """Write the sheet and the page of a table, as far as they have names."""
+    if sheet is not None:
+        draw_sheet(table, sources, sheet, workers)
+    if html is not None:
+        write_page(table, sources, html, workers)

@@ -105,6 +105,14 @@ class AttributeEmbedder(FaceEmbedder):
             columns.append(values)
         return np.concatenate(columns, 1) if columns else np.empty((len(maps["shared"]), 0), np.float32)
 
+    def attributes_of(
+        self, maps: dict[str, torch.Tensor], faces: Sequence[Face] | None
+    ) -> list[dict[str, float]]:
+        """The attributes, by name, of crops with these branch maps; `faces`: where they are in photos."""
+        columns = None if faces is None else face_columns(faces, [0] * len(faces))
+        names = self.meta["attributes"][2:]
+        return [dict(zip(names, row, strict=True)) for row in self._predict(maps, columns).tolist()]
+
     def analyze(self, items: Iterable[Any]) -> list[AnalyzedFace]:
         """As `FaceAnalyzer.__call__`."""
         found: list[AnalyzedFace] = []
@@ -134,13 +142,9 @@ class AttributeEmbedder(FaceEmbedder):
 
     def _records(self, places: Sequence[int], faces: Sequence[Face], crops: np.ndarray) -> list[AnalyzedFace]:
         maps = self._maps_that_fit(crops)
-        columns = face_columns(faces, [0] * len(faces)) if self.alignment else None
-        vectors, values = self.vectors(maps), self._predict(maps, columns)
+        vectors, values = self.vectors(maps), self.attributes_of(maps, faces if self.alignment else None)
         shown: Sequence[Face | None] = faces if self.alignment else [None] * len(places)
-        return [
-            _record(place, face, dict(zip(self.meta["attributes"][2:], row, strict=True)), vector)
-            for place, face, row, vector in zip(places, shown, values.tolist(), vectors, strict=True)
-        ]
+        return [_record(*one) for one in zip(places, shown, values, vectors, strict=True)]
 
 
 class FaceAnalyzer:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from facepcl.analysis.drawing import AXES, DrawnFace, annotated
-from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos
+from facepcl.analysis.curves import clock
+from facepcl.analysis.drawing import AXES, AXIS_NAMES, DrawnFace, annotated, labels_of
+from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
 from facepcl.analysis.words import UNIT_NAMES, describe_expression, strongest
+from facepcl.data.video import time_of, video_of
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.images.sheet import save_sheet
 
@@ -22,7 +24,7 @@ def draw_sheet(
     table: Embeddings, sources: Sequence[str], path: str | Path, workers: int | None = None
 ) -> None:
     """Write a sheet of some photos of a table with attributes, each above what its faces show."""
-    paths = photos_with_faces(table, LIMIT)
+    paths = spread(photos_with_faces(table), LIMIT)
     photos = [closer(photo, SIDE) for photo in read_photos(table, paths, sources, READ_SIDE, workers)]
     rows = [photos[start : start + ACROSS] for start in range(0, len(photos), ACROSS)]
     heights = [max(photo.picture.height for photo in row) + _caption_height(row) + GAP for row in rows]
@@ -51,7 +53,7 @@ def _lines(faces: Sequence[DrawnFace]) -> int:
 
 
 def _draw_legend(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
-    for colour, text in zip(AXES, ("to the person's left", "up", "where the nose points"), strict=True):
+    for colour, text in zip(AXES, AXIS_NAMES, strict=True):
         pen.line((x, y + 8, x + 22, y + 8), fill=colour, width=4)
         pen.text((x + 28, y), text, "dimgray", _font(13))
         x += 52 + int(_font(13).getlength(text))
@@ -62,10 +64,10 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
     pen = ImageDraw.Draw(sheet)
     sheet.paste(picture, (x + (SIDE - picture.width) // 2, y + height - picture.height))
     y += height + 4
-    pen.text((x, y), _fitting(Path(photo.path).stem, SIDE, 12), "dimgray", _font(12))
+    pen.text((x, y), _fitting(_name(photo.path), SIDE, 12), "dimgray", _font(12))
     y += LINE
-    for number, (_, attributes) in enumerate(photo.faces[:FACES], 1):
-        mark = f"{number}  " if len(photo.faces) > 1 else ""
+    for label, (_, attributes) in list(zip(labels_of(photo.faces), photo.faces, strict=True))[:FACES]:
+        mark = f"{label}  " if label else ""
         pen.text((x, y), mark + describe_expression(attributes), "black", _font(14))
         pose = pose_text(attributes)
         pen.text((x + SIDE - _font(12).getlength(pose), y + 1), pose, "black", _font(12))
@@ -82,6 +84,12 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
         pen.text((x, y), f"and {len(photo.faces) - FACES} more faces", "dimgray", _font(12))
 
 
+def _name(path: str) -> str:
+    """A photo's name without its ending; of a frame the video's, and the time."""
+    video = video_of(path)
+    return f"{Path(video).name}, {clock(time_of(path) or 0.0)}" if video else Path(path).stem
+
+
 def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, float]) -> None:
     for name, value in strongest(attributes):
         pen.rectangle((x, y + 4, x + BAR, y + 12), fill="#e5e7eb")
@@ -94,7 +102,7 @@ def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, 
 def pose_text(attributes: dict[str, float]) -> str:
     """Yaw, pitch and roll in whole degrees."""
     return "  ".join(
-        f"{angle} {attributes[angle]:+.0f}°" for angle in ("yaw", "pitch", "roll") if angle in attributes
+        f"{angle} {round(attributes[angle]):+d}°" for angle in ("yaw", "pitch", "roll") if angle in attributes
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from facepcl.analysis.tracks import TRACK
 from facepcl.data.workers import Prepared
 from facepcl.images.face import ANGLES, Face
 from facepcl.images.transform import Transform
@@ -13,6 +14,7 @@ from facepcl.probes.rotations import rotation
 
 # The axes of the head: to the person's left, up, and along the nose; the nose last, over the others.
 AXES = ("#e5484d", "#30a46c", "#3b82f6")
+AXIS_NAMES = ("to the person's left", "up", "where the nose points")
 BOX, TAG = "#0d9488", "#ffffff"
 AXIS = 0.55  # length, of the width of the box
 CROP_SHARE = 0.6  # of a crop that the box of its face fills
@@ -39,11 +41,13 @@ def framed(prepared: Prepared, side: int) -> tuple[Image.Image, float]:
     return Image.fromarray(prepared.pixels[top : top + height, left : left + width]), width / prepared.size[0]
 
 
-def annotated(picture: Image.Image, scale: float, faces: Sequence[DrawnFace], first: int = 1) -> Image.Image:
-    """The picture with boxes, pose axes and, if there are several faces, numbers from `first` on."""
+def annotated(
+    picture: Image.Image, scale: float, faces: Sequence[DrawnFace], first: int | None = None
+) -> Image.Image:
+    """The picture with boxes, pose axes and the labels of the faces."""
     large = picture.resize((SHARP * picture.width, SHARP * picture.height), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(large)
-    for number, (face, attributes) in enumerate(faces, first):
+    for (face, attributes), label in zip(faces, labels_of(faces, first), strict=True):
         if face is None:
             box = (0.0, 0.0, float(large.width), float(large.height))
             centre = (large.width / 2, large.height / 2)
@@ -57,9 +61,20 @@ def annotated(picture: Image.Image, scale: float, faces: Sequence[DrawnFace], fi
             )
         length = AXIS * (box[2] - box[0]) * (1 if face else CROP_SHARE)
         _draw_pose(pen, centre, length, attributes)
-        if len(faces) > 1 and face is not None:
-            _draw_number(pen, number, box)
+        if label and face is not None:
+            _draw_label(pen, label, box)
     return large.resize(picture.size, Image.Resampling.BOX)
+
+
+def labels_of(faces: Sequence[DrawnFace], first: int | None = None) -> list[str]:
+    """What each face is called: its number from `first` on; else its track in a video, or its number where
+    there are several."""
+    tracks = [attributes.get(TRACK, np.nan) for _, attributes in faces]
+    if first is None and not np.isnan(tracks).any():
+        return [f"{track:.0f}" for track in tracks]
+    if first is None and len(faces) == 1:
+        return [""]
+    return [str(number) for number, _ in enumerate(faces, first or 1)]
 
 
 def box_of(face: Face) -> tuple[float, ...]:
@@ -92,8 +107,8 @@ def _draw_pose(
         pen.line((x, y, *end), fill=colour, width=2 * SHARP + SHARP // 2)
 
 
-def _draw_number(pen: ImageDraw.ImageDraw, number: int, box: tuple[float, float, float, float]) -> None:
+def _draw_label(pen: ImageDraw.ImageDraw, label: str, box: tuple[float, float, float, float]) -> None:
     x, y = max(box[0], 0.0), max(box[1], 0.0)
-    width, height = (8 + 8 * len(str(number))) * SHARP, 17 * SHARP
+    width, height = (8 + 8 * len(label)) * SHARP, 17 * SHARP
     pen.rectangle((x, y, x + width, y + height), fill=BOX)
-    pen.text((x + 4 * SHARP, y - SHARP), str(number), TAG, ImageFont.load_default(15 * SHARP))
+    pen.text((x + 4 * SHARP, y - SHARP), label, TAG, ImageFont.load_default(15 * SHARP))

@@ -26,11 +26,15 @@ class ShownPhoto(NamedTuple):
     faces: list[DrawnFace]
 
 
-def photos_with_faces(table: Embeddings, limit: int) -> list[str]:
-    """The paths of `limit` photos or fewer that show faces, spread evenly over the table."""
-    paths = list(
+def photos_with_faces(table: Embeddings) -> list[str]:
+    """The paths of the photos that show faces."""
+    return list(
         dict.fromkeys(path for path, error in zip(table.paths, table.errors, strict=True) if not error)
     )
+
+
+def spread(paths: Sequence[str], limit: int) -> list[str]:
+    """`limit` of them or fewer, spread evenly."""
     places = np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)
     return [paths[place] for place in places]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """examples: facepcl analyze photo.jpg
           facepcl analyze photos/ -o faces.parquet --sheet faces.jpg
+          facepcl analyze clip.mp4 --html clip.html
 
 Without -o a line for each face is printed, of a video with the number of its track as face. The table has
 the columns of facepcl embed --align --branch identity, and yaw, pitch, roll in degrees (> 0: the nose points
@@ -58,6 +59,9 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--crops", action="store_true", help="the sources are face crops, not photos")
     parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw some photos with what was found in them")
+    parser.add_argument(
+        "--html", metavar="PAGE.html", help="write a page of photos and of how heads in videos turn"
+    )
     add_job_options(parser, encoder.MODEL, ("auto", "float32", "bfloat16"))
     return parser
 
@@ -66,28 +70,34 @@ def run(args: argparse.Namespace) -> int:
     prepare_process()
     if args.out is None:
         return _print_faces(args)
-    options = values_of(args, *JOB_OPTIONS, "crops", "fps")
+    options = values_of(args, *JOB_OPTIONS, "crops", "fps", "html")
     summary = facepcl.analyze(args.source, args.out, **options, progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
+    drawn += f", page {args.html}" if args.html else ""
     return tell_summary(summary, "faces", "images", not args.crops, drawn)
 
 
 def _print_faces(args: argparse.Namespace) -> int:
+    from facepcl.analysis.analyze_photos import draw
     from facepcl.analysis.analyzer import AttributeEmbedder
-    from facepcl.analysis.contact_sheet import draw_sheet
     from facepcl.analysis.tracks import with_tracks
     from facepcl.data.file_types import ADVICE, Selection
-    from facepcl.data.sources import as_sources, list_entries, read_items
+    from facepcl.data.sources import as_sources, check_no_source, list_entries, read_items
     from facepcl.embedding.writers import joined
     from facepcl.images.face import NO_FACE
+    from facepcl.images.html import check_page
     from facepcl.images.sheet import check_sheet
 
     for name in ("resume", "rank", "world_size"):
         if getattr(args, name) not in (None, False):
             raise OptionError(f"--{name.replace('_', '-')} belongs to a table: add -o faces.parquet")
-    if args.sheet:
-        check_sheet(args.sheet)
     sources, selection = as_sources(args.source), Selection(args.all_files, args.fps)
+    checks = (args.sheet, check_sheet), (args.html, check_page)
+    drawn = [file for file, _ in checks if file]
+    for file, check in checks:
+        if file:
+            check(file)
+            check_no_source(file, sources)
     entries = list_entries(sources, selection)  # raises before the weights are loaded
     options = values_of(args, "batch_size", "device", "dtype", "one", "detector")
     embedder = AttributeEmbedder(args.model, args.fps, align=not args.crops, **options)
@@ -98,12 +108,12 @@ def _print_faces(args: argparse.Namespace) -> int:
         for row in rows.rows():
             print(_line(row), flush=True)
             failed += row.error not in (None, NO_FACE)
-        if args.sheet:
+        if drawn:
             blocks.append(replace(rows, vectors=rows.vectors[:, :0]))
     selection.tell(ADVICE)
-    if args.sheet:
-        draw_sheet(joined(blocks), sources, args.sheet, args.workers)
-        print(f"wrote {args.sheet}")
+    if drawn:
+        draw(joined(blocks), sources, args.sheet, args.html, args.workers)
+        print(f"wrote {', '.join(drawn)}")
     return 1 if failed else 0
 
 

@@ -15,8 +15,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "demo",
-        description="Serve a local page that shows the faces of photos, their similarity under the face and "
-        "the pose branch, the nearest faces in a folder, and one face drawn with another's pose.",
+        description="Serve a local page that shows the faces of photos, their pose, expression and action "
+        "units, how alike they are by identity and pose, and the nearest faces in a folder.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

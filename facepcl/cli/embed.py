@@ -12,6 +12,7 @@ from facepcl.cli.options import (
     tell_summary,
     values_of,
 )
+from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
 
 EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
@@ -27,7 +28,7 @@ launchers end the other processes otherwise."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
-    from facepcl.embedding import encoder
+    from facepcl.embedding import contact_sheet, encoder
 
     parser = subparsers.add_parser(
         "embed",
@@ -60,7 +61,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         help="compile the network first: half a minute, pays on some machines",
     )
     parser.add_argument(
-        "--sheet", metavar="SHEET.png", help="draw nearest neighbours under face and pose code"
+        "--sheet", metavar="SHEET.jpg", help="draw nearest neighbours by identity and under the pose code"
+    )
+    parser.add_argument(
+        "--queries",
+        type=_queries,
+        default=contact_sheet.QUERIES,
+        metavar="N|NAMES",
+        help="the faces that --sheet shows: how many, or the names of images, as a.jpg,b.jpg "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--align",
@@ -70,9 +79,18 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _queries(text: str) -> int | list[str]:
+    """A number, or names of images."""
+    return int(text) if text.isdecimal() else text.split(",")
+
+
 def run(args: argparse.Namespace) -> int:
+    from facepcl.embedding import contact_sheet
+
     prepare_process()
-    options = values_of(args, *JOB_OPTIONS, "branch", "pool", "compile", "align")
+    options = values_of(args, *JOB_OPTIONS, "branch", "pool", "compile", "align", "queries")
+    if args.sheet is None and args.queries != contact_sheet.QUERIES:
+        raise OptionError("--queries belongs to a sheet: add --sheet sheet.jpg")
     summary = facepcl.embed(args.source, args.out, **options, progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     return tell_summary(summary, "embedded", "images", args.align, drawn)

@@ -1,16 +1,18 @@
-"""What the page of `facepcl demo` computes: faces of photos, their neighbours in a folder."""
+"""What the page of `facepcl demo` computes: faces of photos, what they show, their neighbours in a folder."""
 
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from facepcl.analysis.analyzer import AttributeEmbedder
+from facepcl.analysis.drawing import DrawnFace, framed, whole_photo
+from facepcl.analysis.photos import ShownPhoto, closer
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers
@@ -18,13 +20,12 @@ from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import unit
 from facepcl.embedding.encoder import MODEL
 from facepcl.errors import ImageError, MissingPath, OptionError
-from facepcl.images.face import NO_FACE
-from facepcl.images.transform import Transform
+from facepcl.images.face import NO_FACE, Face
 
-THUMBNAIL = 360  # pixels of the longer side of a photo on the page
+READ = 900  # pixels of the longer side of a photo, of which the part with faces is shown
+ALONE, SHOWN = 300, 480  # pixels of that part, with one face and with several
 FOLDER_LIMIT = 5000  # faces of a folder in memory, 30 kB each
 FOLDERS = 2  # the most recent ones in memory
-SHOWN = Transform(THUMBNAIL, THUMBNAIL, THUMBNAIL, THUMBNAIL, "border")  # the whole photo in a square
 CLOSED = "the page was closed"
 
 
@@ -37,11 +38,10 @@ class CodedFace(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """A reduced photo with the boxes of its faces (none for a crop), and the faces."""
+    """The part of a photo with its faces, with their attributes (none without heads); and their codes."""
 
     name: str
-    picture: Image.Image
-    boxes: list[tuple[float, ...]]
+    shown: ShownPhoto
     faces: list[CodedFace]
 
 
@@ -64,14 +64,17 @@ class Comparer:
     def __init__(self, model: str = MODEL, *, detector: str | Path | None = None, crops: bool = False):
         if crops and detector is not None:
             raise OptionError("crops need no detector: leave out --crops or --detector")
-        self._embedder = FaceEmbedder(model, dtype="float32", align=not crops, detector=detector)
+        self._embedder = _load(model, dtype="float32", align=not crops, detector=detector)
         if not self._embedder.has_branches:
             raise OptionError(f"the demo compares face and pose branch, and {model} has none")
         self.takes_crops = crops
         self._closed = threading.Event()
         self._galleries: dict[tuple[str, int], Gallery] = {}
         self._processes = ExitStack()
-        readers = Readers(self._embedder.transform, 1, self._embedder.alignment), Readers(SHOWN, 1)
+        readers = (
+            Readers(self._embedder.transform, 1, self._embedder.alignment),
+            Readers(whole_photo(READ), 1),
+        )
         self._faces, self._pictures = map(self._processes.enter_context, readers)
 
     def close(self) -> None:
@@ -87,20 +90,22 @@ class Comparer:
         """The `limit` most prominent faces of a photo. Raises ImageError, also if there are none."""
         prepared, crops = self._prepare(self._faces, file)
         if self.takes_crops:
-            picture, boxes, crops = Image.fromarray(crops), [], crops[None]
+            crops = crops[None]
         elif not prepared.faces:
             raise ImageError(NO_FACE)
-        else:
-            whole, framed = self._prepare(self._pictures, file)
-            # the photo fills the longer side of the square
-            width, height = (round(THUMBNAIL * side / max(whole.size)) for side in whole.size)
-            left, top = (THUMBNAIL - width) // 2, (THUMBNAIL - height) // 2
-            picture = Image.fromarray(framed[top : top + height, left : left + width])
-            scale = width / whole.size[0]
-            boxes = [tuple(scale * edge for edge in face.box) for face in prepared.faces[:limit]]
-            crops = crops[:limit]
+        faces = None if self.takes_crops else (prepared.faces or ())[:limit]
+        crops = crops[:limit]
         maps = self._embedder.maps(crops, all_branches=True)
-        return Photo(file.name, picture, boxes, self._coded([file.name] * len(crops), crops, maps))
+        whole, _ = self._prepare(self._pictures, file)
+        places: Sequence[Face | None] = [None] if faces is None else faces
+        drawn = [DrawnFace(*one) for one in zip(places, self._attributes(maps, faces), strict=True)]
+        shown = closer(ShownPhoto(file.name, *framed(whole, READ), drawn), SHOWN if len(drawn) > 1 else ALONE)
+        return Photo(file.name, shown, self._coded([file.name] * len(crops), crops, maps))
+
+    def _attributes(self, maps: dict[str, Any], faces: Sequence[Face] | None) -> list[dict[str, float]]:
+        if isinstance(self._embedder, AttributeEmbedder):
+            return self._embedder.attributes_of(maps, faces)
+        return [{} for _ in maps["shared"]]
 
     def _prepare(self, readers: Readers, file: Path) -> tuple[Prepared, np.ndarray]:
         self._check_open()
@@ -158,20 +163,14 @@ class Comparer:
         return Gallery(faces[:FOLDER_LIMIT], unread, len(faces) > FOLDER_LIMIT)
 
 
+def _load(model: str, **options: Any) -> FaceEmbedder:
+    """An embedder that says what faces show, where the weights have the heads for it."""
+    with suppress(OptionError):  # another wrong option is found below, too
+        return AttributeEmbedder(model, **options)
+    return FaceEmbedder(model, **options)
+
+
 def similarities(faces: Sequence[CodedFace], others: Sequence[CodedFace], branch: str) -> np.ndarray:
     """Cosines `[N, M]` of the vectors of one branch."""
     one, other = (unit(np.stack([face.vectors[branch] for face in some])) for some in (faces, others))
     return one @ other.T
-
-
-def with_boxes(photo: Photo, first: int) -> Image.Image:
-    """The photo with its faces marked and numbered from `first` on."""
-    picture = photo.picture.copy()
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
-    for number, (left, top, right, bottom) in enumerate(photo.boxes, first):
-        pen.rectangle((left, top, right, bottom), outline="white", width=4)
-        pen.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline="teal", width=2)
-        x, y = max(left, 0), max(top, 0)
-        pen.rectangle((x, y, x + 12 + 9 * (number > 9), y + 18), fill="teal")
-        pen.text((x + 2, y - 1), str(number), "white", font)
-    return picture

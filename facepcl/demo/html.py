@@ -1,14 +1,14 @@
 """Parts of the page of `facepcl demo` as HTML with inline images: no file is written for them."""
 
-import base64
-import io
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 from PIL import Image
 
-from facepcl.demo.compare import CodedFace, Gallery, Photo, similarities, with_boxes
+from facepcl.analysis.drawing import annotated
+from facepcl.analysis.parts import STYLE, axes_legend, describe_face
+from facepcl.demo.compare import CodedFace, Gallery, Photo, similarities
+from facepcl.images.html import escaped, inline_image
 
 NEIGHBOURS = 6
 TITLES = {
@@ -16,75 +16,89 @@ TITLES = {
     "face": "Face branch: like this face",
     "pose": "Pose branch: turned like it",
 }
-CSS = """
-.pcl h3 { margin: 1.2em 0 .2em; font-size: 1.15em }
-.pcl p { margin: .2em 0 .6em; max-width: 46em }
-.pcl .row { display: flex; flex-wrap: wrap; gap: 12px 24px; align-items: flex-start }
-.pcl figure { margin: 0; max-width: 100% }
-.pcl figcaption { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
-.pcl .photo { max-width: 240px }
-.pcl .photo img { max-height: 240px; max-width: 100%; width: auto }
-.pcl .scroll { overflow-x: auto; max-width: 100% }
-.pcl img { display: block; border-radius: 4px; margin: 0 }
-.pcl .crop { width: 80px }
-.pcl .crop img { width: 80px; height: 80px }
-.pcl table { border-collapse: separate; border-spacing: 2px; width: auto; margin: 0; border: 0 !important }
-.pcl caption { text-align: left; font-weight: 600; padding: 4px 2px; caption-side: top }
-.pcl th, .pcl td { border: 0; padding: 0; text-align: center; width: 44px; height: 44px; min-width: 44px;
-  font-size: 14px; font-weight: 400; font-variant-numeric: tabular-nums }
-.pcl th img { width: 44px; height: 44px }
-.pcl td { border-radius: 4px }
-.pcl td.self { opacity: .45 }
-.pcl .near { display: flex; flex-wrap: wrap; gap: 4px 24px; margin: 10px 0 24px }
-.pcl .near > div { flex: 1 1 300px }
-.pcl .near .row { gap: 6px }
-.pcl .near p { margin: 4px 0 2px; font-size: .85em; font-weight: 600 }
-@media (max-width: 500px) {
-  .pcl .photo { max-width: 150px }
-  .pcl .near .row :is(.crop, img) { width: 64px; height: auto }
-}
-.pcl .sheet img { max-width: 100%; height: auto }
-.pcl .notes { border-left: 4px solid #c2410c; padding: 4px 12px; margin: 4px 0 }
+CSS = f"""
+{STYLE}
+.pcl h3 {{ margin: 1.2em 0 .2em; font-size: 1.15em }}
+.pcl p {{ margin: .2em 0 .6em }}
+.pcl .row {{ display: flex; flex-wrap: wrap; gap: 12px 32px; align-items: flex-start }}
+.pcl figure {{ margin: 0; max-width: 100% }}
+.pcl figcaption {{ font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }}
+.pcl .near figcaption b {{ display: block }}
+.pcl img {{ display: block; border-radius: 4px; margin: 0 }}
+.pcl .cards {{ display: flex; flex-wrap: wrap; gap: 16px }}
+.pcl .card {{ display: flex; flex-wrap: wrap; gap: 12px 20px; flex: 1 1 480px; min-width: 0; max-width: 100%;
+  padding: 12px; border-radius: 8px; border: 1px solid var(--border-color-primary) }}
+.pcl .group {{ flex-basis: 100% }}
+.pcl .photo {{ flex: 1 1 200px; max-width: 420px }}
+.pcl .photo img {{ max-height: 420px; max-width: 100%; width: auto; height: auto }}
+.pcl .found {{ flex: 2 1 240px; display: flex; flex-wrap: wrap; gap: 12px 24px; min-width: 0;
+  align-content: flex-start }}
+.pcl .one {{ display: flex; gap: 10px; flex: 0 1 320px; min-width: 0 }}
+.pcl .one .face {{ flex: 1 }}
+.pcl .scroll {{ overflow-x: auto; max-width: 100%; flex: 1 1 320px }}
+.pcl .crop {{ width: 80px }}
+.pcl .crop img {{ width: 80px; height: 80px }}
+.pcl .one .crop, .pcl .one .crop img {{ width: 64px; height: auto }}
+.pcl table {{ border-collapse: separate; border-spacing: 2px; width: auto; margin: 0; border: 0 !important }}
+.pcl caption {{ text-align: left; font-weight: 600; padding: 4px 2px; caption-side: top }}
+.pcl th, .pcl td {{ border: 0; padding: 0; text-align: center; width: 44px; height: 44px; min-width: 44px;
+  font-size: 14px; font-weight: 400; font-variant-numeric: tabular-nums }}
+.pcl th img {{ width: 44px; height: 44px }}
+.pcl td {{ border-radius: 4px }}
+.pcl td.self {{ opacity: .45 }}
+.pcl .near {{ display: flex; flex-wrap: wrap; gap: 4px 24px; margin: 10px 0 24px }}
+.pcl .near > div {{ flex: 1 1 300px; display: flex; flex-wrap: wrap; gap: 4px 24px }}
+.pcl .near > div > div {{ flex: 1 1 280px }}
+.pcl .near .row {{ gap: 6px }}
+.pcl .near p {{ margin: 4px 0 2px; font-size: .85em; font-weight: 600 }}
+@media (max-width: 500px) {{ .pcl .near .row :is(.crop, img) {{ width: 64px; height: auto }} }}
+.pcl .notes {{ border-left: 4px solid #c2410c; padding: 4px 12px; margin: 4px 0 }}
+#samples, #samples .grid-wrap {{ min-height: 0; height: auto !important; padding: 0; border: 0 }}
+#samples .grid-container {{ grid-template-columns: repeat(10, minmax(0, 110px)); padding: 0 }}
+@media (max-width: 700px) {{ #samples .grid-container {{ grid-template-columns: repeat(5, 1fr) }} }}
 """
-
-
-def picture(image: Image.Image | np.ndarray, alt: str) -> str:
-    """An `img` element with inline pixels."""
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def section(title: str, sentence: str, body: str = "") -> str:
     """A heading, if any, a paragraph, and HTML below it."""
-    heading = f"<h3>{escape(title)}</h3>" if title else ""
-    return f'<div class="pcl">{heading}<p>{escape(sentence)}</p>{body}</div>'
+    heading = f"<h3>{escaped(title)}</h3>" if title else ""
+    return f'<div class="pcl">{heading}<p>{escaped(sentence)}</p>{body}</div>'
 
 
 def notes(sentences: Sequence[str]) -> str:
     """What failed, one paragraph each."""
-    lines = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    lines = "".join(f"<p>{escaped(sentence)}</p>" for sentence in sentences)
     return f'<div class="pcl"><div class="notes" role="alert">{lines}</div></div>' if lines else ""
 
 
-def overview(photos: Sequence[Photo]) -> str:
-    """The photos with their faces marked, and the crops, numbered in order."""
+def overview(photos: Sequence[Photo], limits: str) -> str:
+    """The photos with their faces marked, beside each face its crop and what it shows; numbered in order.
+    `limits`: of what is said of them."""
     if not photos:
         return ""
-    shown, crops, first = "", "", 1
+    cards, first = "", 1
     for photo in photos:
-        if photo.boxes:
-            image = picture(with_boxes(photo, first), f"{photo.name}, faces marked")
-            shown += f'<figure class="photo">{image}<figcaption>{escape(photo.name)}</figcaption></figure>'
-        for number, face in enumerate(photo.faces, first):
-            crops += _crop(face, f"{number} {_stem(face.name)}")
+        image = inline_image(annotated(*photo.shown[1:], first), f"{photo.name}, faces marked")
+        faces = "".join(
+            f'<div class="one">{_crop(face, str(number))}{_shows(drawn.attributes)}</div>'
+            for number, (face, drawn) in enumerate(zip(photo.faces, photo.shown.faces, strict=True), first)
+        )
+        group = " group" if len(photo.faces) > 1 else ""
+        cards += (
+            f'<article class="card{group}"><figure class="photo">{image}<figcaption>{escaped(photo.name)}'
+            f'</figcaption></figure><div class="found">{faces}</div></article>'
+        )
         first += len(photo.faces)
-    above = f'<div class="pcl"><h3>Photos</h3><div class="row">{shown}</div></div>' if shown else ""
-    sentence = "Upright and cut alike: this is what the network sees."
-    return above + section("Faces", sentence, f'<div class="row">{crops}</div>')
+    has_attributes = any(face.attributes for photo in photos for face in photo.shown.faces)
+    sentence = "Beside each photo the crops that the network sees."
+    if has_attributes:
+        sentence += f" {limits[:1].upper()}{limits[1:]}."
+    legend = axes_legend() if has_attributes else ""
+    return section("Faces", sentence, f'{legend}<div class="cards">{cards}</div>')
+
+
+def _shows(attributes: dict[str, float]) -> str:
+    return describe_face(attributes) if attributes else ""
 
 
 def similarity_tables(faces: Sequence[CodedFace]) -> str:
@@ -93,8 +107,8 @@ def similarity_tables(faces: Sequence[CodedFace]) -> str:
         return section("How alike", "Add a second face to compare with.") if faces else ""
     tables = "".join(_matrix(faces, branch) for branch in faces[0].vectors)
     sentence = (
-        "Cosine of the codes: 1 is the same, and even strangers have far more than 0, so compare numbers "
-        "within a table. The darker, the more alike."
+        "Cosine: 1 is the same. Codes other than identity have a large common part, so that even strangers "
+        "have far more than 0: compare numbers within a table. The darker, the more alike."
     )
     return section("How alike", sentence, f'<div class="row">{tables}</div>')
 
@@ -103,7 +117,7 @@ def _matrix(faces: Sequence[CodedFace], branch: str) -> str:
     cosines = similarities(faces, faces, branch)
     others = cosines[~np.eye(len(faces), dtype=bool)]
     shades = 0.75 * (cosines - others.min()) / max(float(np.ptp(others)), 1e-6)
-    heads = [f"<th>{picture(face.pixels, f'face {number}')}</th>" for number, face in enumerate(faces, 1)]
+    heads = [f"<th>{_image(face, f'face {number}')}</th>" for number, face in enumerate(faces, 1)]
     lines = f"<tr><td></td>{''.join(heads)}</tr>"
     for i, head in enumerate(heads):
         cells = [
@@ -132,15 +146,20 @@ def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
         for branch in faces[0].vectors:
             nearest = np.argsort(-cosines[branch][i], kind="stable")[:NEIGHBOURS]
             near = [(gallery.faces[n], cosines[branch][i, n]) for n in nearest]
-            crops = "".join(_crop(other, f"{cosine:.2f} {_stem(other.name)}") for other, cosine in near)
+            crops = "".join(_crop(other, f"{cosine:.2f}", _stem(other.name)) for other, cosine in near)
             rows += f'<div><p>{TITLES[branch]}</p><div class="row">{crops}</div></div>'
         blocks += f'<div class="near">{_crop(face, str(i + 1))}<div>{rows}</div></div>'
     return section("", f"Nearest of {count}, by the cosine of the codes{unread}.", blocks)
 
 
-def _crop(face: CodedFace, caption: str) -> str:
-    image = picture(face.pixels, caption)
-    return f'<figure class="crop">{image}<figcaption>{escape(caption)}</figcaption></figure>'
+def _crop(face: CodedFace, mark: str, name: str = "") -> str:
+    image = _image(face, f"{mark} {name}".strip())
+    caption = f"<b>{escaped(mark)}</b> {escaped(name)}"
+    return f'<figure class="crop">{image}<figcaption>{caption}</figcaption></figure>'
+
+
+def _image(face: CodedFace, alt: str) -> str:
+    return inline_image(Image.fromarray(face.pixels), alt)
 
 
 def _stem(name: str) -> str:

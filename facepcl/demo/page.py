@@ -2,10 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from facepcl.analysis.analyzer import LIMITS
 from facepcl.demo import html
 from facepcl.demo.compare import CodedFace, Comparer, Photo
 from facepcl.errors import FacepclError, require
@@ -13,11 +14,11 @@ from facepcl.errors import FacepclError, require
 MAX_FACES = 10  # on the page
 STALE_SECONDS = 60  # after which an empty upload is nobody's
 KEPT_SECONDS = 3600  # the faces of a visitor, in memory
-TITLE = "facepcl: a face gives two codes"
+SAMPLES = sorted((Path(__file__).parent / "faces").glob("*.jpg"))  # rendered, CC0 1.0
+TITLE = "facepcl: what faces show, and which are alike"
 ABOUT = (
-    f"# {TITLE}\nWhat a face is like, and where it is turned. Drop photos to find their "
-    "faces and compare them under both. Photos are deleted as soon as their faces are cut out; "
-    "nothing leaves {where}."
+    f"# {TITLE}\nWhere heads are turned, what faces do, and how alike they are by identity and by pose. "
+    "Photos are deleted as soon as their faces are cut out; nothing leaves {where}."
 )
 
 
@@ -27,10 +28,23 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
     gr = require("gradio", "demo")
     what = "face crops" if comparer.takes_crops else "photos"
     private: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1}
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 600)) as page:
+    gr.set_static_paths(SAMPLES)  # they are served as they are, and not copied to the uploads
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 600), fill_width=True) as page:
         gr.Markdown(ABOUT.format(where="this machine" if local else "the machine that serves this page"))
         photos = gr.State([], time_to_live=KEPT_SECONDS)
         files = gr.File(label=f"Drop {what} here", file_count="multiple", height=150, elem_id="files")
+        gr.Markdown("Or click rendered faces:")
+        samples = gr.Gallery(
+            [str(sample) for sample in SAMPLES],
+            show_label=False,
+            columns=len(SAMPLES),
+            rows=1,
+            height="auto",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            elem_id="samples",
+        )
         errors = gr.HTML(elem_id="said")
         restart = gr.Button("Start again", size="sm", visible=False)
         shown = [gr.HTML(elem_id=name) for name in ("found", "alike")]
@@ -58,10 +72,15 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
             gr.on([look.click, named.submit], find, [photos, named], near, **private)
 
         def add(paths: list[str] | None, photos: list[Photo]) -> list[Any]:
-            photos, sentences = _add(comparer, paths or [], photos)
+            return show(*_add(comparer, paths or [], photos, _delete))
+
+        def add_sample(photos: list[Photo], event: gr.SelectData) -> list[Any]:  # type: ignore[name-defined]
+            return show(*_add(comparer, [SAMPLES[event.index]], photos))
+
+        def show(photos: list[Photo], sentences: list[str]) -> list[Any]:
             faces = _faces(photos)
             start = [None, photos, html.notes(sentences), gr.update(visible=bool(photos))]
-            start += [html.overview(photos), html.similarity_tables(faces)]
+            start += [html.overview(photos, LIMITS), html.similarity_tables(faces)]
             return [*start, *["" for _ in near]]
 
         def clear() -> list[Any]:
@@ -69,6 +88,7 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
 
         everything = [files, photos, errors, restart, *shown, *near]
         files.upload(add, [files, photos], everything, **private)
+        samples.select(add_sample, [photos], everything, **private)
         restart.click(clear, None, everything, api_visibility="private")
     return page
 
@@ -77,8 +97,13 @@ def _faces(photos: Sequence[Photo]) -> list[CodedFace]:
     return [face for photo in photos for face in photo.faces]
 
 
-def _add(comparer: Comparer, paths: Sequence[str], photos: list[Photo]) -> tuple[list[Photo], list[str]]:
-    """The photos with those of `paths`, which are deleted, and a sentence for each left out."""
+def _add(
+    comparer: Comparer,
+    paths: Sequence[str | Path],
+    photos: list[Photo],
+    end: Callable[[Path], object] = lambda path: None,
+) -> tuple[list[Photo], list[str]]:
+    """The photos with those of `paths`, and a sentence for each left out. `end` is called with each path."""
     photos, sentences = list(photos), []
     for path in map(Path, paths):
         try:
@@ -89,7 +114,7 @@ def _add(comparer: Comparer, paths: Sequence[str], photos: list[Photo]) -> tuple
         except (FacepclError, OSError) as error:
             sentences.append(f"{path.name}: {error}")
         finally:
-            _delete(path)
+            end(path)
     return photos, sentences
 
 

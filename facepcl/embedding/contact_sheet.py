@@ -11,14 +11,22 @@ from facepcl.data.sources import items_named, printable, shard_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings, unit
 from facepcl.embedding.encoder import IDENTITY
+from facepcl.errors import OptionError, shortened
 from facepcl.images.face import Face
-from facepcl.images.sheet import save_sheet
+from facepcl.images.sheet import lines_of, save_sheet
 
 LIMIT = 2000  # images that are compared: a fair sample of the table
 TARS = 4  # that they come from at most: a tar is read from its beginning
 QUERIES, NEIGHBOURS = 8, 8
+MOST_QUERIES = 100
 CENTRE_FROM = 16  # centred codes of n images have a mean cosine of -1 / (n - 1): two would always show -1
-TILE, GAP, CAPTION = 96, 6, 16
+# Crops as squares of so many grey pixels, and the cosine, about their means, from which two are the same
+# picture. All of 400 re-encoded, resized or cropped copies of LFW's crops reach it, of different photos there
+# 20 pairs in 7,157 of one person and 28 in 2 million of two; of frames of YouTube Faces that follow each
+# other, seconds apart, 485 in 1,688.
+SAME_SIDE, SAME = 8, 0.95
+TILE, GAP, HEAD = 104, 8, 62
+NUMBER, LINE = 16, 12  # heights of a cosine, and of a line of a name
 LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
 ROWS = {
     IDENTITY: "identity:\nlike this face",
@@ -35,40 +43,63 @@ class Sample(NamedTuple):
     vectors: dict[str, np.ndarray]
 
 
+class Neighbour(NamedTuple):
+    """An image near a query, and its cosine to it."""
+
+    sample: Sample
+    cosine: float
+
+
+def check_queries(queries: int | Sequence[str]) -> None:
+    """Raise OptionError for what cannot be drawn: before the work."""
+    if isinstance(queries, int) and not 1 <= queries <= MOST_QUERIES:
+        raise OptionError(f"queries {queries}: between 1 and {MOST_QUERIES}, or names of images")
+    if not isinstance(queries, int) and (isinstance(queries, str) or not queries):
+        raise OptionError("queries is a number, or a list of names, as in ['a.jpg', 'b.jpg']")
+
+
 def draw_sheet(
     table: Embeddings,
     embedder: FaceEmbedder,
     sources: Sequence[str],
     path: str | Path,
     workers: int | None = None,
+    queries: int | Sequence[str] = QUERIES,
 ) -> None:
-    """Write a sheet of a table as a PNG: for each of a few faces, spread over the table, its nearest
-    neighbours by identity, or by the face code of weights without a head for it, and by the pose code.
+    """Write a sheet of a table: for each of a few faces its nearest neighbours by identity, or by the face
+    code of weights without a head for it, and by the pose code.
 
-    The images of the sample are read and embedded again; one that is gone is left out.
+    `queries`: so many faces, spread over the table, or those of the images with these paths or names. Images
+    of the same picture as the query, or as a nearer neighbour, are left out. The images of the sample are
+    read and embedded again; one that is gone is left out.
+
+    Raises OptionError for a name that is none of the table's.
     """
     rows = _sample(table)
-    samples = sorted(_embed(table, rows, embedder, sources, workers), key=lambda sample: sample.path)
-    queries = np.unique(np.linspace(0, len(samples) - 1, min(QUERIES, len(samples))).round().astype(int))
-    width = LEFT + NEIGHBOURS * (TILE + GAP) + GAP
-    block = 2 * (TILE + CAPTION + GAP) + 2 * GAP
-    sheet = Image.new("RGB", (width, 58 + max(1, len(queries)) * block), "white")
-    pen = ImageDraw.Draw(sheet)
+    named = None if isinstance(queries, int) else _rows_named(table, queries)
+    wanted = sorted({*rows, *(named or [])})
+    samples = list(_embed(table, wanted, embedder, sources, workers))
+    if isinstance(queries, int):
+        samples.sort(key=lambda sample: sample.path)
+        places = np.linspace(0, len(samples) - 1, min(queries, len(samples))).round().astype(int)
+        asked = np.unique(places).tolist()
+    else:
+        order = {table.paths[row]: place for place, row in enumerate(named or [])}
+        asked = [place for place, sample in enumerate(samples) if sample.path in order]
+        asked.sort(key=lambda place: order[samples[place].path])
     branches = (embedder.likeness, "pose")
-    title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
-    pen.text((GAP, 8), f"Nearest neighbours by {title}", "black", font(18))
-    centred = "; codes are centred first" if len(samples) >= CENTRE_FROM else ""
-    count = sum(error is None for error in table.errors)
-    subtitle = f"cosine, among {len(samples):,} of {count:,} images{centred}"
-    pen.text((GAP, 34), subtitle, "dimgray", font(12))
-    # codes share a large common part, without which every pair looks alike; identity vectors do not
-    similar = {
-        name: _cosine(np.stack([sample.vectors[name] for sample in samples]), centre=name != IDENTITY)
-        for name in branches
-        if samples
-    }
-    for number, query in enumerate(queries):
-        _draw_query(sheet, 58 + number * block, samples, int(query), similar)
+    found = {branch: nearest(samples, asked, branch) for branch in branches}
+    blocks = [
+        _draw_query(samples[place], {branch: found[branch][number] for branch in branches})
+        for number, place in enumerate(asked[:MOST_QUERIES])
+    ]
+    width = LEFT + NEIGHBOURS * (TILE + GAP) + GAP
+    sheet = Image.new("RGB", (width, HEAD + sum(block.height for block in blocks)), "white")
+    _draw_title(sheet, branches, len(samples), sum(error is None for error in table.errors))
+    top = HEAD
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
     save_sheet(sheet, path)
 
 
@@ -107,28 +138,89 @@ def _faces(table: Embeddings, rows: list[int]) -> tuple[Face, ...] | None:
     return tuple(Face.from_columns(table.faces[row].tolist()) for row in rows)
 
 
-def _draw_query(
-    sheet: Image.Image, top: int, samples: Sequence[Sample], query: int, similar: dict[str, np.ndarray]
-) -> None:
+def _rows_named(table: Embeddings, names: Sequence[str]) -> list[int]:
+    """The rows without an error of the images with these paths or names, in the order of `names`."""
+    rows: dict[str, list[int]] = {}
+    for row, (path, error) in enumerate(zip(table.paths, table.errors, strict=True)):
+        for name in {path, Path(path).name, stem(path)} if error is None else ():
+            rows.setdefault(name, []).append(row)
+    if missing := [name for name in names if name not in rows]:
+        raise OptionError(
+            f"no embedded image is called {shortened(missing[0])}; queries are paths of the table or file "
+            "names, and with --resume the same command draws the sheet of the finished table"
+        )
+    return [row for name in names for row in rows[name]]
+
+
+def nearest(samples: Sequence[Sample], asked: Sequence[int], branch: str) -> list[list[Neighbour]]:
+    """The nearest neighbours under a branch of the samples in the places `asked`, each picture once."""
+    if not asked:
+        return []
+    # codes share a large common part, without which every pair looks alike; identity vectors do not
+    cosines = _cosine(np.stack([sample.vectors[branch] for sample in samples]), centre=branch != IDENTITY)
+    pictures = unit(np.stack([_grey(sample.pixels) for sample in samples]))
+    return [_nearest_to(place, samples, cosines[place], pictures) for place in asked]
+
+
+def _nearest_to(
+    place: int, samples: Sequence[Sample], cosines: np.ndarray, pictures: np.ndarray
+) -> list[Neighbour]:
+    shown = [place]
+    for other in map(int, np.argsort(-cosines, kind="stable")):
+        if len(shown) > NEIGHBOURS:
+            break
+        if other != place and (pictures[shown] @ pictures[other]).max() < SAME:
+            shown.append(other)
+    return [Neighbour(samples[other], float(cosines[other])) for other in shown[1:]]
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """A crop as a few grey values about their mean, `[SAME_SIDE ** 2]`."""
+    small = Image.fromarray(pixels).convert("L").resize((SAME_SIDE, SAME_SIDE), Image.Resampling.BOX)
+    values = np.asarray(small, np.float32).ravel()
+    return values - values.mean()
+
+
+def _draw_title(sheet: Image.Image, branches: Sequence[str], compared: int, count: int) -> None:
     pen = ImageDraw.Draw(sheet)
-    pen.line((GAP, top - GAP, sheet.width - GAP, top - GAP), fill="lightgray")
-    paste(sheet, samples[query].pixels, (GAP, top), 2 * TILE)
-    pen.text((GAP, top + 2 * TILE + 2), _short(samples[query].path, 30), "black", font(11))
-    for row, (name, cosines) in enumerate(similar.items()):
-        y = top + row * (TILE + CAPTION + GAP)
-        pen.multiline_text((2 * TILE + 3 * GAP, y + TILE // 3), ROWS[name], "black", font(12))
-        cosine = cosines[query].copy()
-        cosine[query] = -np.inf
-        others = np.argsort(-cosine, kind="stable")[: min(NEIGHBOURS, len(samples) - 1)]
-        for place, other in enumerate(others):
+    title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
+    pen.text((GAP, 8), f"Nearest neighbours by {title}", "black", font(18))
+    codes = [branch for branch in branches if branch != IDENTITY]
+    centred = f"; {' and '.join(codes)} codes are centred first" if compared >= CENTRE_FROM else ""
+    subtitle = f"cosine, among {compared:,} of {count:,} images{centred}; the same picture is shown once"
+    pen.text((GAP, 34), subtitle, "dimgray", font(12))
+
+
+def _draw_query(query: Sample, found: dict[str, list[Neighbour]]) -> Image.Image:
+    """One query beside a row of neighbours for each branch."""
+    names = {branch: [_name(near.sample, TILE) for near in row] for branch, row in found.items()}
+    heights = {b: TILE + NUMBER + LINE * max(map(len, n), default=0) + GAP for b, n in names.items()}
+    name = _name(query, 2 * TILE)
+    height = 2 * GAP + max(2 * TILE + 4 + LINE * len(name) + GAP, sum(heights.values()))
+    block = Image.new("RGB", (LEFT + NEIGHBOURS * (TILE + GAP) + GAP, height), "white")
+    pen = ImageDraw.Draw(block)
+    pen.line((GAP, 0, block.width - GAP, 0), fill="lightgray")
+    paste(block, query.pixels, (GAP, 2 * GAP), 2 * TILE)
+    _write(pen, name, GAP, 2 * GAP + 2 * TILE + 4)
+    y = 2 * GAP
+    for branch, row in found.items():
+        pen.multiline_text((2 * TILE + 2 * GAP, y + TILE // 3), ROWS[branch], "black", font(12))
+        for place, (near, lines) in enumerate(zip(row, names[branch], strict=True)):
             x = LEFT + place * (TILE + GAP)
-            paste(sheet, samples[other].pixels, (x, y), TILE)
-            pen.text(
-                (x, y + TILE + 1),
-                f"{cosine[other]:.2f} {_short(samples[other].path, 11)}",
-                "dimgray",
-                font(11),
-            )
+            paste(block, near.sample.pixels, (x, y), TILE)
+            pen.text((x, y + TILE + 1), f"{near.cosine:.2f}", "black", font(12))
+            _write(pen, lines, x, y + TILE + NUMBER)
+        y += heights[branch]
+    return block
+
+
+def _name(sample: Sample, width: int) -> list[str]:
+    return lines_of(stem(sample.path), font(10), width)
+
+
+def _write(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int) -> None:
+    for number, line in enumerate(lines):
+        pen.text((x, y + LINE * number), line, "dimgray", font(10))
 
 
 def _cosine(codes: np.ndarray, centre: bool = True) -> np.ndarray:
@@ -145,11 +237,6 @@ def paste(sheet: Image.Image, pixels: np.ndarray, at: tuple[int, int], size: int
 def stem(path: str) -> str:
     """The name of a file without its ending."""
     return Path(path).name.rpartition(".")[0] or Path(path).name
-
-
-def _short(path: str, letters: int) -> str:
-    name = stem(path)
-    return name if len(name) <= letters else "…" + name[1 - letters :]  # such names differ at the end
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -11,7 +11,7 @@ from torch import nn
 from facepcl.data.remote import is_url
 from facepcl.data.sources import as_sources, check_no_source, is_table_of, list_entries
 from facepcl.data.workers import check_workers
-from facepcl.embedding.contact_sheet import draw_sheet
+from facepcl.embedding.contact_sheet import QUERIES, check_queries, draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL
 from facepcl.embedding.tables import (
@@ -57,6 +57,7 @@ def embed(
     resume: bool = False,
     on_error: str = "record",
     sheet: str | Path | None = None,
+    queries: int | Sequence[str] = QUERIES,
     align: bool = False,
     one: bool = False,
     detector: str | Path | None = None,
@@ -77,8 +78,10 @@ def embed(
         compile: Compile the network; pays on some machines and takes half a minute.
         resume: Continue an interrupted job from `OUT.parts`, with bit-identical output.
         on_error: `record` writes a row with the reason for an image that fails, `raise` raises ImageError.
-        sheet: A PNG of some faces of the table beside their nearest neighbours under the face and the pose
-            branch.
+        sheet: A .png or .jpg of some faces of the table beside their nearest neighbours by identity (by the
+            face branch for weights without a head for it) and under the pose branch.
+        queries: How many faces `sheet` shows with their neighbours, or the paths or file names of images
+            whose faces it shows.
         align: The sources are photos: find and crop their faces (needs `facepcl[align]`). The table has one
             row per face, with box, landmarks and score.
         one: With `align`, only the most prominent face of each photo.
@@ -120,6 +123,7 @@ def embed(
 
     if sheet is not None:
         check_sheet_of(sheet, sources, out)
+        check_queries(queries)
     summary, embedder = fill_table(
         COMMAND,
         sources,
@@ -136,7 +140,7 @@ def embed(
     )
     summary.warn_of_photos()
     if sheet is not None:
-        draw_sheet(read_table(summary.path, vectors=False), embedder, sources, sheet, workers)
+        draw_sheet(read_table(summary.path, vectors=False), embedder, sources, sheet, workers, queries)
     return summary
 
 
@@ -146,11 +150,18 @@ def is_folder(out: Any) -> bool:
     return is_table_folder(out)
 
 
-def check_sheet_of(sheet: str | Path, sources: Sequence[str], out: str | Path) -> None:
-    """Raise unless a sheet of the table `out` can be written."""
+def check_sheet_of(
+    sheet: str | Path,
+    sources: Sequence[str],
+    out: str | Path,
+    what: str = "sheet",
+    check: Callable[[str | Path], None] = check_sheet,
+) -> None:
+    """Raise unless a sheet, or `what` else a file holds that `check` accepts, of the table `out` can be
+    written."""
     if is_folder(out):
-        raise OptionError(f"{out} is a folder of tables, and a sheet belongs to one: leave --sheet out")
-    check_sheet(sheet)
+        raise OptionError(f"{out} is a folder of tables, and a {what} belongs to one: write a .parquet")
+    check(sheet)
     check_no_source(sheet, sources)
 
 

@@ -1,8 +1,5 @@
 """A result as one self-contained HTML page: numbers, charts, faces."""
 
-import base64
-import html
-import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,14 +11,13 @@ from facepcl.data.sources import Item
 from facepcl.errors import ImageError, MissingPath, OptionError, require
 from facepcl.images.decode import decode, quiet_pillow
 from facepcl.images.geometry import cut_square
+from facepcl.images.html import check_page, escaped, inline_image, save_page
 from facepcl.probes.charts import Chart, Faces, Plot, draw
 from facepcl.probes.manifest import DRAWN_PAIRS, Labelled, Manifest
 from facepcl.probes.result import Result
 from facepcl.probes.table import FIGURES
-from facepcl.utils.files import atomic, check_file
 
 TILE = 72  # pixels
-QUALITY = 85
 TITLES = {
     "expression": "Expression",
     "verification": "Verification",
@@ -31,32 +27,13 @@ TITLES = {
     "disentangle": "Disentanglement",
 }
 BRANCHES = {"concat": "all codes joined", "all": "each code"}
-# no script runs and no address is opened, whatever the file names contain
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
 _STYLE = """
-:root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --ink: #1c2026; --soft: #59616e;
-  --faint: #c3c8d0; --line: #e3e6eb; }
-@media (prefers-color-scheme: dark) { :root { --page: #14161a; --card: #1e2126; --ink: #e6e8eb;
-  --soft: #a2a9b4; --faint: #4a515c; --line: #30353d; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 16px; max-width: 1160px; background: var(--page); color: var(--ink);
-  font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 24px; line-height: 1.25; margin: 8px 0 16px; }
-h2 { font-size: 16px; margin: 0 0 2px; }
-p { margin: 0 0 8px; }
-.soft { color: var(--soft); font-size: 13px; }
 .main { display: flex; flex-wrap: wrap; gap: 8px 32px; padding: 0; margin: 0 0 16px; }
 .main div { display: flex; flex-direction: column; }
 .main dd { margin: 0; font-size: 26px; line-height: 1.2; font-weight: 600; order: -1; }
 .main small { font-size: 14px; font-weight: 400; color: var(--soft); white-space: nowrap; }
 .main dt { color: var(--soft); font-size: 13px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 16px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px;
-  margin: 0; min-width: 0; break-inside: avoid; }
-.wide { grid-column: 1 / -1; }
 .card svg { display: block; width: 100%; max-width: 560px; height: auto; margin: 8px auto 0; }
-svg * { stroke-linejoin: round; stroke-linecap: butt; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th, td { text-align: left; font-weight: 400; padding: 3px 0; border-top: 1px solid var(--line);
   vertical-align: top; }
@@ -69,18 +46,12 @@ td { font-variant-numeric: tabular-nums; }
 .faces img, .faces .empty { display: block; width: 72px; height: 72px; margin: 0 auto 3px;
   border-radius: 4px; object-fit: contain; background: var(--line); }
 .faces .empty { padding: 3px; font-size: 9px; overflow: hidden; text-align: left; }
-@media print { :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --faint: #bbb; --line: #ccc; }
-  body { max-width: none; padding: 0; font-size: 11px; }
-  .cards { grid-template-columns: 1fr 1fr; gap: 8px; } }
 """
 
 
 def check_report(path: str | Path) -> None:
     """Raise OptionError, MissingPath, WriteError or MissingExtra if no report can be written there."""
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise OptionError(f"{path}: a report is a .html")
-    check_file(path)
+    check_page(path, "report")
     try:
         for package in ("matplotlib", "sklearn"):
             require(package, "probe")
@@ -94,25 +65,18 @@ def write_report(result: Result, path: str | Path) -> None:
     Raises what `check_report` does. An image that cannot be read is an empty tile with the reason.
     """
     check_report(path)
-    page = "\n".join(_page(result))
-    with atomic(path) as temporary:  # file names need not be UTF-8
-        temporary.write_bytes(page.encode("utf-8", "replace"))
+    save_page(path, _title(result.numbers), _STYLE, _body(result))
 
 
-def _page(result: Result) -> Iterator[str]:
-    title = _text(_title(result.numbers))
-    yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>"
+def _body(result: Result) -> Iterator[str]:
     yield from _main_figures(result.numbers)
-    yield from (f'<p class="soft">{_text(note)}</p>' for note in result.notes)
+    yield from (f'<p class="soft">{escaped(note)}</p>' for note in result.notes)
     yield '<div class="cards">'
     tiles = _tiles(result)
     for number, chart in enumerate(result.charts):
         yield from _card(chart, f"c{number}", result.manifest, tiles)
     yield from _tables(result.numbers)  # last: with many action units they are long
-    yield "</div>\n</body>\n</html>\n"
+    yield "</div>"
 
 
 def _title(numbers: dict[str, Any]) -> str:
@@ -134,8 +98,8 @@ def _main_figures(numbers: dict[str, Any]) -> Iterator[str]:
     yield '<dl class="main">'
     for figure, value in shown:
         unit = f" {figure.unit}" if figure.unit == "%" else figure.unit
-        spread = f" <small>{_text(figure.spread(numbers))}</small>"
-        yield f"<div><dt>{_text(figure.name)}</dt><dd>{value}{unit}{spread}</dd></div>"
+        spread = f" <small>{escaped(figure.spread(numbers))}</small>"
+        yield f"<div><dt>{escaped(figure.name)}</dt><dd>{value}{unit}{spread}</dd></div>"
     yield "</dl>"
     if any(f"{figure.key}_low" in numbers for figure, _ in shown):
         yield '<p class="soft">In brackets: 95 % confidence.</p>'
@@ -150,7 +114,7 @@ def _tables(numbers: dict[str, Any]) -> Iterator[str]:
         if keys := [key for key in keys if key not in bounds]:
             yield f'<section class="card"><h2>{title}</h2><table>'
             for key in keys:
-                name = _text(key).replace("_", "_<wbr>")  # it may wrap after each word
+                name = escaped(key).replace("_", "_<wbr>")  # it may wrap after each word
                 yield f'<tr><th scope="row">{name}</th><td>{_cell(key, rows)}</td></tr>'
             yield "</table></section>"
 
@@ -163,7 +127,7 @@ def _cell(key: str, numbers: dict[str, Any]) -> str:
         text += f" ± {_format(deviation)}"
     if low is not None and high is not None:
         text += f" ({_format(low)} to {_format(high)})"
-    return _text(text)
+    return escaped(text)
 
 
 def _format(value: Any) -> str:
@@ -180,17 +144,17 @@ def _format(value: Any) -> str:
 
 def _card(chart: Chart, name: str, manifest: Manifest, tiles: dict[int, str]) -> Iterator[str]:
     wide = " wide" if isinstance(chart, Faces) else ""
-    yield f'<figure class="card{wide}"><figcaption><h2>{_text(chart.title)}</h2>'
+    yield f'<figure class="card{wide}"><figcaption><h2>{escaped(chart.title)}</h2>'
     if isinstance(chart, Faces):
         yield "</figcaption>" if chart.images else '<p class="soft">None.</p></figcaption>'
         yield f'<ul class="faces" style="--columns: {chart.columns}">'
         for image, caption in zip(chart.images, chart.captions, strict=True):
-            title = _text(manifest.images[image].name)
-            yield f'<li title="{title}">{tiles[image]}{_text(caption)}</li>'
+            title = escaped(manifest.images[image].name)
+            yield f'<li title="{title}">{tiles[image]}{escaped(caption)}</li>'
         yield "</ul>"
     elif isinstance(chart, Plot):
         drawing = draw(chart, name)
-        yield f'<p class="soft">{_text(drawing.note)}</p></figcaption>{drawing.svg}'
+        yield f'<p class="soft">{escaped(drawing.note)}</p></figcaption>{drawing.svg}'
     yield "</figure>"
 
 
@@ -213,15 +177,8 @@ def _tile(item: Item, labelled: Labelled) -> str:
             image.thumbnail((TILE, TILE), Image.Resampling.BICUBIC)
     except (ImageError, MissingPath) as error:
         return _empty(str(error))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
-    source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return f'<img width="{TILE}" height="{TILE}" alt="{_text(labelled.name)}" src="{source}">'
+    return inline_image(image, labelled.name)
 
 
 def _empty(reason: str) -> str:
-    return f'<span class="empty">{_text(reason)}</span>'
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return f'<span class="empty">{escaped(reason)}</span>'

@@ -1,0 +1,141 @@
+"""The contact sheet of `facepcl embed`: who is shown beside whom, under which name and number."""
+
+import numpy as np
+import pytest
+from helpers.files import FACES
+from PIL import Image, ImageDraw, ImageFont
+
+import facepcl
+from facepcl.cli import main
+from facepcl.embedding import contact_sheet
+from facepcl.embedding.contact_sheet import NEIGHBOURS, Sample, nearest
+from facepcl.errors import OptionError
+from facepcl.images.sheet import lines_of
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The texts of the sheets that are drawn."""
+    texts = []
+    text = ImageDraw.ImageDraw.text
+
+    def noted(self, at, words, *args, **options):
+        texts.append(words)
+        return text(self, at, words, *args, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    return texts
+
+
+def embed(folder, tmp_path, model, **options):
+    return facepcl.embed(
+        folder, tmp_path / "e.npz", model=model, dtype="float32", sheet=tmp_path / "s.png", **options
+    )
+
+
+def pictures(count, side=64):
+    """Crops of coarse random patterns, no two alike."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    return coarse.repeat(side // 8, 1).repeat(side // 8, 2)
+
+
+def test_the_number_on_the_sheet_is_similarity_of_the_two_identities(attribute_weights, tmp_path, written):
+    query, *others = FACES[:9]
+    embed(FACES[:9], tmp_path, attribute_weights, queries=[query.name])
+    embedder = facepcl.FaceEmbedder(attribute_weights, branch="identity", dtype="float32")
+    cosines = np.sort(facepcl.similarity(embedder([query]), embedder(others))[0])[::-1]
+    shown = [text for text in written if text.lstrip("-").replace(".", "").isdigit()]
+    assert shown[: len(others)] == [f"{cosine:.2f}" for cosine in cosines]
+
+
+def test_rows_are_identity_and_pose_of_weights_attribute_weights(attribute_weights, model, tmp_path, written):
+    embed(FACES[:3], tmp_path, attribute_weights)
+    assert "Nearest neighbours by identity and by pose code" in written
+    written.clear()
+    embed(FACES[:3], tmp_path, model)
+    assert "Nearest neighbours by face code and by pose code" in written
+
+
+def test_copies_of_a_picture_are_shown_once_and_not_beside_it():
+    """Of nine copies of the query and two of its neighbours that differ in brightness and noise."""
+    random = np.random.default_rng(1)
+    crops = pictures(4)
+    order = [0] * 9 + [1] * 2 + [2, 3]
+    noisy = (0.8 * crops[order] + random.normal(10, 4, (len(order), 64, 64, 3))).clip(0, 255).astype(np.uint8)
+    codes = np.eye(4)[order] + 0.5 + random.normal(0, 0.01, (len(order), 4))
+    samples = [
+        Sample(f"{i}.jpg", pixels, {"identity": code})
+        for i, (pixels, code) in enumerate(zip(noisy, codes, strict=True))
+    ]
+    [found] = nearest(samples, [0], "identity")
+    assert sorted(order[int(near.sample.path.removesuffix(".jpg"))] for near in found) == [1, 2, 3]
+
+
+def test_pictures_that_differ_are_all_shown():
+    samples = [Sample(f"{i}.jpg", pixels, {"pose": np.ones(4)}) for i, pixels in enumerate(pictures(12))]
+    [found] = nearest(samples, [5], "pose")
+    assert len(found) == NEIGHBOURS
+    assert "5.jpg" not in [near.sample.path for near in found]
+
+
+def test_a_crop_of_one_colour_is_not_its_own_neighbour():
+    blank = Sample("blank.jpg", np.zeros((64, 64, 3), np.uint8), {"pose": np.ones(4)})
+    other = Sample("other.jpg", pictures(1)[0], {"pose": np.ones(4)})
+    [found] = nearest([blank, other], [0], "pose")
+    assert [near.sample for near in found] == [other]
+
+
+def test_queries_are_shown_in_the_order_in_which_they_are_named(model, tmp_path, monkeypatch):
+    drawn = []
+    draw = contact_sheet._draw_query
+    monkeypatch.setattr(
+        contact_sheet, "_draw_query", lambda query, found: drawn.append(query.path) or draw(query, found)
+    )
+    names = [FACES[4].name, FACES[1].stem, str(FACES[2])]
+    embed(FACES[:6], tmp_path, model, queries=names)
+    assert drawn == [str(FACES[4]), str(FACES[1]), str(FACES[2])]
+    drawn.clear()
+    embed(FACES[:6], tmp_path, model, queries=2)
+    assert drawn == [str(FACES[0]), str(FACES[5])]
+
+
+def test_a_query_outside_the_sample_of_a_large_table_is_compared_too(model, tmp_path, written, monkeypatch):
+    monkeypatch.setattr(contact_sheet, "LIMIT", 3)
+    for face in FACES[:8]:
+        embed(FACES[:8], tmp_path, model, queries=[face.name])
+        assert any(face.stem.startswith(text) for text in written if text)
+        written.clear()
+
+
+def test_a_query_that_is_not_there_says_how_to_go_on(model, tmp_path):
+    with pytest.raises(OptionError, match=r"is called nobody\.jpg; .*with --resume the same command"):
+        embed(FACES[:3], tmp_path, model, queries=["nobody.jpg"])
+    assert len(facepcl.read_embeddings(tmp_path / "e.npz")) == 3  # nothing is lost
+    embed(FACES[:3], tmp_path, model, queries=[FACES[0].name], resume=True)
+    assert (tmp_path / "s.png").is_file()
+
+
+@pytest.mark.parametrize("queries", [0, 101, [], "a.jpg"])
+def test_queries_that_cannot_be_are_refused_before_the_work(model, tmp_path, queries):
+    with pytest.raises(OptionError, match="queries"):
+        embed(FACES[:3], tmp_path, model, queries=queries)
+    assert not (tmp_path / "e.npz").exists()
+
+
+def test_the_command_takes_names_or_a_number_of_queries(tmp_path, capsys, written):
+    out = ["-o", str(tmp_path / "e.npz")]
+    sheet = [*out, "--sheet", str(tmp_path / "s.jpg"), "--queries", f"{FACES[0].name},{FACES[2].name}"]
+    assert main(["embed", *map(str, FACES[:3]), *sheet]) == 0
+    with Image.open(tmp_path / "s.jpg") as drawn:
+        assert drawn.format == "JPEG"
+    assert main(["embed", str(FACES[0]), *out, "--queries", "3"]) == 2
+    assert "--queries belongs to a sheet: add --sheet sheet.jpg" in capsys.readouterr().err
+
+
+def test_a_long_name_is_whole_and_broken_behind_its_words():
+    font = ImageFont.load_default(10)
+    name = "two_people-at.the_sea_in_the_morning" + "x" * 60
+    lines = lines_of(name, font, 100)
+    assert "".join(lines) == name
+    assert all(font.getlength(line) <= 100 for line in lines)
+    assert all(line[-1] in "_-." for line in lines[:2])
