@@ -8,7 +8,7 @@ cosines of the pairs in LFW's folds 5 to 9, thresholds from all pairs of differe
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from facepcl.models.io import HEADS_FILE
 from facepcl.models.registry import read_index
 from facepcl.probes.datasets import read_manifest
 from facepcl.probes.features import aligned
-from facepcl.probes.manifest import Labelled, Manifest
+from facepcl.probes.manifest import TEST, TRAIN, Labelled, Manifest
 from facepcl.utils.files import atomic, sha256_file
 
 BINS = 15  # of the expected calibration error (Guo et al. 2017)
@@ -46,18 +46,23 @@ class Answers(NamedTuple):
         return np.stack([self.attributes[name] for name in names], 1)
 
 
-def ask(embedder: AttributeEmbedder, manifest: Manifest, align: bool, only: str = "") -> Answers:
-    """The heads' answers about the images of a data set, or of one of its splits; of photos that are aligned
-    by their landmarks, the pose in the photo."""
+def ask(
+    embedder: AttributeEmbedder,
+    manifest: Manifest,
+    align: bool,
+    chosen: Callable[[Labelled], bool] = lambda image: True,
+) -> Answers:
+    """The heads' answers about the `chosen` images of a data set; of photos that are aligned by their
+    landmarks, the pose in the photo."""
     images = aligned(manifest, turn=True) if align else manifest.images
 
     def items() -> Iterator[Item]:
         for item, image in zip(manifest.items(), images, strict=True):
-            if image.split == only or not only:
+            if chosen(image):
                 yield item._replace(square=image.square)
 
     rows = [batch.rows for batch in embedder.batches(items())]
-    images = [image for image in images if image.split == only or not only]
+    images = [image for image in images if chosen(image)]
     values = np.concatenate([block.attributes for block in rows])
     attributes = dict(zip(embedder.meta["attributes"], values.T, strict=True))
     if align:
@@ -159,18 +164,10 @@ def cosines(manifest: Manifest, answers: Answers) -> dict[str, Any]:
     }
 
 
-def calibration_split(answers: Answers) -> Answers:
-    """The fixed fifth of the training faces of FER-2013 that chooses the temperature."""
-    chosen = [
-        i
-        for i, image in enumerate(answers.images)
-        if int(hashlib.sha256(Path(image.name).name.encode()).hexdigest(), 16) % CALIBRATION_SHARE == 0
-    ]
-    return Answers(
-        [answers.images[i] for i in chosen],
-        answers.identity[chosen],
-        {name: values[chosen] for name, values in answers.attributes.items()},
-    )
+def calibrates(image: Labelled) -> bool:
+    """Whether an image is in the fixed fifth of FER-2013's training faces that chooses the temperature."""
+    digest = hashlib.sha256(Path(image.name).name.encode()).hexdigest()
+    return image.split == TRAIN and int(digest, 16) % CALIBRATION_SHARE == 0
 
 
 def heads_of(name: str, data: Path, work: Path) -> dict[str, Any]:
@@ -180,8 +177,8 @@ def heads_of(name: str, data: Path, work: Path) -> dict[str, Any]:
     fer = read_manifest("expression", work / "fer2013", "auto", 0)
     rendered = ask(embedder, read_manifest("head-pose", data / "synthface-96-test.tar", "auto", 0), True)
     lfw = read_manifest("verification", work / "lfw.csv", "auto", 0)
-    temperature = best_temperature(calibration_split(ask(embedder, fer, False, "train")))
-    photos = ask(embedder, fer, False, "test")
+    temperature = best_temperature(ask(embedder, fer, False, calibrates))
+    photos = ask(embedder, fer, False, lambda image: image.split == TEST)
     classes, confused = confusion(photos)
     mean_r, by_unit = unit_correlation(rendered)
     return {

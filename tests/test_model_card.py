@@ -1,11 +1,16 @@
 """The figures of the model card are those of examples/model_card.jsonl, and of the weights in the package."""
 
+import json
 from pathlib import Path
 
 import model_card
+import model_card_heads
+import numpy as np
 import pytest
 
+from facepcl.models.io import HEADS_FILE
 from facepcl.models.registry import read_index
+from facepcl.utils.files import sha256_file
 
 CARD = (Path(__file__).resolve().parents[1] / "MODEL_CARD.md").read_text("utf-8")
 
@@ -25,9 +30,27 @@ def test_every_bundled_file_has_the_scores_that_its_row_tells(scores):
     for row in read_index():
         own = [s for s in scores if s["title"] == f"{row.model}.{row.tag}"]
         assert {s["weights_sha256"] for s in own} == {row.sha256}
-        shared = [s for s in own if s["branch"] == "shared"]
-        for name, column in (("fer2013", model_card.COLUMNS[0]), ("lfw", model_card.COLUMNS[2])):
-            assert model_card.cell(shared, column).split()[0] == str(row.metrics[name])
+        for name, branch, column in model_card.METRICS:
+            of_branch = [s for s in own if s["branch"] == branch]
+            assert model_card.cell(of_branch, column).split()[0] == str(row.metrics[name])
+
+
+def test_the_tables_of_the_heads_are_those_of_the_heads_in_the_package():
+    heads = [json.loads(line) for line in model_card_heads.SCORES.read_text("utf-8").splitlines()]
+    for name in ("heads", "cosines", "confusion"):
+        table = getattr(model_card_heads, f"{name}_table")(heads)
+        assert f"<!-- {name} -->\n\n{table}\n<!-- end of {name} -->" in CARD
+    for row, scores in zip(read_index(), heads, strict=True):
+        files = row.path, row.path.with_suffix(f".{HEADS_FILE}")
+        assert scores["sha256"] == " ".join(sha256_file(file)[:12] for file in files)
+        assert row.cosines == scores["cosines"]
+
+
+def test_the_calibration_error_is_the_distance_of_confidence_and_accuracy():
+    """Two of four right at a confidence of 0.9, both of two at 0.3: (4 x 0.4 + 2 x 0.7) / 6."""
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.3, 0.3])
+    right = np.array([True, True, False, False, True, True])
+    assert model_card_heads.calibration_error(confidence, right) == pytest.approx((4 * 0.4 + 2 * 0.7) / 6)
 
 
 def test_a_cell_is_the_mean_over_the_seeds_with_the_mean_of_the_bounds():
