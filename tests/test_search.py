@@ -497,17 +497,6 @@ def test_images_that_are_gone_are_empty_tiles_with_their_names(tmp_path, monkeyp
     assert {match.path for match in result.matches} >= {"kept/1.jpg", "shard.tar/3.jpg"}
 
 
-def test_long_names_are_broken_and_none_of_their_letters_lost():
-    from facepcl.embedding.contact_sheet import font
-    from facepcl.embedding.search_sheet import TILE, _lines
-
-    name = "holiday_2024-06-12_" + "beach" * 20
-    lines = _lines(name, font(11), TILE)
-    assert "".join(lines) == name
-    assert lines[0] == "holiday_2024-06-12_"
-    assert all(font(11).getlength(line) <= TILE for line in lines)
-
-
 def test_a_sheet_of_many_queries_draws_the_first(table, tmp_path, monkeypatch):
     from facepcl.embedding import search_sheet as drawn
 

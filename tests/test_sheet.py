@@ -10,7 +10,7 @@ from facepcl.cli import main
 from facepcl.embedding import contact_sheet
 from facepcl.embedding.contact_sheet import NEIGHBOURS, Sample, nearest
 from facepcl.errors import OptionError
-from facepcl.images.sheet import lines_of
+from facepcl.images.sheet import check_sheet, lines_of, save_sheet
 
 
 @pytest.fixture
@@ -139,3 +139,16 @@ def test_a_long_name_is_whole_and_broken_behind_its_words():
     assert "".join(lines) == name
     assert all(font.getlength(line) <= 100 for line in lines)
     assert all(line[-1] in "_-." for line in lines[:2])
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_sheet_replaces_a_sheet_and_never_a_photo(tmp_path, ending):
+    path = tmp_path / f"sheet.{ending}"
+    for colour in ("red", "blue"):
+        check_sheet(path)
+        save_sheet(Image.new("RGB", (8, 8), colour), path)
+    Image.new("RGB", (8, 8)).save(path)
+    photo = path.read_bytes()
+    with pytest.raises(OptionError, match="exists and is not a sheet of facepcl"):
+        check_sheet(path)
+    assert path.read_bytes() == photo

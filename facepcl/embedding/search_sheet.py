@@ -16,7 +16,7 @@ from facepcl.embedding.embeddings import IDENTITY
 from facepcl.errors import ImageError, RemoteError
 from facepcl.images.face import Face
 from facepcl.images.geometry import TEMPLATES
-from facepcl.images.sheet import save_sheet
+from facepcl.images.sheet import lines_of, save_sheet
 from facepcl.images.transform import Transform
 from facepcl.utils.cpus import cores
 from facepcl.utils.futures import in_order
@@ -109,9 +109,9 @@ def _draw_result(result: "SearchResult", pixels: dict[_Picture, np.ndarray]) -> 
     rows = [captions[first : first + ACROSS] for first in range(0, len(captions), ACROSS)]
     heights = [TILE + SIMILARITY + LINE * max(map(len, row)) + 2 * GAP for row in rows]
     row_of = "" if result.row is None else f"row {result.row}: "
-    name = _lines(f"{row_of}{stem(result.query)}", font(13), QUERY)
+    name = lines_of(f"{row_of}{stem(result.query)}", font(13), QUERY)
     if not result.matches:
-        name += _lines(result.error or "no face is as similar as that", font(13), QUERY)
+        name += lines_of(result.error or "no face is as similar as that", font(13), QUERY)
     block = Image.new(
         "RGB",
         (LEFT + ACROSS * (TILE + GAP) + GAP, max(QUERY + 16 * len(name), sum(heights)) + 4 * GAP),
@@ -143,18 +143,4 @@ def _draw_tile(block: Image.Image, pixels: np.ndarray | None, at: tuple[int, int
 
 
 def _caption(path: str, number: int | None) -> list[str]:
-    return _lines(stem(path), font(11), TILE) + ([f"face {number}"] if number else [])
-
-
-def _lines(text: str, by: Any, width: int) -> list[str]:
-    """The text in lines of at most so many pixels, broken behind a word of a name where that is possible."""
-    lines: list[str] = []
-    while text:
-        end = len(text)
-        while end > 1 and by.getlength(text[:end]) > width:
-            end -= 1
-        if end < len(text):
-            end = max((i + 1 for i in range(end // 2, end) if not text[i].isalnum()), default=end)
-        lines.append(text[:end].strip())
-        text = text[end:]
-    return lines
+    return lines_of(stem(path), font(11), TILE) + ([f"face {number}"] if number else [])

@@ -1,13 +1,17 @@
 """Contact sheets as files."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageFont
+from PIL import Image, ImageFont, PngImagePlugin
 
 from facepcl.errors import OptionError
 from facepcl.utils.files import atomic, check_file
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+MARK = "sheet of facepcl"  # inside the file: another image of that name is somebody's photo
 
 
 def check_sheet(path: str | Path) -> None:
@@ -16,12 +20,25 @@ def check_sheet(path: str | Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise OptionError(f"{path}: a sheet is a .png or a .jpg")
     check_file(path)
+    if os.path.exists(path) and not _is_sheet(path):
+        raise OptionError(f"{path} exists and is not a sheet of facepcl; choose another name, or delete it")
+
+
+def _is_sheet(path: Path) -> bool:
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
+        return MARK in (image.info.get("Comment"), image.info.get("comment", b"").decode("ascii", "replace"))
+    return False
 
 
 def save_sheet(sheet: Image.Image, path: str | Path) -> None:
     """Write a sheet, whole or not at all."""
+    kind = FORMATS[Path(path).suffix.lower()]
+    options: dict[str, Any] = {"quality": 90, "comment": MARK}
+    if kind == "PNG":
+        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        options["pnginfo"].add_text("Comment", MARK)
     with atomic(path) as temporary:
-        sheet.save(temporary, FORMATS[Path(path).suffix.lower()], quality=90)
+        sheet.save(temporary, kind, **options)
 
 
 def lines_of(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
