@@ -11,7 +11,8 @@ from continue_training import prepare, record
 from PIL import Image
 
 import facepcl
-from facepcl.models.io import save_encoder
+from facepcl.models.heads import Heads, HeadSpec
+from facepcl.models.io import load_tensors, save_encoder
 
 
 @pytest.fixture
@@ -73,7 +74,8 @@ def test_the_next_run_sees_people_that_no_recorded_run_has_seen(runs, tmp_path):
     config = {"views_per_step": 128, "minutes": 90.0, "init": "pcl_facecycle", "data": ["a"], "out": "b"}
     config["model"] = "pcl_facecycle"
     model = facepcl.create_model("pcl_facecycle")
-    save_encoder(model, done / "encoder")
+    heads = Heads({"pose": HeadSpec("pose", 2, "none", ("yaw", "pitch", "roll"))}, {"pose": 512})
+    save_encoder(model, done / "encoder", heads=heads)
     (done / "config.json").write_text(json.dumps(config))
     (done / "log.jsonl").write_text('{"step": 20}\n{"step": 1000}\n')
     faces = {"version": 2, "seed": 1, "start": 100_000, "people": 500, "images": 5}
@@ -85,3 +87,7 @@ def test_the_next_run_sees_people_that_no_recorded_run_has_seen(runs, tmp_path):
     kept = facepcl.create_model("pcl_facecycle", runs / "pcl_facecycle.safetensors")
     for name, value in kept.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-6)  # float16 on disk
+    names = recorded["heads"]["pose"]["outputs"]
+    assert names == ["yaw", "pitch", "roll"]
+    halves = load_tensors(runs / "pcl_facecycle.heads.safetensors")["pose.weight"]
+    torch.testing.assert_close(halves.float(), heads["pose"].weight, rtol=1e-3, atol=1e-6)

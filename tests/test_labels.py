@@ -12,7 +12,7 @@ from helpers.training import end_of
 import facepcl
 from facepcl.errors import OptionError, WeightsError
 from facepcl.models.decoder import resize_maps
-from facepcl.models.io import load_tensors, save_tensors
+from facepcl.models.io import load_tensors, save_encoder, save_tensors
 from facepcl.pretrain import label_views, run, substeps
 from facepcl.pretrain.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
 from facepcl.pretrain.label_views import MILD, STRONG, strong_probability
@@ -203,9 +203,10 @@ def test_only_the_heads_of_labels_are_trained_alone(config, change):
         run(replace(config, **{"init": "pcl_facecycle", "freeze": True, **change}))
 
 
-def test_weights_without_heads_are_refused_with_what_writes_them():
-    with pytest.raises(WeightsError, match=r"pcl_facecycle comes without heads; .*--method labels --init"):
-        facepcl.create_heads("pcl_facecycle")
+def test_weights_without_heads_are_refused_with_what_writes_them(tmp_path):
+    folder = f"local-dir:{save_encoder(facepcl.create_model('pcl_facecycle'), tmp_path / 'encoder')}"
+    with pytest.raises(WeightsError, match=r"encoder comes without heads; .*--method labels --init"):
+        facepcl.create_heads(folder)
     with pytest.raises(OptionError, match=r"'pcl_resnet5'\. Did you mean 'pcl_resnet50'"):
         facepcl.create_heads("pcl_resnet5")
 

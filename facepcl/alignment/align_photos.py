@@ -168,8 +168,8 @@ def _check_options(
         raise OptionError(unknown("format", format, FORMATS))
     check_workers(workers)
     if sheet is not None:
-        check_sheet(sheet)
         check_no_source(sheet, sources)
+        check_sheet(sheet)
     folder = job.out
     real = Path(os.path.realpath(folder))
     for source in sources:

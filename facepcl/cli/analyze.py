@@ -96,8 +96,8 @@ def _print_faces(args: argparse.Namespace) -> int:
     drawn = [file for file, _ in checks if file]
     for file, check in checks:
         if file:
-            check(file)
             check_no_source(file, sources)
+            check(file)
     entries = list_entries(sources, selection)  # raises before the weights are loaded
     options = values_of(args, "batch_size", "device", "dtype", "one", "detector")
     embedder = AttributeEmbedder(args.model, args.fps, align=not args.crops, **options)

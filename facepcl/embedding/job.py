@@ -161,8 +161,8 @@ def check_sheet_of(
     written."""
     if is_folder(out):
         raise OptionError(f"{out} is a folder of tables, and a {what} belongs to one: write a .parquet")
-    check(sheet)
     check_no_source(sheet, sources)
+    check(sheet)
 
 
 def fill_table(

@@ -147,8 +147,8 @@ def _check_options(
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         raise OptionError(f"min_similarity {min_similarity}: a cosine similarity is between -1 and 1")
     if sheet is not None:
-        check_sheet(sheet)
         check_no_source(sheet, sources)
+        check_sheet(sheet)
 
 
 def _of_vectors(vectors: np.ndarray, width: int) -> list[_Query]:
