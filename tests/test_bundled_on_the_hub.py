@@ -38,7 +38,7 @@ def test_bundled_weights_are_pushed_and_the_index_knows_where(hub, tmp_path):
         assert data.license == "cc0-1.0"
         assert {r.dataset_name: r.metric_value for r in data.eval_results}["LFW"] == row["metrics"]["lfw"]
         assert len(files["model.safetensors"]) < 1.02 * row["bytes"]  # float16, as in the package
-        assert re.search(rf"pushed [34] files to org/{name}@\w{{40}}; load", runs[0])
+        assert re.search(rf"pushed [45] files to org/{name}@\w{{40}}; load", runs[0])
     assert runs[1].count("nothing changed: org/") == len(rows)
     for path in index.parent.glob("*.safetensors"):
         path.rename(tmp_path / path.name)
