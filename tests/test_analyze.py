@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.files import FACES, photo_of
+from helpers.files import FACES, pack, photo_of
 from helpers.video import write_turning_head, write_video
 from PIL import Image
 
@@ -203,6 +203,8 @@ def test_without_out_a_line_for_each_face_is_printed(weights, tmp_path, capsys):
     ("options", "said"),
     [
         (["--resume"], "--resume belongs to a table"),
+        (["--on-error", "raise"], "--on-error belongs to a table"),
+        (["--one"], "crops need no detector and are one face each"),
         (["--sheet", "sheet.txt"], "a sheet is a .png or a .jpg"),
         (["--fps", "-1"], "fps -1.0: between 0"),
         (["-o", "faces.txt"], "ends in .parquet"),
@@ -211,6 +213,13 @@ def test_without_out_a_line_for_each_face_is_printed(weights, tmp_path, capsys):
 def test_an_option_that_cannot_be_is_one_sentence(weights, capsys, options, said):
     assert main(["analyze", str(FACES[0]), "--crops", "--model", weights, *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_shard_without_images_is_one_sentence(weights, tmp_path, capsys):
+    pack(tmp_path / "empty.tar", {"notes.txt": b"no image"})
+    words = ["analyze", str(tmp_path / "empty.tar"), "--crops", "--model", weights]
+    assert main([*words, "--sheet", str(tmp_path / "sheet.jpg")]) == 2
+    assert "no images in" in capsys.readouterr().err
 
 
 # --- drawing

@@ -111,7 +111,7 @@ def align(
         detector: YuNet's ONNX file; None downloads it once from the Hub.
         landmarks: A CSV file with landmarks; no detector is needed then.
         format: `jpg` (quality 95) or `png`.
-        sheet: A PNG of the faces.
+        sheet: A .png or .jpg of the faces.
         all_files: Read all files of folders, globs and shards, whatever their names end in; otherwise those
             that are not named as images or shards are skipped, and counted in a warning.
         workers: Processes; None is one per core; 0 works in this process.

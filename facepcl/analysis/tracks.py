@@ -12,7 +12,9 @@ from facepcl.embedding.embeddings import Embeddings
 TRACK = "track"
 GAP = 1.0  # seconds after which a face is looked for by identity alone
 OVERLAP = 0.3  # intersection over union of the boxes of one face in frames that follow each other
-SAME, DIFFERENT = 0.5, 0.0  # cosines of identity: enough by itself, and too low for any overlap
+# Cosines of identity: enough by itself, which one in a hundred pairs of strangers reaches (MODEL_CARD.md,
+# "Similarity of identities"), and too low for any overlap.
+SAME, DIFFERENT = 0.65, 0.0
 
 
 @dataclass

@@ -60,7 +60,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--format", default="jpg", choices=align_photos.FORMATS, help="default: jpg, of quality 95"
     )
-    parser.add_argument("--sheet", metavar="SHEET.png", help="draw the faces, to look at")
+    parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw the faces, to look at")
     parser.add_argument(
         "--all-files",
         action="store_true",

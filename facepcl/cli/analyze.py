@@ -82,14 +82,14 @@ def _print_faces(args: argparse.Namespace) -> int:
     from facepcl.analysis.analyzer import AttributeEmbedder
     from facepcl.analysis.tracks import with_tracks
     from facepcl.data.file_types import ADVICE, Selection
-    from facepcl.data.sources import as_sources, check_no_source, list_entries, read_items
+    from facepcl.data.sources import as_sources, check_no_source, list_entries, no_images, read_items
     from facepcl.embedding.writers import joined
     from facepcl.images.face import NO_FACE
     from facepcl.images.html import check_page
     from facepcl.images.sheet import check_sheet
 
-    for name in ("resume", "rank", "world_size"):
-        if getattr(args, name) not in (None, False):
+    for name, default in (("resume", False), ("on_error", "record"), ("rank", None), ("world_size", None)):
+        if getattr(args, name) != default:
             raise OptionError(f"--{name.replace('_', '-')} belongs to a table: add -o faces.parquet")
     sources, selection = as_sources(args.source), Selection(args.all_files, args.fps)
     checks = (args.sheet, check_sheet), (args.html, check_page)
@@ -103,13 +103,16 @@ def _print_faces(args: argparse.Namespace) -> int:
     embedder = AttributeEmbedder(args.model, args.fps, align=not args.crops, **options)
     batches = embedder.batches(read_items(entries, selection=selection), args.workers)
     print(_HEAD)
-    blocks, failed = [], 0
+    blocks, count, failed = [], 0, 0
     for rows in with_tracks(batch.rows for batch in batches):
+        count += len(rows)
         for row in rows.rows():
             print(_line(row), flush=True)
             failed += row.error not in (None, NO_FACE)
         if drawn:
             blocks.append(replace(rows, vectors=rows.vectors[:, :0]))
+    if not count:  # of shards this is not known before
+        raise no_images(sources, selection)
     selection.tell(ADVICE)
     if drawn:
         draw(joined(blocks), sources, args.sheet, args.html, args.workers)

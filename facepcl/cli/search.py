@@ -9,8 +9,8 @@ from facepcl.utils.streams import say
 if TYPE_CHECKING:
     from facepcl.embedding.search import SearchResult
 
-EXAMPLE = """example: facepcl embed photos/ -o faces.parquet --align
-         facepcl search me.jpg --in faces.parquet --sheet found.png
+EXAMPLE = """example: facepcl analyze photos/ -o faces.parquet
+         facepcl search me.jpg --in faces.parquet --sheet found.jpg
 
 The search is exact, and its memory does not grow with the size of Parquet tables. Exit code 0: done; 1: a
 query could not be read or shows no face; 2: the command was wrong."""
@@ -29,7 +29,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         dest="table",
         required=True,
         metavar="TABLE",
-        help="table of `facepcl embed`: .parquet, .npz, .csv, or a folder of .parquet",
+        help="table of `facepcl analyze` or `embed`: .parquet, .npz, .csv, or a folder of .parquet",
     )
     parser.add_argument(
         "--top", type=int, default=10, metavar="K", help="matches of a query (default: %(default)s)"
@@ -40,7 +40,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-similarity", type=float, metavar="S", help="leave out matches with a lower cosine"
     )
-    parser.add_argument("--sheet", metavar="FOUND.png", help="draw the queries and the faces found")
+    parser.add_argument("--sheet", metavar="FOUND.jpg", help="draw the queries and the faces found")
     parser.add_argument("--json", action="store_true", help="print the matches as one JSON document")
     parser.add_argument(
         "--branch", metavar="BRANCH", help="code to compare (default: identity, or the table's only one)"

@@ -73,7 +73,7 @@ def notes(sentences: Sequence[str]) -> str:
 
 def overview(photos: Sequence[Photo], limits: str) -> str:
     """The photos with their faces marked, beside each face its crop and what it shows; numbered in order.
-    `limits`: of what is said of them."""
+    `limits` says how far the attributes can be trusted."""
     if not photos:
         return ""
     cards, first = "", 1

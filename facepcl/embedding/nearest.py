@@ -15,9 +15,8 @@ from facepcl.images.face import Face
 from facepcl.utils.cpus import cores
 from facepcl.utils.torch_state import default_torch_state
 
-BLOCK_NUMBERS = (
-    1 << 19
-)  # of the vectors of a block, and of its cosines with some queries: 2 MB, as caches hold
+# of the vectors of a block, and of its cosines with some queries: 2 MB, as caches hold
+BLOCK_NUMBERS = 1 << 19
 BELOW_ALL = -2.0  # cosines are -1 and more, up to rounding
 
 

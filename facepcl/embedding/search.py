@@ -88,7 +88,7 @@ def search(
             `facepcl[align]`). None does what was done with the images of the table.
         detector: YuNet's ONNX file; None downloads it once from the Hub.
         device: Where queries are embedded, as for `FaceEmbedder`.
-        sheet: A PNG to draw the queries and the faces that were found on.
+        sheet: A .png or .jpg on which to draw the queries and the faces that were found.
         progress: Show a progress bar.
 
     Returns:

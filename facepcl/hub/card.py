@@ -26,6 +26,7 @@ UNKNOWN = "unknown"
 SCORES = {
     "fer2013": ("image-classification", "fer2013", "FER-2013", "linear probe, 7 expressions, public test"),
     "lfw": ("image-feature-extraction", "lfw", "LFW", "centred cosine, tight grey crops, ten folds"),
+    "lfw_identity": ("image-feature-extraction", "lfw", "LFW", "cosine of the identity head, ten folds"),
 }
 OTHER_FILES = {
     BRANCHES_FILE: "the face and the pose branch; facepcl reads them beside the trunk",
