@@ -161,13 +161,14 @@ def test_opencv_reads_a_file_with_either_of_its_engines(onnxruntime, folder, nam
     if not path.exists():
         export.run(name, path)
     session = onnxruntime.InferenceSession(str(path))
+    outputs = [output.name for output in session.get_outputs()]
     images = np.random.default_rng(0).random((2, 3, *session.get_inputs()[0].shape[2:]), np.float32)
     np.save(folder / "images.npy", images)
     script = (
         "import cv2, numpy\n"
         f"network = cv2.dnn.readNetFromONNX({str(path)!r}, cv2.dnn.{engine})\n"
         f"network.setInput(numpy.load({str(folder / 'images.npy')!r}))\n"
-        f"numpy.savez({str(folder / 'codes.npz')!r}, *network.forward({BRANCHES}))\n"
+        f"numpy.savez({str(folder / 'codes.npz')!r}, *network.forward({outputs}))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     found = np.load(folder / "codes.npz").values()

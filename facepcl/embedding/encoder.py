@@ -75,7 +75,8 @@ class Encoder:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+        # autocast's cache is off as in default_torch_state: torch.compile starts anew where that flag changes
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False, cache_enabled=False):
             yield
 
     @property

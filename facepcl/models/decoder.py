@@ -14,8 +14,21 @@ def resize_maps(maps: torch.Tensor, side: int = CODE_SIDE) -> torch.Tensor:
     """Maps `[B, C, h, w]` at another `side`, that of decoder and heads, `[B, C, side, side]` (METHOD 11)."""
     if maps.shape[-2:] == (side, side):
         return maps
-    up = min(maps.shape[-2:]) < side
-    return F.interpolate(maps, (side, side), mode="bilinear" if up else "area")
+    if min(maps.shape[-2:]) < side:
+        return F.interpolate(maps, (side, side), mode="bilinear")
+    if windows := _equal_windows(*maps.shape[-2:], side):
+        return F.avg_pool2d(maps, *windows)
+    return F.interpolate(maps, (side, side), mode="area")
+
+
+def _equal_windows(height: int, width: int, side: int) -> tuple[int, int] | None:
+    """Size and stride of the windows that "area" averages, where those are all alike: 3 x 3 to 2 x 2 is a
+    pooling then, and not the picking of numbers that OpenCV's classic engine cannot read."""
+    starts = [i * height // side for i in range(side)]
+    sizes = {-(-(i + 1) * height // side) - start for i, start in enumerate(starts)}
+    strides = {b - a for a, b in pairwise(starts)} or {1}
+    alike = height == width and len(sizes) == len(strides) == 1
+    return (sizes.pop(), strides.pop()) if alike else None
 
 
 class Decoder(nn.Module):

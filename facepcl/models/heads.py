@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from facepcl.errors import WeightsError
@@ -19,7 +18,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
     "clamp": lambda x: x.clamp(0, 1),
     "softmax": lambda x: x.softmax(1),
-    "unit": lambda x: F.normalize(x),
+    # what F.normalize computes, whose expand_as OpenCV's classic engine cannot read for several images
+    "unit": lambda x: x / x.norm(dim=1, keepdim=True).clamp_min(1e-12),
 }
 
 
