@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_card_groups import groups_table
-from model_card_heads import confusion_table, cosines_table, heads_scores, heads_table
+from model_card_heads import confusion_table, heads_scores, heads_table
+from model_card_pairs import cosines_of, cosines_table, pairs_scores, pairs_table
 
 from facepcl import probes
 from facepcl.embedding.encoder import IDENTITY
@@ -227,15 +228,14 @@ def table(scores: list[Scores], lines: list[tuple[str, str]], columns: tuple[Col
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def with_metrics(row: Row, scores: list[Scores], heads: list[Scores]) -> Row:
+def with_metrics(row: Row, scores: list[Scores], pairs: list[Scores]) -> Row:
     """A row of the index with what the weights reach."""
     found = [s for s in scores if s["title"] == f"{row.model}.{row.tag}"]
     metrics = {}
     for name, branch, column in METRICS:
         if value := cell([s for s in found if s["branch"] == branch], column):
             metrics[name] = float(value.split()[0])
-    cosines = [s["cosines"] for s in heads if s["title"] == f"{row.model}.{row.tag}"]
-    return replace(row, metrics=metrics, cosines=cosines[0] if cosines else {})
+    return replace(row, metrics=metrics, cosines=cosines_of(pairs, f"{row.model}.{row.tag}"))
 
 
 def put(name: str, text: str) -> None:
@@ -270,10 +270,12 @@ def main() -> None:
     scores.sort(key=lambda s: titles.index(s["title"]))
     write_scores(scores)
     heads = heads_scores(args.data, args.out / "data")
-    write_index(with_metrics(row, scores, heads) for row in read_index())
+    pairs = pairs_scores(args.out / "data")
+    write_index(with_metrics(row, scores, pairs) for row in read_index())
     put("weights", weights_table())
     put("heads", heads_table(heads))
-    put("cosines", cosines_table(heads))
+    put("pairs", pairs_table(pairs))
+    put("cosines", cosines_table(pairs))
     put("confusion", confusion_table(heads))
     put("scores", scores_table(scores))
     put("series", series_table(scores))

@@ -2,8 +2,7 @@
 
 Head pose: YouTube Faces, angles fitted from landmarks, and rendered test people. Expression: the public test
 of FER-2013 and rendered test people; the temperature of calibrated probabilities is chosen on a fifth of
-FER-2013's training faces. Action units: correlation over rendered test people, mean of the units. Identity:
-cosines of the pairs in LFW's folds 5 to 9, thresholds from all pairs of different people there.
+FER-2013's training faces. Action units: correlation over rendered test people, mean of the units.
 """
 
 import hashlib
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from model_card_pairs import markdown
 
 from facepcl.analysis.analyzer import AttributeEmbedder, in_photo
 from facepcl.data.sources import Item
@@ -26,19 +26,15 @@ from facepcl.probes.manifest import TEST, TRAIN, Labelled, Manifest
 from facepcl.utils.files import atomic, sha256_file
 
 BINS = 15  # of the expected calibration error (Guo et al. 2017)
-FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-5)
-PERCENTILES = (1, 50, 99)
 OTHER_NAMES = {"angry": "anger"}  # FER-2013's
 CALIBRATION_SHARE = 5  # one training face in so many
-REPORT_FOLDS = range(5, 10)
 SCORES = Path(__file__).resolve().parent / "model_card_heads.jsonl"
 
 
 class Answers(NamedTuple):
-    """What the heads say of images: identity `[N, D]`, and attributes `[N]` by name."""
+    """What the heads say of images: attributes `[N]` by name."""
 
     images: list[Labelled]
-    identity: np.ndarray
     attributes: dict[str, np.ndarray]
 
     def columns(self, names: Sequence[str]) -> np.ndarray:
@@ -71,7 +67,7 @@ def ask(
         )
         pose = in_photo(np.stack([attributes[angle] for angle in ANGLES], 1), faces)
         attributes |= dict(zip(ANGLES, pose.T, strict=True))
-    return Answers(images, np.concatenate([block.vectors for block in rows]), attributes)
+    return Answers(images, attributes)
 
 
 def pose_errors(answers: Answers) -> np.ndarray:
@@ -141,29 +137,6 @@ def unit_correlation(answers: Answers) -> tuple[float, dict[str, float]]:
     return float(np.mean(list(each.values()))), each
 
 
-def cosines(manifest: Manifest, answers: Answers) -> dict[str, Any]:
-    """How cosines of identity are distributed over LFW's pairs of the report folds, and thresholds by all
-    pairs of different people in these folds."""
-    pairs = [pair for pair in manifest.pairs if pair.fold in REPORT_FOLDS]
-    ends = np.array([(pair.a, pair.b) for pair in pairs])
-    same = np.array([pair.same for pair in pairs])
-    cosine = (answers.identity[ends[:, 0]] * answers.identity[ends[:, 1]]).sum(1)
-    people = np.array([image.subject for image in answers.images])
-    rows = np.unique(ends)
-    everyone = answers.identity[rows] @ answers.identity[rows].T
-    upper = np.triu_indices(len(rows), 1)
-    different = everyone[upper][(people[rows][:, None] != people[rows][None])[upper]]
-    thresholds = {}
-    for rate in FALSE_ACCEPT_RATES:
-        threshold = float(np.quantile(different, 1 - rate))
-        thresholds[f"{rate:g}"] = [round(threshold, 3), round(float((cosine[same] >= threshold).mean()), 3)]
-    return {
-        "same": [round(float(value), 3) for value in np.percentile(cosine[same], PERCENTILES)],
-        "different": [round(float(value), 3) for value in np.percentile(different, PERCENTILES)],
-        "thresholds": thresholds,
-    }
-
-
 def calibrates(image: Labelled) -> bool:
     """Whether an image is in the fixed fifth of FER-2013's training faces that chooses the temperature."""
     digest = hashlib.sha256(Path(image.name).name.encode()).hexdigest()
@@ -176,7 +149,6 @@ def heads_of(name: str, data: Path, work: Path) -> dict[str, Any]:
     youtube = ask(embedder, read_manifest("head-pose", data / "real/ytf-pose.tar", "auto", 0), True)
     fer = read_manifest("expression", work / "fer2013", "auto", 0)
     rendered = ask(embedder, read_manifest("head-pose", data / "synthface-96-test.tar", "auto", 0), True)
-    lfw = read_manifest("verification", work / "lfw.csv", "auto", 0)
     temperature = best_temperature(ask(embedder, fer, False, calibrates))
     photos = ask(embedder, fer, False, lambda image: image.split == TEST)
     classes, confused = confusion(photos)
@@ -192,7 +164,6 @@ def heads_of(name: str, data: Path, work: Path) -> dict[str, Any]:
         "confusion": confused.tolist(),
         "units": mean_r,
         "by_unit": by_unit,
-        "cosines": cosines(lfw, ask(embedder, lfw, False)),
     }
 
 
@@ -236,19 +207,7 @@ def heads_table(scores: Sequence[dict[str, Any]]) -> str:
             f"{s['units']:.2f}",
         ]
         rows.append([s["title"], *cells])
-    return _markdown(head, rows)
-
-
-def cosines_table(scores: Sequence[dict[str, Any]]) -> str:
-    """How cosines of identity are distributed, and thresholds."""
-    head = ["weights", "same person: 1 %, median, 99 %", "different: 1 %, median, 99 %"]
-    head += [f"threshold (accepted) at FAR {rate:g}" for rate in FALSE_ACCEPT_RATES]
-    rows = []
-    for s in scores:
-        spread = [", ".join(f"{value:.2f}" for value in s["cosines"][kind]) for kind in ("same", "different")]
-        chosen = [s["cosines"]["thresholds"][f"{rate:g}"] for rate in FALSE_ACCEPT_RATES]
-        rows.append([s["title"], *spread, *(f"{at:.2f} ({100 * share:.0f} %)" for at, share in chosen)])
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def confusion_table(scores: Sequence[dict[str, Any]]) -> str:
@@ -258,8 +217,4 @@ def confusion_table(scores: Sequence[dict[str, Any]]) -> str:
         [name, *(f"{v:.0f}" for v in row)]
         for name, row in zip(first["classes"], first["confusion"], strict=True)
     ]
-    return _markdown([f"{first['title']}, %", *first["classes"]], rows)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+    return markdown([f"{first['title']}, %", *first["classes"]], rows)

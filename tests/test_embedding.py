@@ -177,6 +177,29 @@ def test_normalized_vectors_have_unit_length(model, folder):
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("branch", ["shared", "face"])
+def test_flip_is_the_mean_of_the_codes_of_a_face_and_its_mirror_image(model, folder, branch):
+    image = Image.open(folder / "00.jpg").convert("RGB").resize((64, 64))
+    both = [image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    wanted = facepcl.FaceEmbedder(model, branch, **FLOAT32)(both).mean(0, keepdims=True)
+    found = facepcl.FaceEmbedder(model, branch, flip=True, **FLOAT32)(both)
+    assert close(found, np.repeat(wanted, 2, 0))
+
+
+def test_flip_leaves_the_pose_code_as_it_is(model, folder):
+    table = facepcl.FaceEmbedder(model, "shared,pose", flip=True, **FLOAT32)([folder / "00.jpg"])
+    pose = facepcl.FaceEmbedder(model, "pose", **FLOAT32)
+    assert close(table[:, 2048:], pose([folder / "00.jpg"]))
+    with pytest.raises(OptionError, match="flip averages no pose codes"):
+        facepcl.FaceEmbedder(model, "pose", flip=True)
+
+
+def test_flip_has_a_space_of_its_own_but_for_pose(model):
+    plain, flip = (facepcl.FaceEmbedder(model, flip=flip, **FLOAT32) for flip in (False, True))
+    assert flip.space("shared") != plain.space("shared")
+    assert flip.space("pose") == plain.space("pose")
+
+
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (4, 3), (32, 2)])
 def test_batch_size_and_workers_change_no_embedding(model, folder, tmp_path, batch_size, workers):
     options = {"model": model, **FLOAT32}

@@ -389,10 +389,9 @@ def test_weights_that_are_not_there_are_one_sentence(table):
         facepcl.search(FACES[0], changed)
 
 
-def test_the_pool_and_the_size_of_the_table_hold_for_queries(tmp_path):
-    from facepcl.embedding.embedder import FaceEmbedder
-
-    embedder = FaceEmbedder(pool="avg", size=96, dtype="float32")
+@pytest.mark.parametrize("made", [{"pool": "avg", "size": 96}, {"branch": "identity", "flip": True}])
+def test_what_the_table_was_made_with_holds_for_queries(made):
+    embedder = facepcl.FaceEmbedder(**made, dtype="float32")
     table = Embeddings(
         embedder(FACES[:6]), list(map(str, FACES[:6])), [None] * 6, np.full((6, 2), 112), embedder.meta
     )

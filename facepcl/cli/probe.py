@@ -57,6 +57,8 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
     if task != "disentangle":
         add("--branch", choices=BRANCH_NAMES, default="shared", help="default: shared")
     add("--pool", choices=POOLS, help="default: code, the model's own; with --protocol paper flatten")
+    if task != "disentangle":
+        add("--flip", action="store_true", help="average each code with that of the mirrored face")
     add("--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: the model's own)")
     add("--align", action="store_true", help="crop squares around the landmarks, which DATA must have")
     if task != "disentangle":

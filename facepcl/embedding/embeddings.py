@@ -289,4 +289,5 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def describe_space(meta: dict[str, Any]) -> str:
     """A space in words: model, branch, pool and its hash."""
-    return f"{meta.get('model')} {meta.get('branch')}/{meta.get('pool')} ({meta.get('space')})"
+    flip = "/flip" if meta.get("flip") else ""
+    return f"{meta.get('model')} {meta.get('branch')}/{meta.get('pool')}{flip} ({meta.get('space')})"

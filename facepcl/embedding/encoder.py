@@ -35,6 +35,7 @@ from facepcl.utils.device import check_dtype, find_device, inference_dtype
 from facepcl.utils.torch_state import default_torch_state, use_own_threads
 
 FOR_IMAGES = "embed images by calling the embedder, as in FaceEmbedder()([image])"
+POSE, FLIP = "pose", "flip"  # the branch that flip leaves alone; its key in the metadata
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
 BRANCH_NAMES, POOLS = (*Branches._fields, IDENTITY, "concat"), ("code", "flatten", "avg", "2x2")
 
@@ -50,6 +51,7 @@ class Encoder:
         *,
         pool: str = POOL,
         normalize: bool = False,
+        flip: bool = False,
         size: int = 0,
         batch_size: int = 64,
         device: str = "auto",
@@ -58,7 +60,7 @@ class Encoder:
     ):
         _check_options(branch, pool, batch_size, size, dtype, backend)
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
-        self._int8, self._backend = dtype == INT8, backend
+        self.flip, self._int8, self._backend = flip, dtype == INT8, backend
         self._runs: dict[bool, Run] = {}
         self._making, self._process = Lock(), os.getpid()
         self.device = self._choose_device(device, dtype)
@@ -124,6 +126,10 @@ class Encoder:
         if {"face", "pose"} & set(names) and not self.has_branches:
             raise OptionError(
                 f"{self.name} has no branches, so branch {branch!r} does not exist; use 'shared'"
+            )
+        if self.flip and names == (POSE,):
+            raise OptionError(
+                "flip averages no pose codes, as a mirrored face has another pose: leave it out"
             )
 
     def _reads_branches(self, branch: str) -> bool:
@@ -197,6 +203,7 @@ class Encoder:
             "branch": self.branch,
             "pool": self.pool,
             "normalize": self.normalize,
+            **({FLIP: True} if self.flip else {}),
             "preprocessing": json.loads(json.dumps(preprocessing, default=str)),
             "dtype": INT8 if self._int8 else str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
@@ -207,10 +214,12 @@ class Encoder:
         }
 
     def space(self, branch: str) -> str:
-        """A short hash of weights, branch, pool and preprocessing: only vectors of one space compare."""
+        """A short hash of weights, branch, pool, preprocessing and flip: only vectors of one space compare."""
         weights, _, *rest = self._space
         if IDENTITY in codes_of(branch):
             rest.append(self._heads_hash)
+        if self.flip and branch != POSE:
+            rest.append(FLIP)
         text = json.dumps([weights, branch, *rest], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -258,11 +267,21 @@ class Encoder:
         self._making, self._process = Lock(), os.getpid()
 
     def maps(self, pixels: np.ndarray, all_branches: bool = False) -> dict[str, torch.Tensor]:
-        """Branch maps of images uint8 `[B, H, W, 3]`: the trunk's alone where no other is asked for."""
+        """Branch maps of images uint8 `[B, H, W, 3]`: the trunk's alone where no other is asked for.
+
+        With `flip`, the means of the maps of an image and of its mirror image, and so of its codes; the pose
+        maps are those of the image alone.
+        """
         self.make_ready(all_branches)
         run = self._runs[all_branches or self._reads_branches(self.branch)]
         with self._inference():
-            return dict(zip(Branches._fields, run(self._images(pixels, self.dtype)), strict=False))
+            maps = dict(zip(Branches._fields, run(self._images(pixels, self.dtype)), strict=False))
+            if self.flip:
+                images = self._images(np.ascontiguousarray(pixels[:, :, ::-1]), self.dtype)
+                mirrored = dict(zip(Branches._fields, run(images), strict=False))
+                means = {name: (maps[name].float() + mirrored[name]) / 2 for name in maps if name != POSE}
+                maps |= means
+            return maps
 
     def _images(self, pixels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         """What the network takes, `[B, 3, H, W]`; as uint8 until it is on the device."""

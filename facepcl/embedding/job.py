@@ -49,6 +49,7 @@ def embed(
     model: str | nn.Module = MODEL,
     branch: str = BRANCH,
     pool: str = POOL,
+    flip: bool = False,
     batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
@@ -72,7 +73,7 @@ def embed(
         source: Files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards, also behind URLs
             that fsspec reads (`s3://`, `hf://`).
         out: The table. If it is a folder, one Parquet file is written per shard (docs/scaling.md).
-        model: As for `FaceEmbedder`, like `branch`, `pool`, `batch_size`, `device` and `dtype`.
+        model: As for `FaceEmbedder`, like `branch`, `pool`, `flip`, `batch_size`, `device` and `dtype`.
         workers: Processes that decode; None is half of the cores, or all of them beside an accelerator; 0
             decodes in this process.
         compile: Compile the network; pays on some machines and takes half a minute.
@@ -109,6 +110,7 @@ def embed(
             model,
             branch,
             pool=pool,
+            flip=flip,
             batch_size=batch_size,
             device=device,
             dtype=dtype,

@@ -30,7 +30,7 @@ class Row:
     heads: dict[str, Any] = field(default_factory=dict)  # bundled, as config.json describes them
     metrics: dict[str, Any] = field(default_factory=dict)
     # of identity, of pairs of LFW: percentiles 1, 50 and 99 of `same` and `different` people, `thresholds` at
-    # false accept rates with the share of same people that they accept
+    # false accept rates with the share of same people that they accept, `thresholds_flip` those with flip
     cosines: dict[str, Any] = field(default_factory=dict)
 
     @property

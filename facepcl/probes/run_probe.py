@@ -56,6 +56,7 @@ def run(
     model: str | nn.Module = MODEL,
     branch: str = BRANCH,
     pool: str | None = None,
+    flip: bool = False,
     size: int = 0,
     align: bool = False,
     protocol: str = "clean",
@@ -82,7 +83,7 @@ def run(
         layout: Name of the layout; `auto` recognises it.
         cls: The label that NAME.cls of `.tar` shards holds: `expression` or `identity`.
         model: As for `FaceEmbedder`, or `random:NAME`, `pixels`, `hog`.
-        branch: As for `FaceEmbedder`, like `size`, `device` and `dtype`.
+        branch: As for `FaceEmbedder`, like `flip`, `size`, `device` and `dtype`.
         pool: As for `FaceEmbedder`; protocol `paper` takes the flattened map, and refuses another.
         align: Crop upright squares around the landmarks of data that has them.
         protocol: `clean` chooses the strength on a validation split and uses the test split once; `paper` has
@@ -129,6 +130,7 @@ def run(
     embedder = FaceEmbedder(
         load_encoder(model, seed) if isinstance(model, str) else model,
         pool=pool or POOL,
+        flip=flip,
         size=size,
         device=device,
         dtype=dtype,
@@ -167,6 +169,7 @@ def run(
         "tag": "random" if name.startswith("random:") else meta["tag"],
         "branch": branch,
         "pool": meta["pool"],
+        "flip": flip,
         "dimension": features.of["shared" if branch == "all" else branch].shape[1],
         "input": meta["preprocessing"]["input_size"][-1],
         "aligned": align,
@@ -231,7 +234,8 @@ def result_name(numbers: dict[str, Any]) -> str:
     prefix, colon, path = numbers["model"].rpartition(":")
     parts.append(f"{prefix}{colon}{'/'.join(Path(path).parts[-2:])}"[-MAX_PART:])
     parts += [numbers["weights_sha256"][:12], numbers["branch"], numbers["pool"], f"{numbers['input']}-px"]
-    parts += ["aligned"] * numbers["aligned"] + [numbers["protocol"]] * (numbers["protocol"] != "clean")
+    parts += [word for word in ("flip", "aligned") if numbers.get(word)]
+    parts += [numbers["protocol"]] * (numbers["protocol"] != "clean")
     parts += [numbers["dtype"]] * (numbers["dtype"] != "float32")
     if "shots" in numbers:
         parts.append(f"{numbers['shots']}-shots-{numbers['repeats']}-times")

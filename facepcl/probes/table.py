@@ -131,8 +131,7 @@ def _row(numbers: dict[str, Any]) -> dict[str, str]:
     row = {"task": task, **{key: _plain(numbers.get(key)) for key in SETTING}}
     if numbers.get("test"):
         row["data"] += f", scored on {_plain(numbers['test'])}"
-    if numbers.get("aligned"):
-        row["protocol"] += ", aligned"
+    row["protocol"] += "".join(f", {word}" for word in ("flip", "aligned") if numbers.get(word))
     row["shots"] = row["shots"] if numbers.get("shots") else "all"
     return row | {figure.heading: figure.cell(numbers) for figure in FIGURES.get(task, ())}
 
