@@ -130,7 +130,7 @@ def model_zoo() -> str:
             "heads": ", ".join(f"`{head}`" for head in weights.get("heads", {}) if head != "version") or "none",
         }
         table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-        parts.append(f"## {name}\n\n| | |\n|---|---|\n{table}\n")
+        parts.append(f"## {name}\n\n| property | value |\n|---|---|\n{table}\n")
     parts.append(
         "## Results\n\nThe tables are those of the [model card](../MODEL_CARD.md#what-they-reach), which "
         "describes data and protocols.\n"
