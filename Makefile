@@ -4,11 +4,14 @@ BIN := $(VENV)/bin
 EMBEDS := $(VENV)/.embeds
 READY := $(VENV)/.ready
 
-.PHONY: embed test test-all soak bench audit lint clean
+.PHONY: embed docs test test-all soak bench audit lint clean
 
 embed: $(EMBEDS)  ## embed the sample faces and draw their sheet
 	$(BIN)/facepcl embed examples/faces -o embeddings.parquet --sheet sheet.png
 	@echo "look at sheet.png; read the table with facepcl.read_embeddings('embeddings.parquet')"
+
+docs: $(READY)  ## the documentation site, into site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # One process a core and one thread each, or they wait for each other; a core that is done takes tests from
 # the one with the most left. Two arenas of malloc, or each of a test's threads keeps memory in its own.
@@ -46,4 +49,4 @@ $(READY): $(EMBEDS)
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) .hypothesis fuzz-findings build dist *.egg-info embeddings.parquet sheet.png probes report.html
+	rm -rf $(VENV) .hypothesis fuzz-findings build dist *.egg-info embeddings.parquet sheet.png probes report.html site

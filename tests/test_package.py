@@ -142,14 +142,3 @@ def test_tests_that_the_documents_name_exist():
     ]
     assert len(named) > 40
     assert [name for name in named if f"def {name}(" not in tests] == []
-
-
-def test_what_the_documents_link_to_is_there():
-    """Files of this repository; a fresh clone has no others."""
-    lost = [
-        f"{page.relative_to(ROOT)}: {link}"
-        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
-        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
-        if not re.match(r"[a-z]+:", link) and not (page.parent / link).exists()
-    ]
-    assert not lost

@@ -1,4 +1,4 @@
-"""Extension of griffe, which reads docstrings for the site: `Example:` is a section of code, as `Examples:`."""
+"""Extension of griffe, which reads docstrings for the site: `Example:` is a section, as `Examples:` is."""
 
 import re
 from typing import Any

@@ -1,8 +1,8 @@
 """MkDocs hook: pages of the repository outside docs/, links between them, and the model zoo.
 
-docs/ and the other documents link to each other as they lie in the repository, so that links work wherever it
-is browsed. Here each document becomes a page of the site, other files that pages link to are copied, and links
-are rewritten to match.
+docs/ and the other documents link to each other as they lie in the repository, so that links work wherever
+it is browsed. Here each document becomes a page of the site, other files that pages link to are copied, and
+links are rewritten to match.
 """
 
 import csv
@@ -114,12 +114,13 @@ def _csv(table: str) -> str:
 def model_zoo() -> str:
     """The page of the bundled weights, from their index and the tables of the model card."""
     parts = [
-        "# Model zoo\n\nThese weights come with the package. `facepcl models` lists them, and every `--model` option and "
-        "`facepcl.create_model` take their names. The [model card](../MODEL_CARD.md) says how they were "
-        "trained and what they must not be used for.\n"
+        "# Model zoo\n\nThese weights come with the package. `facepcl models` lists them, and every "
+        "`--model` option and `facepcl.create_model` take their names. The [model card](../MODEL_CARD.md) "
+        "says how they were trained and what they must not be used for.\n"
     ]
     for weights in bundled_weights():
         name = f"{weights['model']}.{weights['tag']}"
+        heads = [f"`{head}`" for head in weights.get("heads", {}) if head != "version"]
         rows = {
             "input": f"{weights['input_size']} px, RGB in [0, 1]",
             "file": f"`{weights['file']}`, {weights['bytes']:,} bytes",
@@ -127,7 +128,7 @@ def model_zoo() -> str:
             "licence": weights["license"],
             "training data": weights["training_data"],
             "training command": f"`{weights['command']}`",
-            "heads": ", ".join(f"`{head}`" for head in weights.get("heads", {}) if head != "version") or "none",
+            "heads": ", ".join(heads) or "none",
         }
         table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
         parts.append(f"## {name}\n\n| property | value |\n|---|---|\n{table}\n")
