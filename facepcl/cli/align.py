@@ -7,9 +7,9 @@ from facepcl.utils.streams import say
 
 EXAMPLE = """example: facepcl align photos/ crops/ --sheet faces.png && facepcl embed crops/ -o table.parquet
 
-OUT gets the crops, named as their photos (NAME_0.jpg, NAME_1.jpg ...), and faces.csv: of each face its
-crop, photo, box, landmarks and score. After an interruption the same command goes on. Exit code 0: all
-read (a photo without a face is a row that says so); 1: some could not be read; 2: the command was
+OUT will hold the crops, named after their photos (NAME_0.jpg, NAME_1.jpg ...), and faces.csv with crop, photo,
+box, landmarks and score of each face. After an interruption, the same command continues. Exit code 0: all
+photos were read (one without a face is a row that says so); 1: some could not be read; 2: the command was
 wrong."""
 
 
@@ -19,7 +19,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "align",
-        description="Find the faces in photos and cut them out as the weights expect them.",
+        description="Find the faces in photos and crop them as the weights expect.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,29 +42,31 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--template",
         default="face",
         choices=tuple(geometry.TEMPLATES),
-        help="face: what the weights expect (default); arcface: what most face recognisers do",
+        help="face: what the weights expect (default); arcface: what most face recognisers expect",
     )
     parser.add_argument(
         "--score",
         type=float,
         default=detector.SCORE,
         metavar="S",
-        help="the least that counts as a face (default: %(default)s)",
+        help="minimum detection score (default: %(default)s)",
     )
     parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: fetched once from the Hub)"
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
     )
     parser.add_argument(
-        "--landmarks", metavar="FILE.csv", help="landmarks that are known, as faces.csv has them"
+        "--landmarks",
+        metavar="FILE.csv",
+        help="use these landmarks instead of the detector; columns as in faces.csv",
     )
     parser.add_argument(
-        "--format", default="jpg", choices=align_photos.FORMATS, help="default: jpg, of quality 95"
+        "--format", default="jpg", choices=align_photos.FORMATS, help="default: jpg, quality 95"
     )
-    parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw the faces, to look at")
+    parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw the faces")
     parser.add_argument(
         "--all-files",
         action="store_true",
-        help="read all files of folders and shards, whatever their names end in",
+        help="read all files of folders and shards, whatever their extension",
     )
     parser.add_argument(
         "--workers", type=int, metavar="W", help="processes (default: one per core; 0: this one)"

@@ -24,12 +24,12 @@ EXAMPLE = """examples: facepcl analyze photo.jpg
           facepcl analyze photos/ -o faces.parquet --sheet faces.jpg
           facepcl analyze clip.mp4 --html clip.html
 
-Without -o a line for each face is printed, of a video with the number of its track as face. The table has
-the columns of facepcl embed --align --branch identity, and yaw, pitch, roll in degrees (> 0: the nose points
-to the right of the image, up; the head tilts clockwise), expression, its probabilities, and action units from
-0 to 1; of videos (facepcl[video]) also time in seconds and track. Probabilities are not calibrated, action
-units not validated on photos. Exit code 0: all read (a photo without a face is a row that says so); 1: some
-could not be read; 2: the command was wrong."""
+Without -o, one line per face is printed; for videos, the face column has the number of the track. The table
+has the columns of facepcl embed --align --branch identity, and yaw, pitch and roll in degrees (> 0: the nose
+points to the right of the image, or up; the head tilts clockwise), expression, its probabilities, and action
+units from 0 to 1. Videos (facepcl[video]) also have time in seconds and track. Probabilities are not
+calibrated; action units are not validated on photos. Exit code 0: all images were read (a photo without a face
+is a row that says so); 1: some could not be read; 2: the command was wrong."""
 PATH = 30  # letters of a path in the terminal
 
 
@@ -39,7 +39,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "analyze",
-        description="Head pose, expression, action units and identity of the faces in photos and videos.",
+        description="Predict head pose, expression, action units and identity of the faces in photos and videos.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,19 +48,19 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "-o",
         "--out",
         metavar="OUT",
-        help="table: .parquet, .npz or .csv; or a folder, which gets a table for each shard (default: print)",
+        help="table: .parquet, .npz or .csv; or a folder, for one table per shard (default: print)",
     )
     parser.add_argument(
         "--fps",
         type=float,
         default=analyze_photos.FPS,
         metavar="N",
-        help="frames that are read of a second of a video (default: %(default)g; 0: leave videos out)",
+        help="maximum frames per second of a video (default: %(default)g; 0: leave videos out)",
     )
     parser.add_argument("--crops", action="store_true", help="the sources are face crops, not photos")
-    parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw some photos with what was found in them")
+    parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw some photos with their analysis")
     parser.add_argument(
-        "--html", metavar="PAGE.html", help="write a page of photos and of how heads in videos turn"
+        "--html", metavar="PAGE.html", help="write a page with photos, and curves of head pose for videos"
     )
     add_job_options(parser, encoder.MODEL, ("auto", "float32", "bfloat16"))
     return parser

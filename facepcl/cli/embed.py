@@ -17,14 +17,14 @@ from facepcl.utils.launch import is_first
 
 EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
 
-What is done is kept in OUT.parts until the table is whole; after an interruption the same command with
---resume continues. Exit code 0: all embedded; 1: some images had errors (they are rows with a
-reason); 2: the command was wrong.
+Finished parts are kept in OUT.parts until the table is complete. After an interruption, run the same command
+with --resume. Exit code 0: all images were embedded; 1: some have errors (rows with a reason); 2: the command
+was wrong.
 
-many processes: torchrun --nproc-per-node 2 -m facepcl embed shards/ -o embeddings/ --resume
-Each writes a Parquet file for every shard of its share into the folder embeddings/, which
-facepcl.read_embeddings("embeddings/") reads as one table. Rows with errors leave the exit code at 0 there:
-launchers end the other processes otherwise."""
+several processes: torchrun --nproc-per-node 2 -m facepcl embed shards/ -o embeddings/ --resume
+Each writes one Parquet file per shard of its share to the folder embeddings/, which
+facepcl.read_embeddings("embeddings/") reads as one table. Rows with errors do not change the exit code then,
+because launchers would end the other processes."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "embed",
-        description="Write the embeddings of face crops to a table, a row an image.",
+        description="Write the embeddings of face crops to a table, one row per image.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,13 +42,13 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--out",
         required=True,
         metavar="OUT",
-        help="table: .parquet, .npz or .csv; or a folder, which gets a table for each shard",
+        help="table: .parquet, .npz or .csv; or a folder, for one table per shard",
     )
     parser.add_argument(
         "--branch",
         default=encoder.BRANCH,
         metavar="BRANCH",
-        help=f"{', '.join(encoder.BRANCH_NAMES)}, or several with a column each, as face,pose "
+        help=f"{', '.join(encoder.BRANCH_NAMES)}, or several, each in a column, such as face,pose "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -63,23 +63,24 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the network first: half a minute, pays on some machines",
+        help="compile the network first: takes half a minute, faster on some machines",
     )
     parser.add_argument(
-        "--sheet", metavar="SHEET.jpg", help="draw nearest neighbours by identity and under the pose code"
+        "--sheet",
+        metavar="SHEET.jpg",
+        help="draw faces beside their nearest neighbours by identity and by pose",
     )
     parser.add_argument(
         "--queries",
         type=_queries,
         default=contact_sheet.QUERIES,
         metavar="N|NAMES",
-        help="the faces that --sheet shows: how many, or the names of images, as a.jpg,b.jpg "
-        "(default: %(default)s)",
+        help="the faces on the sheet: their number, or names such as a.jpg,b.jpg (default: %(default)s)",
     )
     parser.add_argument(
         "--align",
         action="store_true",
-        help="the sources are photos: find their faces and cut them out, a row a face",
+        help="sources are photos: find and crop their faces, one row per face",
     )
     return parser
 

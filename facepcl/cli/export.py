@@ -5,8 +5,8 @@ from typing import Any
 
 EXAMPLE = """example: facepcl export pcl_facecycle pcl_facecycle.onnx --with-preprocessing
 
-The outputs are the codes of the branches, [B, D], as from FaceEmbedder, and what the heads of the weights
-say: identity, head_pose in degrees, expression and au. .onnx needs facepcl[onnx].
+The outputs are the codes of the branches, [B, D], as from FaceEmbedder, and the predictions of the
+heads: identity, head_pose in degrees, expression and au. .onnx needs facepcl[onnx].
 docs/export.md shows how to use the file without facepcl."""
 
 

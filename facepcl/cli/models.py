@@ -10,13 +10,13 @@ from facepcl.utils.streams import is_terminal
 EXAMPLE = """example: facepcl models
          facepcl models --download hf-hub:ORG/NAME
 
---download is for building a container: what it fetches loads afterwards with HF_HUB_OFFLINE=1."""
+Use --download to build a container: the weights then load with HF_HUB_OFFLINE=1."""
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "models",
-        description="List the models, or fetch weights ahead and print the folder they are in.",
+        description="List the models, or download weights in advance and print their folder.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -25,7 +25,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--download",
         nargs="+",
         metavar="NAME",
-        help="fetch hf-hub:ORG/NAME[@REVISION], or weights of the list, and print a folder for each",
+        help="download hf-hub:ORG/NAME[@REVISION], or weights of the list, and print the folder of each",
     )
     return parser
 

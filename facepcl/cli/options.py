@@ -30,43 +30,47 @@ def add_job_options(parser: argparse.ArgumentParser, model: str, dtypes: tuple[s
         default=model,
         help="a model with weights: its name, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)",
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="B", help="images per batch (default: %(default)s)"
+    )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="W",
-        help="processes that decode (default: half of the cores, all beside an accelerator)",
+        help="decoding processes (default: half of the cores, or all with an accelerator)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     parser.add_argument(
         "--dtype",
         default="auto",
         choices=dtypes,
-        help="auto: bfloat16 where the processor has units for it and it is faster",
+        help="auto: bfloat16 where the processor supports it and it is faster",
     )
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted job, bit-identically")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted job, with bit-identical output"
+    )
     parser.add_argument(
         "--on-error",
         default="record",
         choices=("record", "raise"),
-        help="a bad image is a row, or ends the command",
+        help="record: a bad image becomes a row with the reason; raise: it ends the command",
     )
     parser.add_argument("--one", action="store_true", help="only the most prominent face of each photo")
     parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: fetched from the Hub)"
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
     )
     parser.add_argument(
         "--all-files",
         action="store_true",
-        help="read all files of folders and shards, whatever their names end in",
+        help="read all files of folders and shards, whatever their extension",
     )
     parser.add_argument(
         "--rank",
         type=int,
         metavar="R",
-        help="with a folder: which share to process (default: as torchrun or SLURM says)",
+        help="if OUT is a folder: which share to process (default: from torchrun or SLURM)",
     )
-    parser.add_argument("--world-size", type=int, metavar="W", help="of how many shares, counted from 0")
+    parser.add_argument("--world-size", type=int, metavar="W", help="number of shares; ranks count from 0")
 
 
 def prepare_process() -> None:

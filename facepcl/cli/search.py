@@ -32,10 +32,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         help="table of `facepcl analyze` or `embed`: .parquet, .npz, .csv, or a folder of .parquet",
     )
     parser.add_argument(
-        "--top", type=int, default=10, metavar="K", help="matches of a query (default: %(default)s)"
+        "--top", type=int, default=10, metavar="K", help="matches per query (default: %(default)s)"
     )
     parser.add_argument(
-        "--row", type=int, action="append", default=[], metavar="N", help="row N of the table is a query, too"
+        "--row",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="use row N of the table as a query, too",
     )
     parser.add_argument(
         "--min-similarity", type=float, metavar="S", help="leave out matches with a lower cosine"
@@ -55,7 +60,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         help="queries are face crops, or photos (default: what the images of the table are)",
     )
     parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: fetched from the Hub)"
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     return parser
