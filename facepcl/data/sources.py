@@ -28,12 +28,12 @@ from facepcl.data.file_types import (
 )
 from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url, without_secrets
 from facepcl.data.video import frame_path, read_frames, video_of
-from facepcl.errors import ImageError, MissingPath, OptionError, RemoteError, require, shortened
+from facepcl.errors import ImageError, MissingPath, OptionError, require, shortened
 from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
 from facepcl.utils.futures import in_order
-from facepcl.utils.storage import MISSING, RetriedFile, is_of_storage, open_text, retried, unreadable
+from facepcl.utils.storage import MISSING, RetriedFile, is_of_storage, open_text, retried
 
 _logger = logging.getLogger("facepcl")
 
@@ -45,12 +45,6 @@ MANIFEST_COLUMNS = ("path", "file_name")  # ours, and that of Hugging Face's ima
 DELIMITERS = ",;\t"
 REMOTE_VIDEO = "a video behind a URL, which is not read; download it first"
 URLS_AHEAD = 32  # images behind URLs that are asked for at once
-
-
-def where_relative(sources: Sequence[str]) -> str:
-    """The folder from which some of `sources` are named; empty if all are URLs or absolute."""
-    known = all(is_url(source) or Path(source).is_absolute() for source in sources)
-    return "" if known else str(Path.cwd())
 
 
 def as_sources(source: Any) -> list[str]:
@@ -70,33 +64,6 @@ def check_no_source(path: str | Path, sources: Sequence[str]) -> None:
     files = [os.path.realpath(source) for source in sources if not is_url(source) and os.path.isfile(source)]
     if os.path.realpath(path) in files:
         raise OptionError(f"{path} is one of the sources, and would be replaced; choose another name")
-
-
-def check_there(sources: Iterable[str], path: str) -> None:
-    """Raise RemoteError if an image that was listed is missing because one of the `sources` is gone, or has
-    nothing in it any more, as when a drive is unmounted."""
-    for source in sources:
-        if not is_url(source) and _has_vanished(source, path):
-            raise RemoteError(unreadable(source, "all that was listed there has vanished"))
-
-
-def _has_vanished(source: str, path: str) -> bool:
-    if is_manifest_name(source):
-        return not os.path.exists(source)
-    folder = Path(source)
-    if folder == Path(path):  # this one file may have been deleted
-        return not folder.parent.exists()
-    while glob.has_magic(str(folder)) and not os.path.lexists(folder):
-        folder = folder.parent
-    if not Path(path).is_relative_to(folder):
-        return False
-    try:
-        with retried(folder, partial(os.scandir, folder)) as entries:
-            return next(entries, None) is None
-    except FileNotFoundError:
-        return True
-    except OSError:  # a tar, or a folder that may not be listed: what it is can be seen, so it is there
-        return False
 
 
 class Entry(NamedTuple):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.data.file_types import ADVICE, Selection
-from facepcl.data.remote import without_secrets
-from facepcl.data.sources import Entry, check_there, stamp, where_relative
+from facepcl.data.remote import is_url, without_secrets
+from facepcl.data.sources import Entry, stamp
+from facepcl.data.vanished import check_there
 from facepcl.errors import OptionError, RemoteError, TableError
 from facepcl.utils.files import atomic_first, beside, locked
 from facepcl.utils.launch import Share
@@ -253,10 +254,16 @@ def describe_sources(sources: Sequence[str], selection: Selection) -> dict[str, 
     """Return the sources, the folder that relative ones count from and what is read, for a description."""
     return {
         "sources": list(map(without_secrets, sources)),
-        "folder": where_relative(sources),
+        "folder": _where_relative(sources),
         "all_files": selection.all_files or None,  # None where it is not known yet, too
         "fps": selection.fps or None,
     }
+
+
+def _where_relative(sources: Sequence[str]) -> str:
+    """The folder from which some of `sources` are named; empty if all are URLs or absolute."""
+    known = all(is_url(source) or Path(source).is_absolute() for source in sources)
+    return "" if known else str(Path.cwd())
 
 
 def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: str) -> None:

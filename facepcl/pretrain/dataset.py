@@ -15,7 +15,8 @@ from facepcl.data.file_types import Selection, is_shard_name, unsupported
 from facepcl.data.label_files import CLS_LABELS, LABEL_SUFFIXES, folder_labels, shard_labels
 from facepcl.data.people import people_below
 from facepcl.data.remote import is_url
-from facepcl.data.sources import Entry, Item, check_there, files_below, read_items
+from facepcl.data.sources import Entry, Item, files_below, read_items
+from facepcl.data.vanished import check_there
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError, shortened
 from facepcl.images.decode import decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
