@@ -35,7 +35,7 @@ def add_job_options(parser: argparse.ArgumentParser, model: str, dtypes: tuple[s
         "--workers",
         type=int,
         metavar="W",
-        help="processes that decode (default: half of the cores, all beside an accelerator)",
+        help="processes that decode (default: half of the cores, all beside an accelerator; 0: this one)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     parser.add_argument(
