@@ -21,7 +21,7 @@ from facepcl.probes.datasets import read_manifest
 from facepcl.probes.manifest import Manifest
 from facepcl.utils.files import atomic, sha256_file
 
-FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-5, 1e-6)
+FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-5)
 SHOWN_RATES = FALSE_ACCEPT_RATES[1:3]  # among the scores of a code
 PERCENTILES = (1, 50, 99)
 REPORT_FOLDS = range(5, 10)

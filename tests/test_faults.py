@@ -195,7 +195,7 @@ def test_a_cache_of_features_on_a_full_disk_is_one_sentence(disk, capsys, faces_
     """Files in memory that find no room end a process by SIGBUS."""
     place = disk("size=16k")
     assert main(["probe", "verification", str(faces_folder), "--cache", str(place)]) == 2
-    one_sentence(capsys, place, "there is no room left on the disk")
+    one_sentence(capsys, place, "no room left on the disk; name another folder by --cache or FACEPCL_CACHE")
     assert list(place.iterdir()) == []
 
 

@@ -266,6 +266,38 @@ def test_a_photo_that_was_missing_is_tried_again_once_it_is_there(kind, model, h
     assert kind.output(kind.out) == whole(kind)
 
 
+@every_kind
+def test_sources_that_vanish_end_the_job_and_make_no_bad_rows(kind, model, here, whole, monkeypatch):
+    """As with a drive that is unmounted while the job runs."""
+    take = kind.writer.take
+
+    def unmount_first(self, result):
+        if os.path.exists(SOURCE):
+            os.rename(SOURCE, "elsewhere")
+        return take(self, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind.writer, "take", unmount_first)
+        with pytest.raises(RemoteError, match=r"photos\S* cannot be read: .*; check the drive or network"):
+            kind.run(model)
+    os.rename("elsewhere", SOURCE)
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
+@pytest.mark.parametrize("kind", EMBED)
+def test_a_shard_that_vanishes_ends_the_job_too(kind, model, here, whole):
+    interrupted(kind, model, 2 * kind.per_part)
+    os.rename(f"{SOURCE}/shard.tar", "elsewhere.tar")
+    with pytest.raises(
+        RemoteError, match=r"shard\.tar cannot be read: there is no such file; check the drive"
+    ):
+        kind.run(model, resume=True)
+    os.rename("elsewhere.tar", f"{SOURCE}/shard.tar")
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
 @pytest.mark.parametrize("kind", EMBED)
 def test_rows_that_failed_by_their_drive_are_tried_again(kind, model, here, whole):
     """An earlier version recorded them as bad images."""

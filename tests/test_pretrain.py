@@ -292,7 +292,7 @@ def test_others_may_read_what_a_run_writes(done, tmp_path):
         ({"method": "magic"}, OptionError, "Unknown --method 'magic'. Available: pcl, labels"),
         ({"method": "labels", "max_yaw": 1.0, "batch": 4}, DataError, "too few for --batch 4"),
         ({"device": "abacus"}, OptionError, "device 'abacus'"),
-        ({"model": "resnet18"}, OptionError, "'resnet18' is not one of facepcl's models"),
+        ({"model": "resnet_18"}, OptionError, "Unknown model 'resnet_18'"),
         ({"init": "local-dir:nowhere"}, FileNotFoundError, "nowhere: there is no such folder"),
         ({"init": "pcl_facecycle", "model": "pcl_resnet18"}, OptionError, "is a pcl_facecycle"),
     ],

@@ -1,6 +1,7 @@
 """Features are extracted once: they are read back as long as weights, preprocessing and data are the same."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -52,6 +53,27 @@ def test_a_second_probe_runs_no_network(manifest, embedder, tmp_path, monkeypatc
     monkeypatch.setattr(Encoder, "maps", None)
     second = extract(manifest, embedder, ("shared",), cache=tmp_path / "cache")
     np.testing.assert_array_equal(first.of["shared"], second.of["shared"])
+
+
+def test_features_of_data_that_vanish_meanwhile_are_not_cached(manifest, embedder, tmp_path, monkeypatch):
+    """As with a drive that is unmounted: its images would be missing for ever."""
+    drive = tmp_path / "drive"
+    files = [drive / f"{number}.jpg" for number in range(3)]
+    drive.mkdir()
+    for file, image in zip(files, manifest.images, strict=False):
+        shutil.copy(image.name, file)
+
+    def items():
+        yield Item(str(files[0]))
+        shutil.move(drive, tmp_path / "elsewhere")
+        yield from (Item(str(file)) for file in files[1:])
+
+    vanishing = Manifest("folder", [Labelled(str(file)) for file in files], items, files)
+    with pytest.raises(
+        DataError, match="files of the folder data have vanished or changed while they were read"
+    ):
+        extract(vanishing, embedder, ("shared",), cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_relative_path_finds_the_features_of_the_absolute_one(manifest, embedder, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import facepcl
 from facepcl.cli import main
 from facepcl.errors import HubError, MissingPath, OptionError, WeightsError
 from facepcl.hub.card import card_of
-from facepcl.models.io import load_tensors, save_tensors
+from facepcl.models.io import load_tensors, save_encoder, save_tensors
 
 
 def test_a_pushed_folder_loads_to_the_same_codes(hub, encoders):
@@ -29,6 +29,23 @@ def test_a_pushed_folder_loads_to_the_same_codes(hub, encoders):
     for name in ("hf-hub:org/faces", f"hf-hub:org/faces@{pushed.revision}"):
         assert_same_codes(facepcl.create_model(name), model)
     assert facepcl.create_model("hf-hub:org/faces", branches=False, num_classes=3).fc.out_features == 3
+
+
+def test_pushed_heads_answer_as_the_bundled_ones(hub, tmp_path):
+    heads = facepcl.create_heads("pcl_facecycle")
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    facepcl.hub.push(save_encoder(model, tmp_path / "encoder", heads=heads), "org/faces")
+    faces = sorted((ROOT / "examples/faces").glob("person1*.jpg"))
+    pushed, bundled = (
+        facepcl.FaceAnalyzer(name, crops=True, dtype="float32")(faces)
+        for name in ("hf-hub:org/faces", "pcl_facecycle")
+    )
+    for a, b in zip(pushed, bundled, strict=True):
+        assert (a.yaw, a.pitch, a.roll) == pytest.approx((b.yaw, b.pitch, b.roll), abs=0.1)  # float16 files
+        assert a.identity @ b.identity > 0.9999
+    facepcl.analyze(faces, tmp_path / "faces.parquet", model="hf-hub:org/faces", crops=True)
+    [result] = facepcl.search(faces[0], tmp_path / "faces.parquet", model="hf-hub:org/faces")
+    assert result.matches[0].path == str(faces[0])
 
 
 def test_the_second_push_sends_only_what_changed(hub, encoders, tmp_path):

@@ -22,6 +22,7 @@ from facepcl.data import remote, sources
 from facepcl.data.file_types import Selection
 from facepcl.data.remote import is_url
 from facepcl.data.sources import list_entries, read_items, shard_of
+from facepcl.embedding import writers
 from facepcl.errors import MissingExtra, MissingPath, OptionError, RemoteError, TableError
 
 OPTIONS = {"dtype": "float32", "batch_size": 4}
@@ -242,7 +243,7 @@ def web(folder):
 def test_signed_urls_are_what_their_names_say_before_the_query(web, folder, tmp_path):
     sign = "X-Amz-Signature=ab.c&X-Amz-Credential=k%2Fs3"
     shard, image = f"{web}/s.tar?{sign}", f"{web}/0.jpg?{sign}"
-    assert paths(shard) == [f"{shard}/{i}.jpg" for i in range(4)]
+    assert paths(shard) == [f"{web}/s.tar/{i}.jpg" for i in range(4)]
     (item,) = read_items(list_entries([image]))
     assert item.data == (folder / "0.jpg").read_bytes()
     (tmp_path / "list.csv").write_text(f"path\n{image}\n{shard}\n")
@@ -250,6 +251,47 @@ def test_signed_urls_are_what_their_names_say_before_the_query(web, folder, tmp_
     assert shard_of(f"{shard}/0.jpg") == shard
     for path in (f"{shard}/0.jpg", image):
         assert not set("?&=%") & set(CropNames([shard, image])(path))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://h/a.jpg?X-Amz-Credential=k%2Fs3&X-Amz-Expires=9&X-Amz-Signature=ab/c+=", "https://h/a.jpg"),
+        ("https://h/s.tar?sv=2025&se=2026-01-01&sr=b&sp=r&sig=ab%3D", "https://h/s.tar"),
+        ("https://h/a.jpg?Expires=1&Policy=p&Key-Pair-Id=K&Signature=ab", "https://h/a.jpg"),
+        ("https://h/get?id=7&token=ab&size=large", "https://h/get?id=7&size=large"),
+        ("ftp://me:password@h/a.jpg", "ftp://h/a.jpg"),
+        ("https://h/get?id=7&se=1&u=http://me@h/", "https://h/get?id=7&se=1&u=http://me@h/"),
+        ("hf://datasets/me/faces@main/a.jpg", "hf://datasets/me/faces@main/a.jpg"),
+        ("photos/a.jpg?sig=1", "photos/a.jpg?sig=1"),
+    ],
+)
+def test_a_url_is_shown_without_what_gives_access(url, shown):
+    assert remote.without_secrets(url) == shown
+
+
+@pytest.mark.parametrize("out", ["e.npz", "e"])
+def test_tables_hold_no_signature_and_a_job_goes_on_with_a_new_one(model, web, tmp_path, out, monkeypatch):
+    def embed(signature, **options):
+        sources = [f"{web}/{name}?Expires=1&Signature={signature}" for name in ("0.jpg", "s.tar")]
+        facepcl.embed(sources, tmp_path / out, model=model, **options, **OPTIONS)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writers.TableWriter, "finish", None)
+        patch.setattr(writers.FolderWriter, "finish", None)
+        with pytest.raises(TypeError):
+            embed("OLD")
+    for left in (tmp_path / out).glob("*s.parquet"):
+        left.unlink()
+    read, asked = remote.RemoteFile, []
+    monkeypatch.setattr(sources, "RemoteFile", lambda url: asked.append(url) or read(url))
+    embed("NEW", resume=True)
+    assert all(url.endswith("Signature=NEW") for url in asked)
+    embed("NEWER", resume=True)  # all is there
+    table = facepcl.read_embeddings(tmp_path / out)
+    assert table.paths == [f"{web}/0.jpg", *(f"{web}/s.tar/{i}.jpg" for i in range(4))]
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"Signature" in data for data in written)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,14 @@ def children():
     return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
 
 
+def test_shards_with_another_signature_are_the_same():
+    old, new, other = (
+        stream.Listing([f"https://h/{name}?Expires=1&Signature={signature}"], [512], 8).facts
+        for name, signature in (("a.tar", "OLD"), ("a.tar", "NEW/"), ("b.tar", "OLD"))
+    )
+    assert old == new != other
+
+
 def test_without_workers_the_process_that_trains_decodes(config):
     wanted, others = batches_of(config, 3)[0].tolist(), children()
     with opened(replace(config, workers=0)) as source:

@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from helpers.files import FACES, photo_of
 
 import facepcl
 from facepcl.errors import OptionError
+from facepcl.utils.torch_state import default_torch_state
 
 THREADS = 8
 ALONE = 1e-5  # of the largest number: a batch's sums may have another order
@@ -54,6 +57,31 @@ def assert_as_alone(call, arguments):
     for found, argument in zip(together(call, arguments), arguments, strict=True):
         wanted = call(argument)
         assert np.abs(found - wanted).max() <= ALONE * np.abs(wanted).max()
+
+
+def test_threads_that_compute_at_once_leave_torch_as_the_program_set_it():
+    """One that begins within another's work and ends after it must neither keep nor disturb its defaults."""
+    first_ends, second_begins = threading.Event(), threading.Event()
+
+    def first():
+        with default_torch_state():
+            second_begins.wait(60)
+        first_ends.set()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with ThreadPoolExecutor() as threads:
+            done = threads.submit(first)
+            while torch.get_default_dtype() != torch.float32:
+                time.sleep(0.001)
+            with default_torch_state():
+                second_begins.set()
+                first_ends.wait(60)
+                assert torch.get_default_dtype() == torch.float32
+            done.result()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="module")

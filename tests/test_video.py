@@ -230,7 +230,7 @@ def test_a_video_that_vanishes_is_a_reason(tmp_path):
     listing = list_entries([write_video(tmp_path / "clip.mp4", greys(1))], selection)
     (tmp_path / "clip.mp4").unlink()
     (row,) = read_items(listing, selection=selection)
-    assert "No such file" in row.error
+    assert row.error == "there is no such file"
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has a file that cannot be read")

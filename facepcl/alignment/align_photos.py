@@ -128,7 +128,7 @@ def align(
     """
     folder = as_path(out, "out")
     sources = as_sources(source)
-    job = Job(folder, all_files=all_files)
+    job = Job(folder, all_files=all_files, sources=sources)
     _check_options(job, sources, size, format, workers, sheet)
     list_entries(sources, job.selection.again())  # raises for what is not there
     known = None if landmarks is None else _read_landmarks(landmarks)
@@ -261,6 +261,8 @@ class CropWriter:
         yield Stream(None, self.job.unchanged(self.job.shards()), self.done)
 
     def take(self, prepared: list[Prepared]) -> list[Photo]:
+        for one in prepared:
+            self.job.check_there(one.path, one.error)
         photos = [self._save(one) for one in prepared]
         self.counts["faces"] += sum(len(photo.faces) for photo in photos)
         return photos

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from facepcl.data.file_types import SHARD_SUFFIXES, is_image_name, is_shard_name, without_query
-from facepcl.data.remote import is_url
+from facepcl.data.remote import is_url, without_secrets
 from facepcl.data.sources import csv_lines
 from facepcl.errors import OptionError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS, Face
@@ -98,7 +98,8 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
     for number, cells in lines:
         if len(cells) < len(header):
             raise OptionError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")
-        source, values = cells[header.index(name)].strip(), [cells[place].strip() for place in places]
+        source = without_secrets(cells[header.index(name)].strip())
+        values = [cells[place].strip() for place in places]
         if not any(values):
             continue
         try:

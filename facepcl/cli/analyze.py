@@ -28,8 +28,8 @@ Without -o, one line per face is printed; for videos, the face column has the nu
 has the columns of facepcl embed --align --branch identity, and yaw, pitch and roll in degrees (> 0: the nose
 points to the right of the image, or up; the head tilts clockwise), expression, its probabilities, and action
 units from 0 to 1. Videos (facepcl[video]) also have time in seconds and track. Probabilities are not
-calibrated; action units are not validated on photos. Exit code 0: all images were read (a photo without a face
-is a row that says so); 1: some could not be read; 2: the command was wrong."""
+calibrated; action units are not validated on photos. Exit code 0: all images were read (a photo without a
+face is a row that says so); 1: some could not be read; 2: the command was wrong."""
 PATH = 30  # letters of a path in the terminal
 
 
@@ -39,7 +39,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     parser = subparsers.add_parser(
         "analyze",
-        description="Predict head pose, expression, action units and identity of the faces in photos and videos.",
+        description="Predict head pose, expression, action units and identity of faces in photos and videos.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

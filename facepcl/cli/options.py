@@ -37,7 +37,7 @@ def add_job_options(parser: argparse.ArgumentParser, model: str, dtypes: tuple[s
         "--workers",
         type=int,
         metavar="W",
-        help="decoding processes (default: half of the cores, or all with an accelerator)",
+        help="decoding processes (default: half of the cores, or all with an accelerator; 0: none)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     parser.add_argument(

@@ -82,7 +82,7 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
     add(
         "--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="float32", help="default: float32"
     )
-    add("--workers", type=int, metavar="N", help="decoding processes")
+    add("--workers", type=int, metavar="N", help="processes that decode (0: this one)")
     add("--cache", metavar="FOLDER", help="of features (default: $FACEPCL_CACHE, or the user's cache)")
     add("--out", default="probes", metavar="FOLDER", help="of the results as JSON (default: probes)")
     add("--report", metavar="FILE.html", help="write a page with charts and the worst errors")

@@ -22,11 +22,34 @@ URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}  # of those protocols for which there is one
 CHANGING = ("ETag", "etag", "blob_id", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
 BLOCK = 8 << 20  # bytes of a shard that are asked for together
+# Parameters of a query that give access, and those that are signed with them.
+_SECRET = re.compile(
+    r"x-(?:amz|goog|oss|cos|obs|tos|bce)-.*|.*signature|.*token|.*secret|.*password|sig|jwt|hdn[a-z]+|auth"
+    r"|api[_-]?key",
+    re.IGNORECASE,
+)
+_BESIDE = re.compile(
+    r"expires|policy|key-pair-id|.*accesskeyid|googleaccessid|s[eiprtv]|spr|sk[a-z]+", re.IGNORECASE
+)
+_USER = re.compile(r"^([^/]+://)[^/?#@]*@")
 
 
 def is_url(path: str) -> bool:
     """Whether `path` is for fsspec: `scheme://...`."""
     return URL.match(path) is not None
+
+
+def without_secrets(path: str) -> str:
+    """A URL without user, password, signature and tokens, as tables hold it. What else its query has may say
+    which image it is, and stays. Any other path as it is."""
+    if not is_url(path):
+        return path
+    address, _, query = _USER.sub(r"\1", path).partition("?")
+    parts = [(part.partition("=")[0], part) for part in query.split("&")] if query else []
+    if any(_SECRET.fullmatch(name) for name, _ in parts):
+        parts = [one for one in parts if not (_SECRET.fullmatch(one[0]) or _BESIDE.fullmatch(one[0]))]
+    kept = "&".join(part for _, part in parts)
+    return f"{address}?{kept}" if kept else address
 
 
 def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]]:

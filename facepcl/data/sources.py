@@ -26,7 +26,7 @@ from facepcl.data.file_types import (
     unsupported,
     without_query,
 )
-from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url
+from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url, without_secrets
 from facepcl.data.video import frame_path, read_frames, video_of
 from facepcl.errors import ImageError, MissingPath, OptionError, require, shortened
 from facepcl.images.decode import MAX_BYTES, read_file
@@ -45,12 +45,6 @@ MANIFEST_COLUMNS = ("path", "file_name")  # ours, and that of Hugging Face's ima
 DELIMITERS = ",;\t"
 REMOTE_VIDEO = "a video behind a URL, which is not read; download it first"
 URLS_AHEAD = 32  # images behind URLs that are asked for at once
-
-
-def where_relative(sources: Sequence[str]) -> str:
-    """The folder from which some of `sources` are named; empty if all are URLs or absolute."""
-    known = all(is_url(source) or Path(source).is_absolute() for source in sources)
-    return "" if known else str(Path.cwd())
 
 
 def as_sources(source: Any) -> list[str]:
@@ -323,8 +317,8 @@ def read_items(
     """The images of `entries` in order, from number `start` on; those of a shard, as `SHARD.tar/MEMBER.jpg`,
     are the members that the `selection` takes, those of a video, as `CLIP.mp4/1.200s`, frames at its rate.
 
-    Plain files are not read here, but where they are decoded; those behind URLs are, several ahead. Raises
-    RemoteError if a server, the network or a drive fails.
+    Plain files are not read here, but where they are decoded; those behind URLs are, several ahead, and are
+    named without signatures. Raises RemoteError if a server, the network or a drive fails.
     """
     unread = _unread_items(entries, start, selection or Selection())
     for is_behind_url, items in groupby(unread, _is_behind_url):
@@ -335,7 +329,7 @@ def items_named(sources: Sequence[str], paths: Collection[str], fps: float = 0.0
     """The images of `sources` with the `paths` that a table names, read again; `fps`: of its videos."""
     files = {shard_of(path) or path for path in paths}
     every = Selection(all_files=True, fps=fps)  # the table has what was chosen of it
-    entries = (entry for entry in list_entries(sources, every) if printable(entry.path) in files)
+    entries = (entry for entry in list_entries(sources, every) if _in_tables(entry) in files)
     return (item for item in read_items(entries, selection=every) if printable(item.path) in paths)
 
 
@@ -349,12 +343,13 @@ def _fetched(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _fetch(item: Item) -> Item:
+    named = item._replace(path=without_secrets(item.path))
     try:
-        return item._replace(data=read_url(item.path))
+        return named._replace(data=read_url(item.path))
     except MissingPath:  # its path is in the row already
-        return item._replace(error=MISSING)
+        return named._replace(error=MISSING)
     except ImageError as error:
-        return item._replace(error=str(error))
+        return named._replace(error=str(error))
 
 
 def _unread_items(entries: Iterable[Entry], start: int, selection: Selection) -> Iterator[Item]:
@@ -368,19 +363,22 @@ def _unread_items(entries: Iterable[Entry], start: int, selection: Selection) ->
                 number += 1
         else:
             if number >= start:
-                yield Item(path, error=error)
+                yield Item(without_secrets(path) if error else path, error=error)
             number += 1
 
 
 def _shard_items(shard: str, selection: Selection) -> Iterator[Callable[[], Item]]:
     """A function for each image member that reads it; without a call the member passes by."""
+    name = without_secrets(shard)
     try:
         for member, read in read_shard(shard):
             if selection.takes_member(member.name):
-                yield partial(_member_item, f"{shard}/{member.name}", member, read)
+                yield partial(_member_item, f"{name}/{member.name}", member, read)
+    except FileNotFoundError:
+        yield partial(Item, name, error=MISSING)
     except SHARD_ERRORS as error:
         reason = f"the shard breaks off or is no tar: {error}"
-        yield partial(Item, shard, error=reason)
+        yield partial(Item, name, error=reason)
 
 
 def _frame_items(video: str, fps: float) -> Iterator[Callable[[], Item]]:
@@ -388,6 +386,8 @@ def _frame_items(video: str, fps: float) -> Iterator[Callable[[], Item]]:
     try:
         for seconds, encoded in read_frames(video, fps):
             yield partial(_frame_item, frame_path(video, seconds), encoded)
+    except FileNotFoundError:
+        yield partial(Item, video, error=MISSING)
     except (OSError, ImageError) as error:
         yield partial(Item, video, error=f"not a whole video: {error}")
 
@@ -461,6 +461,11 @@ def printable(text: str | None) -> str | None:
     return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def _in_tables(entry: Entry) -> str:
+    """The path of an entry as tables hold it."""
+    return str(printable(without_secrets(entry.path)))
+
+
 def stamp(entry: Entry, selection: Selection) -> Any:
     """Return size and modification time of a shard, as JSON: its images are found again by their number."""
     if entry.error or not selection.is_shard(entry.path):
@@ -478,7 +483,7 @@ def is_table_of(paths: Sequence[str], entries: Iterable[Entry], table: Path, sel
     written_at = table.stat().st_mtime_ns
     place, last = 0, None
     for entry in entries:
-        path, begin = str(printable(entry.path)), place
+        path, begin = _in_tables(entry), place
         if path == last:
             continue
         last, is_shard = path, selection.is_shard(path)

@@ -214,7 +214,7 @@ class Encoder:
         }
 
     def space(self, branch: str) -> str:
-        """A short hash of weights, branch, pool, preprocessing and flip: only vectors of one space compare."""
+        """A short hash of weights, branch, pool, preprocessing and flip: vectors of one space compare."""
         weights, _, *rest = self._space
         if IDENTITY in codes_of(branch):
             rest.append(self._heads_hash)

@@ -192,7 +192,7 @@ def fill_table(
     in_folder = is_folder(out)
     _check_options(out, in_folder, on_error, workers, rank, world_size)
     check_no_source(out, sources)
-    job = Job(Path(out), find_share(rank, world_size) if in_folder else None, all_files, fps)
+    job = Job(Path(out), find_share(rank, world_size) if in_folder else None, all_files, fps, sources)
     with job.claimed():
         previous = job.previous(resume)
         if in_folder and not previous:

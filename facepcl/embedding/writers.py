@@ -112,6 +112,7 @@ class TableWriter:
 
     def take(self, batch: Batch) -> Embeddings:
         for path, error in zip(batch.rows.paths, batch.rows.errors, strict=True):
+            self.job.check_there(path, error)
             if error not in (None, NO_FACE):
                 if self._raises:
                     raise ImageError(f"{shortened(path)}: {error}")

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facepcl.data.file_types import ADVICE, Selection
-from facepcl.data.sources import Entry, stamp, where_relative
-from facepcl.errors import OptionError, TableError
+from facepcl.data.remote import is_url, without_secrets
+from facepcl.data.sources import Entry, stamp
+from facepcl.data.vanished import check_there
+from facepcl.errors import OptionError, RemoteError, TableError
 from facepcl.utils.files import atomic_first, beside, locked
 from facepcl.utils.launch import Share
+from facepcl.utils.storage import MISSING, unreadable
 
 _logger = logging.getLogger("facepcl")
 
@@ -42,8 +45,17 @@ class Job:
     `part-NUMBER`.
     """
 
-    def __init__(self, out: Path, share: Share | None = None, all_files: bool = False, fps: float = 0.0):
+    def __init__(
+        self,
+        out: Path,
+        share: Share | None = None,
+        all_files: bool = False,
+        fps: float = 0.0,
+        sources: Sequence[str] = (),
+    ):
         self.out, self.share = out, share or Share()
+        self._sources = sources
+        self._signed = {without_secrets(source): source for source in sources}
         self.selection = Selection(all_files, fps)
         named = out if out.name.strip(".") else out.resolve()
         if not named.name:
@@ -172,13 +184,22 @@ class Job:
             count += len(shard.listed)
         return count
 
+    def check_there(self, path: str, error: str | None) -> None:
+        """Raise RemoteError if an image is missing because its source has vanished, as with its drive."""
+        if error == MISSING:
+            check_there(self._sources, path)
+
     def unchanged(self, shards: Iterable[Shard]) -> Iterator[Entry]:
         """Yield the entries of `shards`. Raises TableError for a tar or video that has changed since it was
-        listed."""
+        listed, RemoteError for one that has vanished."""
         for shard in shards:
             for path, error, then in shard.listed:
-                entry = Entry(path, error)
-                if then != stamp(entry, self.selection):
+                # a signature may have expired since
+                entry = Entry(self._signed.get(without_secrets(path), path), error)
+                now = stamp(entry, self.selection)
+                if then and not now:
+                    raise RemoteError(unreadable(path, MISSING))
+                if then != now:
                     raise TableError(
                         f"{path} has changed since the work on {self.out} began; delete {self.traces()} "
                         "to start over"
@@ -232,11 +253,17 @@ def cut(entries: Iterable[Entry], selection: Selection) -> Iterator[Shard]:
 def describe_sources(sources: Sequence[str], selection: Selection) -> dict[str, Any]:
     """Return the sources, the folder that relative ones count from and what is read, for a description."""
     return {
-        "sources": list(sources),
-        "folder": where_relative(sources),
+        "sources": list(map(without_secrets, sources)),
+        "folder": _where_relative(sources),
         "all_files": selection.all_files or None,  # None where it is not known yet, too
         "fps": selection.fps or None,
     }
+
+
+def _where_relative(sources: Sequence[str]) -> str:
+    """The folder from which some of `sources` are named; empty if all are URLs or absolute."""
+    known = all(is_url(source) or Path(source).is_absolute() for source in sources)
+    return "" if known else str(Path.cwd())
 
 
 def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: str) -> None:

@@ -1,6 +1,7 @@
 """The three feature maps of PCL: shared trunk, face branch, pose branch."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +15,48 @@ class Branches(NamedTuple):
     shared: torch.Tensor
     face: torch.Tensor
     pose: torch.Tensor
+
+
+class BranchOutputs:
+    """What encoders with a ResNet's branches have in common: `face` and `pose` read the trunk's last map."""
+
+    if TYPE_CHECKING:  # torch.jit.script takes annotations here for attributes
+        face: nn.Sequential | None
+        pose: nn.Sequential | None
+        forward_features: Callable[[torch.Tensor], torch.Tensor]
+
+    @torch.jit.export
+    def forward_branches(self, x: torch.Tensor) -> Branches:
+        """The trunk's map `[B, C, H, W]` and those of the face and pose branches, `[B, 128, H, W]`.
+
+        Raises RuntimeError if the model was pruned: the branches go with its last stage.
+        """
+        if self.face is None or self.pose is None:
+            raise RuntimeError("this model has no branches: it was pruned")
+        shared = self.forward_features(x)
+        return Branches(shared, self.face(shared), self.pose(shared))
+
+    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
+        """The trunk's map `[B, C, H, W]` as a code: the mean over positions."""
+        return maps.mean((2, 3))
+
+    @torch.jit.export
+    def forward_codes(self, x: torch.Tensor) -> Branches:
+        """Shared: the mean over positions `[B, C]`; face and pose: the flattened map `[B, 128 H W]`."""
+        maps = self.forward_branches(x)
+        return Branches(self.shared_code(maps.shared), maps.face.flatten(1), maps.pose.flatten(1))
+
+
+def make_branch(channels: int, **dd: Any) -> nn.Sequential:
+    """Trunk map `[B, channels, H, W]` -> branch map `[B, 128, H, W]`."""
+    branch = nn.Sequential(
+        nn.Conv2d(channels, 128, 1, **dd),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(128, 128, 3, padding=1, **dd),
+        nn.LeakyReLU(SLOPE),
+    )
+    init_convs(branch)
+    return branch
 
 
 def is_branch(key: str) -> bool:

@@ -16,7 +16,7 @@ def resize_maps(maps: torch.Tensor, side: int = CODE_SIDE) -> torch.Tensor:
         return maps
     if min(maps.shape[-2:]) < side:
         return F.interpolate(maps, (side, side), mode="bilinear")
-    if windows := _equal_windows(*maps.shape[-2:], side):
+    if windows := _equal_windows(maps.shape[-2], maps.shape[-1], side):
         return F.avg_pool2d(maps, *windows)
     return F.interpolate(maps, (side, side), mode="area")
 

@@ -1,5 +1,6 @@
 """`facepcl.create_model`: timm's own, with the branches on, paths as weights and folders read whole."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ import timm
 from torch import nn
 
 from facepcl.errors import OptionError, WeightsError, near, unknown
+from facepcl.models.branched import create_branched
+from facepcl.models.branched_folder import load_branched
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, HeadSpec, read_specs
 from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
@@ -26,6 +29,8 @@ from facepcl.models.model_args import SOURCES, check_model_args, make_described
 from facepcl.models.registry import WEIGHTS, Row, rows_of
 from facepcl.models.weights import THREE_WAYS, check_sha256, warn_untrained
 
+_logger = logging.getLogger("facepcl")
+
 
 def create_model(
     name: str,
@@ -37,7 +42,8 @@ def create_model(
     """Create a model as timm's `create_model` does, with the face and pose branches on.
 
     Args:
-        name: `pcl_x`, `pcl_x.TAG`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`.
+        name: `pcl_x`, `pcl_x.TAG`, `local-dir:FOLDER` or `hf-hub:ORG/NAME[@REVISION]`; or any model of timm
+            that has a feature map: its branches are random.
         pretrained: True, False or the path of a `.safetensors` file. None is False for a plain name and True
             for a folder or repository.
         branches: None leaves the branches off only for a folder or repository without any, such as a model
@@ -73,6 +79,8 @@ def create_model(
         if pretrained is False:
             warn_untrained(name)
         return model
+    if is_timms(name):
+        return _create_of_timm(name, pretrained, branches, timm_options)
     _check_name(name)
     if pretrained is True and (row := _row_on_the_hub(name)):
         folder = fetch_row(row, timm_options.get("cache_dir"))
@@ -83,6 +91,26 @@ def create_model(
     return timm.create_model(
         name, pretrained=bool(pretrained), branches=branches is not False, **timm_options
     )
+
+
+def is_timms(name: str) -> bool:
+    """Whether `name` is that of a model that timm brings and facepcl does not."""
+    architecture = name.partition(".")[0]
+    return timm.is_model(architecture) and architecture not in timm.list_models(FAMILY)
+
+
+def _create_of_timm(
+    name: str, pretrained: bool | str | Path | None, branches: bool | None, options: dict[str, Any]
+) -> nn.Module:
+    """One of timm's models, with branches unless there are to be none."""
+    if isinstance(pretrained, (str, Path)):
+        raise OptionError(f"pretrained={str(pretrained)!r}: {name} takes True or False; a folder is a name")
+    if branches is False:
+        return timm.create_model(name, pretrained=bool(pretrained), **options)
+    model = create_branched(name, bool(pretrained), **options)
+    if pretrained:
+        _logger.warning("%s: the weights are those of timm's trunk; the branches are random", name)
+    return model
 
 
 def _check_name(name: str) -> None:
@@ -181,7 +209,12 @@ def _create_from_folder(
     config = read_config(folder)
     own = config.get("facepcl", {})
     architecture = architecture_of(config, folder)
+    cfg = _cfg_of(config, architecture)
     arguments = config.get("model_args", {})
+    if is_timms(architecture):
+        if branches is not False:
+            return load_branched(folder, cfg, arguments, options, pretrained)
+        return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
     shapes = read_shapes(folder / WEIGHTS_FILE)
     if branches is None:
         branches = own.get("branches", arguments.get("branches"))
@@ -193,10 +226,6 @@ def _create_from_folder(
         shapes |= read_shapes(folder / BRANCHES_FILE)
     if branches is None:  # a folder that timm's own save_for_hf wrote does not say
         branches = any(map(is_branch, shapes))
-    cfg = {key: value for key, value in config.get("pretrained_cfg", {}).items() if key not in SOURCES}
-    cfg["architecture"] = architecture
-    if "num_classes" in config:  # transformers writes it here alone
-        cfg["num_classes"] = config["num_classes"]
     described = {**arguments, "branches": bool(branches) and any(map(is_branch, shapes))}
     check_model_args(folder, architecture, cfg, described, shapes)
     if pretrained:
@@ -213,6 +242,15 @@ def _create_from_folder(
         model = make_described(folder, architecture, cfg, arguments, pretrained=pretrained)
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
     return model
+
+
+def _cfg_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """timm's description of the weights of a folder, which are where the folder is."""
+    cfg = {key: value for key, value in config.get("pretrained_cfg", {}).items() if key not in SOURCES}
+    cfg["architecture"] = architecture
+    if "num_classes" in config:  # transformers writes it here alone
+        cfg["num_classes"] = config["num_classes"]
+    return cfg
 
 
 def create_decoder(name: str, pretrained: bool = True) -> nn.Module:

@@ -50,13 +50,16 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
 
 
 def architecture_of(config: dict[str, Any], where: str | Path) -> str:
-    """Which of our models a `config.json` describes; WeightsError if it is another, OfTimm if timm has it."""
+    """Which of our models, or of timm's with branches, a `config.json` describes; WeightsError if it is
+    another, OfTimm if timm has it."""
     architecture = config.get("facepcl", {}).get("architecture", config.get("architecture", ""))
     if architecture in timm.list_models(FAMILY):
         return architecture
     known = isinstance(architecture, str) and timm.is_model(architecture)
     if known:
         check_stock(where, config)  # timm makes the network next
+        if config.get("facepcl", {}).get("branches") == BRANCHES_FILE:
+            return architecture
     hint = "; use timm.create_model" if known else ""
     raise (OfTimm if known else WeightsError)(
         f"{where} holds {architecture!r}, which is not one of facepcl's{hint}"

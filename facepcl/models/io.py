@@ -18,6 +18,7 @@ from torch import nn
 
 from facepcl.errors import MissingPath, WeightsError
 from facepcl.models import PclResNet
+from facepcl.models.branched import BranchedModel
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, describe_heads
 from facepcl.models.model_args import record_model_args
@@ -105,7 +106,10 @@ def save_encoder(
     """
     folder, model = Path(folder), getattr(model, "_orig_mod", model)  # of torch.compile
     branches = {key: value for key, value in model.state_dict().items() if is_branch(key)}
-    arguments = record_model_args(model, bool(branches))
+    if isinstance(model, BranchedModel):
+        arguments = record_model_args(model.trunk)
+    else:
+        arguments = record_model_args(model, bool(branches))
     remove_temporaries(folder)
     partial = temporary_name(folder)
     partial.mkdir(parents=True)
@@ -117,7 +121,12 @@ def save_encoder(
     own: dict[str, Any] = {"heads": describe_heads(heads.specs)} if heads else {}
     options: dict[str, Any] = {"model_args": arguments}
     trunk: nn.Module = plain
-    if isinstance(plain, PclResNet):
+    if isinstance(plain, BranchedModel):
+        trunk = plain.trunk
+        if branches:
+            own |= {"architecture": architecture, "branches": BRANCHES_FILE}
+            save_tensors(branches, partial / BRANCHES_FILE)
+    elif isinstance(plain, PclResNet):
         own |= {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
         if branches:
             save_tensors({key: plain.state_dict()[key] for key in branches}, partial / BRANCHES_FILE)

@@ -25,15 +25,15 @@ SOURCES = ("source", "url", "file", "hf_hub_id", "hf_hub_filename", "state_dict"
 _TRAINING_ONLY = (nn.Identity, nn.Dropout, DropPath, DropBlock2d)
 
 
-def record_model_args(model: Any, branches: bool) -> dict[str, Any]:
-    """The arguments from which `create_model` makes the network of `model` again.
+def record_model_args(model: Any, branches: bool | None = None) -> dict[str, Any]:
+    """The arguments from which `create_model` makes the network of `model` again; `branches` are ours alone.
 
     Raises OptionError where config.json cannot hold them, or where the network was changed after it was made.
     """
     if not getattr(model, "pretrained_cfg", None):
         raise OptionError(f"a {type(model).__name__} cannot be saved; give the model that create_model made")
     architecture = model.pretrained_cfg["architecture"]
-    arguments = get_model_args(model) | {"branches": branches}
+    arguments = get_model_args(model) | ({} if branches is None else {"branches": branches})
     for name, value in arguments.items():
         try:
             arguments[name] = json.loads(json.dumps(value))

@@ -7,25 +7,13 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from facepcl.models.branches import SLOPE, Branches, init_convs, leave_to_forward_branches
+from facepcl.models.branches import BranchOutputs, init_convs, leave_to_forward_branches, make_branch
 from facepcl.models.weights import cfg_rows, check_pretrained, fit_state_dict
 
 __all__ = ["PclResNet"]
 
 
-def make_branch(channels: int, **dd: Any) -> nn.Sequential:
-    """Trunk map `[B, channels, H, W]` -> branch map `[B, 128, H, W]`."""
-    branch = nn.Sequential(
-        nn.Conv2d(channels, 128, 1, **dd),
-        nn.LeakyReLU(SLOPE),
-        nn.Conv2d(128, 128, 3, padding=1, **dd),
-        nn.LeakyReLU(SLOPE),
-    )
-    init_convs(branch)
-    return branch
-
-
-class PclResNet(ResNet):
+class PclResNet(BranchOutputs, ResNet):
     """timm's ResNet with `face` and `pose` branches behind its last stage; without them it is timm's own
     class."""
 
@@ -63,27 +51,6 @@ class PclResNet(ResNet):
         """Drop what lies behind the last level of `indices`, and the branches; return the levels kept."""
         self.face = self.pose = None
         return super().prune_intermediate_layers(indices, prune_norm, prune_head)
-
-    @torch.jit.export
-    def forward_branches(self, x: torch.Tensor) -> Branches:
-        """The trunk's map `[B, C, H, W]` and those of the face and pose branches, `[B, 128, H, W]`.
-
-        Raises RuntimeError if the model was pruned: the branches go with its last stage.
-        """
-        if self.face is None or self.pose is None:
-            raise RuntimeError("this model has no branches: it was pruned")
-        shared = self.forward_features(x)
-        return Branches(shared, self.face(shared), self.pose(shared))
-
-    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
-        """The trunk's map `[B, C, H, W]` as a code: the mean over positions."""
-        return maps.mean((2, 3))
-
-    @torch.jit.export
-    def forward_codes(self, x: torch.Tensor) -> Branches:
-        """Shared: the mean over positions `[B, C]`; face and pose: the flattened map `[B, 128 H W]`."""
-        maps = self.forward_branches(x)
-        return Branches(self.shared_code(maps.shared), maps.face.flatten(1), maps.pose.flatten(1))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from facepcl.data.label_files import CLS_LABELS, LABEL_SUFFIXES, folder_labels, 
 from facepcl.data.people import people_below
 from facepcl.data.remote import is_url
 from facepcl.data.sources import Entry, Item, files_below, read_items
+from facepcl.data.vanished import check_there
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError, shortened
 from facepcl.images.decode import decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
@@ -138,6 +139,7 @@ def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Select
             if with_labels:
                 labels |= folder_labels(file, cls)
         except MissingPath:  # deleted since the folder was listed
+            check_there([str(folder)], str(file))
             yield Sample(str(file), b"", {}, MISSING)
         except ImageError as error:
             yield Sample(str(file), b"", {}, str(error))

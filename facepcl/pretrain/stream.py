@@ -26,7 +26,7 @@ import torch
 
 from facepcl.data.file_types import Selection, is_shard_name
 from facepcl.data.label_files import LABEL_SUFFIXES
-from facepcl.data.remote import is_url, list_url
+from facepcl.data.remote import is_url, list_url, without_secrets
 from facepcl.data.sources import Entry, Item, list_entries, read_items, stamp
 from facepcl.data.workers import Prepared, Readers
 from facepcl.errors import DataError, FacepclError, MissingPath, OptionError, RemoteError
@@ -59,7 +59,8 @@ class Listing(NamedTuple):
     @property
     def facts(self) -> dict[str, Any]:
         """What identifies the shards, wherever they are stored."""
-        named = [[os.path.basename(path), size] for path, size in zip(self.paths, self.sizes, strict=True)]
+        names = [os.path.basename(without_secrets(path)) for path in self.paths]
+        named = list(zip(names, self.sizes, strict=True))
         digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()
         return {"count": len(self.paths), "bytes": sum(self.sizes), "sha256": digest}
 

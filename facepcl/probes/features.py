@@ -15,7 +15,7 @@ import numpy as np
 
 from facepcl.data.sources import Item
 from facepcl.embedding.embedder import NOT_FINITE, FaceEmbedder
-from facepcl.errors import DataError, OptionError
+from facepcl.errors import DataError, OptionError, WriteError
 from facepcl.images.geometry import square_around
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.utils.files import allocate, atomic, writing
@@ -87,7 +87,10 @@ def extract(
             )
             temporary = tempfile.TemporaryDirectory(prefix="facepcl-", ignore_cleanup_errors=True)
             cache = Path(temporary.name)
-        _extract(manifest, embedder, cache, keys, workers, progress)
+        try:
+            _extract(manifest, embedder, cache, keys, data, workers, progress)
+        except WriteError as error:
+            raise WriteError(f"{error}; name another folder by --cache or FACEPCL_CACHE") from error
     else:
         _logger.info("using the cached features of %d images in %s", len(manifest.images), cache)
     errors = json.loads((cache / f"{keys[names[0]]}.json").read_text("utf-8"))["errors"]
@@ -149,6 +152,7 @@ def _extract(
     embedder: FaceEmbedder,
     cache: Path,
     keys: dict[str, str],
+    data: str,
     workers: int | None,
     progress: bool,
 ) -> None:
@@ -175,6 +179,11 @@ def _extract(
                     arrays[name][rows] = vectors
                 errors += batch.rows.errors
                 bar.update(len(batch.rows))
+        if _data_hash(manifest) != data:  # as when a drive is unmounted: nothing to be cached
+            raise DataError(
+                f"files of the {manifest.layout} data have vanished or changed while they were read; check "
+                "the drive they are on, and start again"
+            )
         for name, key in keys.items():
             if name in arrays:  # there is at least one good image
                 arrays[name].flush()

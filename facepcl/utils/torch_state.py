@@ -3,10 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 
 import torch
 
 _last_process: int | None = None  # that has computed
+_lock, _users, _restore = Lock(), 0, ExitStack()  # of `_defaults_of_process`
+if hasattr(os, "register_at_fork"):  # a child must not inherit a lock that another thread holds
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def use_own_threads() -> None:
@@ -37,13 +41,36 @@ def default_torch_state() -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
-        if torch.are_deterministic_algorithms_enabled():
-            warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-            stack.callback(torch.use_deterministic_algorithms, True, warn_only=warn_only)
-            torch.use_deterministic_algorithms(False)
-        if (precision := torch.get_float32_matmul_precision()) != "highest":
-            stack.callback(torch.set_float32_matmul_precision, precision)
-            torch.set_float32_matmul_precision("highest")
+        stack.enter_context(_defaults_of_process())
         yield
+
+
+@contextmanager
+def _defaults_of_process() -> Iterator[None]:
+    """Torch's defaults for what all threads of a process share: set for the first thread that needs them and
+    restored after the last one, or each could restore what another has set."""
+    global _users
+    with _lock:
+        if not _users:
+            _set_defaults()
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                _restore.close()
+
+
+def _set_defaults() -> None:
+    if (dtype := torch.get_default_dtype()) != torch.float32:
+        _restore.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+    if torch.are_deterministic_algorithms_enabled():
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        _restore.callback(torch.use_deterministic_algorithms, True, warn_only=warn_only)
+        torch.use_deterministic_algorithms(False)
+    if (precision := torch.get_float32_matmul_precision()) != "highest":
+        _restore.callback(torch.set_float32_matmul_precision, precision)
+        torch.set_float32_matmul_precision("highest")

@@ -1,0 +1,114 @@
+"""Any of timm's models with a feature map as an encoder with a face and a pose branch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from facepcl.errors import OptionError, first_cause
+from facepcl.models.branches import BranchOutputs, leave_to_forward_branches, make_branch
+
+UNIT_RANGE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # of images in [0, 1], as they are
+
+
+class BranchedModel(BranchOutputs, nn.Module):
+    """A model of timm, the `trunk`, with `face` and `pose` branches behind its last feature map.
+
+    Args:
+        trunk: A model that `timm.create_model` made. Tokens of a transformer are arranged as a map, without
+            those in front of them.
+
+    Raises:
+        OptionError: The trunk has no feature map.
+    """
+
+    def __init__(self, trunk: nn.Module):
+        super().__init__()
+        self.trunk: Any = trunk
+        dd: dict[str, Any] = {"device": next(trunk.parameters()).device}
+        self.face: nn.Sequential | None = make_branch(self.num_features, **dd)
+        self.pose: nn.Sequential | None = make_branch(self.num_features, **dd)
+        leave_to_forward_branches(self)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """timm's description of the trunk."""
+        return self.trunk.pretrained_cfg
+
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, cfg: dict[str, Any]) -> None:
+        self.trunk.pretrained_cfg = cfg
+
+    @property
+    def num_features(self) -> int:
+        """The channels of the trunk's map."""
+        return self.trunk.num_features
+
+    @property
+    def feature_info(self) -> Any:
+        """timm's list of the trunk's stages."""
+        return self.trunk.feature_info
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What timm's model gives."""
+        return self.trunk(x)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """The trunk's last feature map `[B, C, H, W]`."""
+        return as_map(self.trunk, self.trunk.forward_features(x))
+
+
+def as_map(trunk: Any, features: torch.Tensor) -> torch.Tensor:
+    """The features of a timm model as `[B, C, H, W]`. Raises OptionError if they are no map."""
+    if features.ndim == 3:  # tokens: class token and registers first
+        tokens = features[:, getattr(trunk, "num_prefix_tokens", 0) :]
+        side = round(tokens.shape[1] ** 0.5)
+        if side * side == tokens.shape[1]:
+            return tokens.transpose(1, 2).unflatten(2, (side, side))
+    elif features.ndim == 4 and getattr(trunk, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
+        return features.permute(0, 3, 1, 2)
+    elif features.ndim == 4:
+        return features
+    raise OptionError(f"{type(trunk).__name__} has no feature map for branches: {list(features.shape)}")
+
+
+def create_branched(name: str, pretrained: bool = False, **timm_options: Any) -> BranchedModel:
+    """timm's model `name` with branches, whose weights are random; without `pretrained` for images in [0, 1].
+
+    Raises OptionError if it has no feature map.
+    """
+    if not pretrained:
+        overlay = UNIT_RANGE | (timm_options.pop("pretrained_cfg_overlay", None) or {})
+        timm_options["pretrained_cfg_overlay"] = overlay
+    trunk = timm.create_model(name, pretrained, **_for_any_size(name, timm_options))
+    model = BranchedModel(trunk).train(trunk.training)
+    _check_map(model)
+    return model
+
+
+def _for_any_size(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by which a vision transformer takes images of several sizes, as views have them."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    return {"dynamic_img_size": True, **options} if hasattr(model, "dynamic_img_size") else dict(options)
+
+
+def _check_map(model: BranchedModel) -> None:
+    size = model.pretrained_cfg["input_size"]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            maps = model.eval().forward_branches(torch.zeros(1, *size))
+    except OptionError:
+        raise
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:  # features that are no tensor
+        raise OptionError(
+            f"{model.pretrained_cfg['architecture']} has no feature map for branches ({first_cause(error)})"
+        ) from error
+    finally:
+        model.train(was_training)
+    if not model.feature_info:
+        raise OptionError(f"{model.pretrained_cfg['architecture']} does not say how far its map is reduced")
+    del maps

@@ -1,0 +1,117 @@
+"""Any model of timm as an encoder with branches: made, trained, saved, loaded, and used by every command."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from helpers.files import FACES
+from helpers.training import label_faces
+
+import facepcl
+from facepcl.cli import main
+from facepcl.errors import OptionError, WeightsError
+from facepcl.models.io import save_encoder
+
+# a convolutional network, one with layer norms, one with gates, a transformer
+ARCHITECTURES = ("mobilenetv4_conv_small_050", "convnext_atto", "regnety_002", "vit_tiny_patch16_224")
+SMALL = ARCHITECTURES[0]
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32, sums in another order
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_any_model_with_a_feature_map_has_branches_that_come_back(name, tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model(name, num_classes=0).eval()
+    images = torch.rand(2, 3, 96, 96)
+    codes = model.forward_codes(images)
+    assert codes.shared.shape == (2, model.num_features)
+    assert codes.face.shape == codes.pose.shape == (2, 128 * (96 // model.feature_info[-1]["reduction"]) ** 2)
+    folder = save_encoder(model, tmp_path / "encoder")
+    again = facepcl.create_model(f"local-dir:{folder}").eval()
+    for found, wanted in zip(again.forward_codes(images), codes, strict=True):
+        torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+def test_the_trunk_of_a_folder_loads_in_timm_alone(tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model(SMALL, num_classes=0).eval()
+    folder = save_encoder(model, tmp_path / "encoder")
+    images = torch.rand(1, 3, 64, 64)
+    for trunk in (
+        timm.create_model(f"local-dir:{folder}", pretrained=True),
+        facepcl.create_model(f"local-dir:{folder}", branches=False),
+    ):
+        assert type(trunk) is type(model.trunk)
+        torch.testing.assert_close(trunk.eval()(images), model(images), **CLOSE)
+
+
+def test_a_folder_takes_a_classifier_for_fine_tuning(tmp_path):
+    folder = save_encoder(facepcl.create_model(SMALL, num_classes=0), tmp_path / "encoder")
+    model = facepcl.create_model(f"local-dir:{folder}", num_classes=3)
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    folder = save_encoder(facepcl.create_model(SMALL, num_classes=0), tmp_path / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"] = config["facepcl"]["architecture"] = "regnety_002"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"in its weights and .* in the network that config\.json"):
+        facepcl.create_model(f"local-dir:{folder}")
+
+
+def test_a_model_without_a_feature_map_is_refused():
+    with pytest.raises(OptionError, match="no feature map for branches"):
+        facepcl.create_model("crossvit_tiny_240", num_classes=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The encoder of a run that learned from labels for two steps."""
+    folder = tmp_path_factory.mktemp("run")
+    label_faces(faces := folder / "faces")
+    options = f"--model {SMALL} --method labels --size 64 --batch 8 --steps 2 --workers 1"
+    assert main(["pretrain", str(faces), "--out", str(folder / "run"), *options.split()]) == 0
+    return f"local-dir:{folder}/run/encoder"
+
+
+@pytest.mark.slow
+def test_a_trained_one_is_embedded_analyzed_probed_exported_and_pushed(trained, hub, tmp_path):
+    """What its commands are for is tested with the models of facepcl."""
+    faces = list(map(str, FACES[:6]))
+    out = tmp_path / "faces.parquet"
+    assert main(["analyze", *faces, "--crops", "--model", trained, "-o", str(out)]) == 0
+    assert facepcl.read_embeddings(out).vectors.shape == (6, 256)
+    assert main(["export", trained, str(tmp_path / "encoder.pt2")]) == 0
+    assert main(["push", trained.removeprefix("local-dir:"), "org/faces"]) == 0
+    there, here = (
+        facepcl.FaceEmbedder(n, "face", dtype="float32")(faces) for n in ("hf-hub:org/faces", trained)
+    )
+    np.testing.assert_allclose(there, here, **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["pcl", "simclr"])
+def test_a_run_continues_from_the_encoder_of_another(trained, tmp_path, method):
+    options = f"--model {SMALL} --init {trained} --method {method} --size 64 --batch 4 --steps 1 --workers 1"
+    sources = list(map(str, FACES[:8]))
+    assert main(["pretrain", *sources, "--out", str(tmp_path / "run"), *options.split()]) == 0
+    before, after = (
+        facepcl.create_model(name).state_dict() for name in (trained, f"local-dir:{tmp_path}/run/encoder")
+    )
+    moved = [(after[key] - before[key]).abs().max() for key in before if key.endswith("conv_stem.weight")]
+    assert 0 < max(moved) < 0.1  # one step of Adam
+
+
+def test_images_are_normalised_as_the_weights_of_timm_want_them(monkeypatch):
+    from facepcl.pretrain.networks import Networks
+
+    networks = Networks(SMALL, {}, ("shared",)).eval()
+    images = torch.rand(2, 3, 64, 64)
+    as_they_are = networks.trunk(images)
+    networks.encoder.pretrained_cfg |= {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    networks._read_normalisation()
+    assert not torch.allclose(networks.trunk(images), as_they_are)
+    torch.testing.assert_close(networks.trunk(images * 0.25 + 0.5), as_they_are, **CLOSE)
