@@ -8,8 +8,8 @@ from facepcl.utils.streams import say
 EXAMPLE = """example: facepcl align photos/ crops/ --sheet faces.png && facepcl embed crops/ -o table.parquet
 
 OUT will hold the crops, named after their photos (NAME_0.jpg, NAME_1.jpg ...), and faces.csv with crop,
-photo, box, landmarks and score of each face. After an interruption, the same command continues. Exit code 0: all
-photos were read (one without a face is a row that says so); 1: some could not be read; 2: the command was
+photo, box, landmarks and score of each face. After an interruption, the same command continues. Exit code 0:
+all photos were read (one without a face is a row that says so); 1: some could not be read; 2: the command was
 wrong."""
 
 
