@@ -40,7 +40,7 @@ class Config:
     data: tuple[str, ...]
     out: str
     # networks and method
-    model: str = option("pcl_facecycle", "encoder to train")
+    model: str = option("pcl_facecycle", "encoder: one of facepcl's, or any model of timm with a feature map")
     method: str = option(
         "pcl",
         "pcl: PCL as published; labels: supervised by the labels of the data, for example rendered faces; "
