@@ -101,4 +101,3 @@ def test_a_run_continues_from_the_encoder_of_another(trained, tmp_path, method):
     before, after = (timm.create_model(name, pretrained=True).state_dict() for name in names)
     moved = [(after[key] - before[key]).abs().max() for key in before if key.endswith("conv_stem.weight")]
     assert 0 < max(moved) < 0.1  # one step of Adam
-
