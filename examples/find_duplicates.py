@@ -77,7 +77,7 @@ def main() -> None:
         lowest = facepcl.similarity(vectors[rows[0]], vectors[rows]).min()
         print(f"{lowest:.4f}", *(table.paths[good[row]] for row in rows))
     print(
-        f"{len(groups)} groups in {len(good)} faces; {len(table) - len(good)} images without one or damaged"
+        f"{len(groups)} groups in {len(good)} faces; {len(table) - len(good)} images have none or are damaged"
     )
 
 

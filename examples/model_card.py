@@ -275,7 +275,7 @@ def main() -> None:
     put("weights", weights_table())
     put("heads", heads_table(heads))
     put("pairs", pairs_table(pairs))
-    put("cosines", cosines_table(pairs))
+    put("cosines", cosines_table())
     put("confusion", confusion_table(heads))
     put("scores", scores_table(scores))
     put("series", series_table(scores))

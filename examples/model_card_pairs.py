@@ -131,16 +131,17 @@ def cosines_of(scores: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
     return {**kept, "thresholds_flip": flip["thresholds"]}
 
 
-def cosines_table(scores: Sequence[dict[str, Any]]) -> str:
-    """How cosines of identity are distributed, and thresholds."""
+def cosines_table() -> str:
+    """How cosines of identity are distributed by the index, and thresholds."""
     head = ["weights", "same person: 1 %, median, 99 %", "different: 1 %, median, 99 %"]
     head += [f"threshold (accepted) at FAR {rate:g}" for rate in FALSE_ACCEPT_RATES]
     rows = []
-    for title in dict.fromkeys(s["title"] for s in scores):
-        if cosines := cosines_of(scores, title):
+    for row in read_index():
+        if cosines := row.cosines:
             spread = [", ".join(f"{value:.2f}" for value in cosines[kind]) for kind in ("same", "different")]
             chosen = [cosines["thresholds"][f"{rate:g}"] for rate in FALSE_ACCEPT_RATES]
-            rows.append([title, *spread, *(f"{at:.2f} ({100 * share:.0f} %)" for at, share in chosen)])
+            cells = [*spread, *(f"{at:.2f} ({100 * share:.0f} %)" for at, share in chosen)]
+            rows.append([f"{row.model}.{row.tag}", *cells])
     return markdown(head, rows)
 
 

@@ -82,46 +82,67 @@ def names_in(lines):
     return {frozenset(Path(path).name for path in line.split()[1:]) for line in lines}
 
 
-def test_find_duplicates_finds_the_planted_copies_and_nothing_else(copied):
+def test_find_duplicates_finds_the_planted_copies_and_mixes_no_people(copied):
     first, second, third = (
         copied / f"{name}.jpg"
         for name in ("person2_yaw+08_fear", "person4_yaw-07_happy", "person6_yaw+10_sad")
     )
-    jpeg(Image.open(first), 40).save(copied / "again.png")
-    jpeg(Image.open(second).resize((80, 80)), 60).save(copied / "small.png")
-    cropped(Image.open(third), 0.03).save(copied / "cropped.png")
-    jpeg(Image.open(third), 40).save(copied / "encoded.png")
+    jpeg(Image.open(first), 40).save(copied / "person2_again.png")
+    jpeg(Image.open(second).resize((80, 80)), 60).save(copied / "person4_small.png")
+    cropped(Image.open(third), 0.03).save(copied / "person6_cropped.png")
+    jpeg(Image.open(third), 40).save(copied / "person6_encoded.png")
     (copied / "notes.jpg").write_text("no image")
-    planted = {
-        frozenset({first.name, "again.png"}),
-        frozenset({second.name, "small.png"}),
-        frozenset({third.name, "cropped.png", "encoded.png"}),
-    }
+    planted = [
+        {first.name, "person2_again.png"},
+        {second.name, "person4_small.png"},
+        {third.name, "person6_cropped.png", "person6_encoded.png"},
+    ]
     *groups, last = output(typed("find_duplicates.py"))
-    assert names_in(groups) == planted
-    assert all(0.94 <= float(line.split()[0]) < 1 for line in groups)
-    assert last == "3 groups in 28 images; 1 skipped for an error"
+    found = names_in(groups)
+    assert all(any(copies <= group for group in found) for copies in planted)
+    assert all(len({name.partition("_")[0] for name in group}) == 1 for group in found)
+    assert last == f"{len(groups)} groups in 28 faces; 1 images have none or are damaged"
 
-    facepcl.embed(copied, "table.csv")
+    facepcl.embed(copied, "table.csv", branch="shared,identity", flip=True)
     *groups, same_last = output("python examples/find_duplicates.py table.csv")
-    assert (names_in(groups), same_last) == (planted, last)
+    assert (names_in(groups), same_last) == (found, last)
 
 
-def test_the_figures_of_find_duplicates_are_those_of_the_sample_faces():
-    text = (ROOT / "examples/find_duplicates.py").read_text("utf-8")
-    faces = [Image.open(path) for path in sorted((ROOT / "examples/faces").glob("*.jpg"))]
-    embedder = facepcl.FaceEmbedder(dtype="float32")
-    originals = embedder(faces)
-    copies = [embedder([change(face) for face in faces]) for change in COPIES.values()]
-    measured = []
-    for mean in (0, originals.mean(0)):
-        cosines = facepcl.similarity(originals - mean, originals - mean)
-        measured += [facepcl.similarity(originals - mean, copy - mean).diagonal().min() for copy in copies]
-        measured.append(cosines[~np.eye(len(faces), dtype=bool)].max())
-    # the last digits are those of one release of Pillow and torch
-    assert [float(x) for x in re.findall(r"\d\.\d{3}", text)] == pytest.approx(measured, abs=0.005)
-    threshold = float(re.search(r"default=([\d.]+)", text)[1])
-    assert measured[3] + 0.01 < threshold < min(measured[:3]) - 0.01
+PEOPLE = [{*range(1, 12)}, {0, 8}, {24, 25, 34, 77, 81}, {26, 45, 71}, {27, 28}]  # numbers of photos, by eye
+
+
+@pytest.mark.slow
+def test_find_duplicates_finds_copies_of_real_photos_and_mixes_no_people(photographs, detector, tmp_path):
+    find = imported("find_duplicates")
+    originals = sorted(photographs.glob("*.jpg"))
+
+    def embedded(files):
+        options = {"branch": "identity", "flip": True, "align": True, "detector": detector}
+        facepcl.embed(list(map(str, files)), tmp_path / "faces.npz", **options)
+        table = facepcl.read_embeddings(tmp_path / "faces.npz")
+        good = [i for i, error in enumerate(table.errors) if error is None]
+        (tmp_path / "faces.npz").unlink()
+        return [Path(table.paths[i]).stem for i in good], table.vectors[good], find.threshold_of(table)
+
+    names, faces, threshold = embedded(originals)
+    groups = [{int(names[i][:3]) for i in rows} for rows in find.groups_of(faces, threshold)]
+    assert all(any(group <= person for person in PEOPLE) for group in groups)
+    found = []
+    for number, change in enumerate((COPIES["quality 40"], halved, COPIES["without 3 %"])):
+        (folder := tmp_path / str(number)).mkdir()
+        for photo in originals:
+            with Image.open(photo) as image:
+                change(image.convert("RGB")).save(folder / f"{photo.stem}.jpg", quality=90)
+        copied_names, copies, _ = embedded(sorted(folder.iterdir()))
+        similar = faces @ copies.T >= threshold
+        found += [
+            (np.array(copied_names)[row] == name).any() for name, row in zip(names, similar, strict=True)
+        ]
+    assert np.mean(found) >= 0.95  # 0.96 here; faces at the edge are lost where a photo is cut
+
+
+def halved(image):
+    return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
 
 
 def imported(name):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import model_card
 import model_card_heads
+import model_card_pairs
 import numpy as np
 import pytest
 
@@ -37,13 +38,34 @@ def test_every_bundled_file_has_the_scores_that_its_row_tells(scores):
 
 def test_the_tables_of_the_heads_are_those_of_the_heads_in_the_package():
     heads = [json.loads(line) for line in model_card_heads.SCORES.read_text("utf-8").splitlines()]
-    for name in ("heads", "cosines", "confusion"):
+    for name in ("heads", "confusion"):
         table = getattr(model_card_heads, f"{name}_table")(heads)
         assert f"<!-- {name} -->\n\n{table}\n<!-- end of {name} -->" in CARD
     for row, scores in zip(read_index(), heads, strict=True):
         files = row.path, row.path.with_suffix(f".{HEADS_FILE}")
         assert scores["sha256"] == " ".join(sha256_file(file)[:12] for file in files)
-        assert row.cosines == scores["cosines"]
+
+
+def test_the_tables_of_pairs_are_those_of_the_weights_in_the_package():
+    pairs = [json.loads(line) for line in model_card_pairs.SCORES.read_text("utf-8").splitlines()]
+    assert f"<!-- pairs -->\n\n{model_card_pairs.pairs_table(pairs)}\n<!-- end of pairs -->" in CARD
+    assert f"<!-- cosines -->\n\n{model_card_pairs.cosines_table()}\n<!-- end of cosines -->" in CARD
+    hashes = {title: sha256 for title, _, _, sha256 in model_card_pairs._wanted()}
+    assert all(hashes[scores["title"]] == scores["sha256"] for scores in pairs)
+    for row in read_index():
+        if cosines := model_card_pairs.cosines_of(pairs, f"{row.model}.{row.tag}"):
+            assert row.cosines == cosines
+
+
+def test_the_area_under_the_curve_counts_pairs_in_order():
+    """Of 2 x 3 pairs of a matching and another cosine, 4 are in order and one is equal."""
+    cosine, same = np.array([0.9, 0.5, 0.6, 0.5, 0.1]), np.array([True, True, False, False, False])
+    assert model_card_pairs._auc(cosine, same) == pytest.approx(4.5 / 6)
+
+
+def test_the_best_threshold_decides_most_pairs():
+    cosine, same = np.array([0.1, 0.4, 0.5, 0.8, 0.9]), np.array([False, True, False, True, True])
+    assert model_card_pairs._best_threshold(cosine, same) in (0.4, 0.8)  # four of five either way
 
 
 def test_the_calibration_error_is_the_distance_of_confidence_and_accuracy():

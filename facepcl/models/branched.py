@@ -96,19 +96,15 @@ def _for_any_size(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_map(model: BranchedModel) -> None:
-    size = model.pretrained_cfg["input_size"]
-    was_training = model.training
+    name, training = model.pretrained_cfg["architecture"], model.training
     try:
         with torch.no_grad():
-            maps = model.eval().forward_branches(torch.zeros(1, *size))
+            model.eval().forward_branches(torch.zeros(1, *model.pretrained_cfg["input_size"]))
     except OptionError:
         raise
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:  # features that are no tensor
-        raise OptionError(
-            f"{model.pretrained_cfg['architecture']} has no feature map for branches ({first_cause(error)})"
-        ) from error
+        raise OptionError(f"{name} has no feature map for branches ({first_cause(error)})") from error
     finally:
-        model.train(was_training)
+        model.train(training)
     if not model.feature_info:
-        raise OptionError(f"{model.pretrained_cfg['architecture']} does not say how far its map is reduced")
-    del maps
+        raise OptionError(f"{name} does not say how far its feature map is reduced")

@@ -40,7 +40,7 @@ class Config:
     data: tuple[str, ...]
     out: str
     # networks and method
-    model: str = option("pcl_facecycle", "encoder to train")
+    model: str = option("pcl_facecycle", "encoder: one of facepcl's, or any model of timm with a feature map")
     method: str = option(
         "pcl",
         "pcl: PCL as published; labels: supervised by the labels of the data, for example rendered faces; "
@@ -138,6 +138,12 @@ class Config:
     )
     tensorboard: bool = option(False, "write RUN/tensorboard besides log.jsonl")
     log_steps: int = option(20, "iterations between lines of log.jsonl", minimum=1)
+    probe_data: str = option(
+        "",
+        "folder or .tar shard of labelled faces, from which the log tells every --probe-steps what each code "
+        "holds: head pose, expression and identity by linear probes",
+    )
+    probe_steps: int = option(200, "iterations between the probes of --probe-data", minimum=1)
     sample_steps: int = option(500, "iterations between images in samples/", minimum=1)
     checkpoint_minutes: float = option(3.0, "minutes between checkpoints")
 
@@ -268,7 +274,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What may differ when a run resumes, since it does not affect the result.
 MAY_CHANGE = frozenset(
-    {"data", "out", "workers", "device", "tensorboard", "log_steps", "sample_steps", "checkpoint_minutes"}
+    {
+        *("data", "out", "workers", "device", "tensorboard", "log_steps", "sample_steps"),
+        *("checkpoint_minutes", "probe_data", "probe_steps"),
+    }
 )
 
 # The values of a run whose config.json predates an option.

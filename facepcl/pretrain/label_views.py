@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from facepcl.images.geometry import HALF_SIDE
+from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.rng import WHOLE, noise
 
 VIEWS = ("mild", "strong", "ramp")
@@ -143,6 +145,16 @@ def face_frames(landmarks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch
     centre = ((eyes + mouth) / 2).masked_fill(unknown[:, None], size / 2)
     distance = (mouth - eyes).norm(dim=1).masked_fill(unknown, size / 2 / MILD.half_side[0])
     return centre, distance, torch.atan2(across[:, 1], across[:, 0]).masked_fill(unknown, 0.0)
+
+
+def upright_crops(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    """Faces `[N, 3, S, S]` cropped as for embedding, without augmentation, uint8; those without landmarks
+    fill their image."""
+    size = images.shape[-1]
+    centre, distance, angle = face_frames(landmarks, size)
+    as_it_is = torch.zeros(len(images), dtype=torch.bool)
+    crops = crop_squares(images, centre, distance * HALF_SIDE, angle, as_it_is, size)
+    return (crops * 255).round().to(torch.uint8)
 
 
 class _Draws:

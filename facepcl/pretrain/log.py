@@ -55,6 +55,10 @@ class Log:
             with atomic(path) as temporary:
                 temporary.write_text("".join(kept), "utf-8")
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count this time, in which no step was made, in the next rates."""
+        self.last_time += seconds
+
     def write(
         self, step: int, epoch: int, lr: float, values: Mapping[str, float], flops: int
     ) -> dict[str, float]:

@@ -42,6 +42,7 @@ from facepcl.pretrain.checkpoints import (
 from facepcl.pretrain.config import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
 from facepcl.pretrain.log import Flops, Log, tensorboard_writer
 from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.online_probe import OnlineProbe
 from facepcl.pretrain.release import EMA, update_batch_norms
 from facepcl.pretrain.sampler import InMemory, schedule
 from facepcl.pretrain.stream import Stream
@@ -297,6 +298,7 @@ def _train(training: Training, progress: bool) -> None:
     flops, peak = Flops(), matmul_peak(tasks.device, tasks.dtype)
     has_writer = config.tensorboard and distributed.is_first()
     writer = tensorboard_writer(out / "tensorboard", training.step) if has_writer else None
+    probe = _online_probe(config)
     log = Log(out / "log.jsonl", config.views_per_step, training.step, peak, writer)
     saved_at = time.monotonic()
     with (
@@ -332,6 +334,10 @@ def _train(training: Training, progress: bool) -> None:
             if observe or is_last:
                 metrics = {name: float(value) for loss in losses for name, value in loss.metrics.items()}
                 line = {**values, **metrics, **training.source.metrics}
+                if probe and (is_last or step % config.probe_steps < config.log_steps):
+                    begin = time.monotonic()
+                    line |= probe(training.nets.encoder, training.next_size)
+                    log.leave_out(time.monotonic() - begin)
                 rates = log.write(step, step // training.epoch_length, lr, line, flops.total)
                 bar.update(0, **{name: round(value, 3) for name, value in (rates | values).items()})
             if step % config.sample_steps == 0 or is_last:
@@ -350,6 +356,12 @@ def _train(training: Training, progress: bool) -> None:
             f"{checkpoint_path(out, training.step)}; the same command continues",
             signal,
         )
+
+
+def _online_probe(config: Config) -> OnlineProbe | None:
+    if not config.probe_data or not distributed.is_first():
+        return None
+    return OnlineProbe((config.probe_data,), config.source_size, config.cls)
 
 
 def _finite_losses(losses: Sequence[Loss], step: int, out: Path) -> dict[str, float]:

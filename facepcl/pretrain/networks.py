@@ -27,15 +27,10 @@ class Networks(nn.Module):
     """
 
     maps: torch.Tensor  # the last output of the trunk, for diagnostics
-    mean: torch.Tensor
-    std: torch.Tensor
 
     def __init__(self, model: str, label_outputs: Outputs, tasks: Sequence[str] = METHODS["pcl"]):
         super().__init__()
         self.encoder: Any = create_model(model, pretrained=False, num_classes=0)
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.empty(3, 1, 1), persistent=False)
-        self._read_normalisation()
         if "disentangle" in tasks:
             self.decoder = Decoder()
         elif "labels" not in tasks:
@@ -52,14 +47,6 @@ class Networks(nn.Module):
             trunk: Any = self.encoder.num_features
             channels = {"face": BRANCH_CHANNELS, "pose": BRANCH_CHANNELS, "shared": trunk}
             self.label_heads = LabelHeads(label_outputs, channels, self._shared_width())
-
-    def _read_normalisation(self) -> None:
-        """Take mean and standard deviation of images from the encoder's description; those that facepcl made
-        take images as they are."""
-        cfg = self.encoder.pretrained_cfg
-        for name in ("mean", "std"):
-            getattr(self, name).copy_(torch.tensor(cfg[name]).view(3, 1, 1))
-        self._normalises = any(cfg["mean"]) or any(value != 1 for value in cfg["std"])
 
     def _shared_width(self) -> int:
         maps = torch.zeros(1, self.encoder.num_features, CODE_SIDE, CODE_SIDE)
@@ -87,8 +74,6 @@ class Networks(nn.Module):
         if (architecture := source.pretrained_cfg["architecture"]) != model:
             raise OptionError(f"--init {init} is a {architecture}, and --model is {model}")
         missing, _ = self.encoder.load_state_dict(source.state_dict(), strict=False)
-        self.encoder.pretrained_cfg |= {name: source.pretrained_cfg[name] for name in ("mean", "std")}
-        self._read_normalisation()
         if missing := [key for key in missing if not is_branch(key)]:
             raise WeightsError(f"--init {init} has no {missing[0]}")
         if hasattr(self, "decoder") and not is_file and find_decoder(init):
@@ -119,7 +104,6 @@ class Networks(nn.Module):
 
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
         """The maps of the trunk, `[B, C, h, w]`."""
-        images = (images - self.mean) / self.std if self._normalises else images
         self.maps = self.encoder.forward_features(images)
         return self.maps
 

@@ -8,13 +8,11 @@ from typing import Any
 import torch
 
 from facepcl.errors import DataError
-from facepcl.images.geometry import HALF_SIDE
 from facepcl.pretrain import distributed
-from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.dataset import Faces, read_faces
 from facepcl.pretrain.label_heads import IDENTITY_WIDTH, Outputs
-from facepcl.pretrain.label_views import LabelViews, face_frames
+from facepcl.pretrain.label_views import LabelViews, upright_crops
 from facepcl.pretrain.rng import permutation
 
 
@@ -81,13 +79,7 @@ class InMemory:
         """At most `limit` images, evenly spaced, cropped as for the encoder: uint8 `[N, 3, S, S]`."""
         rows = slice(None, None, math.ceil(self.count / limit))
         images = self.faces.images[rows]
-        if not self.label_outputs:
-            return images
-        size = images.shape[-1]
-        centre, distance, angle = face_frames(self.faces.landmarks[rows], size)
-        upright = torch.zeros(len(images), dtype=torch.bool)
-        crops = crop_squares(images, centre, distance * HALF_SIDE, angle, upright, size)
-        return (crops * 255).round().to(torch.uint8)
+        return upright_crops(images, self.faces.landmarks[rows]) if self.label_outputs else images
 
     def close(self) -> None:
         """Stop reading."""

@@ -1,0 +1,102 @@
+"""Online linear probes: what each code holds while a run goes on, read from labelled faces."""
+
+from collections.abc import Iterator
+
+import torch
+
+from facepcl.errors import DataError
+from facepcl.pretrain.augment import resize, to_float
+from facepcl.pretrain.dataset import read_faces
+from facepcl.pretrain.diagnostics import codes_of
+from facepcl.pretrain.label_views import upright_crops
+
+MOST_FACES = 1000  # a second or two of one core
+FEWEST = 20  # of each half
+STRENGTH = 1e-2  # of the L2 term beside the mean square, for standardised codes divided by sqrt(D)
+BATCH = 64
+
+
+class OnlineProbe:
+    """Ridge regressions from the codes of labelled faces, half of whose people are for the fit.
+
+    Args:
+        sources: Folders and `.tar` shards of faces with labels, as for `--method labels`.
+        source_size: Side in pixels to which images are resized when read.
+        cls: The label in NAME.cls.
+
+    Raises:
+        DataError: There are too few faces with labels.
+    """
+
+    def __init__(self, sources: tuple[str, ...], source_size: int, cls: str):
+        faces = read_faces(sources, source_size, labels=True, cls=cls)
+        self._faces = faces
+        self._rows = torch.arange(min(len(faces), MOST_FACES))
+        self._images = upright_crops(faces.images[self._rows], faces.landmarks[self._rows])
+        people = torch.where(faces.identity < 0, torch.arange(len(faces)), faces.identity)[self._rows]
+        self._fits = people % 2 == 0
+        if min(int(self._fits.sum()), int((~self._fits).sum())) < FEWEST:
+            raise DataError(
+                f"--probe-data has {len(faces)} faces; of two halves of its people each needs {FEWEST}"
+            )
+
+    def __call__(self, encoder: torch.nn.Module, size: int) -> dict[str, float]:
+        """Scores on the other half, `probe_LABEL_CODE`: mean absolute errors in degrees of yaw, its absolute
+        value and pitch; accuracy of the expression; area under the ROC curve of cosines for identity."""
+        scores: dict[str, float] = {}
+        for name, code in self._codes(encoder, size).items():
+            scores |= {f"probe_{label}_{name}": score for label, score in self._scores(code)}
+        return scores
+
+    @torch.no_grad()
+    def _codes(self, encoder: torch.nn.Module, size: int) -> dict[str, torch.Tensor]:
+        device, training = next(encoder.parameters()).device, encoder.training
+        encoder.eval()
+        try:
+            batches = [
+                codes_of(encoder, encoder.forward_features(images.to(device)))  # type: ignore[operator]
+                for images in to_float(resize(self._images, size)).split(BATCH)
+            ]
+        finally:
+            encoder.train(training)
+        return {name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in batches[0]}
+
+    def _scores(self, code: torch.Tensor) -> Iterator[tuple[str, float]]:
+        faces, rows = self._faces, self._rows
+        yaw, pitch = faces.pose[rows, 0], faces.pose[rows, 1]
+        for label, values in (("yaw", yaw), ("abs_yaw", yaw.abs()), ("pitch", pitch)):
+            if found := self._ridge(code, values[:, None], ~values.isnan()):
+                predicted, known = found
+                yield label, float((predicted[:, 0] - values[known]).abs().mean())
+        classes = faces.expression[rows]
+        if len(faces.expression_names) > 1:
+            targets = torch.nn.functional.one_hot(classes.clamp_min(0), len(faces.expression_names)).float()
+            if found := self._ridge(code, targets, classes >= 0):
+                predicted, known = found
+                yield "expression", float((predicted.argmax(1) == classes[known]).float().mean())
+        people = faces.identity[rows]
+        known = (people >= 0) & ~self._fits
+        if people[known].unique().numel() < int(known.sum()):
+            yield "identity", _auc(code[known], people[known])
+
+    def _ridge(
+        self, code: torch.Tensor, targets: torch.Tensor, known: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Predictions `[T, K]` for the half that is not for the fit, and which rows those are."""
+        fit, test = known & self._fits, known & ~self._fits
+        if min(int(fit.sum()), int(test.sum())) < FEWEST:
+            return None
+        mean, std = code[fit].mean(0), code[fit].std(0).clamp_min(1e-6)
+        x, y = ((code[rows] - mean) / std / code.shape[1] ** 0.5 for rows in (fit, test))
+        centre = targets[fit].mean(0)
+        gram = x @ x.T + STRENGTH * torch.eye(len(x))  # in its dual form: codes have more numbers than faces
+        return y @ x.T @ torch.linalg.solve(gram, targets[fit] - centre) + centre, test
+
+
+def _auc(code: torch.Tensor, people: torch.Tensor) -> float:
+    """The chance that two images of one person have a higher cosine than two of different people."""
+    unit = torch.nn.functional.normalize(code - code.mean(0))
+    first, second = torch.triu_indices(len(unit), len(unit), 1)
+    cosine, same = (unit @ unit.T)[first, second], people[first] == people[second]
+    ordered = cosine[~same].sort().values
+    return float(torch.searchsorted(ordered, cosine[same].contiguous()).float().mean() / len(ordered))
