@@ -20,10 +20,11 @@ from readme import ROOT, bundled_weights, card_table
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 HOME = {"README.md": "index.md"}
-ZOO, RESULTS = "models.md", ("scores", "heads", "cosines", "series", "groups")
+ZOO, RESULTS = "models.md", ("scores", "heads", "pairs", "cosines", "series", "groups")
 TITLES = {
     "scores": "Linear probes on frozen codes",
     "heads": "What the heads say",
+    "pairs": "Telling people apart",
     "cosines": "Similarity of identities",
     "series": "Disentanglement",
     "groups": "Results by subgroup",
