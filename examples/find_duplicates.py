@@ -4,7 +4,7 @@
     python examples/find_duplicates.py photos/ --align
 
 Prints a line for each group: the lowest cosine of its first face with another, then the paths. A table of
-`facepcl embed --branch identity --flip` or of `facepcl analyze` may stand in place of the folder.
+`facepcl embed --branch identity --flip` may stand in place of the folder.
 
 Faces are compared by the identity embeddings of an image and its mirror image (flip). The threshold is the
 one in the index that accepts one in a hundred thousand pairs of different people of LFW. Of the faces in 90
@@ -40,11 +40,13 @@ def load(source: str, align: bool) -> Embeddings:
 
 def threshold_of(table: Embeddings) -> float:
     """The cosine that the index has for the weights of a table."""
-    kind = "thresholds_flip" if table.meta.get("flip") else "thresholds"
+    if not table.meta.get("flip"):
+        raise OptionError("this table was made without --flip: facepcl embed ... --branch identity --flip")
     for row in read_index():
-        if (row.model, row.tag) == (table.meta["model"], table.meta["tag"]) and row.cosines:
-            return float(row.cosines[kind][FALSE_ACCEPT_RATE][0])
-    raise OptionError(f"no threshold is known for a {table.meta['model']} of your own: --threshold")
+        thresholds = row.cosines.get("thresholds_flip", {})
+        if (row.model, row.tag) == (table.meta["model"], table.meta["tag"]) and thresholds:
+            return float(thresholds[FALSE_ACCEPT_RATE][0])
+    raise OptionError(f"the index has no threshold for this {table.meta['model']}: give --threshold")
 
 
 def groups_of(vectors: np.ndarray, threshold: float) -> list[list[int]]:

@@ -108,6 +108,12 @@ def test_find_duplicates_finds_the_planted_copies_and_mixes_no_people(copied):
     assert (names_in(groups), same_last) == (found, last)
 
 
+def test_find_duplicates_refuses_a_table_for_which_it_has_no_threshold(copied):
+    facepcl.embed(copied, "table.csv", branch="identity")
+    with pytest.raises(facepcl.FacepclError, match="made without --flip"):
+        imported("find_duplicates").threshold_of(facepcl.read_embeddings("table.csv"))
+
+
 PEOPLE = [{*range(1, 12)}, {0, 8}, {24, 25, 34, 77, 81}, {26, 45, 71}, {27, 28}]  # numbers of photos, by eye
 
 
