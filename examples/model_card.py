@@ -1,9 +1,9 @@
-"""The tables of MODEL_CARD.md: what weights hold, beside random ones, histograms of gradients and pixels.
+"""The tables of MODEL_CARD.md and docs/comparisons.md: what weights hold, beside random ones, HOG and pixels.
 
     python examples/model_card.py --data ../shared/data --out runs/card
 
 probes what examples/model_card.jsonl has no scores of, adds them to it and writes the tables into
-MODEL_CARD.md. It may be stopped at any time; hours on one core in all, an hour with `--seeds 1`. `--also
+the two pages. It may be stopped at any time; hours on one core in all, an hour with `--seeds 1`. `--also
 "SimCLR=local-dir:runs/simclr/encoder"` adds an encoder to compare with. DATA is the maintainers' folder of
 rendered faces, and of real ones for measuring only:
 
@@ -34,7 +34,8 @@ from facepcl.models.registry import Row, read_index, weights_table, write_index
 from facepcl.utils.files import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-CARD, SCORES = ROOT / "MODEL_CARD.md", ROOT / "examples/model_card.jsonl"
+CARD, COMPARISONS = ROOT / "MODEL_CARD.md", ROOT / "docs/comparisons.md"
+SCORES = ROOT / "examples/model_card.jsonl"
 BRANCHES = ("shared", "face", "pose", "concat")  # the last takes longest
 RANDOM_SEEDS = 3
 
@@ -238,14 +239,14 @@ def with_metrics(row: Row, scores: list[Scores], pairs: list[Scores]) -> Row:
     return replace(row, metrics=metrics, cosines=cosines_of(pairs, f"{row.model}.{row.tag}"))
 
 
-def put(name: str, text: str) -> None:
-    """Write `text` between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of the card."""
-    card = CARD.read_text("utf-8")
+def put(name: str, text: str, path: Path = CARD) -> None:
+    """Write `text` between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of a page."""
+    card = path.read_text("utf-8")
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     before, found, rest = card.partition(begin)
     if not found or end not in rest:
-        raise SystemExit(f"{CARD.name} has no marks {begin.strip()} and {end.strip()}")
-    CARD.write_text(before + begin + "\n" + text + "\n" + end + rest.partition(end)[2], "utf-8")
+        raise SystemExit(f"{path.name} has no marks {begin.strip()} and {end.strip()}")
+    path.write_text(before + begin + "\n" + text + "\n" + end + rest.partition(end)[2], "utf-8")
 
 
 def main() -> None:
@@ -279,7 +280,7 @@ def main() -> None:
     put("confusion", confusion_table(heads))
     put("scores", scores_table(scores))
     put("series", series_table(scores))
-    put("compared", compared_table(scores))
+    put("compared", compared_table(scores), COMPARISONS)
     bundled = [row for row in read_index() if row.path]
     put("groups", groups_table(args.data, [f"{row.model}.{row.tag}" for row in bundled]))
 
