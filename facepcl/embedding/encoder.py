@@ -129,7 +129,7 @@ class Encoder:
             )
         if self.flip and names == (POSE,):
             raise OptionError(
-                "flip averages no pose codes, as a mirrored face has another pose: leave it out"
+                "flip averages no pose codes, since a mirrored face has another pose: leave it out"
             )
 
     def _reads_branches(self, branch: str) -> bool:

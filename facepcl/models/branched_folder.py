@@ -36,14 +36,12 @@ def load_branched(
     tensors |= load_tensors(folder / BRANCHES_FILE)
     arguments = {**arguments, **options}
     on_meta = _make(folder, cfg, arguments, device="meta")  # takes no memory, whatever is described
-    if "num_classes" in options:
-        head = f"trunk.{on_meta.pretrained_cfg.get('classifier')}."
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(head)}
-    else:
-        head = None
-    _check_shapes(
-        folder, tensors, {k: v for k, v in on_meta.state_dict().items() if not (head and k.startswith(head))}
+    head = f"trunk.{on_meta.pretrained_cfg.get('classifier')}." if "num_classes" in options else None
+    tensors, network = (
+        {name: tensor for name, tensor in some.items() if not (head and name.startswith(head))}
+        for some in (tensors, on_meta.state_dict())
     )
+    _check_shapes(folder, tensors, network)
     model = _make(folder, cfg, arguments)
     if pretrained:
         model.load_state_dict(tensors, strict=head is None)
