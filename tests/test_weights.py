@@ -133,7 +133,7 @@ def test_plain_timm_refuses_a_path_as_pretrained(saved, name):
     ("name", "pretrained", "error", "said"),
     [
         ("pcl_vgg", None, OptionError, "Unknown model 'pcl_vgg'"),
-        ("resnet18", None, OptionError, "use timm.create_model"),
+        ("resnet18", "weights.safetensors", OptionError, "resnet18 takes True or False"),
         (
             "pcl_resnet50.nope",
             True,

@@ -84,7 +84,7 @@ def check_model_args(
     """
     check_preprocessing(folder, cfg)
     network: type = PclResNet if "resnet" in architecture else PclFaceCycle
-    known = {name for cls in network.__mro__[:2] for name in inspect.signature(cls).parameters}
+    known = {name for cls in (network, *network.__bases__) for name in inspect.signature(cls).parameters}
     for name in arguments:
         if name not in known | {"branches"} or name in ("device", "dtype"):
             raise WeightsError(
