@@ -78,7 +78,7 @@ def test_losses_gradients_and_statistics_are_those_of_one_process(config, tmp_pa
     assert first.keys() == second.keys() == one.keys()
     for name, wanted in one.items():
         assert torch.equal(first[name], second[name]), name
-        # float32 sums in another order, which batch norm over few rows magnifies, and a ReLU's kink for single
+        # float32 sums in another order, which batch norm over few rows magnifies, and a ReLU's kink for some
         # numbers; a bias before a batch norm has a gradient of 0, so that what is computed is rounding alone
         off, scale = (first[name] - wanted).float().norm(), wanted.float().norm()
         rounding = 1e-5 * scale if "loss" in name else 5e-3 * scale + 2e-5 * wanted.numel() ** 0.5
