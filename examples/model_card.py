@@ -241,9 +241,8 @@ def with_metrics(row: Row, scores: list[Scores], pairs: list[Scores]) -> Row:
 
 def put(name: str, text: str, path: Path = CARD) -> None:
     """Write `text` between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of a page."""
-    card = path.read_text("utf-8")
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    before, found, rest = card.partition(begin)
+    before, found, rest = path.read_text("utf-8").partition(begin)
     if not found or end not in rest:
         raise SystemExit(f"{path.name} has no marks {begin.strip()} and {end.strip()}")
     path.write_text(before + begin + "\n" + text + "\n" + end + rest.partition(end)[2], "utf-8")

@@ -19,6 +19,8 @@ from facepcl.models.registry import read_index
 from facepcl.probes.baselines import load_encoder
 from facepcl.probes.datasets import read_manifest
 from facepcl.probes.manifest import Manifest
+from facepcl.probes.metrics import auc
+from facepcl.probes.verification import best_threshold
 from facepcl.utils.files import atomic, sha256_file
 
 FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-5)
@@ -72,7 +74,7 @@ def _scores(manifest: Manifest, codes: np.ndarray) -> dict[str, Any]:
     same = np.array([pair.same for pair in manifest.pairs])
     reports = np.isin([pair.fold for pair in manifest.pairs], REPORT_FOLDS)
     cosine = (codes[ends[:, 0]] * codes[ends[:, 1]]).sum(1)
-    threshold = _best_threshold(cosine[~reports], same[~reports])
+    threshold = best_threshold(cosine[~reports], same[~reports])
     people = np.array([image.subject for image in manifest.images])
     rows = np.unique(ends[reports])
     everyone = codes[rows] @ codes[rows].T
@@ -84,27 +86,12 @@ def _scores(manifest: Manifest, codes: np.ndarray) -> dict[str, Any]:
         least = float(np.quantile(different, 1 - rate))
         thresholds[f"{rate:g}"] = [round(least, 3), round(float((matching >= least).mean()), 3)]
     return {
-        "auc": [_auc(cosine[part], same[part]) for part in (~reports, reports)],
+        "auc": [auc(cosine[part], same[part]) for part in (~reports, reports)],
         "accuracy": float(((cosine >= threshold) == same)[reports].mean()),
         "same": [round(float(value), 3) for value in np.percentile(matching, PERCENTILES)],
         "different": [round(float(value), 3) for value in np.percentile(different, PERCENTILES)],
         "thresholds": thresholds,
     }
-
-
-def _auc(cosine: np.ndarray, same: np.ndarray) -> float:
-    """The chance that a pair of one person has a higher cosine than one of two."""
-    one, two = cosine[same], np.sort(cosine[~same])
-    below, up_to = (np.searchsorted(two, one, side) for side in ("left", "right"))
-    return float((below + up_to).mean() / (2 * len(two)))
-
-
-def _best_threshold(cosine: np.ndarray, same: np.ndarray) -> float:
-    """The lowest cosine that is accepted, for the most right decisions."""
-    order = np.argsort(cosine)
-    # right when all from order[i] on are accepted: different pairs below it, same ones from it on
-    right = np.concatenate([[0], np.cumsum(~same[order])[:-1]]) + np.cumsum(same[order][::-1])[::-1]
-    return float(cosine[order[right.argmax()]])
 
 
 def pairs_table(scores: Sequence[dict[str, Any]]) -> str:

@@ -58,17 +58,6 @@ def test_the_tables_of_pairs_are_those_of_the_weights_in_the_package():
             assert row.cosines == cosines
 
 
-def test_the_area_under_the_curve_counts_pairs_in_order():
-    """Of 2 x 3 pairs of a matching and another cosine, 4 are in order and one is equal."""
-    cosine, same = np.array([0.9, 0.5, 0.6, 0.5, 0.1]), np.array([True, True, False, False, False])
-    assert model_card_pairs._auc(cosine, same) == pytest.approx(4.5 / 6)
-
-
-def test_the_best_threshold_decides_most_pairs():
-    cosine, same = np.array([0.1, 0.4, 0.5, 0.8, 0.9]), np.array([False, True, False, True, True])
-    assert model_card_pairs._best_threshold(cosine, same) in (0.4, 0.8)  # four of five either way
-
-
 def test_the_calibration_error_is_the_distance_of_confidence_and_accuracy():
     """Two of four right at a confidence of 0.9, both of two at 0.3: (4 x 0.4 + 2 x 0.7) / 6."""
     confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.3, 0.3])

@@ -94,7 +94,7 @@ def test_the_paper_probe_of_expression_tells_its_best_and_its_last_epoch():
 def test_the_threshold_is_the_most_accurate_one(seed):
     random = np.random.default_rng(seed)
     cosine, same = random.normal(size=60).round(1), random.random(60) < 0.5
-    found = ((cosine >= verification._threshold(cosine, same)) == same).mean()
+    found = ((cosine >= verification.best_threshold(cosine, same)) == same).mean()
     tried = [((cosine >= t) == same).mean() for t in np.linspace(-4, 4, 801)]
     assert found == max(tried)
 
@@ -118,7 +118,7 @@ def test_a_fold_is_judged_by_the_threshold_of_the_others():
     same, fold = np.array([p.same for p in pairs]), np.array([p.fold for p in pairs])
     right = []
     for f in range(10):
-        threshold = verification._threshold(cosine[fold != f], same[fold != f])
+        threshold = verification.best_threshold(cosine[fold != f], same[fold != f])
         right.append(((cosine[fold == f] >= threshold) == same[fold == f]).mean())
     assert numbers["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
     assert numbers["accuracy_std"] == pytest.approx(np.std(right), abs=1e-6)
@@ -135,7 +135,7 @@ def test_the_centred_cosine_is_about_the_mean_of_the_images_of_the_other_folds()
         unit = x - x[others].mean(0)
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
         cosine = np.array([unit[p.a] @ unit[p.b] for p in pairs])
-        threshold = verification._threshold(cosine[fold != f], same[fold != f])
+        threshold = verification.best_threshold(cosine[fold != f], same[fold != f])
         right += list((cosine[fold == f] >= threshold) == same[fold == f])
     assert numbers["centred_accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
 

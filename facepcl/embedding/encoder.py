@@ -25,6 +25,7 @@ from facepcl.embedding.int8 import INT8, make_int8_run
 from facepcl.errors import OptionError, WeightsError, unknown
 from facepcl.images.transform import Transform
 from facepcl.models import Branches
+from facepcl.models.branched import as_map
 from facepcl.models.factory import FAMILY, create_model, find_heads, unknown_model
 from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm
@@ -77,7 +78,7 @@ class Encoder:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        # autocast's cache is off as in default_torch_state: torch.compile starts anew where that flag changes
+        # cache_enabled as in default_torch_state: torch.compile recompiles whenever this flag changes
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False, cache_enabled=False):
             yield
 
@@ -308,9 +309,7 @@ class Encoder:
             return code(self.model, branch, maps)
         if maps.ndim != 4:
             raise OptionError(f"{self.name} gives no [B, C, H, W] map, so use pool 'code'")
-        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
-            maps = maps.permute(0, 3, 1, 2)
-        maps = maps.float()
+        maps = as_map(self.model, maps).float()
         return {
             "flatten": lambda: maps.flatten(1),
             "avg": lambda: maps.mean((2, 3)),

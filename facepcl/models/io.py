@@ -101,8 +101,8 @@ def save_encoder(
     weights of the same architecture are not theirs and left out.
 
     The folder of an encoder without branches says so, and `facepcl.create_model` then makes none either.
-    A ResNet's folder names timm's stock architecture and holds the trunk alone, so that a machine without
-    facepcl loads it; the branches lie beside it in `branches.safetensors`.
+    The folder of a ResNet or of another of timm's models names timm's stock architecture and holds the trunk
+    alone, so that a machine without facepcl loads it; the branches lie beside it in `branches.safetensors`.
     """
     folder, model = Path(folder), getattr(model, "_orig_mod", model)  # of torch.compile
     branches = {key: value for key, value in model.state_dict().items() if is_branch(key)}
@@ -123,15 +123,13 @@ def save_encoder(
     trunk: nn.Module = plain
     if isinstance(plain, BranchedModel):
         trunk = plain.trunk
-        if branches:
-            own |= {"architecture": architecture, "branches": BRANCHES_FILE}
-            save_tensors(branches, partial / BRANCHES_FILE)
     elif isinstance(plain, PclResNet):
+        del arguments["branches"]  # timm's own ResNet has none
+        trunk = _stock_trunk(plain, arguments)
+    if trunk is not plain:
         own |= {"architecture": architecture, "branches": BRANCHES_FILE if branches else None}
         if branches:
             save_tensors({key: plain.state_dict()[key] for key in branches}, partial / BRANCHES_FILE)
-        del arguments["branches"]  # timm's own ResNet has none
-        trunk = _stock_trunk(plain, arguments)
     if own:
         options["model_config"] = {"facepcl": own}
     with _room_for(folder):

@@ -30,11 +30,11 @@ class OnlineProbe:
 
     def __init__(self, sources: tuple[str, ...], source_size: int, cls: str):
         faces = read_faces(sources, source_size, labels=True, cls=cls)
-        self._faces = faces
-        self._rows = torch.arange(min(len(faces), MOST_FACES))
-        self._images = upright_crops(faces.images[self._rows], faces.landmarks[self._rows])
-        people = torch.where(faces.identity < 0, torch.arange(len(faces)), faces.identity)[self._rows]
-        self._fits = people % 2 == 0
+        rows = torch.arange(min(len(faces), MOST_FACES))  # copies, so that the other faces are freed
+        self._images = upright_crops(faces.images[rows], faces.landmarks[rows])
+        self._pose, self._expression = faces.pose[rows], faces.expression[rows]
+        self._people, self._classes = faces.identity[rows], len(faces.expression_names)
+        self._fits = torch.where(self._people < 0, rows, self._people) % 2 == 0
         if min(int(self._fits.sum()), int((~self._fits).sum())) < FEWEST:
             raise DataError(
                 f"--probe-data has {len(faces)} faces; of two halves of its people each needs {FEWEST}"
@@ -62,22 +62,19 @@ class OnlineProbe:
         return {name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in batches[0]}
 
     def _scores(self, code: torch.Tensor) -> Iterator[tuple[str, float]]:
-        faces, rows = self._faces, self._rows
-        yaw, pitch = faces.pose[rows, 0], faces.pose[rows, 1]
+        yaw, pitch = self._pose[:, 0], self._pose[:, 1]
         for label, values in (("yaw", yaw), ("abs_yaw", yaw.abs()), ("pitch", pitch)):
             if found := self._ridge(code, values[:, None], ~values.isnan()):
                 predicted, known = found
                 yield label, float((predicted[:, 0] - values[known]).abs().mean())
-        classes = faces.expression[rows]
-        if len(faces.expression_names) > 1:
-            targets = torch.nn.functional.one_hot(classes.clamp_min(0), len(faces.expression_names)).float()
-            if found := self._ridge(code, targets, classes >= 0):
+        if self._classes > 1:
+            targets = torch.nn.functional.one_hot(self._expression.clamp_min(0), self._classes).float()
+            if found := self._ridge(code, targets, self._expression >= 0):
                 predicted, known = found
-                yield "expression", float((predicted.argmax(1) == classes[known]).float().mean())
-        people = faces.identity[rows]
-        known = (people >= 0) & ~self._fits
-        if people[known].unique().numel() < int(known.sum()):
-            yield "identity", _auc(code[known], people[known])
+                yield "expression", float((predicted.argmax(1) == self._expression[known]).float().mean())
+        known = (self._people >= 0) & ~self._fits
+        if self._people[known].unique().numel() < int(known.sum()):
+            yield "identity", _auc(code[known], self._people[known])
 
     def _ridge(
         self, code: torch.Tensor, targets: torch.Tensor, known: torch.Tensor

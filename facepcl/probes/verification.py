@@ -111,12 +111,12 @@ def _right(fold: np.ndarray, same: np.ndarray, cosines: list[np.ndarray]) -> np.
     cosines to use for each fold."""
     right = np.empty(len(same), bool)
     for f, cosine in enumerate(cosines):
-        threshold = _threshold(cosine[fold != f], same[fold != f])
+        threshold = best_threshold(cosine[fold != f], same[fold != f])
         right[fold == f] = (cosine[fold == f] >= threshold) == same[fold == f]
     return right
 
 
-def _threshold(cosine: np.ndarray, same: np.ndarray) -> float:
+def best_threshold(cosine: np.ndarray, same: np.ndarray) -> float:
     """The most accurate threshold: the middle of the gap that it lies in."""
     order = np.argsort(cosine)
     values, truth = cosine[order], same[order]
