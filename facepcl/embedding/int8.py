@@ -5,6 +5,8 @@ in float: its channels differ a thousandfold in spread, and one scale for all wo
 which a cosine does not show but a linear probe does. Figures: benchmarks/RESULTS.md.
 """
 
+import copy
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +21,14 @@ from facepcl.embedding.backends import Run
 from facepcl.errors import OptionError, require
 from facepcl.models.onnx import EXTRA, INPUT, open_graph, to_onnx
 from facepcl.models.registry import WEIGHTS
+from facepcl.utils.device import has_bfloat16_units, least_seconds
+
+_logger = logging.getLogger("facepcl")
 
 INT8 = "int8"
 MODEL = "pcl_facecycle"
 SIDE = 64
+BATCH = 32  # images whose time is taken
 
 
 def make_int8_run(network: nn.Module, model: str, shape: tuple[int, ...]) -> Run:
@@ -36,7 +42,25 @@ def make_int8_run(network: nn.Module, model: str, shape: tuple[int, ...]) -> Run
     if shape != (SIDE, SIDE, 3):
         raise OptionError(f"int8 is for {SIDE} pixels, not for {shape[0]}; choose bfloat16 or float32")
     with tempfile.TemporaryDirectory() as folder:
-        return open_graph(_quantise(network, Path(folder)))
+        run = open_graph(_quantise(network, Path(folder)))
+    if has_bfloat16_units():
+        _warn_if_slower(run, network)
+    return run
+
+
+def _warn_if_slower(run: Run, network: nn.Module) -> None:
+    """Say so where bfloat16 is faster, as on processors with AMX."""
+    images = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    half = copy.deepcopy(network).bfloat16()
+    ways = {INT8: lambda: run(images), "bfloat16": lambda: half(images.bfloat16())}
+    with torch.inference_mode():
+        milliseconds = {way: 1000 * s / BATCH for way, s in least_seconds(ways, rounds=4).items()}
+    if milliseconds["bfloat16"] < milliseconds[INT8]:
+        _logger.warning(
+            "int8 takes %.1f ms per image on this processor, and bfloat16 %.1f; leave out dtype int8",
+            milliseconds[INT8],
+            milliseconds["bfloat16"],
+        )
 
 
 def _quantise(network: nn.Module, folder: Path) -> Path:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from facepcl.errors import OptionError, unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+K = TypeVar("K")
 BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86 and Arm, as torch.cpu names them
 
 
@@ -76,19 +78,26 @@ def _choose_dtype(
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":
         return torch.float32
+    one_pass(torch.float32)
+    try:
+        one_pass(torch.bfloat16)
+    except RuntimeError:
+        return torch.float32  # a layer that knows no bfloat16, such as a quantised one
     # without units for it bfloat16 can be hundreds of times slower, so few images must do
-    best = dict.fromkeys(DTYPES.values(), float("inf"))
-    for _ in range(3):
-        for dtype in best:  # in turn, so that a machine busy with other things is so to both
+    seconds = least_seconds({dtype: partial(one_pass, dtype) for dtype in DTYPES.values()}, rounds=2)
+    return torch.bfloat16 if seconds[torch.bfloat16] < 0.9 * seconds[torch.float32] else torch.float32
+
+
+def least_seconds(ways: Mapping[K, Callable[[], object]], rounds: int) -> dict[K, float]:
+    """The shortest time that each of the `ways` takes. They take turns, so that a machine busy with other
+    things is so to all."""
+    least = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for way, work in ways.items():
             start = time.perf_counter()
-            try:
-                one_pass(dtype)
-            except RuntimeError:
-                if dtype == torch.float32:
-                    raise
-                return torch.float32  # a layer that knows no bfloat16, such as a quantised one
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return torch.bfloat16 if best[torch.bfloat16] < 0.9 * best[torch.float32] else torch.float32
+            work()
+            least[way] = min(least[way], time.perf_counter() - start)
+    return least
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
