@@ -204,3 +204,39 @@ def test_a_job_that_fails_says_why():
 
     with pytest.raises(SystemExit, match="no such luck"):
         jobs.run([sys.executable, "-c", "raise RuntimeError('no such luck')"])
+
+
+def test_gpu_has_a_row_for_each_check_and_fails_if_one_does(monkeypatch, capsys):
+    """On the CPU; a check that raises does not keep the next from running."""
+    import gpu
+
+    def broken(bench):
+        """Ends in an error."""
+        yield "one thing holds"
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(gpu, "MODELS", ("pcl_facecycle",))
+    monkeypatch.setattr(gpu, "CHECKS", (broken, gpu.embeddings, gpu.analysis, gpu.out_of_memory))
+    assert gpu.main(["--device", "cpu"]) == 1
+    rows = {row[0]: row[1] for row in last_table(capsys.readouterr().out)}
+    assert rows["broken"] == "one thing holds; **FAILED**: RuntimeError: no kernel image"
+    assert rows["embeddings"].startswith("pcl_facecycle float32: cosine 1.0000")
+    assert "angles differ by at most 0.000 degrees" in rows["analysis"]
+    assert rows["out_of_memory"].startswith("skipped: only CUDA")
+
+
+def test_gpu_trains_every_method_and_leaves_out_what_does_not_fit_into_the_time(monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(gpu, "DTYPES", {"bfloat16": gpu.DTYPES["bfloat16"]})
+    words = ["--device", "cpu", "--steps", "2", "--images", "16", "--rounds", "1"]
+    assert gpu.main([*words, "--only", "pretraining"]) == 0
+    assert gpu.main([*words, "--minutes", "0"]) == 0
+    text = capsys.readouterr().out
+    (pretraining,) = last_table(text[: text.rindex("cpu; ")])
+    assert [part.split(":")[0] for part in pretraining[1].split("; ")] == [
+        "pcl bfloat16",
+        "simclr bfloat16",
+        "labels bfloat16",
+    ]
+    assert {row[1] for row in last_table(text)} == {"skipped: no time left"}
