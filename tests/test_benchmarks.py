@@ -1,5 +1,6 @@
 """The benchmarks run, on jobs so small that their figures mean nothing."""
 
+import csv
 import shutil
 import sys
 import tarfile
@@ -240,3 +241,19 @@ def test_gpu_trains_every_method_and_leaves_out_what_does_not_fit_into_the_time(
         "labels bfloat16",
     ]
     assert {row[1] for row in last_table(text)} == {"skipped: no time left"}
+
+
+def test_zoo_has_a_row_for_each_dtype_and_batch_size(monkeypatch, tmp_path, capsys):
+    import zoo
+
+    monkeypatch.setattr(zoo, "BATCHES", (2,))
+    zoo.main(["--models", "pcl_resnet18", "--rounds", "1", "--out", str(tmp_path)])
+    (table,) = tmp_path.glob("infer-*.csv")
+    assert capsys.readouterr().out == f"wrote {table}\n"
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["dtype"], row["infer_batch_size"]) for row in rows] == [("float32", "2"), ("bfloat16", "2")]
+    for row in rows:
+        assert (row["infer_img_size"], row["param_count"]) == ("96", "11.63")
+        rate, milliseconds = float(row["infer_samples_per_sec"]), float(row["infer_step_time"])
+        assert rate == pytest.approx(2000 / milliseconds, rel=0.01)  # both are rounded
