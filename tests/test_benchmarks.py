@@ -30,6 +30,7 @@ def at_once(monkeypatch):
     import jobs
     import peer_jobs
     import peers
+    import probe
 
     def run(*commands, **options):
         start, cpu = time.perf_counter(), time.process_time()
@@ -43,7 +44,7 @@ def at_once(monkeypatch):
                 peer_jobs.main([*words[2:], "--workers", "1"])
         return jobs.Spent(time.perf_counter() - start, time.process_time() - cpu, 1)
 
-    for benchmark in (growth, peers):
+    for benchmark in (growth, peers, probe):
         monkeypatch.setattr(benchmark, "run", run)
 
 
@@ -257,3 +258,11 @@ def test_zoo_has_a_row_for_each_dtype_and_batch_size(monkeypatch, tmp_path, caps
         assert (row["infer_img_size"], row["param_count"]) == ("96", "11.6")
         rate, milliseconds = float(row["infer_samples_per_sec"]), float(row["infer_step_time"])
         assert rate == pytest.approx(2000 / milliseconds, rel=0.01)  # both are rounded
+
+
+def test_probe_compares_the_parts_and_the_whole(at_once, capsys):
+    import probe
+
+    probe.main(["--train", "42", "--test", "14"])
+    rows = last_table(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ["features", "start-up, selection, score and interval", "whole"]
