@@ -530,7 +530,7 @@ def test_unfinished_jobs_of_the_earlier_version_are_said_to_be_that(model, here)
     Path("crops").mkdir()
     Path("crops/faces.csv.partial").write_text("{}\n")
     for kind in (TableJob, CropJob):
-        with pytest.raises(FacepclError, match="was begun by an earlier version of facepcl; delete it"):
+        with pytest.raises(FacepclError, match="was started by an earlier version of facepcl; delete it"):
             kind.run(model, resume=True)
 
 

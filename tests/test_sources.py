@@ -230,7 +230,7 @@ def test_a_shard_of_very_many_members_takes_no_memory(tmp_path):
 def test_what_is_no_tar_is_one_row_with_a_reason(tmp_path):
     (tmp_path / "s.tar").write_bytes(b"this is no tar")
     (item,) = items(tmp_path / "s.tar")
-    assert "no tar" in item.error
+    assert "not a tar file" in item.error
 
 
 def test_a_file_that_vanishes_is_a_reason(tmp_path):
