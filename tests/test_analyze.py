@@ -207,7 +207,7 @@ def test_without_out_a_line_for_each_face_is_printed(weights, tmp_path, capsys):
         (["--one"], "crops need no detector and show one face each"),
         (["--sheet", "sheet.txt"], "the name of a sheet must end in .png or .jpg"),
         (["--fps", "-1"], "fps must be between 0"),
-        (["-o", "faces.txt"], "ends in .parquet"),
+        (["-o", "faces.txt"], "end in .parquet"),
     ],
 )
 def test_an_option_that_cannot_be_is_one_sentence(weights, capsys, options, said):

@@ -132,7 +132,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(original, tmp_pa
     trap.rmdir()
     for zipped in (True, False):
         path = save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(WeightsError, match=r"evil\.pth holds .*mkdir .*runs no code") as caught:
+        with pytest.raises(WeightsError, match=r"evil\.pth contains .*mkdir .*runs no code") as caught:
             facepcl.hub.convert(path, tmp_path / "out")
         assert "\n" not in str(caught.value)
     assert not trap.exists()

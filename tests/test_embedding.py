@@ -379,7 +379,7 @@ def test_the_command_exits_0_when_all_is_well(bundled, folder, tmp_path):
     [
         (["nowhere/", "-o", "e.npz"], "nowhere: there is no such file or folder"),
         (["tests", "-o", "e.npz"], "no images in tests"),
-        (["{folder}", "-o", "e.txt"], "ends in .parquet, .npz, .csv"),
+        (["{folder}", "-o", "e.txt"], "end in .parquet, .npz, .csv"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong_and_exits_2(
