@@ -40,7 +40,7 @@ from facepcl.models.io import save_encoder, save_tensors
         ("faces", OptionError, "expected hf-hub:ORG/NAME"),
         ("org/pickle", WeightsError, "holds no model.safetensors; a pickle .* facepcl convert"),
         ("org/vgg", WeightsError, "holds 'vgg11', which is not one of facepcl's; use timm"),
-        ("org/empty", MissingPath, "no config.json there"),
+        ("org/empty", MissingPath, "has no config.json"),
         ("org/text", WeightsError, "not a complete safetensors file"),
     ],
 )

@@ -285,7 +285,7 @@ def test_others_may_read_what_a_run_writes(done, tmp_path):
         ({"batch": 1}, OptionError, "--batch must be between 2 and"),
         ({"steps": -1}, OptionError, "--steps must be between 0 and"),
         ({"size": 7}, OptionError, "--size must be at least 32"),
-        ({"lr": float("nan")}, OptionError, "--lr nan"),
+        ({"lr": float("nan")}, OptionError, "--lr must be .* not nan"),
         ({"seed": 10**25}, OptionError, "--seed must be between 0 and 1e"),
         ({"pose_batch": 13}, DataError, "12 images are fewer than a batch of 13; lower --pose-batch"),
         ({"method": "labels", "batch": 5}, OptionError, "--batch must be even"),

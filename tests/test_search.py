@@ -257,7 +257,7 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
         ({"queries": np.ones((2, 4))}, r"an array of \[2, 4\] float64, and vectors .* float \[N, 6\]"),
         ({"queries": np.ones((2, 8, 8, 3), np.uint8)}, "images are given by their paths"),
         ({"queries": [Image.new("RGB", (8, 8))]}, "a source is a path"),
-        ({"queries": "me.jpg"}, r"weights that it has no name of \(a m\); name them, as in --model"),
+        ({"queries": "me.jpg"}, r"does not name the weights that made it \(a m\); name them with --model"),
     ],
 )
 def test_what_cannot_be_searched_is_one_sentence(options, said):
@@ -359,7 +359,7 @@ def test_weights_without_a_name_are_named_and_make_the_identity_of_a_query(with_
     path = tmp_path / "t.npz"
     facepcl.embed(list(FACES), path, model=with_heads, branch="shared,identity", dtype="float32")
     with pytest.raises(
-        OptionError, match=r"has no name of \(a pcl_facecycle\); name them, as in --model hf-hub"
+        OptionError, match=r"weights that made it \(a pcl_facecycle\); name them with --model hf-hub"
     ):
         facepcl.search(FACES[0], path)
     [result] = facepcl.search(FACES[0], path, model=with_heads)

@@ -129,7 +129,7 @@ def test_a_person_is_the_first_folder_however_deep_the_images_lie(tmp_path):
     ("names", "reason"),
     [
         (["lfw/ann/0.jpg", "lfw/bea/0.jpg"], r"all images of .* are in its folder lfw: .* pass .*lfw"),
-        (["train/ann/0.jpg", "test/bea/0.jpg"], r"are splits, not people \(test, train\): name one"),
+        (["train/ann/0.jpg", "test/bea/0.jpg"], r"are splits, not people \(test, train\): pass one"),
         (["ann/0.jpg", "sheet.jpg"], r"sheet\.jpg is beside them"),
     ],
 )

@@ -261,7 +261,7 @@ def _reason(url: str, size: int, selection: Selection) -> str | None:
 
 
 def _too_large(size: int) -> str:
-    return f"cannot be read: {size:,} bytes are more than an image has"
+    return f"cannot be read: {size:,} bytes are too many for an image"
 
 
 def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
