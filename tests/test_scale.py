@@ -103,7 +103,7 @@ def test_two_processes_make_the_rows_of_one_to_the_bit(model, folder, whole, tmp
     assert (first.shards, first.missing, second.shards, second.missing, second.listed) == (3, 4, 4, 0, 7)
     assert first.total + second.total == len(whole)
     assert first.failed + second.failed == sum(error is not None for error in whole.errors)
-    assert "breaks off" in whole.errors[-1]
+    assert "cut off" in whole.errors[-1]
     assert names(out) == [f"{i:08d}-{n}.parquet" for i, n in enumerate(["files"] * 3 + list("abcd"))]
     assert names(tmp_path) == ["e"]  # the state goes with the last process
     assert same(facepcl.read_embeddings(out), whole)

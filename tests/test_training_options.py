@@ -181,4 +181,4 @@ def test_a_stopped_run_by_the_clock_trains_for_the_rest_of_its_time(config, monk
 def test_two_lengths_at_once_are_refused(config, capsys):
     options = [*config.data, "--out", config.out, "--steps", "3", "--minutes", "2"]
     assert main(["pretrain", *options]) == 2
-    assert "--steps 3 and --minutes 2: give one of them" in capsys.readouterr().err
+    assert "--steps 3 and --minutes 2 exclude each other: give one" in capsys.readouterr().err
