@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 if not os.path.isfile(os.path.join(os.path.dirname(__file__), "weights", "index.json")):
     raise MissingPath(
-        f"facepcl cannot run from {os.path.dirname(__file__)}: its weights/index.json is no file there; a "
-        "zip or a frozen program must unpack the package as a folder"
+        f"facepcl cannot run from {os.path.dirname(__file__)}: weights/index.json is not a file there; "
+        "unpack the package to a folder if it is in a zip file or a frozen program"
     )
 
 # A library is silent until its user configures logging.

@@ -269,13 +269,19 @@ def test_what_cannot_work_is_said_before_anything_is_written(given, tmp_path, ca
     (tmp_path / "worse.csv").write_text(landmarks.read_text().replace("\r\n", "\r\n", 1).replace("4", "x", 1))
     photos, out = str(folder), str(tmp_path / "out")
     for command, said in [
-        ([photos, f"{photos}/crops"], "lies in"),
-        ([photos, str(tmp_path)], "holds other files"),
+        ([photos, f"{photos}/crops"], "is inside"),
+        ([photos, str(tmp_path)], "contains other files"),
         ([photos, out, "--landmarks", str(tmp_path / "bad.csv")], "no column 'right_eye_y'"),
-        ([photos, out, "--landmarks", str(tmp_path / "worse.csv")], "worse.csv, line 2: landmarks are ten"),
+        (
+            [photos, out, "--landmarks", str(tmp_path / "worse.csv")],
+            "worse.csv, line 2: landmarks must be ten",
+        ),
         ([photos, out, "--detector", str(tmp_path / "none.onnx")], "none.onnx: there is no such file"),
-        ([photos, out, "--size", "4"], "size 4: between"),
-        ([photos, out, "--score", "7", "--landmarks", str(landmarks)], "score 7: between 0 and 1"),
+        ([photos, out, "--size", "4"], "size must be between"),
+        (
+            [photos, out, "--score", "7", "--landmarks", str(landmarks)],
+            "score must be between 0 and 1, not 7",
+        ),
     ]:
         assert main(["align", *command]) == 2, command
         assert said in capsys.readouterr().err
@@ -455,11 +461,11 @@ def test_another_file_than_the_detector_is_refused(fetch):
     said = fetch(b"another file")
     assert said.startswith("WeightsError")
     assert SHA256[:12] in said
-    assert "delete it to fetch it again" in said
+    assert "delete it to download it again" in said
 
 
 def test_without_the_hub_one_sentence_says_how_to_get_the_detector(fetch):
     said = fetch(b"", HF_HUB_OFFLINE="1")
-    assert said.startswith("WeightsError the face detector could not be fetched from the Hub (")
+    assert said.startswith("WeightsError the face detector could not be downloaded from the Hub (")
     assert f"{FILE} of http://127.0.0.1" in said
-    assert said.endswith("give its path with --detector PATH (detector=PATH)")
+    assert said.endswith("pass its path with --detector PATH (detector=PATH)")

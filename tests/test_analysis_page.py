@@ -181,7 +181,7 @@ def test_a_face_of_one_frame_is_a_dot():
 @pytest.mark.parametrize(
     ("out", "page", "said"),
     [
-        ("a.npz", "page.txt", "a page is a .html"),
+        ("a.npz", "page.txt", "the name of a page must end in .html"),
         ("tables", "page.html", "a page belongs to one"),
         ("a.npz", "{source}", "is one of the sources"),
     ],

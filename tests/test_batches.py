@@ -37,7 +37,7 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
 def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
     run(config)
     next(faces_folder.rglob("*.jpg")).unlink()
-    with pytest.raises(DataError, match="started with 12 images, and DATA now holds 11"):
+    with pytest.raises(DataError, match="started with 12 images, but DATA now holds 11"):
         run(config)
 
 

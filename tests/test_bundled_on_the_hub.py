@@ -70,7 +70,7 @@ def test_weights_of_the_index_must_be_those_that_were_pushed(hub, encoders, monk
     monkeypatch.setattr(factory, "rows_of", lambda model: (row,))
     with pytest.raises(WeightsError) as caught:
         facepcl.create_model("pcl_facecycle", pretrained=True)
-    assert_sentence(caught, r"model\.safetensors is not the file that this facepcl knows")
+    assert_sentence(caught, r"model\.safetensors is not the file that this version expects")
 
 
 def test_default_cfgs_name_the_repository_beside_the_file(monkeypatch):

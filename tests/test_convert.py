@@ -132,7 +132,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(original, tmp_pa
     trap.rmdir()
     for zipped in (True, False):
         path = save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(WeightsError, match=r"evil\.pth holds .*mkdir .*runs no code") as caught:
+        with pytest.raises(WeightsError, match=r"evil\.pth contains .*mkdir .*runs no code") as caught:
             facepcl.hub.convert(path, tmp_path / "out")
         assert "\n" not in str(caught.value)
     assert not trap.exists()
@@ -251,7 +251,7 @@ def test_what_of_a_checkpoint_is_read_and_what_is_left_out_is_said(tmp_path, cap
 def test_two_networks_of_one_rank_are_not_chosen_from(tmp_path):
     net = timm.create_model("resnet18").state_dict()
     path = save({"generator": net, "critic": others(net)}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="holds several networks, generator and critic; save the one"):
+    with pytest.raises(WeightsError, match="holds several networks, generator and critic; save only the one"):
         facepcl.hub.convert(path, tmp_path / "out", arch="resnet18")
 
 
@@ -339,15 +339,15 @@ def test_weights_of_ones_own_do_not_take_the_licence_of_the_released_ones(tmp_pa
     ("options", "error", "said"),
     [
         ({"checkpoint": "nowhere.pth"}, MissingPath, "nowhere.pth: there is no such file"),
-        ({"arch": "resnet34"}, OptionError, "--arch resnet34: resnet18 or resnet50"),
+        ({"arch": "resnet34"}, OptionError, "--arch must be resnet18 or resnet50, not resnet34"),
         ({"mean": (0.5, 0.5, 0.5)}, OptionError, "--mean, --std and --size belong to --arch"),
         ({"arch": "resnet18", "std": (0.5, 0.5, 0)}, OptionError, "--std takes numbers above 0"),
         ({"arch": "resnet18", "std": (58, 57, 57)}, OptionError, "for pixels up to 255 divide them by 255"),
         ({"arch": "resnet18", "mean": (123, 117, 104)}, OptionError, "--mean takes numbers from 0 to 1"),
         ({"arch": "resnet18", "mean": (float("nan"),) * 3}, OptionError, "--mean takes numbers from 0 to 1"),
-        ({"arch": "resnet18", "size": 100_000}, OptionError, "--size 100000: 32 to 4096 pixels"),
-        ({"out": "there"}, OptionError, "there is there already"),
-        ({}, OptionError, r"looks like a ResNet \(resnet18\): say which by --arch resnet18"),
+        ({"arch": "resnet18", "size": 100_000}, OptionError, "--size must be 32 to 4096 pixels, not 100000"),
+        ({"out": "there"}, OptionError, "there already exists"),
+        ({}, OptionError, r"looks like a ResNet \(resnet18\): name it with --arch resnet18"),
         ({"arch": "resnet50"}, WeightsError, "r.pth looks like a resnet18, not a resnet50"),
     ],
     ids=str,

@@ -12,7 +12,7 @@ from helpers.files import ROOT
 
 FOLDERS = ("*.md", "docs/*.md", "examples/**/*.md", "benchmarks/*.md", "tests/**/*.md")
 PAGES = [page for folder in FOLDERS for page in ROOT.glob(folder)]
-GUIDES = ("quickstart", "embed", "analyze", "search", "fine_tune", "probe")
+GUIDES = ("quickstart", "embed", "analyze", "search", "fine_tune", "probe", "scaling")
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,6 +62,8 @@ def test_code_runs_and_prints_what_is_written_below_it(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     if page.endswith("probe.md"):
         pytest.importorskip("sklearn", reason="needs the extra facepcl[probe]")
+    if page.endswith("scaling.md"):
+        pytest.importorskip("pandas", reason="needs the extra facepcl[pandas]")
     blocks = readme.outputs((ROOT / page).read_text("utf-8"))
     assert blocks
     for printed, written in blocks:

@@ -303,7 +303,7 @@ def test_other_codes_are_an_error_and_leave_what_was_there(tmp_path, model, said
 
 
 def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path):
-    with pytest.raises(OptionError, match=r"a.h5: the name of an exported encoder ends in .onnx or .pt2"):
+    with pytest.raises(OptionError, match=r"a.h5: the name of an exported encoder must end in .onnx or .pt2"):
         export.run("pcl_facecycle", tmp_path / "a.h5")
     with pytest.raises(MissingPath, match="nowhere: there is no such folder to write to"):
         export.run("pcl_facecycle", tmp_path / "nowhere/a.pt2")

@@ -90,7 +90,7 @@ def test_a_list_that_does_not_fit_is_halved_too(photos, caplog):
 
 def test_memory_that_is_not_enough_for_half_a_batch_is_an_error(photos):
     embedder = FaceEmbedder(Narrow(2), batch_size=16, backend="eager", dtype="float32")
-    with pytest.raises(OptionError, match="a batch of 8 does not fit into the memory of cpu; give a smaller"):
+    with pytest.raises(OptionError, match="a batch of 8 does not fit into the memory of cpu; use a smaller"):
         embedder(sorted(photos.iterdir()))
     with pytest.raises(OptionError, match="a batch of 8 does not fit"):  # and is not halved again
         list(embedder.stream(photos))
@@ -136,10 +136,10 @@ def test_damaged_weights_are_told_from_good_ones(photos):
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
     embedder = FaceEmbedder(model, dtype="float32")
-    with pytest.raises(ImageError, match="item 0: the model's code of it is not finite: its weights are dam"):
+    with pytest.raises(ImageError, match="item 0: the model's output for it is not finite: the weights"):
         embedder([FACES[0]])
     assert {row.error.partition(":")[0] for row in embedder.stream(photos)} == {
-        "the model's code of it is not finite"
+        "the model's output for it is not finite"
     }
 
 
@@ -478,10 +478,10 @@ def test_a_huge_member_of_a_small_packed_shard_is_not_unpacked(tmp_path):
     info.size = 5 << 30
     with gzip.open(tmp_path / "s.tar.gz", "wb") as file:
         file.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
-    with pytest.raises(DataError, match=r"s\.tar\.gz/a\.jpg: 5,368,709,120 bytes are more than an image has"):
+    with pytest.raises(DataError, match=r"s\.tar\.gz/a\.jpg: 5,368,709,120 bytes are too many for an image"):
         read_faces([tmp_path / "s.tar.gz"], 32)
     (item, *_) = read_items(list_entries([tmp_path / "s.tar.gz"]))
-    assert item.error == "cannot be read: 5,368,709,120 bytes are more than an image has"
+    assert item.error == "cannot be read: 5,368,709,120 bytes are too many for an image"
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ from facepcl.models.io import save_encoder, save_tensors
         ("faces", OptionError, "expected hf-hub:ORG/NAME"),
         ("org/pickle", WeightsError, "holds no model.safetensors; a pickle .* facepcl convert"),
         ("org/vgg", WeightsError, "holds 'vgg11', which is not one of facepcl's; use timm"),
-        ("org/empty", MissingPath, "no config.json there"),
-        ("org/text", WeightsError, "not a whole safetensors file"),
+        ("org/empty", MissingPath, "has no config.json"),
+        ("org/text", WeightsError, "not a complete safetensors file"),
     ],
 )
 def test_what_cannot_be_loaded_is_a_sentence(hub, encoders, name, error, said):
@@ -69,7 +69,7 @@ def test_a_hub_that_refuses_is_a_sentence(hub, encoders, status, said):
         hub.answers = {request: status}
         with pytest.raises(WeightsError) as caught:
             facepcl.create_model("hf-hub:org/faces")
-        assert_sentence(caught, "^hf-hub:org/faces could not be fetched: ", said)
+        assert_sentence(caught, "^hf-hub:org/faces could not be downloaded: ", said)
     hub.answers = {}
     assert facepcl.create_model("hf-hub:org/faces")
 

@@ -331,7 +331,7 @@ def test_floating_point_pixels_are_levels_from_0_to_1():
     found = levels(decode(encoded(Image.fromarray(ramp), "TIFF")))[..., 0]
     assert abs(found - ramp * 255).max() <= 0.51
     for other in (ramp * 255, ramp * np.nan):
-        with pytest.raises(ImageError, match=r"floating-point pixels lie in \[0, 1\], not"):
+        with pytest.raises(ImageError, match=r"floating-point pixels must be in \[0, 1\], not"):
             decode(encoded(Image.fromarray(other), "TIFF"))
 
 
@@ -440,7 +440,7 @@ def test_integers_of_a_tiff_are_grey_levels_of_8_or_16_bits(kind, top):
 def test_integers_beyond_16_bits_are_refused(levels):
     file = io.BytesIO()
     Image.fromarray(np.array(levels, np.int32)).save(file, "TIFF")
-    with pytest.raises(ImageError, match=r"lie in \[0, 255\] or \[0, 65535\]"):
+    with pytest.raises(ImageError, match=r"must be in \[0, 255\] or \[0, 65535\]"):
         decode(file.getvalue())
 
 

@@ -198,7 +198,7 @@ def test_what_no_layout_recognises_says_what_was_looked_for(tmp_path):
 
 
 def test_a_path_that_is_not_what_its_layout_says_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"is no raf-db data for expression; looked for EmoLabel"):
+    with pytest.raises(DataError, match=r"is not a raf-db data for expression; looked for EmoLabel"):
         read(tmp_path, "raf-db")
 
 

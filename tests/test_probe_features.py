@@ -217,5 +217,5 @@ def test_an_encoder_whose_codes_are_not_finite_is_an_error_that_names_it(manifes
     with torch.no_grad():
         model.get_parameter("layer3_1.0.weight").fill_(torch.nan)
     broken = FaceEmbedder(model, dtype="float32", backend="eager")
-    with pytest.raises(DataError, match=r"pcl_facecycle gives numbers that are not finite.*12 images"):
+    with pytest.raises(DataError, match=r"pcl_facecycle returns numbers that are not finite.*12 images"):
         extract(manifest, broken, ("shared",), cache=tmp_path / "cache")

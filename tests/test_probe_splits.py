@@ -40,7 +40,7 @@ def test_the_seed_draws_the_splits():
 
 
 def test_a_split_of_some_images_only_is_an_error_that_names_one():
-    with pytest.raises(DataError, match=r"1\.jpg is in no split"):
+    with pytest.raises(DataError, match=r"1\.jpg has no split"):
         complete_splits(data_set(["train", "", "test"]), 0)
 
 

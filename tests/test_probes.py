@@ -240,14 +240,14 @@ def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["verification", "{shard}", "--protocol", "paper"], "nothing is published"),
+        (["verification", "{shard}", "--protocol", "paper"], "no protocol is published"),
         (["head-pose", "{shard}", "--model", "pixels", "--branch", "face"], "has no branches"),
         (["expression", "{shard}", "--model", "no_such_model"], "Unknown model 'no_such_model'"),
         (["expression", "{shard}", "--protocol", "paper", "--pool", "avg"], "'paper' has pool 'flatten'"),
         (["expression", "{shard}", "--shots", "2"], "at least 4"),
-        (["expression", "{shard}", "--seed", "-1"], "--seed -1: at least 0"),
-        (["expression", "{shard}", "--workers", "-1"], "workers -1: at least 0"),
-        (["expression", "{shard}", "--report", "page.pdf"], "a report is a .html"),
+        (["expression", "{shard}", "--seed", "-1"], "--seed must be at least 0"),
+        (["expression", "{shard}", "--workers", "-1"], "workers must be at least 0"),
+        (["expression", "{shard}", "--report", "page.pdf"], "the name of a report must end in .html"),
         (["expression", "nowhere"], "there is no such file or folder"),
         (
             ["expression", "{shard}", "--layout", "cfp"],

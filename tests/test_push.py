@@ -99,7 +99,7 @@ def test_a_dry_run_checks_and_sends_nothing(hub, encoders, tmp_path):
     assert planned.files["model.safetensors"] == (folder / "model.safetensors").stat().st_size
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match="not a complete safetensors file"):
         facepcl.hub.push(broken, "org/faces", dry_run=True)
     assert not hub.asked
 
@@ -145,7 +145,7 @@ def test_a_card_of_ones_own_is_pushed_but_must_have_metadata(hub, encoders, tmp_
     pushed = facepcl.hub.push(folder, "org/faces")
     files = hub.repositories["org/faces"].commits[pushed.revision]
     assert files["README.md"].decode() == card.replace("local-dir:x", "hf-hub:org/faces")
-    with pytest.raises(OptionError, match="pushed as it stands"):
+    with pytest.raises(OptionError, match="pushed unchanged"):
         facepcl.hub.push(folder, "org/faces", license="mit")
     for bad in ("no metadata", "---\nlicense: [\n---\n", "---\nlicense: mit\n---\n"):
         (folder / "README.md").write_text(bad)
@@ -166,8 +166,8 @@ def test_a_name_that_holds_something_else_is_not_overwritten(hub, encoders):
     ):
         with pytest.raises(HubError) as caught:
             facepcl.hub.push(encoders("pcl_facecycle")[1], f"org/{name}")
-        assert_sentence(caught, f"org/{name} is taken: it holds {found}", "another name")
-    with pytest.raises(HubError, match="is there already and public"):
+        assert_sentence(caught, f"org/{name} already holds {found}", "another name")
+    with pytest.raises(HubError, match="already exists and is public"):
         facepcl.hub.push(encoders("pcl_resnet18")[1], "org/faces", private=True)
     assert before == {name: repository.head for name, repository in hub.repositories.items()}
 
@@ -180,8 +180,8 @@ def test_a_name_that_holds_something_else_is_not_overwritten(hub, encoders):
         ("hf_reader", "org/faces", HubError, "token has no right to do this on org/faces"),
         ("hf_reader", "org/there", HubError, "token has no right to do this on org/there"),
         ("hf_writer", "faces", OptionError, "expected ORG/NAME"),
-        ("hf_writer", "org/two words", OptionError, "no name for a repository"),
-        ("hf_writer", "org/a/b", OptionError, "no name for a repository"),
+        ("hf_writer", "org/two words", OptionError, "not a valid repository name"),
+        ("hf_writer", "org/a/b", OptionError, "not a valid repository name"),
     ],
 )
 def test_who_may_not_push_is_told_in_a_sentence(hub, encoders, monkeypatch, token, name, error, said):
@@ -220,7 +220,7 @@ def test_no_network_is_a_sentence(hub, encoders, monkeypatch):
     assert_sentence(caught, r"http://127\.0\.0\.1:9 cannot be reached")
     with pytest.raises(WeightsError) as caught:
         facepcl.create_model("hf-hub:org/faces")
-    assert_sentence(caught, "hf-hub:org/faces could not be fetched", r"127\.0\.0\.1:9 cannot be reached")
+    assert_sentence(caught, "hf-hub:org/faces could not be downloaded", r"127\.0\.0\.1:9 cannot be reached")
     with pytest.raises(MissingPath, match="there is no such folder"):
         facepcl.hub.push("nowhere", "org/faces")
 
@@ -251,8 +251,8 @@ def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("push", "say what to push and where to"),
-        ("push encoder", "say what to push and where to"),
+        ("push", "name the folder and the repository"),
+        ("push encoder", "name the folder and the repository"),
         ("push nowhere org/faces", "nowhere: there is no such folder"),
         ("models --download pcl_vgg", "Unknown model 'pcl_vgg'"),
     ],

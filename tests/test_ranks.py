@@ -215,5 +215,7 @@ def test_two_processes_stop_at_the_same_step_and_one_may_go_on(config):
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     distributed.check_batches({"--batch": 6})
-    with pytest.raises(OptionError, match="--pose-batch 4: 3 processes share it, so a multiple of 3"):
+    with pytest.raises(
+        OptionError, match="--pose-batch must be a multiple of 3, the number of processes, not 4"
+    ):
         distributed.check_batches({"--batch": 6, "--pose-batch": 4})

@@ -41,7 +41,7 @@ def items(tmp_path):
             found.append(Item(str(tmp_path / f"{i}.png")))
     found[3] = Item("s.tar/3.png", b"no picture")
     found[6] = Item(str(tmp_path / "gone.png"))
-    found[9] = Item("s.tar", error="the shard breaks off")
+    found[9] = Item("s.tar", error="the shard is cut off")
     return found
 
 
@@ -71,7 +71,7 @@ def test_pixels_are_those_of_this_process_and_reasons_keep_their_places(items, r
     assert [p.error for p in (found[3], found[6], found[9])] == [
         "not an image in a format that Pillow reads",
         "there is no such file",
-        "the shard breaks off",
+        "the shard is cut off",
     ]
     assert sum(p.error is not None for p in found) == 3
 

@@ -128,7 +128,7 @@ def test_a_tar_that_is_cut_off_gives_what_is_whole_and_a_reason(memory, folder):
     first, *_, last = read_items(list_entries(["memory://s.tar"]))
     assert first.path == "memory:///s.tar/0.jpg"
     assert first.data == FACES[8].read_bytes()
-    assert "breaks off" in last.error
+    assert "cut off" in last.error
 
 
 def test_an_image_that_is_too_large_is_never_fetched(memory, monkeypatch):
@@ -136,7 +136,7 @@ def test_an_image_that_is_too_large_is_never_fetched(memory, monkeypatch):
     memory.pipe("/p/a.jpg", b"x" * 101)
     monkeypatch.setattr(type(memory), "cat_file", None)
     (item,) = read_items(list_entries(["memory://p"]))
-    assert item.error == "cannot be read: 101 bytes are more than an image has"
+    assert item.error == "cannot be read: 101 bytes are too many for an image"
 
 
 def test_images_are_asked_for_ahead_and_come_in_order(memory, monkeypatch):
@@ -202,8 +202,8 @@ def test_a_tar_that_was_changed_meanwhile_is_refused(memory, model, folder, tmp_
     ("source", "error", "said"),
     [
         ("memory://nowhere", MissingPath, "memory://nowhere: there is no such file or folder"),
-        ("nope://x/y", OptionError, "nope:// is no protocol"),
-        ("zip://*.jpg::memory://x.zip", OptionError, "chains of URLs"),
+        ("nope://x/y", OptionError, "nope:// is not a protocol"),
+        ("zip://*.jpg::memory://x.zip", OptionError, "chained URLs"),
         ("memory://x.csv", OptionError, "a manifest is read from the file system"),
         ("memory://p/*.jpg", OptionError, r"no images in memory://p/\*\.jpg"),
     ],
@@ -391,6 +391,6 @@ def test_s3_says_what_may_not_be_read(s3, name, monkeypatch):
     s3.pipe("bucket/p/a.jpg", b"x")
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
     type(s3).clear_instance_cache()
-    said = f"s3://bucket/p/{name}: it may not be read with these credentials"
+    said = f"s3://bucket/p/{name}: these credentials do not allow reading it"
     with pytest.raises(RemoteError, match=re.escape(said)):
         list_entries([f"s3://bucket/p/{name}"])

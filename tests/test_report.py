@@ -308,7 +308,7 @@ def test_a_missing_package_is_one_sentence_with_what_to_type(tmp_path, monkeypat
 
 def test_a_page_that_cannot_be_written_is_told(tmp_path):
     result = Result(NUMBERS, [], data_set())
-    with pytest.raises(OptionError, match=r"report\.pdf: a report is a \.html"):
+    with pytest.raises(OptionError, match=r"report\.pdf: the name of a report must end in \.html"):
         write_report(result, tmp_path / "report.pdf")
     with pytest.raises(MissingPath, match="no such folder"):
         write_report(result, tmp_path / "no/report.html")

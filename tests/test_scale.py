@@ -103,7 +103,7 @@ def test_two_processes_make_the_rows_of_one_to_the_bit(model, folder, whole, tmp
     assert (first.shards, first.missing, second.shards, second.missing, second.listed) == (3, 4, 4, 0, 7)
     assert first.total + second.total == len(whole)
     assert first.failed + second.failed == sum(error is not None for error in whole.errors)
-    assert "breaks off" in whole.errors[-1]
+    assert "cut off" in whole.errors[-1]
     assert names(out) == [f"{i:08d}-{n}.parquet" for i, n in enumerate(["files"] * 3 + list("abcd"))]
     assert names(tmp_path) == ["e"]  # the state goes with the last process
     assert same(facepcl.read_embeddings(out), whole)
@@ -311,14 +311,14 @@ def test_a_second_job_on_the_same_rank_is_refused_and_one_on_another_is_not(mode
     ("out", "options", "said"),
     [
         ("e", {"sheet": "s.png"}, "folder of tables, and a sheet belongs to one"),
-        ("e.npz", {}, r"e\.npz is one table, which one process writes"),
+        ("e.npz", {}, r"e\.npz is a single table, which one process writes"),
         ("nowhere/e", {}, "nowhere: there is no such folder"),
-        ("full", {}, "full holds notes, which is no table of embeddings"),
+        ("full", {}, "full holds notes, which is not a table of embeddings"),
         ("notes", {}, "notes is a file"),
         (
             "e.txt",
             {"rank": None, "world_size": None},
-            r"ends in \.parquet, \.npz, \.csv, .* folder of tables in /",
+            r"must end in \.parquet, \.npz, \.csv, that of a folder in /",
         ),
         ("e", {"rank": 2}, "rank 2 of 2"),
         ("e", {"world_size": None}, "belong together"),
@@ -424,7 +424,7 @@ def test_the_share_is_what_the_launcher_says(environ, share):
         ({"WORLD_SIZE": "2", "SLURM_PROCID": "0"}, "WORLD_SIZE is set in the environment without RANK"),
         (
             {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"},
-            "array that has gaps: give --rank",
+            "array with gaps: give --rank",
         ),
     ],
 )

@@ -194,7 +194,7 @@ def test_identity_is_compared_of_several_codes(tmp_path, kind):
 
 def test_several_codes_without_identity_are_an_error_that_names_them(tmp_path):
     path = write(tmp_path / "t.parquet", two_codes())
-    with pytest.raises(OptionError, match="has the codes face, pose and none for identity; choose one with"):
+    with pytest.raises(OptionError, match="has the codes face, pose but none for identity; choose one with"):
         facepcl.search((), path, rows=[0])
     with pytest.raises(OptionError, match="has face, pose, not 'shared'"):
         facepcl.search((), path, rows=[0], branch="shared")
@@ -250,14 +250,14 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
         ({"rows": [40]}, "this table has no row 40: its 40 rows are numbered from 0"),
         ({"rows": [-1]}, "has no row -1"),
         ({"rows": ["a"]}, "a row is a whole number, not 'a'"),
-        ({"rows": [0], "top": 0}, "top 0: a whole number of at least 1"),
-        ({"rows": [0], "top": 2.5}, "top 2.5: a whole number"),
+        ({"rows": [0], "top": 0}, "top must be a whole number of at least 1, not 0"),
+        ({"rows": [0], "top": 2.5}, "top must be a whole number"),
         ({"rows": [0], "min_similarity": 90}, "min_similarity 90: .* between -1 and 1"),
-        ({"rows": [0], "sheet": "found.gif"}, "a sheet is a .png"),
+        ({"rows": [0], "sheet": "found.gif"}, "the name of a sheet must end in .png"),
         ({"queries": np.ones((2, 4))}, r"an array of \[2, 4\] float64, and vectors .* float \[N, 6\]"),
         ({"queries": np.ones((2, 8, 8, 3), np.uint8)}, "images are given by their paths"),
         ({"queries": [Image.new("RGB", (8, 8))]}, "a source is a path"),
-        ({"queries": "me.jpg"}, r"weights that it has no name of \(a m\); name them, as in --model"),
+        ({"queries": "me.jpg"}, r"does not name the weights that made it \(a m\); name them with --model"),
     ],
 )
 def test_what_cannot_be_searched_is_one_sentence(options, said):
@@ -359,7 +359,7 @@ def test_weights_without_a_name_are_named_and_make_the_identity_of_a_query(with_
     path = tmp_path / "t.npz"
     facepcl.embed(list(FACES), path, model=with_heads, branch="shared,identity", dtype="float32")
     with pytest.raises(
-        OptionError, match=r"has no name of \(a pcl_facecycle\); name them, as in --model hf-hub"
+        OptionError, match=r"weights that made it \(a pcl_facecycle\); name them with --model hf-hub"
     ):
         facepcl.search(FACES[0], path)
     [result] = facepcl.search(FACES[0], path, model=with_heads)
@@ -526,7 +526,7 @@ def test_nearest_of_a_table_are_matches_of_a_vector_or_a_row():
         (3, 10, r"row 3 has no embedding \(damaged\)"),
         (np.ones(4), 10, r"the query is of the shape \[4\], and vectors are \[6\]"),
         (np.ones((1, WIDTH)), 10, r"the shape \[1, 6\]"),
-        (0, 0, "k 0: a whole number of at least 1"),
+        (0, 0, "k must be a whole number of at least 1"),
     ],
 )
 def test_nearest_says_what_it_takes(query, k, said):

@@ -129,7 +129,7 @@ def test_the_command_takes_names_or_a_number_of_queries(tmp_path, capsys, writte
     with Image.open(tmp_path / "s.jpg") as drawn:
         assert drawn.format == "JPEG"
     assert main(["embed", str(FACES[0]), *out, "--queries", "3"]) == 2
-    assert "--queries belongs to a sheet: add --sheet sheet.jpg" in capsys.readouterr().err
+    assert "--queries needs a sheet: add --sheet sheet.jpg" in capsys.readouterr().err
 
 
 def test_a_long_name_is_whole_and_broken_behind_its_words():

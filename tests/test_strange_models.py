@@ -13,7 +13,9 @@ IMAGE = np.zeros((70, 70, 3), np.uint8)
 
 
 def test_a_model_of_grey_images_is_refused():
-    with pytest.raises(OptionError, match="pcl_facecycle takes no RGB images of 64 x 64 pixels in float32"):
+    with pytest.raises(
+        OptionError, match="pcl_facecycle does not accept RGB images of 64 x 64 pixels in float32"
+    ):
         facepcl.FaceEmbedder(timm.create_model("pcl_facecycle", in_chans=1))
 
 

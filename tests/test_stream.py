@@ -229,7 +229,11 @@ def test_what_is_broken_is_skipped_named_and_counted(config, shards, caplog, cap
     pack(shards / "3.tar", {**names, "4.png": b"no image"})
     options = as_options({**SMALL, "method": "simclr", "steps": 12})
     assert main(["pretrain", str(shards), "--out", config.out, *options]) == 0
-    for said in ("1.tar: the shard breaks off", "2.tar: the shard breaks off or is no tar", "3.tar/4.png: "):
+    for said in (
+        "1.tar: the shard is cut off",
+        "2.tar: the shard is cut off or not a tar file",
+        "3.tar/4.png: ",
+    ):
         assert f"skipped {shards}/{said}" in caplog.text
     counts = [line["skipped"] for line in log_of(config)]
     assert counts == sorted(counts)
@@ -278,8 +282,8 @@ def test_a_resnet_gets_the_statistics_of_the_first_shard(config):
             OptionError,
             "--method labels needs .* leave out --stream 4",
         ),
-        ({"batch": 10}, OptionError, "--batch 10: a multiple of --stream 4"),
-        ({"pose_batch": 12}, OptionError, "--pose-batch 12: .* a subset of --batch 8"),
+        ({"batch": 10}, OptionError, "--batch must be a multiple of --stream 4"),
+        ({"pose_batch": 12}, OptionError, "--pose-batch must be at most --batch 8, not 12"),
         ({"stream": 8}, DataError, "6 shards are fewer than --stream 8; lower it"),
         ({"batch": 64}, DataError, "shards of about 11 images are too small: each step takes 16"),
         ({"data": ("nowhere",)}, MissingPath, "nowhere: there is no such file or folder"),
@@ -308,18 +312,18 @@ def test_loose_images_and_empty_shards_are_refused(config, shards, tmp_path):
 
 def test_processes_that_cannot_share_the_lanes_are_refused(config, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 8)
-    with pytest.raises(OptionError, match="--stream 4: 8 processes share it, so a multiple of 8"):
+    with pytest.raises(OptionError, match="--stream must be a multiple of 8, the number of processes, not 4"):
         distributed.check_batches(replace(config, pose_batch=8).batches)
 
 
 def test_a_run_goes_on_with_the_shards_it_was_begun_with(config, shards):
     run(replace(config, steps=1, method="simclr"))
-    said = r"was started with 6 shards of [0-9,]+ bytes, and DATA .* 6 shards of .* with other names or sizes"
+    said = r"was started with 6 shards of [0-9,]+ bytes, but DATA .* 6 shards of .* with other names or sizes"
     (shards / "5.tar").rename(shards / "6.tar")
     with pytest.raises(DataError, match=said):
         run(replace(config, steps=1, method="simclr"))
     (shards / "6.tar").unlink()
-    with pytest.raises(DataError, match=r"6 shards of .* bytes, and DATA now holds 5 shards of"):
+    with pytest.raises(DataError, match=r"6 shards of .* bytes, but DATA now holds 5 shards of"):
         run(replace(config, steps=1, method="simclr"))
 
 

@@ -316,7 +316,7 @@ def test_rows_of_two_spaces_are_no_table(tmp_path, original):
     parquet = pytest.importorskip("pyarrow.parquet")
     write_table(tmp_path / "o.parquet", {**META, "space": "other"}, [rows(5)], 5)
     other = parquet.read_table(tmp_path / "o.parquet")
-    with pytest.raises(TableError, match=r"x\.parquet has rows of the space other.* is of the space abc"):
+    with pytest.raises(TableError, match=r"x\.parquet has rows of the space other.* has the space abc"):
         read_embeddings(original(lambda pa, table: pa.concat_tables([table, other])))
 
 
@@ -331,7 +331,7 @@ def test_rows_of_two_widths_are_no_table(tmp_path, original):
 
 def test_metadata_of_another_space_are_refused(tmp_path):
     with pytest.raises(
-        TableError, match=r"t\.npz is of the space m face/code \(abc\), not m pose/code \(xyz\)"
+        TableError, match=r"t\.npz has the space m face/code \(abc\), not m pose/code \(xyz\)"
     ):
         read_embeddings(write(tmp_path / "t.npz"), meta={**META, "branch": "pose", "space": "xyz"})
     with pytest.raises(OptionError, match="meta is the metadata of a table"):

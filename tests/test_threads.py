@@ -166,6 +166,6 @@ def test_a_forked_child_of_a_compiled_embedder_gets_a_sentence(model):
         try:
             embedder(FACES[:1])
         except OptionError as error:
-            os._exit(7 if "make it in the child" in str(error) else 1)
+            os._exit(7 if "create it in the child" in str(error) else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -1,7 +1,6 @@
 """Options of a run that change what it trains or releases: `--ema`, `--resolution-schedule`, `--minutes`."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,12 +69,12 @@ def test_a_stopped_average_goes_on_to_the_bit(config, monkeypatch):
 
 
 def test_an_ema_of_1_is_refused(config):
-    with pytest.raises(OptionError, match=r"--ema 1.0: below 1"):
+    with pytest.raises(OptionError, match=r"--ema must be below 1, not 1.0"):
         run(replace(config, ema=1.0))
 
 
 def test_more_edges_than_views_are_refused(config):
-    with pytest.raises(OptionError, match=r"--edges 1.5: a probability, at most 1"):
+    with pytest.raises(OptionError, match=r"--edges must be a probability of at most 1, not 1.5"):
         run(replace(config, edges=1.5))
 
 
@@ -137,7 +136,7 @@ def test_an_encoder_is_for_the_largest_of_the_sizes_that_end_its_schedule(config
     ["48:0.6", "48,64", "48+,64", "48+31", "48:0.6,x", "48:0.6,31", "48:0.6,56:0.5,64", "48:1,64", ","],
 )
 def test_a_schedule_that_cannot_work_is_refused(config, text):
-    with pytest.raises(OptionError, match=re.escape(f"--resolution-schedule {text}: sizes of at")):
+    with pytest.raises(OptionError, match="--resolution-schedule takes sizes of at"):
         run(replace(config, size=0, resolution_schedule=text))
 
 
@@ -182,4 +181,4 @@ def test_a_stopped_run_by_the_clock_trains_for_the_rest_of_its_time(config, monk
 def test_two_lengths_at_once_are_refused(config, capsys):
     options = [*config.data, "--out", config.out, "--steps", "3", "--minutes", "2"]
     assert main(["pretrain", *options]) == 2
-    assert "--steps 3 and --minutes 2: give one of them" in capsys.readouterr().err
+    assert "--steps 3 and --minutes 2 exclude each other: give one" in capsys.readouterr().err

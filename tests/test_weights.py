@@ -154,9 +154,9 @@ def test_plain_timm_refuses_a_path_as_pretrained(saved, name):
         ("hub:org/faces", None, OptionError, r"Did you mean 'hf-hub:org/faces'\?"),
         ("tests", None, OptionError, r"Did you mean 'local-dir:tests'\?"),
         ("weights.safetensors", None, OptionError, "pretrained='weights.safetensors'"),
-        ("hf_hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be fetched"),
+        ("hf_hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be downloaded"),
         ("local-dir:nowhere", None, MissingPath, "nowhere"),
-        ("hf-hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be fetched"),
+        ("hf-hub:nobody/nothing", None, WeightsError, "hf-hub:nobody/nothing could not be downloaded"),
     ],
 )
 def test_a_wrong_name_or_file_is_one_sentence(name, pretrained, error, said, monkeypatch):
@@ -169,7 +169,7 @@ def test_a_wrong_name_or_file_is_one_sentence(name, pretrained, error, said, mon
 def test_a_damaged_file_is_an_error(saved):
     _, path = saved("pcl_facecycle")
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match="not a complete safetensors file"):
         facepcl.create_model("pcl_facecycle", pretrained=path)
 
 

@@ -163,7 +163,7 @@ def _check_options(
 ) -> None:
     """Raise for what cannot work, before anything is done."""
     if not 16 <= size <= 1024:
-        raise OptionError(f"size {size}: between 16 and 1024 pixels")
+        raise OptionError(f"size must be between 16 and 1024 pixels, not {size}")
     if format not in FORMATS:
         raise OptionError(unknown("format", format, FORMATS))
     check_workers(workers)
@@ -175,21 +175,21 @@ def _check_options(
     for source in sources:
         if os.path.isdir(source) and real.is_relative_to(os.path.realpath(source)):
             raise OptionError(
-                f"{folder} lies in {source}, so crops would be taken for photos; choose another"
+                f"{folder} is inside {source}, so its crops would be read as photos; choose another"
             )
     check_folder(folder)
     if os.path.exists(folder / EARLIER_PARTIAL):
         raise OptionError(
-            f"{folder} was begun by an earlier version of facepcl; delete it to start over, or finish it "
+            f"{folder} was started by an earlier version of facepcl; delete it to start over, or finish it "
             "with that version"
         )
     if any(folder.glob("[!.]*")) and not os.path.exists(folder / TABLE) and not job.read():
-        raise OptionError(f"{folder} holds other files; give a new folder for the crops")
+        raise OptionError(f"{folder} contains other files; choose a new folder for the crops")
 
 
 def _read_landmarks(landmarks: str | Path) -> dict[str, list[Face]]:
     if not Path(landmarks).is_file():
-        raise MissingPath(f"{landmarks}: there is no such file of landmarks")
+        raise MissingPath(f"{landmarks}: there is no such landmarks file")
     return read_landmarks(landmarks)
 
 
@@ -210,7 +210,7 @@ def _check_whole(job: Job, wanted: dict[str, Any], sources: list[str]) -> bool:
     entries = list_entries(sources, job.selection.again())
     if not is_table_of(paths, entries, folder / TABLE, job.selection):
         raise OptionError(
-            f"{folder} is whole, and of other photos than there are now; choose another folder, or delete it"
+            f"{folder} is complete, but has the crops of other photos; choose another folder, or delete it"
         )
     return not any(is_temporary(row["error"], row["source"]) for row in rows)
 

@@ -97,7 +97,9 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
     faces_of: dict[str, list[Face]] = {}
     for number, cells in lines:
         if len(cells) < len(header):
-            raise OptionError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")
+            raise OptionError(
+                f"{path}, line {number}: {len(cells)} cells, but the header has {len(header)} columns"
+            )
         source = without_secrets(cells[header.index(name)].strip())
         values = [cells[place].strip() for place in places]
         if not any(values):
@@ -107,7 +109,7 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
         except ValueError:
             numbers = [math.nan]
         if not all(map(math.isfinite, numbers)):
-            raise OptionError(f"{path}, line {number}: landmarks are ten numbers, in pixels of the photo")
+            raise OptionError(f"{path}, line {number}: landmarks must be ten numbers, in pixels of the photo")
         faces = faces_of.setdefault(os.path.normpath(source), [])
         faces_of.setdefault(os.path.normpath(path.parent / source), faces)
         faces.append(Face.from_landmarks(numbers))

@@ -67,7 +67,7 @@ class AttributeEmbedder(FaceEmbedder):
 
     def __init__(self, model: str | nn.Module = MODEL, fps: float = 0.0, **options: Any):
         if not options.get("align") and (options.get("one") or options.get("detector") is not None):
-            raise OptionError("crops need no detector and are one face each: leave out --one and --detector")
+            raise OptionError("crops need no detector and show one face each: leave out --one and --detector")
         super().__init__(model, IDENTITY, **options)
         self.meta["attributes"] = [TIME, TRACK, *attribute_names(self._heads.specs)]
         self.meta["fps"] = fps or None  # of videos

@@ -90,7 +90,7 @@ def _print_faces(args: argparse.Namespace) -> int:
 
     for name, default in (("resume", False), ("on_error", "record"), ("rank", None), ("world_size", None)):
         if getattr(args, name) != default:
-            raise OptionError(f"--{name.replace('_', '-')} belongs to a table: add -o faces.parquet")
+            raise OptionError(f"--{name.replace('_', '-')} needs a table: add -o faces.parquet")
     sources, selection = as_sources(args.source), Selection(args.all_files, args.fps)
     checks = (args.sheet, check_sheet), (args.html, check_page)
     drawn = [file for file, _ in checks if file]

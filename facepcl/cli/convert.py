@@ -30,7 +30,9 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
             help="normalisation of the ResNet's input (default: ImageNet's)",
         )
     parser.add_argument("--size", type=int, metavar="PIXELS", help="input size of the ResNet (default: 224)")
-    parser.add_argument("--license", metavar="NAME", help="of the weights, for the card (default: none)")
+    parser.add_argument(
+        "--license", metavar="NAME", help="licence of the weights, for the card (default: none)"
+    )
     return parser
 
 

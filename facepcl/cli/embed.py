@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     prepare_process()
     options = values_of(args, *JOB_OPTIONS, "branch", "pool", "flip", "compile", "align", "queries")
     if args.sheet is None and args.queries != contact_sheet.QUERIES:
-        raise OptionError("--queries belongs to a sheet: add --sheet sheet.jpg")
+        raise OptionError("--queries needs a sheet: add --sheet sheet.jpg")
     summary = facepcl.embed(args.source, args.out, **options, progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     return tell_summary(summary, "embedded", "images", args.align, drawn)

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     numbers = {**loop.PRESETS[args.preset], **given}
     lengths = [f"--{name} {given[name]:g}" for name in ("steps", "epochs", "minutes") if given.get(name)]
     if len(lengths) > 1:
-        raise OptionError(f"{' and '.join(lengths)}: give one of them")
+        raise OptionError(f"{' and '.join(lengths)} exclude each other: give one of them")
     if lengths and not given.get("epochs"):
         numbers["epochs"] = 0.0
     encoder = loop.run(loop.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)

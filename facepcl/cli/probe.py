@@ -77,14 +77,20 @@ def _add_options(parser: argparse.ArgumentParser, task: str) -> None:
             help="train on N images per class, at least 4 (default: all)",
         )
         add("--repeats", type=int, default=5, metavar="N", help="draws of the shots (default: 5)")
-    add("--seed", type=int, default=0, help="of splits, draws, bootstrap and random weights (default: 0)")
+    add(
+        "--seed", type=int, default=0, help="seed of splits, draws, bootstrap and random weights (default: 0)"
+    )
     add("--device", default="auto", help="cpu, cuda, mps, or auto")
     add(
         "--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="float32", help="default: float32"
     )
-    add("--workers", type=int, metavar="N", help="processes that decode (0: this one)")
-    add("--cache", metavar="FOLDER", help="of features (default: $FACEPCL_CACHE, or the user's cache)")
-    add("--out", default="probes", metavar="FOLDER", help="of the results as JSON (default: probes)")
+    add("--workers", type=int, metavar="N", help="decoding processes (0: none)")
+    add(
+        "--cache",
+        metavar="FOLDER",
+        help="folder for cached features (default: $FACEPCL_CACHE, or the user's cache)",
+    )
+    add("--out", default="probes", metavar="FOLDER", help="folder for the results as JSON (default: probes)")
     add("--report", metavar="FILE.html", help="write a page with charts and the worst errors")
 
 

@@ -23,7 +23,9 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="repository on the Hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="check everything, send nothing")
-    parser.add_argument("--license", metavar="NAME", help="of the weights, such as cc0-1.0 (default: OUT's)")
+    parser.add_argument(
+        "--license", metavar="NAME", help="licence of the weights, such as cc0-1.0 (default: OUT's)"
+    )
     parser.add_argument(
         "--dataset",
         action="append",
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns when nothing has changed
     if not (args.out and args.repository):
-        raise OptionError("say what to push and where to: facepcl push OUT ORG/NAME")
+        raise OptionError("name the folder and the repository: facepcl push OUT ORG/NAME")
     pushed = hub.push(
         args.out,
         args.repository,

@@ -104,7 +104,7 @@ class Selection:
 
     def __init__(self, all_files: bool = False, fps: float = 0.0, labels: Iterable[str] = ()):
         if not 0 <= fps <= MOST_FPS:  # NaN fails this too
-            raise OptionError(f"fps {fps}: between 0, which leaves videos out, and {MOST_FPS:g} a second")
+            raise OptionError(f"fps must be between 0 (leave videos out) and {MOST_FPS:g}, not {fps}")
         self.all_files, self.fps, self._labels = all_files, fps, frozenset(labels)
         self.skipped: Counter[str] = Counter()
 

@@ -67,7 +67,7 @@ def shard_labels(
             for member, read in members:
                 name, (_, parts, kind) = f"{shard}/{member.name}", _split(member.name)
                 if member.size > MAX_BYTES:  # a compressed shard may hold a file a thousand times its size
-                    raise DataError(f"{name}: {member.size:,} bytes are more than an image has")
+                    raise DataError(f"{name}: {member.size:,} bytes are too many for an image")
                 if selection.takes_member(member.name):
                     images.append(_Named(name, parts, {}))
                 elif kind in _KINDS:
@@ -77,7 +77,7 @@ def shard_labels(
                 yield image.name, _merged([f for f in files if is_pair or f.belongs_to(image)])
             strays += [f.name for f in files if not (is_pair or any(map(f.belongs_to, images)))]
     except SHARD_ERRORS as error:
-        raise DataError(f"{shard} breaks off or is no tar ({error})") from error
+        raise DataError(f"{shard} is cut off or not a tar file ({error})") from error
     if strays:
         _logger.warning(
             "%s: %d label files belong to no image: the first, %s, has none of its name beside it",

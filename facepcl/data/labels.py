@@ -48,7 +48,7 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # nested a thousand times
         raise DataError(f"{name} is not valid JSON ({error})") from error
     if not isinstance(labels, dict):
-        raise DataError(f"{name} holds no JSON object with labels")
+        raise DataError(f"{name} is not a JSON object with labels")
     return labels
 
 
@@ -63,9 +63,9 @@ def _units(values: dict[str, Any], name: str) -> dict[str, float]:
     for text, value in values.items():
         number = _number(value, text, name)
         if (unit := unit_name(text)) is None:
-            raise DataError(f"{name}: {text!r} is no action unit, as AU12 is one")
+            raise DataError(f"{name}: {text!r} is not an action unit such as AU12")
         if not 0 <= number <= 1:
-            raise DataError(f"{name}: {text} is {number:g}, not within 0 and 1")
+            raise DataError(f"{name}: {text} is {number:g}, not between 0 and 1")
         if unit in units:
             raise DataError(f"{name} has {unit} twice")
         units[unit] = number
@@ -96,5 +96,5 @@ def five_points(points: np.ndarray) -> tuple[tuple[float, float], ...]:
 def _number(value: Any, label: str, name: str) -> float:
     # not <=, so that NaN fails too
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
-        raise DataError(f"{name}: {label} is {value!r:.40}, not a number; leave out what is not known")
+        raise DataError(f"{name}: {label} is {value!r:.40}, not a number; leave unknown labels out")
     return float(value)

@@ -35,16 +35,16 @@ def people_below(folder: Path, images: Sequence[Path]) -> list[str]:
     names = [image.relative_to(folder).parts[0] for image in images]
     beside = next((image.name for image in images if image.parent == folder), None)
     if beside is not None:
-        raise DataError(f"the folders in {folder} are not taken for people, since {beside} lies beside them")
+        raise DataError(f"the folders in {folder} are not read as people, because {beside} is beside them")
     people = sorted(set(names))
     if len(people) == 1:
         raise DataError(
-            f"all images of {folder} lie in its folder {people[0]}: if the people are in there, name "
+            f"all images of {folder} are in its folder {people[0]}: if the people are in there, pass "
             f"{folder / people[0]}"
         )
     if are_splits(people):
         raise DataError(
-            f"the folders in {folder} are splits, not people ({', '.join(people)}): name one, such as "
+            f"the folders in {folder} are splits, not people ({', '.join(people)}): pass one, such as "
             f"{folder / people[0]}"
         )
     return names

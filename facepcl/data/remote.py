@@ -131,7 +131,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     if scheme in EXTRAS:
         require(*EXTRAS[scheme])
     if "::" in url:
-        raise OptionError(f"{shortened(url)}: chains of URLs are not read")
+        raise OptionError(f"{shortened(url)}: chained URLs are not supported")
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
@@ -139,7 +139,7 @@ def _file_system(url: str) -> tuple[Any, str]:
             f"{shortened(url)}: {scheme}:// needs a package that is not installed: {error}"
         ) from error
     except ValueError as error:
-        raise OptionError(f"{shortened(url)}: {scheme}:// is no protocol that fsspec knows") from error
+        raise OptionError(f"{shortened(url)}: {scheme}:// is not a protocol that fsspec supports") from error
     return fs, path
 
 
@@ -156,7 +156,7 @@ def _explained(url: str) -> Iterator[None]:
         raise MissingPath(f"{shortened(url)}: there is no such file or folder") from None
     except PermissionError as error:
         raise RemoteError(
-            f"{shortened(url)}: it may not be read with these credentials ({_words(error)})"
+            f"{shortened(url)}: these credentials do not allow reading it ({_words(error)})"
         ) from error
     except Exception as error:  # whatever a protocol's package raises
         raise RemoteError(f"{shortened(url)} cannot be read: {_words(error)}") from error

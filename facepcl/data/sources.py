@@ -63,7 +63,7 @@ def check_no_source(path: str | Path, sources: Sequence[str]) -> None:
     """Raise OptionError if the file `path` would replace one of the `sources`."""
     files = [os.path.realpath(source) for source in sources if not is_url(source) and os.path.isfile(source)]
     if os.path.realpath(path) in files:
-        raise OptionError(f"{path} is one of the sources, and would be replaced; choose another name")
+        raise OptionError(f"{path} is one of the sources and would be overwritten; choose another name")
 
 
 class Entry(NamedTuple):
@@ -166,7 +166,7 @@ def no_images(sources: Sequence[str | Path], selection: Selection) -> OptionErro
 
 def _spelled(source: str | Path) -> str:
     if source == "":
-        raise OptionError("a source is an empty text; name a file or a folder, or . for this one")
+        raise OptionError("a source is an empty string; name a file or a folder, or . for the current folder")
     if str(source).startswith("data:"):
         raise OptionError(f"{shortened(source)} is an image in a data: URL; save it as a file and name that")
     return source if isinstance(source, str) and is_url(source) else str(Path(source))
@@ -261,7 +261,7 @@ def _reason(url: str, size: int, selection: Selection) -> str | None:
 
 
 def _too_large(size: int) -> str:
-    return f"cannot be read: {size:,} bytes are more than an image has"
+    return f"cannot be read: {size:,} bytes are too many for an image"
 
 
 def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
@@ -271,7 +271,7 @@ def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
     column = next((header.index(name) for name in MANIFEST_COLUMNS if name in header), None)
     if column is None:
         raise OptionError(
-            f"{manifest} has no column {MANIFEST_COLUMNS[0]!r} with the paths of images; its first line says "
+            f"{manifest} has no column {MANIFEST_COLUMNS[0]!r} with the paths of images; its first line is "
             f"{','.join(header)[:80]!r}"
         )
 
@@ -377,7 +377,7 @@ def _shard_items(shard: str, selection: Selection) -> Iterator[Callable[[], Item
     except FileNotFoundError:
         yield partial(Item, name, error=MISSING)
     except SHARD_ERRORS as error:
-        reason = f"the shard breaks off or is no tar: {error}"
+        reason = f"the shard is cut off or not a tar file: {error}"
         yield partial(Item, name, error=reason)
 
 

@@ -145,7 +145,7 @@ class Reader:
                 reason = self._end()
                 if last:
                     raise ReaderError(
-                        f"the process that reads images does not start: {reason}; workers=0 decodes images "
+                        f"the decoding process does not start: {reason}; workers=0 decodes images "
                         "in this process"
                     ) from error
 
@@ -303,7 +303,7 @@ class Readers:
 def check_workers(count: int | None) -> None:
     """Raise OptionError unless so many readers can be asked for; None leaves it to the package."""
     if count is not None and count < 0:
-        raise OptionError(f"workers {count}: at least 0, which decodes images in this process")
+        raise OptionError(f"workers must be at least 0 (0: decode in this process), not {count}")
 
 
 def _prepare(idle: "LifoQueue[Reader | LocalReader]", items: Sequence[Item]) -> list[Prepared]:

@@ -48,7 +48,7 @@ def run(
         WeightsError: There are no weights.
     """
     if not 1 <= max_mb <= 1000:
-        raise OptionError(f"max_mb {max_mb}: between 1 and 1000 megabytes")
+        raise OptionError(f"max_mb must be between 1 and 1000 megabytes, not {max_mb}")
     if folder is not None and not os.path.isdir(folder):
         raise MissingPath(f"{folder}: there is no such folder")
     _check_address(host, port)
@@ -93,14 +93,14 @@ def run(
 
 def _check_address(host: str, port: int) -> None:
     if not 1 <= port <= 65535:
-        raise OptionError(f"port {port}: between 1 and 65535")
+        raise OptionError(f"port must be between 1 and 65535, not {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except socket.gaierror:
-            raise OptionError(f"host {host!r} is no address of this machine, such as {HOST}") from None
+            raise OptionError(f"host {host!r} is not an address of this machine, such as {HOST}") from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise OptionError(

@@ -66,7 +66,7 @@ class Comparer:
             raise OptionError("crops need no detector: leave out --crops or --detector")
         self._embedder = _load(model, dtype="float32", align=not crops, detector=detector)
         if not self._embedder.has_branches:
-            raise OptionError(f"the demo compares face and pose branch, and {model} has none")
+            raise OptionError(f"the demo compares the face and pose branches, but {model} has none")
         self.takes_crops = crops
         self._closed = threading.Event()
         self._galleries: dict[tuple[str, int], Gallery] = {}

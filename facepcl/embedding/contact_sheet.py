@@ -53,7 +53,7 @@ class Neighbour(NamedTuple):
 def check_queries(queries: int | Sequence[str]) -> None:
     """Raise OptionError for what cannot be drawn: before the work."""
     if isinstance(queries, int) and not 1 <= queries <= MOST_QUERIES:
-        raise OptionError(f"queries {queries}: between 1 and {MOST_QUERIES}, or names of images")
+        raise OptionError(f"queries must be between 1 and {MOST_QUERIES}, or names of images, not {queries}")
     if not isinstance(queries, int) and (isinstance(queries, str) or not queries):
         raise OptionError("queries is a number, or a list of names, as in ['a.jpg', 'b.jpg']")
 

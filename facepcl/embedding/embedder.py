@@ -35,7 +35,7 @@ _logger = logging.getLogger("facepcl")
 
 # that are asked for together: each may take a tenth of a second, and has a face or two for the network
 PHOTOS_PER_BATCH = 8
-NOT_FINITE = "the model's code of it is not finite: its weights are damaged, or --dtype float32 is needed"
+NOT_FINITE = "the model's output for it is not finite: the weights are damaged, or --dtype float32 is needed"
 
 
 @dataclass
@@ -109,7 +109,7 @@ class FaceEmbedder(Encoder):
         detector: str | Path | None = None,
     ):
         if not align and (one or detector is not None):
-            raise OptionError("one and detector belong to align: add --align (align=True)")
+            raise OptionError("one and detector need align: add --align (align=True)")
         self.alignment: Alignment | None = None
         if align:
             file = find_detector(detector)
@@ -315,7 +315,7 @@ class FaceEmbedder(Encoder):
 
     def _no_room(self, size: int) -> OptionError:
         return OptionError(
-            f"a batch of {size} does not fit into the memory of {self.device.type}; give a smaller "
+            f"a batch of {size} does not fit into the memory of {self.device.type}; use a smaller "
             "--batch-size (batch_size) or --device cpu"
         )
 

@@ -155,7 +155,7 @@ def find_meta(path: Path, own: dict[str, Any] | None, given: Mapping[str, Any] |
             f"the original table: read_embeddings({path.name!r}, meta=read_embeddings('ORIGINAL').meta)"
         )
     if own and given and own.get("space") != given.get("space"):
-        raise TableError(f"{path} is of the space {describe_space(own)}, not {describe_space(dict(given))}")
+        raise TableError(f"{path} has the space {describe_space(own)}, not {describe_space(dict(given))}")
     return dict(own or given or {})
 
 
@@ -204,7 +204,7 @@ def compared_branch(meta: dict[str, Any], where: str, branch: str | None = None)
     columns = columns_of(meta)
     if branch is None and IDENTITY not in columns and len(columns) > 1:
         raise OptionError(
-            f"{where} has the codes {', '.join(columns)} and none for identity; choose one with --branch "
+            f"{where} has the codes {', '.join(columns)} but none for identity; choose one with --branch "
             f"{next(iter(columns))} (branch={next(iter(columns))!r})"
         )
     chosen = branch or (IDENTITY if IDENTITY in columns else next(iter(columns)))
@@ -251,12 +251,12 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
     if isinstance(a, Embeddings) and isinstance(b, Embeddings) and a.meta.get("space") != b.meta.get("space"):
         one, other = describe_space(a.meta), describe_space(b.meta)
         raise TableError(
-            f"the tables lie in different spaces: {one} and {other}{if_replaced(one, other)}; "
+            f"the tables are in different spaces: {one} and {other}{if_replaced(one, other)}; "
             "embed both with the same weights, branch and pool"
         )
     x, y = _vectors(a), _vectors(b)
     if x.shape[1] != y.shape[1]:
-        raise OptionError(f"vectors of {x.shape[1]} and {y.shape[1]} numbers do not compare")
+        raise OptionError(f"vectors of {x.shape[1]} and {y.shape[1]} numbers cannot be compared")
     return unit(x) @ unit(y).T
 
 

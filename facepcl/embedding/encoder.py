@@ -119,7 +119,7 @@ class Encoder:
         names = branches_of(branch)
         if IDENTITY in names and not self.has_identity:
             raise OptionError(
-                f"{self.name} comes without a head for identity, so branch {IDENTITY!r} does not exist; "
+                f"{self.name} has no identity head, so branch {IDENTITY!r} does not exist; "
                 "facepcl pretrain --method labels --freeze trains one"
             )
         if IDENTITY in names and self.pool != POOL:
@@ -130,7 +130,7 @@ class Encoder:
             )
         if self.flip and names == (POSE,):
             raise OptionError(
-                "flip averages no pose codes, since a mirrored face has another pose: leave it out"
+                "flip cannot average pose codes, because a mirrored face has another pose: leave it out"
             )
 
     def _reads_branches(self, branch: str) -> bool:
@@ -172,7 +172,7 @@ class Encoder:
         except (RuntimeError, AssertionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise OptionError(
-                f"{self.name} takes no RGB images of {image.shape[2]} x {image.shape[3]} pixels in "
+                f"{self.name} does not accept RGB images of {image.shape[2]} x {image.shape[3]} pixels in "
                 f"{str(image.dtype).removeprefix('torch.')} ({reason})"
             ) from error
 
@@ -261,8 +261,8 @@ class Encoder:
         if self.device.type != "cpu" or self._backend == "compile":
             where = "backend compile" if self.device.type == "cpu" else f"device {self.device.type}"
             raise OptionError(
-                f"this embedder was made before the process was forked, and {where} does not work in the "
-                "child: make it in the child, or start processes with multiprocessing's 'spawn'"
+                f"this embedder was created before the process was forked, and {where} does not work in the "
+                "child: create it in the child, or start processes with multiprocessing's 'spawn'"
             )
         use_own_threads()
         self._making, self._process = Lock(), os.getpid()
@@ -327,7 +327,7 @@ def _check_options(branch: Any, pool: str, batch_size: Any, size: Any, dtype: st
     if pool not in POOLS:
         raise OptionError(unknown("pool", pool, POOLS))
     if batch_size < 1:
-        raise OptionError(f"batch_size {batch_size}: at least 1")
+        raise OptionError(f"batch_size must be at least 1, not {batch_size}")
     if backend not in BACKENDS:
         raise OptionError(unknown("backend", backend, BACKENDS))
     if dtype != INT8:
@@ -346,7 +346,7 @@ def branches_of(branch: str) -> tuple[str, ...]:
         if name not in (*Branches._fields, IDENTITY):
             raise OptionError(f"{unknown('branch', name, BRANCH_NAMES)}, or several as face,pose")
     if len(set(names)) < len(names):
-        raise OptionError(f"branch {branch!r} names one twice")
+        raise OptionError(f"branch {branch!r} names a branch twice")
     return names
 
 
@@ -390,13 +390,15 @@ def _load(model: str | nn.Module) -> nn.Module:
         # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
         return copy.deepcopy(model)
     if not isinstance(model, str):
-        raise OptionError(f"a {type(model).__name__} is no model: give a name or a timm module; {FOR_IMAGES}")
+        raise OptionError(
+            f"a {type(model).__name__} is not a model: give a name or a timm module; {FOR_IMAGES}"
+        )
     plain = model.partition(".")[0]
     if ":" in model or plain in timm.list_models(FAMILY):
         with suppress(OfTimm):
             return create_model(model, pretrained=True)
     elif os.path.isfile(model) and is_image_name(model):
-        raise OptionError(f"{model} is no model; {FOR_IMAGES}")
+        raise OptionError(f"{model} is not a model; {FOR_IMAGES}")
     elif not timm.is_model(plain):
         raise unknown_model(model, timm.list_models())
     try:
@@ -423,7 +425,7 @@ def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:
     if not size or config["input_size"] == (3, size, size):
         return config
     if not 32 <= size <= LARGEST_SIDE:
-        raise OptionError(f"size {size}: 32 to {LARGEST_SIDE} pixels, or 0 for the model's own")
+        raise OptionError(f"size must be 32 to {LARGEST_SIDE} pixels, or 0 for the model's own, not {size}")
     if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
         raise OptionError(f"size {size}: this model takes {config['input_size'][1]} pixels only")
     return {**config, "input_size": (3, size, size)}
@@ -455,7 +457,7 @@ def _hash_weights(model: nn.Module) -> str:
         else:
             raise OptionError(
                 f"{type(model).__name__} cannot be embedded with: {name} of its state_dict is an object of "
-                f"class {type(value).__name__}, and weights are told apart by tensors and plain values"
+                f"class {type(value).__name__}, and only tensors and plain values identify weights"
             )
 
     for name, value in sorted(model.state_dict().items()):

@@ -2,7 +2,7 @@
 
 Unsigned activations and signed weights, a scale for each channel. The last convolution of each output stays
 in float: its channels differ a thousandfold in spread, and one scale for all would silence the small ones,
-which a cosine does not show but a linear probe does. Figures: benchmarks/RESULTS.md.
+which a cosine does not show but a linear probe does. Figures: benchmarks/RESULTS.md, "int8".
 """
 
 import copy

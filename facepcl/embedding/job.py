@@ -120,7 +120,7 @@ def embed(
             detector=detector,
         )
         if sheet is not None and not embedder.has_branches:
-            raise OptionError(f"a sheet compares face and pose branch, and {embedder.name} has none")
+            raise OptionError(f"a sheet compares the face and pose branches, but {embedder.name} has none")
         return embedder
 
     if sheet is not None:
@@ -222,15 +222,15 @@ def _check_options(
     if is_url(str(out)):
         raise OptionError(f"{out}: tables are written to the file system; copy them there, or mount it")
     if on_error not in ("record", "raise"):
-        raise OptionError(f"on_error {on_error!r}: choose record or raise")
+        raise OptionError(f"on_error must be record or raise, not {on_error!r}")
     check_workers(workers)
     if in_folder:
         check_table_folder(Path(out))
         return
     if rank is not None or world_size is not None:
         raise OptionError(
-            f"{out} is one table, which one process writes; --rank and --world-size fill a folder, as in "
-            "-o embeddings/"
+            f"{out} is a single table, which one process writes; with --rank and --world-size, name a "
+            "folder, as in -o embeddings/"
         )
     torchrun_share()  # raises for half of what a launcher sets, which pretraining refuses, too
     check_table_path(Path(out))
@@ -278,7 +278,7 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
     entries = list_entries(sources, job.selection.again())
     if not is_table_of(table.paths, entries, summary.path, job.selection):
         raise OptionError(
-            f"{summary.path} is whole, and of other images than these or of other names; choose another name"
+            f"{summary.path} is complete, but has other images or other names; choose another name"
         )
     if has_temporary_errors(table):
         _logger.warning(
@@ -287,7 +287,7 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
             summary.path,
         )
         return False
-    _logger.info("%s is whole already; nothing was left to do", summary.path)
+    _logger.info("%s is already complete; nothing was left to do", summary.path)
     summary.count(table)
     return True
 

@@ -111,7 +111,7 @@ class Nearest:
 def check_top(top: Any, name: str) -> None:
     """Raise OptionError for what is no number of matches."""
     if not isinstance(top, Integral) or isinstance(top, bool) or int(top) < 1:
-        raise OptionError(f"{name} {top!r:.40}: a whole number of at least 1")
+        raise OptionError(f"{name} must be a whole number of at least 1, not {top!r:.40}")
 
 
 def check_row(row: Any, count: int, where: str) -> int:

@@ -203,7 +203,7 @@ def _codes_there(
         return meta, {there[0]: slice(0, meta["dimension"])}
     if missing := [name for name in codes if name not in there]:
         raise TableError(
-            f"{path} has no column {missing[0]}, of which its metadata tells; keep all codes or one"
+            f"{path} has no column {missing[0]}, which its metadata lists; keep all codes or one"
         )
     return meta, codes
 
@@ -213,7 +213,7 @@ def _check_space(path: Path, column: Any, space: str | None) -> None:
     others = [] if column is None else [s for s in column.unique().to_pylist() if s not in (None, space)]
     if others:
         raise TableError(
-            f"{path} has rows of the space {others[0]}, and its metadata is of the space {space}: embeddings "
+            f"{path} has rows of the space {others[0]}, but its metadata has the space {space}: embeddings "
             "of different models or branches do not belong in one table"
         )
 
@@ -224,7 +224,7 @@ def _matrix(path: Path, name: str, column: Any, width: int) -> np.ndarray:
     widths = set(require("pyarrow.compute", "parquet").list_value_length(column).unique().to_pylist())
     if widths - {width}:
         raise TableError(
-            f"{path} has rows with {min(widths - {width})} numbers in {name}, and its metadata says {width}: "
+            f"{path} has rows with {min(widths - {width})} numbers in {name}, but its metadata says {width}: "
             "they are of another model or branch"
         )
     numbers: np.ndarray = column.flatten().to_numpy()

@@ -206,7 +206,7 @@ def _load_embedder(
     align = "align" in meta if crops is None else not crops
     if model is None and not meta.get("tag"):
         raise OptionError(
-            f"{name} was made with weights that it has no name of (a {meta.get('model')}); name them, as in "
+            f"{name} does not name the weights that made it (a {meta.get('model')}); name them with "
             "--model hf-hub:ORG/NAME or --model local-dir:FOLDER (model=)"
         )
     sides = ((meta.get("preprocessing") or {}).get("input_size") or (3, 0, 0))[1:]
@@ -225,12 +225,12 @@ def _load_embedder(
         )
     except WeightsError as error:
         if model is None and "detector" not in str(error):
-            raise WeightsError(f"{error}; {name} was made with them, and --model names others") from error
+            raise WeightsError(f"{error}; {name} was made with them, but --model names others") from error
         raise
     own, other = describe_space(meta), describe_space(embedder.meta)
     if meta.get("space") != embedder.meta["space"]:
         raise TableError(
-            f"{name} is of the space {own}, and {model or model_name(meta)} gives {other}"
+            f"{name} has the space {own}, but {model or model_name(meta)} gives {other}"
             f"{if_replaced(own, other)}; name the weights that made it with --model, or make the table again"
         )
     return embedder

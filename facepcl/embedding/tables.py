@@ -37,7 +37,7 @@ def check_table_path(path: Path) -> None:
     """Raise OptionError, MissingPath, WriteError or MissingExtra if no table can be written there."""
     if path.suffix not in _WRITERS:
         raise OptionError(
-            f"{path}: the name of a table ends in {', '.join(_WRITERS)}, a folder of tables in /"
+            f"{path}: the name of a table must end in {', '.join(_WRITERS)}, that of a folder in /"
         )
     check_file(path)
     if path.suffix == ".parquet":
@@ -193,7 +193,9 @@ def check_table_folder(out: Path) -> None:
     # Spark and its kin leave _SUCCESS and _metadata, which readers pass over
     others = [path.name for path in out.glob("[!._]*") if path.suffix != ".parquet"]
     if others:
-        raise OptionError(f"{out} holds {min(others)}, which is no table of embeddings; name a new folder")
+        raise OptionError(
+            f"{out} holds {min(others)}, which is not a table of embeddings; choose a new folder"
+        )
 
 
 def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | None) -> Embeddings:

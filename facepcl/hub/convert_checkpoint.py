@@ -100,7 +100,7 @@ def _check_options(
     if arch is None and (mean or std or size):
         raise OptionError("--mean, --std and --size belong to --arch: PCL's own weights take [0, 1] as it is")
     if arch is not None and arch not in ARCHS:
-        raise OptionError(f"--arch {arch}: {' or '.join(ARCHS)}")
+        raise OptionError(f"--arch must be {' or '.join(ARCHS)}, not {arch}")
     for name, numbers in (("--mean", mean), ("--std", std)):
         if numbers is not None and len(numbers) != 3:
             raise OptionError(f"{name} takes three numbers, for red, green and blue in [0, 1]")
@@ -109,10 +109,10 @@ def _check_options(
     if std is not None and not all(0 < number <= 1 for number in std):
         raise OptionError("--std takes numbers above 0, up to 1; for pixels up to 255 divide them by 255")
     if size is not None and not 32 <= size <= LARGEST_SIDE:
-        raise OptionError(f"--size {size}: 32 to {LARGEST_SIDE} pixels")
+        raise OptionError(f"--size must be 32 to {LARGEST_SIDE} pixels, not {size}")
     check_folder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise OptionError(f"{out} is there already; give the name of a new folder")
+        raise OptionError(f"{out} already exists; choose a new folder")
 
 
 def _load(network: nn.Module, tensors: State, what: str) -> None:

@@ -187,7 +187,7 @@ _FORMATS = {".onnx": (_write_onnx, open_graph), ".pt2": (_write_program, _open_p
 def _check(out: Path) -> None:
     """Raise for a file that cannot be written, before the model is loaded."""
     if out.suffix not in _FORMATS:
-        raise OptionError(f"{out}: the name of an exported encoder ends in {' or '.join(_FORMATS)}")
+        raise OptionError(f"{out}: the name of an exported encoder must end in {' or '.join(_FORMATS)}")
     check_file(out)
     if out.suffix == ".onnx":
         require_onnx()

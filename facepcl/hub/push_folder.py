@@ -89,7 +89,7 @@ def _check_name(repository: str) -> None:
         validate_repo_id(repository)
     except HFValidationError as error:
         reason = str(error).split("\n", 1)[0].rstrip(".")
-        raise OptionError(f"{repository!r} is no name for a repository: {reason}") from error
+        raise OptionError(f"{repository!r} is not a valid repository name: {reason}") from error
     if "/" not in repository:
         raise OptionError(f"{repository!r}: expected ORG/NAME, or USER/NAME for your own")
 
@@ -100,14 +100,14 @@ def _contents(
     """The files of the repository: weights as they are, card and config as they are to be."""
     tensors = create_model(f"local-dir:{folder}").state_dict()  # what does not load here is not published
     if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise WeightsError(f"{folder} holds numbers that are not finite: {bad[0]}")
+        raise WeightsError(f"{folder} contains numbers that are not finite: {bad[0]}")
     contents: dict[str, Path | bytes] = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
     contents[CONFIG_FILE] = folder / CONFIG_FILE
     name = f"hf-hub:{repository}"
     if (folder / CARD_FILE).is_file():
         if license or datasets:
             raise OptionError(
-                f"{folder} has a {CARD_FILE}, which is pushed as it stands: say licence and data sets there, "
+                f"{folder} has a {CARD_FILE}, which is pushed unchanged: name licence and data sets there, "
                 "or delete it to have it written again"
             )
         card = (folder / CARD_FILE).read_text("utf-8")
@@ -132,12 +132,12 @@ def _commit(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if get_token() is None:
-        raise HubError("there is no token: type hf auth login, or set HF_TOKEN to one that may write")
+        raise HubError("there is no token: type hf auth login, or set HF_TOKEN to one with write access")
     api = HfApi(library_name="facepcl")
     api.create_repo(repository, private=private or None, exist_ok=True)
     info = api.model_info(repository)
     if private and not info.private:
-        raise HubError(f"{info.id} is there already and public; make it private in its settings first")
+        raise HubError(f"{info.id} already exists and is public; make it private in its settings first")
     files = {sibling.rfilename for sibling in info.siblings or ()}
     if files - {".gitattributes", CARD_FILE}:
         held = "no config.json"
@@ -145,7 +145,7 @@ def _commit(
             config = read_config(Path(api.hf_hub_download(info.id, CONFIG_FILE, revision=info.sha)).parent)
             held = config.get("facepcl", {}).get("architecture", config.get("architecture", "another model"))
         if held != architecture:
-            raise HubError(f"{info.id} is taken: it holds {held}, not {architecture}; give another name")
+            raise HubError(f"{info.id} already holds {held}, not {architecture}; choose another name")
     operations: list[Any] = [
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in contents.items()

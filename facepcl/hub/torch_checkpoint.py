@@ -95,12 +95,12 @@ def _unpickle(path: Path) -> Any:
         match = re.search(r"GLOBAL (\S+)", str(error))  # in a message of many lines
         refused = match[1] if match else "an object"
         raise WeightsError(
-            f"{path} holds {refused} beside or around its weights, and convert runs no code of a file; if "
-            "you trust it, open it where it was made and save model.state_dict() alone"
+            f"{path} contains {refused} besides its weights, and convert runs no code from a file; if you "
+            "trust it, load it where it was made and save only model.state_dict()"
         ) from error
     except Exception as error:  # torch.load raises almost anything for a damaged file
         reason = str(error).partition(". ")[0] if isinstance(error, RuntimeError) else type(error).__name__
-        raise WeightsError(f"{path} is not a whole PyTorch checkpoint of weights ({reason})") from error
+        raise WeightsError(f"{path} is not a complete PyTorch checkpoint of weights ({reason})") from error
 
 
 def recognise(tensors: State, arch: str | None, path: str | Path) -> Parts:
@@ -117,7 +117,7 @@ def recognise(tensors: State, arch: str | None, path: str | Path) -> Parts:
             if arch:
                 raise WeightsError(f"{path} looks like a {name}, not a {arch}; leave out --arch")
             known = name if name in ("resnet18", "resnet50") else "resnet18 or --arch resnet50"
-            raise OptionError(f"{path} looks like a ResNet ({name}): say which by --arch {known}")
+            raise OptionError(f"{path} looks like a ResNet ({name}): name it with --arch {known}")
         keys = ", ".join(list(tensors)[:3]) or "no tensors"
         raise WeightsError(
             f"{path} holds {keys:.100}; expected the weights of {arch or 'PCL'} under any prefix"
@@ -176,7 +176,7 @@ def _best(prefixes: list[str], path: str | Path) -> str:
     first, *others = sorted(prefixes, key=rank)
     if others and rank(others[0]) == rank(first):
         names = " and ".join(prefix.rstrip(".") or "one without a prefix" for prefix in (first, others[0]))
-        raise WeightsError(f"{path} holds several networks, {names}; save the one that is meant alone")
+        raise WeightsError(f"{path} holds several networks, {names}; save only the one you want")
     return first
 
 

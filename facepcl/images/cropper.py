@@ -37,7 +37,7 @@ class Alignment:
         if self.template not in TEMPLATES:
             raise OptionError(unknown("template", self.template, TEMPLATES))
         if not 0 < self.score < 1:
-            raise OptionError(f"score {self.score:g}: between 0 and 1")
+            raise OptionError(f"score must be between 0 and 1, not {self.score:g}")
 
     def describe(self) -> dict[str, Any]:
         """What tells how crops were made."""

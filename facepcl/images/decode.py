@@ -259,7 +259,7 @@ def _from_integers(levels: np.ndarray, may_be_8_bit: bool) -> Image.Image:
     """Grey levels of 16 bits; in integers of 32 bits also of 8, as programs write them."""
     if levels.min() < 0 or levels.max() > 65535:
         raise ImageError(
-            f"integer pixels lie in [0, 255] or [0, 65535], not {levels.min()} to {levels.max()}; "
+            f"integer pixels must be in [0, 255] or [0, 65535], not {levels.min()} to {levels.max()}; "
             "save it in 8 or 16 bits"
         )
     if not (may_be_8_bit and levels.max() <= 255):
@@ -270,7 +270,7 @@ def _from_integers(levels: np.ndarray, may_be_8_bit: bool) -> Image.Image:
 def _from_floats(levels: np.ndarray) -> Image.Image:
     if not (levels.min() >= 0 and levels.max() <= 1):  # NaN fails this too
         raise ImageError(
-            f"floating-point pixels lie in [0, 1], not {levels.min():.3g} to {levels.max():.3g}; "
+            f"floating-point pixels must be in [0, 1], not {levels.min():.3g} to {levels.max():.3g}; "
             "save it in 8 or 16 bits"
         )
     return Image.fromarray((levels * 255).round().astype(np.uint8)).convert("RGB")
@@ -325,7 +325,7 @@ def _read_file(path: str | Path) -> bytes:
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer for ever
         raise ImageError("cannot be read: it is a pipe or device, not a file")
     if status.st_size > MAX_BYTES:
-        raise ImageError(f"cannot be read: {status.st_size:,} bytes are more than an image has")
+        raise ImageError(f"cannot be read: {status.st_size:,} bytes are too many for an image")
     with open(path, "rb") as file:
         data = file.read()
     if len(data) < status.st_size:

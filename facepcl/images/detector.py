@@ -155,9 +155,8 @@ def find_detector(path: str | Path | None = None) -> Path:
     path = _fetch()
     if (digest := sha256_file(path)) != SHA256:
         raise WeightsError(
-            f"{path} has the sha256 {digest[:12]}, not {SHA256[:12]} of the face detector that "
-            "facepcl knows; delete it to fetch it again, or give a file of your own with --detector PATH "
-            "(detector=PATH)"
+            f"{path} is not the face detector that facepcl expects: sha256 {digest[:12]}, not {SHA256[:12]}; "
+            "delete it to download it again, or pass your own file with --detector PATH (detector=PATH)"
         )
     return path
 
@@ -174,8 +173,8 @@ def _fetch() -> Path:
         reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
         reason = unwritable_hub_cache(error) or reason
         raise WeightsError(
-            f"the face detector could not be fetched from the Hub ({reason}); download {_where()}, and "
-            "give its path with --detector PATH (detector=PATH)"
+            f"the face detector could not be downloaded from the Hub ({reason}); download {_where()}, and "
+            "pass its path with --detector PATH (detector=PATH)"
         ) from error
     finally:
         if silent:

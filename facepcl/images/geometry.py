@@ -135,7 +135,7 @@ def similarity(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
     points, onto = np.asarray(points, float), np.asarray(onto, float)
     a, b = points - points.mean(0), onto - onto.mean(0)
     if not (spread := (a**2).sum()) > 0:
-        raise ImageError("its landmarks are all at one place")
+        raise ImageError("its landmarks are all in one place")
     # in the plane the best rotation is that of one complex number, and needs no singular values
     cosine, sine = (a * b).sum() / spread, (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / spread
     turn = np.array([[cosine, -sine], [sine, cosine]])
@@ -147,7 +147,7 @@ def arcface_square(landmarks: Sequence[Sequence[float]]) -> Square:
     matrix = similarity(np.array(landmarks, float), ARCFACE_POINTS)
     turn, scale = matrix[:, :2], float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if not scale > 0:
-        raise ImageError("its landmarks are no face's")
+        raise ImageError("its landmarks are not those of a face")
     x, y = np.linalg.solve(turn, np.full(2, ARCFACE_SIDE / 2) - matrix[:, 2])
     angle = -float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))
     return Square(float(x), float(y), ARCFACE_SIDE / 2 / scale, angle)
@@ -157,7 +157,7 @@ def face_square(landmarks: Sequence[Sequence[float]]) -> Square:
     """The square that the template `face` maps to its crop."""
     square = square_around(landmarks, turn=True)
     if not square.half > 0:
-        raise ImageError("its landmarks are all at one place")
+        raise ImageError("its landmarks are all in one place")
     return square
 
 

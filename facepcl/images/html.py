@@ -41,7 +41,7 @@ def check_page(path: str | Path, what: str = "page") -> None:
     """Raise OptionError, MissingPath or WriteError if no page can be written there: before the work."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise OptionError(f"{path}: a {what} is a .html")
+        raise OptionError(f"{path}: the name of a {what} must end in .html")
     check_file(path)
 
 

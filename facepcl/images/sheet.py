@@ -18,7 +18,7 @@ def check_sheet(path: str | Path) -> None:
     """Raise OptionError, MissingPath or WriteError if no sheet can be written there: before the work."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise OptionError(f"{path}: a sheet is a .png or a .jpg")
+        raise OptionError(f"{path}: the name of a sheet must end in .png or .jpg")
     check_file(path)
     if os.path.exists(path) and not _is_sheet(path):
         raise OptionError(f"{path} exists and is not a sheet of facepcl; choose another name, or delete it")

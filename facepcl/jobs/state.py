@@ -103,7 +103,7 @@ class Job:
         """Return the description that the job began with; None if it has not begun. Raises TableError."""
         if os.path.exists(self.folder / EARLIER_LISTING):
             raise TableError(
-                f"{self.folder} was begun by an earlier version of facepcl; delete it to start over, or "
+                f"{self.folder} was started by an earlier version of facepcl; delete it to start over, or "
                 "finish it with that version"
             )
         try:
@@ -123,7 +123,7 @@ class Job:
             self.refuse_to_restart(f"{self.folder} holds unfinished work on {self.out}")
         if previous["world_size"] != self.share.world_size:
             there, own = previous["world_size"], self.share.world_size
-            self.refuse_to_restart(f"{self.out} was begun with the world size {there}, not {own}")
+            self.refuse_to_restart(f"{self.out} was started with the world size {there}, not {own}")
         return previous
 
     def refuse_to_restart(self, reason: str) -> None:

@@ -73,7 +73,7 @@ def create_model(
     if folder is not None:
         if isinstance(pretrained, (str, Path)):
             raise OptionError(
-                f"{name} brings its own weights; pretrained={str(pretrained)!r} is for a plain name"
+                f"{name} comes with its own weights; pretrained={str(pretrained)!r} is for a plain name"
             )
         model = _create_from_folder(folder, pretrained is not False, branches, timm_options)
         if pretrained is False:
@@ -137,7 +137,7 @@ def unknown_model(name: str, others: Iterable[str] = ()) -> OptionError:
     elif Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
         return OptionError(
             f"{name!r} is a file of weights, not a model; type create_model(MODEL, pretrained={name!r}), or "
-            "facepcl convert if it is no .safetensors file"
+            "facepcl convert if it is not a .safetensors file"
         )
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(@\w+)?", repository):
         meant = f"hf-hub:{repository}"
@@ -162,8 +162,8 @@ def fetch_row(row: Row, cache_dir: str | Path | None = None, progress: bool = Fa
     for name, wanted in row.hub_sha256.items():
         if (folder / name).is_file() and (digest := check_sha256(folder / name)) != wanted:
             raise WeightsError(
-                f"{row.hf_hub_id}: {name} is not the file that this facepcl knows: sha256 {digest[:12]}, not "
-                f"{wanted[:12]}"
+                f"{row.hf_hub_id}: {name} is not the file that this version expects: sha256 {digest[:12]}, "
+                f"not {wanted[:12]}"
             )
     return folder
 

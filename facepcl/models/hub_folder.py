@@ -85,7 +85,7 @@ def _fetch(name: str, cache_dir: str | Path | None, progress: bool) -> Path:
         raise
     except Exception as error:  # its own, its HTTP library's and the system's, by version
         why = reason(error, repository, revision)
-        raise WeightsError(f"{name} could not be fetched: {why}") from error
+        raise WeightsError(f"{name} could not be downloaded: {why}") from error
     if not (folder / WEIGHTS_FILE).is_file():
         raise WeightsError(
             f"{name} holds no {WEIGHTS_FILE}; a pickle such as pytorch_model.bin is not read: download it "
@@ -120,8 +120,8 @@ def _check_against_cache(path: Path, name: str) -> None:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise WeightsError(
-            f"{name}: {path.name} is damaged, sha256 {digest[:12]} instead of {blob.name[:12]}; it is out of "
-            "the cache now, so try again"
+            f"{name}: {path.name} is damaged, sha256 {digest[:12]} instead of {blob.name[:12]}; it was "
+            "removed from the cache, so try again"
         )
 
 

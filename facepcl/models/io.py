@@ -84,7 +84,7 @@ def _explained(path: str | Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
+        raise WeightsError(f"{path} is not a complete safetensors file ({error})") from error
 
 
 def save_encoder(
@@ -180,7 +180,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise MissingPath(
-            f"{folder}: no config.json there; a folder written by facepcl pretrain has one in encoder/"
+            f"{folder} has no config.json; a folder written by facepcl pretrain has one in encoder/"
         )
     try:
         config = json.loads(path.read_text("utf-8"))

@@ -32,7 +32,7 @@ def check_writable(run: Path) -> None:
     others = [name for name in (*FOLDERS, "log.jsonl") if (run / name).exists()]
     if others and not (run / "config.json").exists() and not checkpoints(run):
         raise OptionError(
-            f"--out {run}: it holds {others[0]} and no config.json of a run; give another --out"
+            f"--out {run} contains {others[0]} but no config.json of a run; choose another --out"
         )
     for name in FOLDERS:
         if (run / name).exists() and not (run / name).is_dir():

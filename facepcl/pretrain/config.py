@@ -196,17 +196,17 @@ class Config:
             if choices and value not in choices:
                 raise OptionError(unknown(name, value, choices))
             if isinstance(value, (int, float)) and not minimum <= value <= MAXIMUM:
-                raise OptionError(f"{name} {value}: at least {minimum}, at most {MAXIMUM:g}")
+                raise OptionError(f"{name} must be between {minimum} and {MAXIMUM:g}, not {value}")
         if 0 < self.size < 32:
-            raise OptionError(f"--size {self.size}: at least 32, or 0 for the model's default")
+            raise OptionError(f"--size must be at least 32, or 0 for the model's default, not {self.size}")
         if read_schedule(self.resolution_schedule) and self.size:
             raise OptionError(f"--resolution-schedule sets the sizes; leave out --size {self.size}")
         if self.warmup >= 1:
-            raise OptionError(f"--warmup {self.warmup}: a fraction of the run, below 1")
+            raise OptionError(f"--warmup must be a fraction of the run below 1, not {self.warmup}")
         if self.edges > 1:
-            raise OptionError(f"--edges {self.edges}: a probability, at most 1")
+            raise OptionError(f"--edges must be a probability of at most 1, not {self.edges}")
         if self.ema >= 1:
-            raise OptionError(f"--ema {self.ema}: below 1")
+            raise OptionError(f"--ema must be below 1, not {self.ema}")
         if self.method == "pcl-no-orthogonal" and self.orthogonality not in (0, ORTHOGONALITY):
             raise OptionError(
                 f"--method pcl-no-orthogonal sets the weight to 0; leave out --orthogonality "
@@ -215,7 +215,7 @@ class Config:
         if not (self.epochs or self.steps or self.minutes):
             raise OptionError("how long to train is not set: give --steps, --epochs or --minutes")
         if self.batch % 2 and "labels" in self.tasks:
-            raise OptionError(f"--batch {self.batch}: an even number, two images of each person")
+            raise OptionError(f"--batch must be even (two images of each person), not {self.batch}")
         if self.freeze and not (self.init and "labels" in self.tasks):
             raise OptionError("--freeze trains the heads for an encoder: add --method labels and --init")
         if self.stream:
@@ -229,12 +229,12 @@ class Config:
             )
         if self.batch % self.stream:
             raise OptionError(
-                f"--batch {self.batch}: a multiple of --stream {self.stream}, since each open shard "
-                "contributes equally many images"
+                f"--batch must be a multiple of --stream {self.stream}, because each open shard contributes "
+                f"equally many images, not {self.batch}"
             )
         if self.batches.get("--pose-batch", 0) > self.batch:
             raise OptionError(
-                f"--pose-batch {self.pose_batch}: with --stream a subset of --batch {self.batch}"
+                f"with --stream, --pose-batch must be at most --batch {self.batch}, not {self.pose_batch}"
             )
 
 
@@ -254,8 +254,8 @@ def read_schedule(text: str) -> list[tuple[tuple[int, ...], float]]:
     ends = [0.0, *(until for _, until in schedule)]
     if min(min(sizes) for sizes, _ in schedule) < 32 or not all(a < b for a, b in pairwise(ends)):
         raise OptionError(
-            f"--resolution-schedule {text}: sizes of at least 32 and increasing fractions below 1, as in "
-            "48:0.6,64"
+            f"--resolution-schedule takes sizes of at least 32 and increasing fractions below 1, as in "
+            f"48:0.6,64, not {text}"
         )
     return schedule
 

@@ -86,7 +86,7 @@ def local_device(device: torch.device) -> torch.device:
     if world_size() == 1 or device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise OptionError(f"--device {device.type}: several processes train on cuda or cpu")
+        raise OptionError(f"several processes train on cuda or cpu, not on --device {device.type}")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
@@ -97,7 +97,7 @@ def check_batches(batches: Mapping[str, int]) -> None:
     for option, batch in batches.items():
         if batch % world_size():
             raise OptionError(
-                f"{option} {batch}: {world_size()} processes share it, so a multiple of {world_size()}"
+                f"{option} must be a multiple of {world_size()}, the number of processes, not {batch}"
             )
 
 

@@ -72,7 +72,7 @@ class Networks(nn.Module):
         else:
             source = create_model(init, True, num_classes=0)
         if (architecture := source.pretrained_cfg["architecture"]) != model:
-            raise OptionError(f"--init {init} is a {architecture}, and --model is {model}")
+            raise OptionError(f"--init {init} is a {architecture}, but --model is {model}")
         missing, _ = self.encoder.load_state_dict(source.state_dict(), strict=False)
         if missing := [key for key in missing if not is_branch(key)]:
             raise WeightsError(f"--init {init} has no {missing[0]}")

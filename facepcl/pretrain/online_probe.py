@@ -37,7 +37,7 @@ class OnlineProbe:
         self._fits = torch.where(self._people < 0, rows, self._people) % 2 == 0
         if min(int(self._fits.sum()), int((~self._fits).sum())) < FEWEST:
             raise DataError(
-                f"--probe-data has {len(faces)} faces; of two halves of its people each needs {FEWEST}"
+                f"--probe-data has {len(faces)} faces; each half of its people needs at least {FEWEST}"
             )
 
     def __call__(self, encoder: torch.nn.Module, size: int) -> dict[str, float]:

@@ -45,13 +45,13 @@ class InMemory:
         digest = self.faces.digest()
         if self.count != previous_config.get("images", self.count):
             raise DataError(
-                f"{Path(config.out)} was started with {previous_config['images']} images, and DATA now holds "
+                f"{Path(config.out)} was started with {previous_config['images']} images, but DATA now holds "
                 f"{self.count}"
             )
         if digest != previous_config.get("images_digest", digest):
             raise DataError(
-                f"{Path(config.out)} was started with other images or labels than DATA now holds; give the "
-                "same, or another --out"
+                f"{Path(config.out)} was started with other images or labels than DATA now holds; restore "
+                "them, or choose another --out"
             )
         self.label_outputs: Outputs = self.faces.label_outputs(IDENTITY_WIDTH) if labels else {}
         self.facts = {  # for RUN/config.json

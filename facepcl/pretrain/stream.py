@@ -256,7 +256,7 @@ class Stream:
         if previous != facts:
             then, now = (f"{s.get('count')} shards of {s.get('bytes')} bytes" for s in (previous, facts))
             raise DataError(
-                f"{Path(self.config.out)} was started with {then}, and DATA now holds {now}"
+                f"{Path(self.config.out)} was started with {then}, but DATA now holds {now}"
                 + (" with other names or sizes" if then == now else "")
             )
 

@@ -96,7 +96,7 @@ def extract(
     errors = json.loads((cache / f"{keys[names[0]]}.json").read_text("utf-8"))["errors"]
     good = np.array([error is None for error in errors], bool)
     if bad := errors.count(NOT_FINITE):
-        raise DataError(f"{embedder.name} gives numbers that are not finite for {bad} images")
+        raise DataError(f"{embedder.name} returns numbers that are not finite for {bad} images")
     failed = [(image.name, e) for image, e in zip(manifest.images, errors, strict=True) if e]
     if not good.any():
         raise DataError(f"no image of the data can be read; the first: {failed[0][0]}: {failed[0][1]}")
@@ -106,7 +106,7 @@ def extract(
         for block in np.array_split(rows, len(rows) // 4096 + 1):
             if bad := int((~np.isfinite(of[name][block]).all(1)).sum()):
                 raise DataError(
-                    f"{embedder.name} gives numbers that are not finite, under {name} for {bad} images"
+                    f"{embedder.name} returns numbers that are not finite, under {name} for {bad} images"
                 )
     for name, reason in failed[:5]:
         _logger.warning("left out %s: %s", name, reason)

@@ -117,7 +117,7 @@ def run(
     manifest = read_manifest(task, data, layout, seed, cls)
     if test is not None:
         if task in ("verification", DISENTANGLE):
-            raise OptionError(f"{task} trains nothing that a second data set could be scored with")
+            raise OptionError(f"{task} trains no probe that could be scored on a second data set")
         manifest = join(manifest, read_manifest(task, test, "auto", seed, cls))
         if task == "action-units":
             manifest.images, notes = common_units(manifest.images)
@@ -200,17 +200,17 @@ def _check(task: str, branch: str, pool: str | None, options: Options) -> None:
     if options.protocol not in PROTOCOLS:
         raise OptionError(unknown("protocol", options.protocol, PROTOCOLS))
     if options.protocol == "paper" and task not in PAPER_SIZE:
-        raise OptionError(f"nothing is published of how PCL was probed for {task}; use --protocol clean")
+        raise OptionError(f"no protocol is published for PCL's probe of {task}; use --protocol clean")
     if options.protocol == "paper" and pool not in (None, PAPER_POOL):
         raise OptionError(f"protocol 'paper' has pool {PAPER_POOL!r}; leave out pool {pool!r}")
     if branch not in BRANCH_NAMES:
         raise OptionError(unknown("branch", branch, BRANCH_NAMES))
     if seed < 0:
-        raise OptionError(f"--seed {seed}: at least 0")
+        raise OptionError(f"--seed must be at least 0, not {seed}")
     if shots and (task != "expression" or options.protocol == "paper"):
         raise OptionError("--shots is for expression under the clean protocol")
     if (shots and shots < expression.SHOT_FOLDS) or shots < 0 or repeats < 1:
-        raise OptionError(f"--shots {shots} --repeats {repeats}: at least {expression.SHOT_FOLDS} and 1")
+        raise OptionError(f"--shots must be at least {expression.SHOT_FOLDS} and --repeats at least 1")
 
 
 def _labels_sha256(manifest: Manifest) -> str:

@@ -38,7 +38,9 @@ def complete_splits(manifest: Manifest, seed: int) -> np.ndarray:
     splits = np.array([image.split for image in manifest.images], dtype="<U5")
     if (splits == "").any() and (splits != "").any():
         row = int(np.flatnonzero(splits == "")[0])
-        raise DataError(f"{manifest.images[row].name} is in no split, and other images are; name all or none")
+        raise DataError(
+            f"{manifest.images[row].name} has no split, but other images have one; name it for all or none"
+        )
     splits[splits == ""] = TRAIN
     if not (splits == TRAIN).any():
         raise DataError(f"no image of the {manifest.layout} data is in the split {TRAIN!r}")

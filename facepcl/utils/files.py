@@ -35,7 +35,9 @@ _REASONS = {
 def as_path(value: Any, name: str) -> Path:
     """The argument `name` as a path. Raises OptionError for what is none."""
     if not isinstance(value, (str, os.PathLike)) or value == "":
-        raise OptionError(f"{name} is a path, not {type(value).__name__ if value != '' else 'an empty text'}")
+        raise OptionError(
+            f"{name} must be a path, not {type(value).__name__ if value != '' else 'an empty string'}"
+        )
     return Path(value)
 
 

@@ -71,7 +71,7 @@ def _array_task(environ: Mapping[str, str]) -> Share:
     rank, odd = divmod(own - first, int(environ.get("SLURM_ARRAY_TASK_STEP") or 1))
     if odd or not 0 <= rank < count:
         raise OptionError(
-            f"task {own} of a SLURM array that has gaps: give --rank and --world-size, as in --rank "
+            f"task {own} belongs to a SLURM array with gaps: give --rank and --world-size, as in --rank "
             "$SLURM_ARRAY_TASK_ID --world-size 16"
         )
     return Share(rank, count, names[0])

@@ -52,7 +52,7 @@ def read_manifest(
     if not path.exists():
         raise MissingPath(f"{path}: there is no such file or folder")
     if cls not in CLS_LABELS:
-        raise OptionError(f"cls {cls!r}: choose {' or '.join(CLS_LABELS)}")
+        raise OptionError(f"cls must be {' or '.join(CLS_LABELS)}, not {cls!r}")
     candidates = list(layouts.values()) if layout == "auto" else [layouts[layout]]
     recognised = next((known for known in candidates if known.recognise(path)), None)
     skipped = Selection()
@@ -63,7 +63,7 @@ def read_manifest(
         kind = "known data set" if layout == "auto" else f"{layout} data"
         looked_for = "; ".join(known.looks_for for known in candidates)
         others = f"; {skipped.explain()}" if skipped.explain() else ""
-        raise DataError(f"{path} is no {kind} for {task}; looked for {looked_for}{others}{_wrapped(path)}")
+        raise DataError(f"{path} is not a {kind} for {task}; looked for {looked_for}{others}{_wrapped(path)}")
     if layout == "auto" and recognised.name == "identity-folders":
         verification.check_for_pair_list(path)
     manifest = recognised.read(path, **({"cls": cls} if recognised.name == "shards" else {}))

@@ -93,5 +93,5 @@ def _scaled(image: Labelled, where: str, scale: float) -> Labelled:
         return image
     for unit, value in image.units.items():
         if not 0 <= value <= scale:
-            raise DataError(f"{where}: {unit} is {value:g}, not within 0 and {scale:g}")
+            raise DataError(f"{where}: {unit} is {value:g}, not between 0 and {scale:g}")
     return image._replace(units={unit: value / scale for unit, value in image.units.items()})

@@ -122,7 +122,9 @@ def _lfw_pairs(file: Path) -> Iterator[_LfwPair]:
             raise DataError(f"{where} says {' '.join(words)[:60]!r} where {expected} was expected")
         yield _LfwPair(where, _lfw_ends(words), same, fold)
     if count != folds * 2 * size:
-        raise DataError(f"{file} breaks off: {count} pairs where its first line promises {folds * 2 * size}")
+        raise DataError(
+            f"{file} is cut off: it has {count} pairs, and its first line announces {folds * 2 * size}"
+        )
 
 
 def _lfw_ends(words: Sequence[str]) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -176,7 +178,7 @@ def read_two_line_pairs(path: Path, name: str) -> Manifest:
     folder = next((path / f for f in ("aligned images", "images") if (path / f).is_dir()), path)
     lines = list(fields(file, 2))
     if len(lines) % 2:
-        raise DataError(f"{at(file, lines[-1][0])} is half a pair: the file breaks off")
+        raise DataError(f"{at(file, lines[-1][0])} is half a pair: the file is cut off")
     for (_, (first, label)), (number, (second, again)) in zip(lines[::2], lines[1::2], strict=True):
         where = at(file, number)
         same = to_integer(label, 0, FOLDS, "the label", where) > 0
@@ -240,12 +242,12 @@ def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     except Exception as error:  # a damaged pickle raises nearly any error
         raise DataError(f"{path} is no insightface .bin, or is cut off ({type(error).__name__})") from error
     if not (isinstance(content, tuple | list) and [type(part) for part in content] == [list, list]):
-        raise DataError(f"{path} holds no pair of lists, of images and of answers")
+        raise DataError(f"{path} does not hold a list of images and a list of answers")
     images, same = content
     if not all(isinstance(x, bytes) for x in images) or not all(isinstance(x, bool) for x in same):
-        raise DataError(f"{path} holds something else than encoded images and booleans")
+        raise DataError(f"{path} holds something other than encoded images and booleans")
     if not same or len(images) != 2 * len(same):
-        raise DataError(f"{path} holds {len(images)} images for {len(same)} pairs, not two a pair")
+        raise DataError(f"{path} holds {len(images)} images for {len(same)} pairs, not two per pair")
     return images, same
 
 
