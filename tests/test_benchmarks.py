@@ -1,6 +1,7 @@
 """The benchmarks run, on jobs so small that their figures mean nothing."""
 
 import csv
+import os
 import shutil
 import sys
 import tarfile
@@ -28,6 +29,7 @@ def at_once(monkeypatch):
     """Commands run in this process: each would take seconds to start."""
     import growth
     import jobs
+    import parts
     import peer_jobs
     import peers
     import probe
@@ -44,7 +46,7 @@ def at_once(monkeypatch):
                 peer_jobs.main([*words[2:], "--workers", "1"])
         return jobs.Spent(time.perf_counter() - start, time.process_time() - cpu, 1)
 
-    for benchmark in (growth, peers, probe):
+    for benchmark in (growth, parts, peers, probe):
         monkeypatch.setattr(benchmark, "run", run)
 
 
@@ -266,3 +268,22 @@ def test_probe_compares_the_parts_and_the_whole(at_once, capsys):
     probe.main(["--train", "42", "--test", "14"])
     rows = last_table(capsys.readouterr().out)
     assert [row[0] for row in rows] == ["features", "start-up, selection, score and interval", "whole"]
+
+
+def test_parts_has_a_row_for_each_part_and_command(at_once, detector, capsys, monkeypatch):
+    import parts
+
+    monkeypatch.setattr(parts, "milliseconds", lambda work, photos: [work(), 1.0][1])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    parts.main(["--detector", str(detector), "--few", "1", "--many", "2"])
+    rows = last_table(capsys.readouterr().out)
+    assert [row[0].split(",")[0] for row in rows] == [
+        "decode",
+        "find faces",
+        "2 crops of 112 px",
+        "2 crops as JPEG",
+        "network",
+        "heads and identity",
+        "facepcl align",
+        "facepcl analyze",
+    ]

@@ -12,7 +12,7 @@ from helpers.files import ROOT
 
 FOLDERS = ("*.md", "docs/*.md", "examples/**/*.md", "benchmarks/*.md", "tests/**/*.md")
 PAGES = [page for folder in FOLDERS for page in ROOT.glob(folder)]
-GUIDES = ("quickstart", "embed", "analyze", "search", "fine_tune", "probe", "scaling")
+GUIDES = ("quickstart", "embed", "analyze", "search", "fine_tune", "pretrain", "probe", "scaling")
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def split_numbers(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in GUIDES)])
+@pytest.mark.parametrize("page", ["README.md", "MODEL_CARD.md", *(f"docs/{name}.md" for name in GUIDES)])
 def test_code_runs_and_prints_what_is_written_below_it(page, monkeypatch):
     """Blocks of `sh` need files that are not here. Numbers may differ a little between processors."""
     monkeypatch.chdir(ROOT)
