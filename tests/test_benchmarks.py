@@ -29,7 +29,6 @@ def at_once(monkeypatch):
     """Commands run in this process: each would take seconds to start."""
     import growth
     import jobs
-    import parts
     import peer_jobs
     import peers
     import probe
@@ -46,8 +45,9 @@ def at_once(monkeypatch):
                 peer_jobs.main([*words[2:], "--workers", "1"])
         return jobs.Spent(time.perf_counter() - start, time.process_time() - cpu, 1)
 
-    for benchmark in (growth, parts, peers, probe):
+    for benchmark in (growth, peers, probe):
         monkeypatch.setattr(benchmark, "run", run)
+    return run
 
 
 @pytest.fixture
@@ -271,8 +271,9 @@ def test_probe_compares_the_parts_and_the_whole(at_once, capsys):
 
 
 def test_parts_has_a_row_for_each_part_and_command(at_once, detector, capsys, monkeypatch):
-    import parts
+    import parts  # after the fixture has asked for OpenCV
 
+    monkeypatch.setattr(parts, "run", at_once)
     monkeypatch.setattr(parts, "milliseconds", lambda work, photos: [work(), 1.0][1])
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
     parts.main(["--detector", str(detector), "--few", "1", "--many", "2"])
