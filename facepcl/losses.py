@@ -1,4 +1,4 @@
-"""Losses of PCL, SimCLR and of labels, in closed form (docs/METHOD.md, sections 4, 10 and 12)."""
+"""Losses of PCL, SimCLR and of labels, in closed form (docs/METHOD.md, sections 4, 10, 12 and 14)."""
 
 from facepcl.pretrain.losses import (
     face_contrast,
@@ -9,6 +9,7 @@ from facepcl.pretrain.losses import (
     pose_contrast,
     pose_contrast_logits,
     reconstruction,
+    relative_pose,
     supervised_contrast,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "pose_contrast",
     "pose_contrast_logits",
     "reconstruction",
+    "relative_pose",
     "supervised_contrast",
 ]

@@ -16,6 +16,7 @@ LOSSES = {
     "pcl-no-orthogonal": ("reconstruction", "orthogonality", "face", "pose"),
     "pcl-no-pose": ("reconstruction", "orthogonality", "face"),
     "simclr": ("shared",),
+    "pcl-relative": ("shared", "face", "relative"),
     "labels": ("label_au", "label_expression", "label_identity", "label_shared_identity", "label_pose"),
 }
 

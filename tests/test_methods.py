@@ -17,7 +17,7 @@ from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.networks import Networks
 
 UNLABELLED = [method for method in METHODS if method != "labels"]
-VIEWS = {"pcl": 24, "pcl-no-orthogonal": 24, "pcl-no-pose": 16, "simclr": 8}  # of a step below
+VIEWS = {"pcl": 24, "pcl-no-orthogonal": 24, "pcl-no-pose": 16, "simclr": 8, "pcl-relative": 8}  # of a step
 MODELS = ("pcl_facecycle", "pcl_resnet18")
 
 
@@ -94,7 +94,9 @@ def test_simclr_contrasts_the_code_that_users_embed_with(model):
     images = torch.rand(2, 3, nets.own_size, nets.own_size)
     whole = facepcl.create_model(model)
     whole.load_state_dict(nets.encoder.state_dict(), strict=False)
-    torch.testing.assert_close(nets.shared_code(images), whole.eval().forward_codes(images).shared)
+    torch.testing.assert_close(
+        nets.shared_code(nets.trunk(images)), whole.eval().forward_codes(images).shared
+    )
 
 
 def test_pcl_without_the_pose_contrast_has_no_pose_head_and_no_pose_loss(finished):
@@ -136,6 +138,21 @@ def test_the_whole_face_may_be_contrasted_and_edges_left_out(config, monkeypatch
     monkeypatch.setattr(views, "sobel", lambda images: edges.append(len(images)) or images)
     run(replace(config, face_crops="whole", edges=0.0))
     assert edges == [0] * len(edges) != []
+
+
+def test_simclr_may_see_the_views_of_pcl_relative(config, monkeypatch):
+    monkeypatch.setattr(substeps.augment, "face_views", lambda *_: pytest.fail("other views"))
+    run(replace(config, method="simclr", face_crops="aligned", steps=1))
+
+
+def test_pcl_relative_trains_the_trunk_both_branches_and_three_heads(finished):
+    config = finished("pcl-relative")
+    before, after = start_of(config), end_of(config)
+    heads = {name.partition(".")[0] for name in after}
+    assert heads == {"encoder", "shared_head", "face_head", "turn_head"}
+    for part in ("encoder.face", "encoder.pose", "turn_head.linear"):
+        assert any(not torch.equal(before[name], after[name]) for name in after if name.startswith(part))
+    assert {"shared", "face", "relative"} <= log_of(config)[0].keys()
 
 
 def test_a_stopped_run_of_simclr_goes_on_as_if_it_had_not_been(config, monkeypatch):

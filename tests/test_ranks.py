@@ -67,7 +67,12 @@ def each_task(rank, config, path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "model"),
-    [("labels", "pcl_facecycle"), ("pcl", "pcl_resnet18"), ("simclr", "pcl_resnet18")],
+    [
+        ("labels", "pcl_facecycle"),
+        ("pcl", "pcl_resnet18"),
+        ("simclr", "pcl_resnet18"),
+        ("pcl-relative", "pcl_facecycle"),
+    ],
 )
 def test_losses_gradients_and_statistics_are_those_of_one_process(config, tmp_path, method, model):
     config = replace(config, method=method, model=model, size=64, pose_negatives=3)

@@ -17,6 +17,7 @@ METHODS = {
     "pcl-no-orthogonal": ("disentangle", "face", "pose"),
     "pcl-no-pose": ("disentangle", "face"),
     "simclr": ("shared",),
+    "pcl-relative": ("relative",),
 }
 ORTHOGONALITY = 1.0  # METHOD 4.1
 CONTRASTS = ("face", "pose", "shared")  # tasks whose losses are weighted dynamically
@@ -43,9 +44,10 @@ class Config:
     model: str = option("pcl_facecycle", "encoder: one of facepcl's, or any model of timm with a feature map")
     method: str = option(
         "pcl",
-        "pcl: PCL as published; labels: supervised by the labels of the data, for example rendered faces; "
-        "ablations: pcl-no-orthogonal is --orthogonality 0, pcl-no-pose has no pose task, simclr contrasts "
-        "the shared code and trains no branches",
+        "pcl: PCL as published; pcl-relative: ours without labels, contrasts and the relative pose of turned "
+        "heads in one step, for aligned crops; labels: supervised by the labels of the data, for example "
+        "rendered faces; ablations: pcl-no-orthogonal is --orthogonality 0, pcl-no-pose has no pose task, "
+        "simclr contrasts the shared code and trains no branches",
         tuple(METHODS),
     )
     init: str = option(
@@ -76,10 +78,11 @@ class Config:
     negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
     face_crops: str = option(
         "quadrants",
-        "views of the face task and simclr: crops of two quadrants, as published, or two squares of 25 to "
-        "100 %% of the whole face, mirrored or not",
-        ("quadrants", "whole"),
+        "views of the face task and simclr: crops of two quadrants, as published; two squares of 25 to 100 "
+        "%% of the whole face, mirrored or not; or the views of pcl-relative",
+        ("quadrants", "whole", "aligned"),
     )
+    turn: float = option(20.0, "degrees: largest yaw by which aligned views turn the head")
     edges: float = option(0.6, "probability that a view of a contrast is replaced by its edges")
     # data
     stream: int = option(
@@ -104,6 +107,9 @@ class Config:
     # weights and noise of the PCL losses
     noise: float = option(0.4, "standard deviation of the input noise of the disentangling task")
     orthogonality: float = option(ORTHOGONALITY, "weight of the orthogonality loss")
+    # pcl-relative (METHOD 14)
+    weight_face: float = option(0.25, "weight of the contrast of face codes; that of shared codes is 1")
+    weight_relative: float = option(40.0, "weight of the relative pose loss")
     # labels (METHOD 10)
     cls: str = option(CLS_LABELS[0], "the label in NAME.cls files", CLS_LABELS)
     freeze: bool = option(

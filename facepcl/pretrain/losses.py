@@ -175,6 +175,23 @@ def reconstruction(images: Sequence[torch.Tensor], targets: Sequence[torch.Tenso
 
 
 @_exact
+def relative_pose(
+    predicted: torch.Tensor, turned: torch.Tensor, mirrored: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Smooth L1 distance of the poses that two views of a face give it before it was turned (METHOD 14).
+
+    Args:
+        predicted: Yaw, pitch and roll of first views, then of second ones, `[2b, 3]`, in units of 20 degrees.
+        turned: By how much each was turned, in the same units, `[2b, 3]`.
+        mirrored: Whether it was then mirrored `[2b]`, which changes the signs of yaw and roll.
+        count: Faces of the whole batch, of which these are b.
+    """
+    signs = 1 - 2 * mirrored[:, None] * predicted.new_tensor([1.0, 0.0, 1.0])
+    first, second = (signs * predicted - turned).chunk(2)
+    return F.smooth_l1_loss(first, second, beta=0.5, reduction="sum") / (3 * count)
+
+
+@_exact
 def supervised_contrast(features: torch.Tensor, labels: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
     """Supervised contrast of `[B, D]` features by integer `labels` `[B]`, -1 = unknown (METHOD 10). A scalar.
 

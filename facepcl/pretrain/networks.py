@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from facepcl.errors import OptionError, WeightsError, first_cause
+from facepcl.images.face import ANGLES
 from facepcl.models.branches import Branches, full_precision, is_branch
 from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, resize_maps
 from facepcl.models.factory import create_decoder, create_model, find_decoder
 from facepcl.models.io import read_shapes
 from facepcl.pretrain.config import METHODS
-from facepcl.pretrain.label_heads import LabelHeads, Outputs
+from facepcl.pretrain.label_heads import LabelHead, LabelHeads, Outputs
 
 TARGET_SIZE = 64  # side in pixels of the decoder's images
 BRANCH_CHANNELS = CODE // CODE_SIDE**2
@@ -33,16 +34,18 @@ class Networks(nn.Module):
         self.encoder: Any = create_model(model, pretrained=False, num_classes=0)
         if "disentangle" in tasks:
             self.decoder = Decoder()
-        elif "labels" not in tasks:
+        elif not {"labels", "relative"} & set(tasks):
             # created and dropped, so that the trunk has the same initialisation under every method
             for branch in ("face", "pose"):
                 setattr(self.encoder, branch, None)
-        if "face" in tasks:
+        if {"face", "relative"} & set(tasks):
             self.face_head = ProjectionHead()
         if "pose" in tasks:
             self.pose_head = ProjectionHead()
-        if "shared" in tasks:
+        if {"shared", "relative"} & set(tasks):
             self.shared_head = ProjectionHead(self._shared_width())
+        if "relative" in tasks:
+            self.turn_head = LabelHead(CODE, len(ANGLES))
         if label_outputs:
             trunk: Any = self.encoder.num_features
             channels = {"face": BRANCH_CHANNELS, "pose": BRANCH_CHANNELS, "shared": trunk}
@@ -116,9 +119,9 @@ class Networks(nn.Module):
         """The `face` or `pose` code `[B, 2048]`, without computing the other."""
         return to_code(self.encoder.get_submodule(branch)(self.trunk(images)))
 
-    def shared_code(self, images: torch.Tensor) -> torch.Tensor:
-        """The model's own shared code `[B, D]`, from a 4 x 4 map as for the other two."""
-        return full_precision(self.encoder.shared_code(resize_maps(self.trunk(images))))
+    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
+        """The model's own shared code `[B, D]` of the trunk's maps, from 4 x 4 as for the other two."""
+        return full_precision(self.encoder.shared_code(resize_maps(maps)))
 
 
 def to_code(maps: torch.Tensor) -> torch.Tensor:

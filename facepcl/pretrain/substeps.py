@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from facepcl.pretrain import augment, distributed, losses
+from facepcl.pretrain.aligned_views import AlignedViews, aligned_views
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.diagnostics import codes_of, effective_ranks, gradient_norms
 from facepcl.pretrain.label_heads import IDENTITY_CODES, label_losses
@@ -21,6 +22,8 @@ from facepcl.pretrain.networks import TARGET_SIZE, Networks, to_code
 from facepcl.pretrain.rng import noise, step_generator
 from facepcl.pretrain.sampler import InMemory, LabelRows, label_targets
 from facepcl.pretrain.stream import Stream
+
+TURN_SCALE = 20.0  # degrees per unit of the turn head's output
 
 Source = InMemory | Stream
 
@@ -70,6 +73,7 @@ class Tasks:
             "face": self._contrast_faces,
             "pose": self._contrast_poses,
             "shared": self._contrast_shared,
+            "relative": self._relate_poses,
             "labels": self._predict_labels,
         }
         for number, name in enumerate(self.config.tasks):
@@ -150,8 +154,29 @@ class Tasks:
             {f"label_{label}": loss for label, loss in by_label.items()},
         )
 
+    def _relate_poses(self, now: Iteration) -> Loss:
+        """METHOD 14: contrasts of shared and face codes, and relative pose from the pose code."""
+        first, second = self._aligned_views(now)
+        views = AlignedViews(*map(torch.cat, zip(first, second, strict=True)))
+        with self._autocast():
+            by_code = relate_poses(self.nets, views, self.config.batch)
+        weights = {"face": self.config.weight_face, "relative": self.config.weight_relative}
+        return Loss(
+            torch.stack([weights.get(name, 1.0) * loss for name, loss in by_code.items()]).sum(), by_code
+        )
+
+    def _aligned_views(self, now: Iteration) -> list[AlignedViews]:
+        count, part = self.config.batch, distributed.local_slice(self.config.batch)
+        images = self._batch(now, 1, count)
+        made = [
+            aligned_views(images, self.size, now.generator, part, count, self.config.turn) for _ in range(2)
+        ]
+        return [AlignedViews(*(tensor.to(self.device) for tensor in views)) for views in made]
+
     def _face_views(self, now: Iteration) -> torch.Tensor:
         config, count = self.config, self.config.batch
+        if config.face_crops == "aligned":
+            return torch.cat([views.images for views in self._aligned_views(now)])
         images, part = self._batch(now, 1, count), distributed.local_slice(count)
         return augment.face_views(
             images, self.size, now.generator, part, count, config.face_crops, config.edges
@@ -261,5 +286,21 @@ def contrast_poses(
 
 def contrast_shared(nets: Networks, views: torch.Tensor) -> torch.Tensor:
     """SimCLR on the shared code (METHOD 12), for the `views` of `contrast_faces`."""
-    features = distributed.all_gather(nets.shared_head(nets.shared_code(views)), copies=2)
+    return _nt_xent(nets.shared_head(nets.shared_code(nets.trunk(views))))
+
+
+def relate_poses(nets: Networks, views: AlignedViews, count: int) -> dict[str, torch.Tensor]:
+    """SimCLR on the shared and the face code, and the relative pose of two `views` of each face by the pose
+    code (METHOD 14); `count`: faces of the whole batch."""
+    maps = nets.branches(views.images)
+    angles = nets.turn_head(to_code(maps.pose))
+    return {
+        "shared": _nt_xent(nets.shared_head(nets.shared_code(maps.shared))),
+        "face": _nt_xent(nets.face_head(to_code(maps.face))),
+        "relative": losses.relative_pose(angles, views.turned / TURN_SCALE, views.mirrored, count),
+    }
+
+
+def _nt_xent(features: torch.Tensor) -> torch.Tensor:
+    features = distributed.all_gather(features, copies=2)
     return losses.nt_xent(features, distributed.local_slice(len(features) // 2))
