@@ -1,16 +1,17 @@
-"""The paper's ablation at equal views: SimCLR, PCL without a part and PCL, each trained, then probed.
+"""The ablation of the paper at equal views: SimCLR, PCL without a part, PCL and pcl-relative, then probes.
 
     python examples/ablation.py FACES.tar --probe-data head-pose=POSES.tar expression=FER/ --out runs/ablation
 
 trains each method with each seed on FACES (folders or .tar shards, labels are not read) for the same number
 of views, probes the frozen encoders and untrained ones on the labelled data, and writes RUNS/ablation.md and
 RUNS/ablation.csv. A night's work on two cores. The same command goes on where it was stopped, and a run that
-is finished is not run again. Ten minutes, which show that it runs and nothing else:
+is finished is not run again. A smoke test of ten minutes, which shows that it runs and nothing else:
 
     python examples/ablation.py FACES.tar --probe-data head-pose=POSES.tar --out runs/quick --quick
 
-What each method is: docs/METHOD.md, section 12. Read the differences beside their spread over the seeds.
-The numbers are those of `--preset small`; --set changes any of them.
+What each method is: docs/METHOD.md, sections 12 and 14. The controls are untrained encoders, and the even and
+the odd part of their codes under mirroring, which separate yaw without any training. Read the differences
+beside their spread over the seeds. The numbers are those of `--preset small`; --set changes any of them.
 """
 
 import argparse
@@ -24,11 +25,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+from torch import nn
+
 from facepcl import FacepclError, pretrain
 from facepcl.pretrain.checkpoints import check_same_run
 from facepcl.pretrain.config import DEFAULTS, MAY_CHANGE
+from facepcl.probes.baselines import load_encoder
 
-METHODS = ("simclr", "pcl-no-pose", "pcl-no-orthogonal", "pcl")
+METHODS = ("simclr", "pcl-no-pose", "pcl-no-orthogonal", "pcl", "pcl-relative")
 NIGHT: dict[str, Any] = {"views": 300_000, "seeds": [0, 1, 2]}
 QUICK: dict[str, Any] = {"views": 6_400, "seeds": [0]}
 # The number of each probe that stands in ablation.md; ablation.csv has them all.
@@ -40,6 +45,24 @@ MAIN = {
     "disentangle": "pose_over_expression_{branch}",
 }
 Row = dict[str, Any]
+CONTROLS = {"untrained, even part": 1.0, "untrained, odd part": -1.0}
+
+
+class MirrorPart(nn.Module):
+    """The even (`sign` 1) or odd (-1) part of an encoder's maps under mirroring of the image."""
+
+    def __init__(self, encoder: nn.Module, sign: float):
+        super().__init__()
+        self.encoder: Any = encoder
+        self.register_buffer("sign", torch.tensor(sign))  # in the state, so that cached features differ
+        self.pretrained_cfg, self.num_features = self.encoder.pretrained_cfg, self.encoder.num_features
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        maps, mirrored = (self.encoder.forward_features(x) for x in (images, images.flip(3)))
+        return (maps + self.sign * mirrored) / 2
+
+    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.encoder.shared_code(maps)
 
 
 def plan(config: pretrain.Config, views: int) -> dict[str, pretrain.Config]:
@@ -61,7 +84,7 @@ def train(config: pretrain.Config) -> Path:
     return pretrain.run(config, progress=True)
 
 
-def figures(model: str, branch: str, seed: int, probe_data: dict[str, str], cache: Path) -> Row:
+def figures(model: str | nn.Module, branch: str, seed: int, probe_data: dict[str, str], cache: Path) -> Row:
     """What the probes find in an encoder: `{"head-pose mae": 7.1, ...}`; its codes are kept in `cache`."""
     from facepcl import probes
 
@@ -157,17 +180,23 @@ def main() -> None:
     rows: list[Row] = []
     for seed in args.seeds or size["seeds"]:
         runs = plan(replace(base, seed=seed), args.views or size["views"])
-        for method in ("untrained", *METHODS):  # untrained first: it tells soon if a probe's data is wrong
-            model, views = f"random:{base.model}", 0
+        # untrained first: it tells soon if a probe's data is wrong
+        for method in ("untrained", *CONTROLS, *METHODS):
+            model: str | nn.Module = f"random:{base.model}"
+            views, has_branches = 0, method not in ("simclr", *CONTROLS)  # others train no branch
+            if method in CONTROLS:
+                model = MirrorPart(load_encoder(model, seed), CONTROLS[method])
             if method in runs:
                 config = replace(runs[method], out=str(out / f"{method}-seed{seed}"))
                 model, views = f"local-dir:{train(config)}", config.steps * config.views_per_step
-            for branch in ["shared"] if method == "simclr" else args.branch:  # SimCLR trains no other
+            for branch in args.branch if has_branches else ["shared"]:
                 found = figures(model, branch, seed, probe_data, out / "codes")
                 rows.append({"method": method, "branch": branch, "seed": seed, "views": views, **found})
         write(rows, probe_data, out)  # after each seed: a night may end early
     print(markdown(rows, probe_data), end="")
     print(f"wrote {out / 'ablation.md'} and {out / 'ablation.csv'}")
+    if args.quick:
+        print("smoke test: too few views for the figures to mean anything")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.files import ROOT
 from helpers.scripts import output, run_script
 from helpers.training import small_config
@@ -315,6 +316,19 @@ def test_the_table_of_the_ablation_has_a_mean_and_a_deviation_over_the_seeds():
     ]
 
 
+def test_the_control_of_the_ablation_is_even_or_odd_under_mirroring():
+    encoder, images = facepcl.create_model("pcl_facecycle").eval(), torch.rand(2, 3, 32, 32)
+    parts = {sign: imported("ablation").MirrorPart(encoder, sign) for sign in (1.0, -1.0)}
+    with torch.no_grad():
+        for sign, part in parts.items():
+            maps = part.forward_features(images)
+            torch.testing.assert_close(part.forward_features(images.flip(3)), sign * maps)
+        both = sum(part.forward_features(images) for part in parts.values())
+        torch.testing.assert_close(both, encoder.forward_features(images))
+    embedders = [facepcl.FaceEmbedder(part, size=32) for part in parts.values()]
+    assert len({embedder.meta["space"] for embedder in embedders}) == 2  # so that cached features differ
+
+
 @pytest.mark.slow
 def test_the_ablation_trains_each_method_once(copied):
     command = (
@@ -323,9 +337,10 @@ def test_the_ablation_trains_each_method_once(copied):
     )
     first = run_script(command)
     assert first.returncode == 0, first.stderr
-    assert first.stderr.count("steps of") == 4
+    assert first.stderr.count("steps of") == 5
     table = Path("runs/ablation.md").read_text("utf-8")
-    assert table.count("| 32 | 1 |") == 4
+    assert table.count("| 32 | 1 |") == 5
+    assert table.count("| untrained, even part | shared | 0 | 1 |") == 1
     assert Path("runs/ablation.csv").read_text("utf-8").startswith("method,branch,seed,views\n")
     again = run_script(command)
     assert (again.stdout, again.stderr) == (first.stdout, "")
