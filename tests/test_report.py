@@ -19,6 +19,7 @@ from facepcl.errors import MissingExtra, MissingPath, OptionError
 from facepcl.images.geometry import Square
 from facepcl.probes import charts
 from facepcl.probes.charts import Bars, Confusion, Curve, Faces, Map, Scatter
+from facepcl.probes.common import evenly
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.probes.report import write_report
 from facepcl.probes.result import Result
@@ -280,9 +281,9 @@ def test_poor_data_still_makes_a_page(tmp_path, chart):
     assert "nan" not in page.text.lower()
 
 
-def test_a_map_shows_no_more_points_than_it_can(monkeypatch):
-    monkeypatch.setattr(charts, "MAPPED", 20)
-    drawing = charts.draw(Map("m", np.random.default_rng(0).normal(size=(50, 5)), np.arange(50)), "c")
+def test_a_map_shows_no_more_points_than_it_can():
+    shown = evenly(np.arange(50), 20)
+    drawing = charts.draw(Map("m", np.random.default_rng(0).normal(size=(50, 5))[shown], shown), "c")
     assert drawing.note == "t-SNE of 20 embeddings."
 
 
