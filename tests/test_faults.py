@@ -1,9 +1,9 @@
 """Faults that are brought about, not imitated: memory that runs out, disks that are full or read-only, labels
 that cannot be.
 
-Others are where their subject is: kills (test_resume, test_pretrain_stops, test_readers, and twenty of each
+Others are where their subject is: kills (test_jobs, test_pretrain_stops, test_readers, and twenty of each
 in test_soak), shards that are cut off (test_sources, test_stream), bombs and hostile names (test_images,
-test_strange_files), files that vanish (test_resume, test_sources), two jobs on one output (test_resume,
+test_strange_files), files that vanish (test_jobs, test_sources), two jobs on one output (test_jobs,
 test_scale, test_pretrain).
 """
 
