@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from facepcl.data.sources import items_named, printable, shard_of
 from facepcl.embedding.embedder import FaceEmbedder
-from facepcl.embedding.embeddings import Embeddings, unit
+from facepcl.embedding.embeddings import Embeddings, similarity, unit
 from facepcl.embedding.encoder import IDENTITY
 from facepcl.errors import OptionError, shortened
 from facepcl.images.face import Face
@@ -228,8 +228,7 @@ def _write(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int) -> No
 
 def _cosine(codes: np.ndarray, centre: bool = True) -> np.ndarray:
     centred = codes - codes.mean(0) if centre and len(codes) >= CENTRE_FROM else codes
-    directions = unit(centred)
-    return directions @ directions.T
+    return similarity(centred, centred)
 
 
 def paste(sheet: Image.Image, pixels: np.ndarray, at: tuple[int, int], size: int) -> None:
