@@ -15,7 +15,7 @@ from helpers.files import FACES
 from PIL import Image
 
 from facepcl.data.sources import Item
-from facepcl.errors import MissingExtra, MissingPath, OptionError
+from facepcl.errors import MissingExtra
 from facepcl.images.geometry import Square
 from facepcl.probes import charts
 from facepcl.probes.charts import Bars, Confusion, Curve, Faces, Map, Scatter
@@ -305,14 +305,6 @@ def test_a_missing_package_is_one_sentence_with_what_to_type(tmp_path, monkeypat
     ):
         write_report(Result(NUMBERS, [], data_set()), tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_page_that_cannot_be_written_is_told(tmp_path):
-    result = Result(NUMBERS, [], data_set())
-    with pytest.raises(OptionError, match=r"report\.pdf: a report is a \.html"):
-        write_report(result, tmp_path / "report.pdf")
-    with pytest.raises(MissingPath, match="no such folder"):
-        write_report(result, tmp_path / "no/report.html")
 
 
 def test_a_browser_shows_all_of_it_within_the_width_of_a_phone(tmp_path, whole):
