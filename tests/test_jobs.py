@@ -7,11 +7,13 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -24,10 +26,12 @@ from PIL import Image
 import facepcl
 from facepcl.alignment import align_photos
 from facepcl.alignment.align_photos import CropWriter
+from facepcl.alignment.face_table import Photo
 from facepcl.data.file_types import Selection
 from facepcl.embedding import writers
+from facepcl.embedding.tables import write_table
 from facepcl.embedding.writers import FolderWriter, TableWriter
-from facepcl.errors import OptionError, RemoteError, TableError
+from facepcl.errors import FacepclError, OptionError, RemoteError, TableError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs.state import Job, describe_sources
@@ -195,6 +199,12 @@ def test_an_interrupted_job_continues_to_the_same_bits(kind, model, here, whole,
     assert names() == sorted([kind.out, "landmarks.csv", SOURCE])
 
 
+def replaced_error(table, reason):
+    """The rows of a table, the third with another reason."""
+    errors = [reason if row == 2 else error for row, error in enumerate(table.errors)]
+    return replace(table, errors=errors)
+
+
 @pytest.mark.slow
 @every_kind
 def test_a_drive_that_fails_ends_the_job_and_makes_no_bad_rows(kind, model, here, whole):
@@ -243,18 +253,14 @@ def test_a_drive_that_fails_within_a_shard_does_so_too(kind, model, here, whole,
     assert kind.output(kind.out) == whole(kind)
 
 
-@pytest.mark.parametrize("is_finished", [True, False])
 @every_kind
-def test_a_photo_that_was_missing_is_tried_again_once_it_is_there(kind, model, here, whole, is_finished):
+def test_a_photo_that_was_missing_is_tried_again_once_it_is_there(kind, model, here, whole):
     """Its drive may not have been mounted."""
     photo, elsewhere = here / SOURCE / "20.png", here / "20.png"
     photo.rename(elsewhere)
     photo.symlink_to("nowhere.png")
-    if is_finished:
-        kind.run(model)
-        assert kind.output(kind.out) != whole(kind)
-    else:
-        interrupted(kind, model, 2 * kind.per_part)
+    kind.run(model)
+    assert kind.output(kind.out) != whole(kind)
     elsewhere.rename(photo)
     kind.run(model, resume=True)
     assert kind.output(kind.out) == whole(kind)
@@ -290,6 +296,41 @@ def test_a_shard_that_vanishes_ends_the_job_too(kind, model, here, whole):
     os.rename("elsewhere.tar", f"{SOURCE}/shard.tar")
     kind.run(model, resume=True)
     assert kind.output(kind.out) == whole(kind)
+
+
+@pytest.mark.parametrize("kind", EMBED)
+def test_rows_that_failed_by_their_drive_are_tried_again(kind, model, here, whole):
+    """An earlier version recorded them as bad images."""
+    kind.run(model)
+    table = next(Path("e").glob("00000000-*")) if kind is FolderJob else Path("e.npz")
+    rows = facepcl.read_embeddings(table)
+    write_table(table, rows.meta, [replaced_error(rows, "cannot be read: Stale file handle")], len(rows))
+    kind.run(model, resume=True)
+    assert kind.output(kind.out) == whole(kind)
+
+
+def test_parts_that_failed_by_their_drive_are_made_again(model, here, whole):
+    interrupted(TableJob, model, 2 * TableJob.per_part)
+    part = Job(Path("e.npz")).parts()[0]
+    rows = facepcl.read_embeddings(part)
+    write_table(part, rows.meta, [replaced_error(rows, "cannot be read: Input/output error")], len(rows))
+    assert TableJob.run(model, resume=True).embedded == PHOTOS
+    assert TableJob.output("e.npz") == whole(TableJob)
+
+
+def test_photos_that_failed_by_their_drive_are_aligned_again(model, here, whole):
+    interrupted(CropJob, model, 2 * CropJob.per_part)
+    part = Job(Path("crops")).parts()[0]
+    photos = list(map(Photo.from_line, part.read_bytes().splitlines()))
+    photos[2] = photos[2]._replace(error="cannot be read: Stale file handle", faces=(), crops=())
+    part.write_text("".join(photo.to_line() for photo in photos), "ascii")
+    assert CropJob.run(model).aligned == PHOTOS
+    table = Path("crops/faces.csv")
+    table.write_text(
+        re.sub("damaged: [^,]*", "cannot be read: Input/output error", table.read_text("utf-8")), "utf-8"
+    )
+    assert CropJob.run(model).aligned == PHOTOS
+    assert CropJob.output("crops") == whole(CropJob)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
@@ -442,6 +483,12 @@ def test_a_job_that_fails_before_anything_is_done_leaves_nothing(kind, model, he
     assert names() == ["landmarks.csv", SOURCE]
 
 
+def test_on_error_raise_ends_a_job_with_the_name_of_the_image(model, here):
+    with pytest.raises(FacepclError, match=r"07\.png: damaged"):
+        TableJob.run(model, on_error="raise")
+    assert names() == ["landmarks.csv", SOURCE]
+
+
 @pytest.mark.usefixtures("begun")
 @pytest.mark.parametrize("kind", [TableJob])
 def test_a_damaged_part_or_listing_is_named(kind, model):
@@ -475,6 +522,35 @@ def test_a_job_that_was_killed_while_its_state_was_removed_is_whole(kind, model,
     Job(Path(kind.out)).part(0, ".npz").write_bytes(b"nobody's")
     kind.run(model, resume=True)
     assert names() == sorted([kind.out, "landmarks.csv", SOURCE])
+
+
+def test_unfinished_jobs_of_the_earlier_version_are_said_to_be_that(model, here):
+    Path("e.npz.parts").mkdir()
+    Path("e.npz.parts/job.json").write_text("{}")
+    Path("crops").mkdir()
+    Path("crops/faces.csv.partial").write_text("{}\n")
+    for kind in (TableJob, CropJob):
+        with pytest.raises(FacepclError, match="was begun by an earlier version of facepcl; delete it"):
+            kind.run(model, resume=True)
+
+
+def test_a_folder_of_the_earlier_version_is_read_and_resumed(model, here, whole):
+    """Its listing lay in a hidden folder among the tables, which did not say how many there are."""
+    FolderJob.run(model)
+    for table in Path("e").glob("*.parquet"):
+        rows = facepcl.read_embeddings(table)
+        rows.meta.pop("shards")
+        writers.write_table(table, rows.meta, [rows])
+    Path("e/.facepcl").mkdir()
+    Path("e/.facepcl/job.jsonl").write_text("{}\n" * 5)
+    assert FolderJob.output("e") == whole(FolderJob)
+    last = sorted(Path("e").glob("*.parquet"))[-1]
+    last.unlink()
+    with pytest.raises(TableError, match="lacks 1 of its 4 shards"):
+        facepcl.read_embeddings("e")
+    assert FolderJob.run(model, resume=True).embedded == 22
+    assert not Path("e/.facepcl").exists()  # polars takes it for data
+    assert FolderJob.output("e") == whole(FolderJob)
 
 
 @every_kind

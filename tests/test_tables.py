@@ -1,5 +1,6 @@
 """Tables of embeddings: whole or not there, and aware of their space."""
 
+import json
 import os
 import signal
 import subprocess
@@ -372,6 +373,13 @@ def test_one_long_reason_or_path_does_not_widen_the_other_rows_of_an_npz(tmp_pat
     table.paths[7], table.errors[1] = "p/" * 2000, "damaged " * 500
     write_table(tmp_path / "t.npz", META, blocks(table), 2000)
     assert (tmp_path / "t.npz").stat().st_size < 200_000
+    assert_same(read_embeddings(tmp_path / "t.npz"), table)
+
+
+def test_an_npz_of_an_earlier_version_is_read(tmp_path):
+    table = rows(5)
+    texts = {"paths": np.array(table.paths), "errors": np.array([error or "" for error in table.errors])}
+    np.savez(tmp_path / "t.npz", vectors=table.vectors, sizes=table.sizes, meta=json.dumps(META), **texts)
     assert_same(read_embeddings(tmp_path / "t.npz"), table)
 
 

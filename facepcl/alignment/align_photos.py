@@ -39,7 +39,7 @@ from facepcl.utils.files import (
 )
 from facepcl.utils.futures import in_order
 from facepcl.utils.progress import Progress
-from facepcl.utils.storage import was_missing
+from facepcl.utils.storage import is_temporary
 
 _logger = logging.getLogger("facepcl")
 
@@ -49,6 +49,7 @@ FORMATS = ("jpg", "png")
 NO_LANDMARKS = "no landmarks given"
 PHOTOS_PER_CHUNK = 4  # that a worker is asked for: each may take a tenth of a second
 REASONS = 5
+EARLIER_PARTIAL = "faces.csv.partial"  # of a job of an earlier version
 
 
 @dataclass
@@ -177,6 +178,11 @@ def _check_options(
                 f"{folder} lies in {source}, so crops would be taken for photos; choose another"
             )
     check_folder(folder)
+    if os.path.exists(folder / EARLIER_PARTIAL):
+        raise OptionError(
+            f"{folder} was begun by an earlier version of facepcl; delete it to start over, or finish it "
+            "with that version"
+        )
     if any(folder.glob("[!.]*")) and not os.path.exists(folder / TABLE) and not job.read():
         raise OptionError(f"{folder} holds other files; give a new folder for the crops")
 
@@ -200,7 +206,7 @@ def _check_whole(job: Job, wanted: dict[str, Any], sources: list[str]) -> bool:
         raise OptionError(
             f"{folder} is whole, and of other photos than there are now; choose another folder, or delete it"
         )
-    return not any(was_missing(row["error"], row["source"]) for row in rows)
+    return not any(is_temporary(row["error"], row["source"]) for row in rows)
 
 
 class Aligner:
@@ -237,7 +243,7 @@ class CropWriter:
         self.names = CropNames(sources)
         self.counts = {"faces": 0}
         self._has_crops = False
-        job.drop_parts(lambda part: any(was_missing(photo.error, photo.source) for photo in _photos(part)))
+        job.drop_parts(lambda part: any(is_temporary(photo.error, photo.source) for photo in _photos(part)))
         for photo in self._photos():
             self.names.take(photo.stem)
         self.done = len(self.names)  # photos, in parts

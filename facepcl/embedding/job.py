@@ -237,8 +237,8 @@ def _check_options(
 
 
 def _finished_tables(job: Job, resume: bool) -> dict[str, Any] | None:
-    """The metadata of the tables in a folder without the state of a job, as one that is finished. Raises
-    OptionError unless `resume`, or this is one of several processes of the same job."""
+    """The metadata of the tables in a folder without the state of a job: of a finished one, or of an earlier
+    version's. Raises OptionError unless `resume`, or this is one of several processes of the same job."""
     tables = tables_in(job.out)
     for table in tables:
         with suppress(TableError):  # a damaged one is written again

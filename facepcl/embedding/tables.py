@@ -96,7 +96,9 @@ def _joined_texts(texts: Iterable[str | None]) -> bytes:
 
 
 def _split_texts(column: np.ndarray) -> list[str]:
-    """The texts of a column."""
+    """The texts of a column, also in an array of strings, which an earlier version wrote."""
+    if column.dtype.kind == "U":
+        return [str(text) for text in column.tolist()]
     return bytes(column).decode().split("\0")[:-1]
 
 
@@ -225,7 +227,9 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
 
 def check_whole(folder: Path, meta: dict[str, Any], count: int) -> None:
     """Take the number of shards out of `meta`. Raises TableError if `count` tables are not all."""
-    shards = meta.pop("shards", count)
+    listing = folder / ".facepcl/job.jsonl"  # in folders of an earlier version: one line more than shards
+    listed = len(listing.read_bytes().splitlines()) - 1 if listing.is_file() else count
+    shards = meta.pop("shards", listed)
     if shards > count:
         raise TableError(
             f"{folder} lacks {shards - count} of its {shards} shards; embed them with --resume, or read "

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from facepcl.jobs.state import Job, Shard
 from facepcl.utils.files import remove_temporaries, writing
 from facepcl.utils.launch import Share
 from facepcl.utils.memory import give_back_freed_memory
-from facepcl.utils.storage import was_missing
+from facepcl.utils.storage import is_temporary
 
 _logger = logging.getLogger("facepcl")
 
@@ -186,8 +187,9 @@ class FolderWriter(TableWriter):
         for name, value in describe_codes(self.meta).items():
             if (there := describe_codes(rows.meta)[name]) != value:
                 self._refuse(f"{path} was made with {name} {there}, not {value}")
+        shards = rows.meta.get("shards", len(self._tables))  # an earlier version did not say
         is_same = is_table_of(rows.paths, shard.entries, path, self.job.selection)
-        if rows.meta.get("shards") != len(self._tables) or not is_same:
+        if shards != len(self._tables) or not is_same:
             self._refuse(f"{path} holds other images than its sources now")
         if has_temporary_errors(rows):
             _logger.warning(
@@ -226,11 +228,13 @@ class FolderWriter(TableWriter):
 
     def finish(self) -> None:
         self.summary.listed, self.summary.missing = len(self._tables), self._missing()
+        if not self.summary.missing:
+            shutil.rmtree(self.job.out / ".facepcl", ignore_errors=True)  # the state of an earlier version
 
 
 def has_temporary_errors(rows: Embeddings) -> bool:
     """Whether some of the images are worth another try."""
-    return any(map(was_missing, rows.errors, rows.paths))
+    return any(map(is_temporary, rows.errors, rows.paths))
 
 
 def describe_codes(meta: dict[str, Any]) -> dict[str, Any]:

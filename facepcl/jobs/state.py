@@ -21,6 +21,7 @@ _logger = logging.getLogger("facepcl")
 
 SUFFIX, LISTING, SKIPPED = ".parts", "job.jsonl", "skipped"
 FILES_PER_SHARD = 8192
+EARLIER_LISTING = "job.json"  # of the format before job.jsonl
 
 
 class Shard(NamedTuple):
@@ -100,6 +101,11 @@ class Job:
 
     def read(self) -> dict[str, Any] | None:
         """Return the description that the job began with; None if it has not begun. Raises TableError."""
+        if os.path.exists(self.folder / EARLIER_LISTING):
+            raise TableError(
+                f"{self.folder} was begun by an earlier version of facepcl; delete it to start over, or "
+                "finish it with that version"
+            )
         try:
             with self._listing.open(encoding="ascii") as file:
                 return dict(json.loads(file.readline()))

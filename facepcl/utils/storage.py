@@ -19,6 +19,7 @@ EUCLEAN EBADMSG EHOSTDOWN EHOSTUNREACH ENETDOWN ENETRESET ENETUNREACH ECONNABORT
 ESHUTDOWN EKEYEXPIRED EKEYREVOKED EAGAIN EBUSY EDEADLK EMFILE ENFILE ENOBUFS ENOMEM"""
 _CODES = frozenset(getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name))
 _WINDOWS = frozenset([21, 53, 55, 59, 64, 67, 121, 1117, 1167, 1231])  # which have no errno of their own
+_REASONS = frozenset(f"cannot be read: {os.strerror(code)}" for code in _CODES)
 
 MISSING = "there is no such file"  # the reason of a row
 SHORT = "the drive gives fewer bytes than the file has"  # some give up without an error
@@ -31,10 +32,11 @@ def is_of_storage(error: OSError) -> bool:
     return error.errno in _CODES or getattr(error, "winerror", None) in _WINDOWS
 
 
-def was_missing(reason: str | None, path: str) -> bool:
-    """Whether the image of a row with this reason is worth another try: its file was missing, as on a drive
-    that was not mounted, and is there now."""
-    return reason == MISSING and os.path.exists(path)
+def is_temporary(reason: str | None, path: str) -> bool:
+    """Whether the image of a row with this reason is worth another try: it failed by storage, which earlier
+    versions recorded as a bad image, or its file was missing, as on a drive that was not mounted, and is
+    there now."""
+    return reason in _REASONS or (reason == MISSING and os.path.exists(path))
 
 
 def unreadable(path: str | Path, reason: str) -> str:
