@@ -2,27 +2,24 @@
 turned, a job can be stopped anywhere, and everything that cannot work says so."""
 
 import csv
-import http.server
 import io
-import os
 import shutil
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.files import no_room_beyond, photo_of
+from huggingface_hub import constants
 from PIL import Image
 
 import facepcl
 from facepcl import alignment
 from facepcl.alignment.face_table import CropNames
 from facepcl.cli import main
-from facepcl.errors import ImageError, MissingExtra, OptionError, WriteError
+from facepcl.errors import ImageError, MissingExtra, OptionError, WeightsError, WriteError
 from facepcl.images.cropper import Alignment, FaceCutter
-from facepcl.images.detector import FILE, REPOSITORY, SHA256, Detector
+from facepcl.images.detector import FILE, REPOSITORY, SHA256, Detector, find_detector
 from facepcl.images.face import LANDMARK_COLUMNS, Face, most_prominent_first
 from facepcl.images.geometry import ARCFACE_POINTS, TEMPLATES, Square, cut_to_size, similarity
 from facepcl.images.transform import Transform
@@ -92,13 +89,6 @@ def given(tmp_path_factory):
 
 
 # where landmarks land
-
-
-def test_a_known_similarity_is_found_again():
-    rng = np.random.default_rng(0)
-    points, angle, scale, shift = rng.normal(size=(5, 2)), 130.0, 0.37, (12.0, -5.0)
-    matrix = similarity(points, turned(points, angle, scale, shift))
-    np.testing.assert_allclose(points @ matrix[:, :2].T + matrix[:, 2], turned(points, angle, scale, shift))
 
 
 def test_a_similarity_is_the_least_squares_solution():
@@ -288,13 +278,6 @@ def test_what_cannot_work_is_said_before_anything_is_written(given, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_without_opencv_the_extra_is_named(given, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    (tmp_path / "d.onnx").write_bytes(b"")
-    with pytest.raises(MissingExtra, match=r"pip install 'facepcl\[align\]'"):
-        alignment.align(given[0], tmp_path / "out", detector=tmp_path / "d.onnx")
-
-
 def test_a_file_that_is_no_detector_is_named(tmp_path):
     pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
     (tmp_path / "d.onnx").write_bytes(b"no network")
@@ -403,69 +386,28 @@ def test_one_face_of_several(detector):
 
 # the detector's file
 
-FETCH = """
-from facepcl.images.detector import find_detector
-try:
-    print(find_detector())
-except Exception as error:
-    print(type(error).__name__, error)
-"""
 
-
-@pytest.fixture
-def fetch(tmp_path):
-    """fetch(data, **environment) -> what `find_detector` says where the Hub's server has `data`."""
-    served = {}
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            there = self.path == f"/{REPOSITORY}/resolve/main/{FILE}" or self.path.endswith(f"/{FILE}")
-            self.send_response(200 if there else 404)
-            self.send_header("Content-Length", str(len(served["data"]) if there else 0))
-            self.send_header("ETag", f'"{hash(served["data"]):x}"')
-            self.send_header("X-Repo-Commit", "c" * 40)
-            self.end_headers()
-            if there and self.command == "GET":
-                self.wfile.write(served["data"])
-
-        do_HEAD = do_GET  # noqa: N815 (the server's name for it)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def ask(data, **environment):
-        served["data"] = data
-        names = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
-        names |= {"HF_HUB_OFFLINE": "0", **environment}
-        script = FETCH
-        run = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **names}
-        )
-        assert run.stderr == ""
-        return run.stdout.strip()
-
-    yield ask
-    server.shutdown()
-
-
-def test_the_detector_is_fetched_once_and_checked(fetch, detector):
+def test_the_detector_is_fetched_once_and_checked(hub, detector, monkeypatch, capfd):
     data = detector.read_bytes()
-    assert Path(fetch(data)).read_bytes() == data
-    assert Path(fetch(b"", HF_HUB_OFFLINE="1")).read_bytes() == data
+    hub.put(REPOSITORY, {FILE: data})
+    assert find_detector().read_bytes() == data
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_detector().read_bytes() == data
+    assert capfd.readouterr() == ("", "")
 
 
-def test_another_file_than_the_detector_is_refused(fetch):
-    said = fetch(b"another file")
-    assert said.startswith("WeightsError")
-    assert SHA256[:12] in said
-    assert "delete it to download it again" in said
+def test_another_file_than_the_detector_is_refused(hub, capfd):
+    pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
+    hub.put(REPOSITORY, {FILE: b"another file"})
+    with pytest.raises(WeightsError, match=rf"not {SHA256[:12]} .*; delete it to download it again"):
+        find_detector()
+    assert capfd.readouterr() == ("", "")
 
 
-def test_without_the_hub_one_sentence_says_how_to_get_the_detector(fetch):
-    said = fetch(b"", HF_HUB_OFFLINE="1")
-    assert said.startswith("WeightsError the face detector could not be downloaded from the Hub (")
-    assert f"{FILE} of http://127.0.0.1" in said
-    assert said.endswith("pass its path with --detector PATH (detector=PATH)")
+def test_without_the_hub_one_sentence_says_how_to_get_the_detector(hub, monkeypatch):
+    pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    said = rf"^the face detector could not be downloaded from the Hub \(.*{FILE} of {hub.url}/.*"
+    with pytest.raises(WeightsError, match=said + r"pass its path with --detector PATH \(detector=PATH\)$"):
+        find_detector()

@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 import timm
-import torch
 from helpers.files import FACES, ROOT
 
 import facepcl
@@ -115,8 +114,3 @@ def test_weights_of_ones_own_do_not_pass_for_the_bundled_file():
     assert meta["model"] == "pcl_facecycle"
     assert meta["tag"] is None
     assert meta["weights_sha256"] not in {row.sha256 for row in read_index()}
-
-
-def test_float16_on_disk_is_float32_in_memory():
-    model = facepcl.create_model("pcl_facecycle", pretrained=True)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import pickle
 
 import pytest
 import timm
@@ -113,29 +111,6 @@ def test_what_is_not_recognised_is_named(original, tmp_path, change, said):
     with pytest.raises(WeightsError, match=said):
         facepcl.hub.convert(save(state, tmp_path / "x.pth"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-class Touch:
-    """A pickle that creates a file when it is loaded by anyone who trusts it."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(original, tmp_path):
-    trap = tmp_path / "it ran"
-    content = {"state_dict": original[1], "args": Touch(trap)}
-    pickle.loads(pickle.dumps(Touch(trap)))  # the trap works
-    trap.rmdir()
-    for zipped in (True, False):
-        path = save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(WeightsError, match=r"evil\.pth contains .*mkdir .*runs no code") as caught:
-            facepcl.hub.convert(path, tmp_path / "out")
-        assert "\n" not in str(caught.value)
-    assert not trap.exists()
 
 
 def test_a_torch_whose_safe_reading_is_not_safe_reads_no_pickle(original, tmp_path, monkeypatch):
@@ -348,7 +323,6 @@ def test_weights_of_ones_own_do_not_take_the_licence_of_the_released_ones(tmp_pa
         ({"arch": "resnet18", "size": 100_000}, OptionError, "--size must be 32 to 4096 pixels, not 100000"),
         ({"out": "there"}, OptionError, "there already exists"),
         ({}, OptionError, r"looks like a ResNet \(resnet18\): name it with --arch resnet18"),
-        ({"arch": "resnet50"}, WeightsError, "r.pth looks like a resnet18, not a resnet50"),
     ],
     ids=str,
 )
@@ -361,8 +335,3 @@ def test_wrong_options_are_one_sentence(tmp_path, monkeypatch, options, error, s
     with pytest.raises(error, match=said):
         facepcl.hub.convert(**options)
     assert (tmp_path / "there/file").exists()
-
-
-def test_the_command_ends_in_one_line_and_code_2(tmp_path, capsys):
-    assert main(["convert", str(tmp_path / "nowhere.pth"), str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == f"facepcl: {tmp_path}/nowhere.pth: there is no such file\n"

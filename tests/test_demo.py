@@ -64,15 +64,6 @@ def test_codes_are_those_of_the_embedder(faces):
         np.testing.assert_allclose(found, embedder(FACES[:3]), rtol=1e-4, atol=1e-4)  # batches of 1 and of 3
 
 
-def test_similarities_are_cosines_of_one_branch(faces):
-    found = similarities(faces, faces[:2], "pose")
-    for i, one in enumerate(faces):
-        for j, other in enumerate(faces[:2]):
-            a, b = one.vectors["pose"], other.vectors["pose"]
-            cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-            assert found[i, j] == pytest.approx(cosine, abs=1e-5)
-
-
 def test_the_faces_of_a_photograph_are_found_and_marked(finder, tmp_path):
     wide = Image.new("RGB", (600, 300), "gray")
     for place, face in enumerate(FACES[:2]):
@@ -193,14 +184,6 @@ def test_what_cannot_be_served_is_one_sentence(tmp_path):
         demo.run(folder=tmp_path / "nowhere")
     with pytest.raises(OptionError, match="leave out --crops or --detector"):
         Comparer(crops=True, detector="yunet.onnx")
-
-
-def test_the_commands_help_does_not_load_gradio():
-    script = (
-        "import sys; from facepcl.cli import build_parser; build_parser(); print('gradio' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
 
 
 @pytest.fixture

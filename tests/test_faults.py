@@ -1,9 +1,9 @@
 """Faults that are brought about, not imitated: memory that runs out, disks that are full or read-only, labels
 that cannot be.
 
-Others are where their subject is: kills (test_resume, test_pretrain_stops, test_readers, and twenty of each
+Others are where their subject is: kills (test_jobs, test_pretrain_stops, test_readers, and twenty of each
 in test_soak), shards that are cut off (test_sources, test_stream), bombs and hostile names (test_images,
-test_strange_files), files that vanish (test_resume, test_sources), two jobs on one output (test_resume,
+test_strange_files), files that vanish (test_jobs, test_sources), two jobs on one output (test_jobs,
 test_scale, test_pretrain).
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.files import FACES, no_room_beyond
+from helpers.files import FACES, ROOT, no_room_beyond, pack
 from torch import nn
 
 import facepcl
@@ -34,7 +34,6 @@ from facepcl.errors import DataError, ImageError, OptionError, WriteError
 from facepcl.pretrain.dataset import read_faces
 from facepcl.utils.files import alone, atomic, temporary_name
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAIN = "--batch 2 --pose-batch 2 --pose-negatives 1 --size 32 --source-size 64 --steps 2 --log-steps 1"
 
 
@@ -317,6 +316,9 @@ def test_a_name_that_is_too_long_is_said_before_the_work(one_photo, capsys, comm
     [
         ("embed photo.jpg -o photo.jpg/t.npz", "a folder in its path is a file"),
         ("embed photo.jpg -o t.npz --sheet folder.png", "folder.png is a folder; name a file"),
+        ("embed photo.jpg -o t.npz --sheet s.txt", "s.txt: a sheet is a .png or a .jpg"),
+        ("embed photo.jpg -o t.npz --sheet no/s.png", "no: there is no such folder to write to"),
+        ("embed nowhere -o t.npz", "nowhere: there is no such file or folder"),
         ("export pcl_facecycle folder.onnx", "folder.onnx is a folder; name a file"),
         ("align photo.jpg photo.jpg", "photo.jpg is a file, not a folder"),
         ("convert photo.jpg photo.jpg", "photo.jpg is a file, not a folder"),
@@ -363,11 +365,9 @@ def test_a_limit_on_the_size_of_files_is_said(photos, tmp_path):
 def test_shards_beyond_the_room_are_said_and_those_before_stay(photos, tmp_path):
     """Two shards of 3 faces fit, one of 30 does not."""
     shards = tmp_path / "shards"
-    shards.mkdir()
     for name, count in (("a", 3), ("b", 3), ("c", 30)):
-        with tarfile.open(shards / f"{name}.tar", "w") as tar:
-            for photo in sorted(photos.iterdir())[:count]:
-                tar.add(photo, photo.name)
+        faces = sorted(photos.iterdir())[:count]
+        pack(shards / f"{name}.tar", {face.name: face.read_bytes() for face in faces})
     out = f"{tmp_path}/tables/"
     with no_room_beyond(100_000), pytest.raises(WriteError, match="there is no room left on the disk"):
         facepcl.embed(shards, out, workers=1)
@@ -423,23 +423,6 @@ def test_a_training_file_that_cannot_be_read_is_skipped_and_named(tmp_path):
         "pipe.jpg": "cannot be read: it is a pipe or device, not a file",
         "z-gone.jpg": "there is no such file",
     }
-
-
-def test_an_empty_member_of_a_shard_is_skipped_and_named(tmp_path):
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        tar.add(FACES[0], "a.jpg")
-        tar.addfile(tarfile.TarInfo("b.jpg"))
-    assert read_faces([tmp_path / "s.tar"], 32).skipped == [(f"{tmp_path}/s.tar/b.jpg", "the file is empty")]
-
-
-def test_a_training_shard_that_breaks_off_is_said_before_the_first_step(tmp_path):
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for face in FACES[:3]:
-            tar.add(face, face.name)
-    whole = (tmp_path / "s.tar").read_bytes()
-    (tmp_path / "s.tar").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"s\.tar.*(broken|breaks|cut|end|damaged)"):
-        read_faces([tmp_path / "s.tar"], 32)
 
 
 def test_links_folders_and_devices_of_a_training_shard_are_no_faces(tmp_path):

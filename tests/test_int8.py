@@ -1,7 +1,5 @@
 """`pcl_facecycle` in 8 bits stays near its float codes, in each of its numbers."""
 
-import sys
-
 import numpy as np
 import pytest
 from helpers.files import FACES
@@ -9,7 +7,7 @@ from PIL import Image
 
 import facepcl
 from facepcl.embedding import int8
-from facepcl.errors import MissingExtra, OptionError
+from facepcl.errors import OptionError
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +60,3 @@ def test_other_models_and_sizes_have_no_int8():
         facepcl.FaceEmbedder(facepcl.create_model("pcl_resnet18"), dtype="int8")
     with pytest.raises(OptionError, match="int8 is for 64 pixels, not for 96"):
         facepcl.FaceEmbedder(facepcl.create_model("pcl_facecycle"), dtype="int8", size=96)
-
-
-def test_without_the_extra_the_pip_line_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'facepcl\[onnx\]'"):
-        facepcl.FaceEmbedder(facepcl.create_model("pcl_facecycle"), dtype="int8")

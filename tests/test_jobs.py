@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers.files import break_drive
+from helpers.files import break_drive, pack
 from helpers.forked_jobs import forked_jobs
 from PIL import Image
 
@@ -624,10 +624,8 @@ def test_all_files_are_rows_if_that_is_asked_for(kind, model, here, caplog):
 
 
 def test_a_tar_without_images_is_an_error_and_leaves_nothing(model, tmp_path):
-    with tarfile.open(tmp_path / "s.tar", "w"):
-        pass
     with pytest.raises(OptionError, match=r"no images in .*s\.tar"):
-        TableJob.run(model, tmp_path / "s.tar", tmp_path / "e.npz")
+        TableJob.run(model, pack(tmp_path / "s.tar", {}), tmp_path / "e.npz")
     assert names(tmp_path) == ["s.tar"]
 
 

@@ -67,12 +67,6 @@ def test_published_angles_come_back_as_they_were():
     np.testing.assert_allclose(to_pose_para(from_pose_para(theirs)), theirs, atol=1e-9)
 
 
-def test_yaw_of_pose_para_has_the_other_sign_pitch_and_roll_have_ours():
-    np.testing.assert_allclose(
-        from_pose_para(np.eye(3) * 20), [[0, 20, 0], [-20, 0, 0], [0, 0, 20]], atol=1e-9
-    )
-
-
 def hopenet(turned):
     """Yaw, pitch, roll of a BIWI rotation as hopenet publishes them, in the signs of Pose_Para."""
     yaw = np.arctan2(-turned[2, 0], np.hypot(turned[2, 1], turned[2, 2]))
@@ -85,13 +79,6 @@ def test_camera_axes_have_the_signs_of_hopenet(pose):
     R = flip @ rotation([pose])[0] @ flip
     np.testing.assert_allclose(from_camera(R[None])[0], pose, atol=1e-9)
     np.testing.assert_allclose(hopenet(R), pose * np.array([-1, 1, 1]), atol=1e-9)
-
-
-def test_camera_axes_and_pose_para_give_the_same_for_the_same_head():
-    flip = np.diag([1, -1, -1])
-    theirs = np.random.default_rng(2).uniform(-80, 80, (100, 3))
-    in_camera = np.stack([flip @ left_handed(*row) @ flip for row in theirs])
-    np.testing.assert_allclose(from_camera(in_camera), from_pose_para(theirs), atol=1e-9)
 
 
 @pytest.mark.slow

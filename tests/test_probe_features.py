@@ -196,11 +196,6 @@ def test_the_pixels_baseline_is_the_grey_image_halved(manifest):
     np.testing.assert_allclose(found, wanted.reshape(-1), atol=1e-5)
 
 
-def test_a_random_model_that_does_not_exist_is_an_error():
-    with pytest.raises(OptionError, match="Unknown model 'pcl_nothing'"):
-        load_encoder("random:pcl_nothing", 0)
-
-
 def test_an_input_of_another_size_gives_codes_of_that_size():
     embedder = FaceEmbedder("pcl_facecycle", pool="flatten", size=100, dtype="float32")
     assert embedder.meta["dimension"] == 6272  # METHOD 6

@@ -1,4 +1,4 @@
-"""What holds for any listing and any interruption: each image once, in order, whatever stops it."""
+"""What holds for any listing and any batches: each image once, in order, the same wherever a job goes on."""
 
 import io
 import os
@@ -6,18 +6,12 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-import facepcl
 from facepcl.data.file_types import is_image_name
 from facepcl.data.sources import Item, files_below, list_entries, read_items
-from facepcl.embedding.embedder import FaceEmbedder
-from facepcl.embedding.writers import TableWriter
 from facepcl.errors import OptionError
 from facepcl.jobs import engine
 
@@ -96,75 +90,3 @@ def test_batches_depend_on_numbers_only_so_that_a_resumed_job_makes_the_same(siz
     assert [item for chunk in whole for item in chunk] == items
     assert all(0 < len(chunk) <= size for chunk in whole)
     assert not rest or rest == whole[-len(rest) :]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Fifty files of one colour each, three bad ones among them, ten more in a shard."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    for i in range(60):
-        path = folder / f"{i:02d}.png"
-        Image.new("RGB", (40, 40), (4 * i, 255 - 4 * i, i)).save(path)
-        if i in (3, 17, 40):
-            path.write_bytes(path.read_bytes()[:50])
-    with tarfile.open(folder / "shard.tar", "w") as tar:
-        for i in range(50, 60):
-            tar.add(folder / f"{i}.png", f"{i}.png")
-            (folder / f"{i}.png").unlink()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return facepcl.create_model("pcl_facecycle", branches=False)
-
-
-@pytest.fixture(scope="module")
-def whole(model, photos, tmp_path_factory):
-    """The table of a job that nothing interrupted, for each batch size that was asked for."""
-    made = {}
-
-    def table(batch_size):
-        if batch_size not in made:
-            out = tmp_path_factory.mktemp("whole") / "e.npz"
-            facepcl.embed(photos, out, model=model, batch_size=batch_size, dtype="float32", workers=1)
-            made[batch_size] = facepcl.read_embeddings(out)
-        return made[batch_size]
-
-    return table
-
-
-@pytest.mark.slow
-@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.integers(0, 6), max_size=2), st.sampled_from([3, 8]))
-def test_a_job_that_is_stopped_anywhere_any_number_of_times_has_each_row_once(
-    model, photos, whole, stops, batch
-):
-    embed = FaceEmbedder._embed
-    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TableWriter, "part_images", 16)
-        wanted = whole(batch)
-        out = Path(temporary) / "e.npz"
-        for stop in [*stops, None]:
-            left = [stop]
-
-            def stopping(self, *args, left=left):
-                if left[0] is not None:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise KeyboardInterrupt
-                return embed(self, *args)
-
-            patch.setattr(FaceEmbedder, "_embed", stopping)
-            try:
-                facepcl.embed(
-                    photos, out, model=model, batch_size=batch, dtype="float32", workers=1, resume=True
-                )
-            except KeyboardInterrupt:
-                assert not out.exists()
-        found = facepcl.read_embeddings(out)
-    assert (found.paths, found.errors) == (wanted.paths, wanted.errors)
-    assert len(set(found.paths)) == 60
-    assert np.array_equal(found.vectors, wanted.vectors, equal_nan=True)

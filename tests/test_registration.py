@@ -14,7 +14,7 @@ import facepcl
 from facepcl.cli import main
 from facepcl.models.registry import MODELS
 
-HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors")
+HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors", "gradio")
 NAMES = sorted(MODELS)
 
 

@@ -7,13 +7,12 @@ import re
 import shutil
 import socket
 import sys
-import tarfile
 import threading
 
 import fsspec
 import numpy as np
 import pytest
-from helpers.files import FACES
+from helpers.files import FACES, pack
 
 import facepcl
 from facepcl.alignment.face_table import CropNames
@@ -47,9 +46,7 @@ def folder(tmp_path_factory):
     for i, face in enumerate(FACES[:8]):
         shutil.copy(face, folder / ("more" if i % 2 else ".") / f"{i}.jpg")
     (folder / "more/3.jpg").write_bytes(b"no picture")
-    with tarfile.open(folder / "s.tar", "w") as tar:
-        for i, face in enumerate(FACES[8:12]):
-            tar.add(face, f"{i}.jpg")
+    pack(folder / "s.tar", {f"{i}.jpg": face.read_bytes() for i, face in enumerate(FACES[8:12])})
     return folder
 
 

@@ -9,12 +9,11 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.files import photo_of
+from helpers.files import ROOT, pack, photo_of
 from helpers.forked_jobs import forked_jobs
 from PIL import Image
 
@@ -31,7 +30,6 @@ from facepcl.utils.launch import Share, find_share, own_device, take_own_cores
 OPTIONS = {"dtype": "float32", "batch_size": 8}
 pytestmark = pytest.mark.usefixtures("small_parts")
 PART = 16  # images, of `small_parts`
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"a.tar": 24, "b.tar": 16, "c.tar.gz": 16}  # whole batches: cut at a shard's end, they stay the same
 
 
@@ -134,17 +132,6 @@ def test_other_readers_take_the_folder_as_one_table(model, folder, whole, tmp_pa
     assert pandas.read_parquet(tmp_path / "e")["error"].notna().sum() == sum(map(bool, whole.errors))
     ((counted,),) = duckdb.sql(f"select count(embedding) from '{tmp_path}/e/*.parquet'").fetchall()
     assert counted == np.isfinite(whole.vectors[:, 0]).sum()
-
-
-def test_polars_takes_the_folder_as_one_table(model, folder, whole, tmp_path):
-    polars = pytest.importorskip("polars")
-    embed(model, folder, tmp_path / "e", 0, 1)
-    for table in (
-        polars.read_parquet(tmp_path / "e"),
-        polars.read_parquet(f"{tmp_path}/e/*.parquet"),
-        polars.scan_parquet(tmp_path / "e", hive_partitioning=True).collect(),
-    ):
-        assert table["path"].to_list() == whole.paths
 
 
 def test_the_queries_of_the_documentation_work_on_tables_with_errors(
@@ -334,12 +321,6 @@ def test_what_cannot_work_is_said_first(model, folder, tmp_path, monkeypatch, ou
     assert names(tmp_path) == ["full", "notes"]
 
 
-def test_nothing_is_left_of_a_job_that_could_not_begin(model, tmp_path):
-    with pytest.raises(MissingPath):
-        embed(model, tmp_path / "nowhere", tmp_path / "e")
-    assert names(tmp_path) == []
-
-
 def test_on_error_raise_keeps_the_shards_that_are_done(model, folder, tmp_path):
     out = tmp_path / "e"
     with pytest.raises(ImageError, match=r"a\.tar/07\.png: damaged"):
@@ -362,17 +343,8 @@ def test_a_folder_that_is_not_whole_or_of_two_spaces_is_not_read_as_one(model, f
         facepcl.read_embeddings(tmp_path / "g")
 
 
-def test_a_damaged_table_of_a_folder_is_named(model, folder, half, tmp_path):
-    embed(model, folder, half, 1)
-    (half / "00000003-a.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(TableError, match=r"00000003-a\.parquet is not a table of embeddings"):
-        facepcl.read_embeddings(half)
-
-
 def test_a_tar_without_images_is_a_table_without_rows(model, folder, tmp_path):
-    with tarfile.open(tmp_path / "s.tar", "w"):
-        pass
-    embed(model, [tmp_path / "s.tar", folder / "00.png"], tmp_path / "e", 0, 1)
+    embed(model, [pack(tmp_path / "s.tar", {}), folder / "00.png"], tmp_path / "e", 0, 1)
     assert len(facepcl.read_embeddings(tmp_path / "e/00000000-s.parquet")) == 0
     assert facepcl.read_embeddings(tmp_path / "e").paths == [str(folder / "00.png")]
 

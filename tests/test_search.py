@@ -17,7 +17,6 @@ from facepcl.embedding import nearest
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.tables import write_table
 from facepcl.errors import MissingExtra, MissingPath, OptionError, TableError, WeightsError
-from facepcl.models.heads import Heads, HeadSpec
 from facepcl.models.io import save_encoder
 from facepcl.utils.futures import side_by_side
 
@@ -346,23 +345,14 @@ def test_a_row_with_an_error_is_a_result_that_says_so():
     assert good.matches
 
 
-@pytest.fixture(scope="module")
-def with_heads(tmp_path_factory):
-    """Weights with a head for identity, in a folder."""
-    torch.manual_seed(0)
-    heads = Heads({"identity": HeadSpec("shared", 4, "unit", 16)}, {"identity": 128 * 16})
-    model = facepcl.create_model("pcl_facecycle", pretrained=True)
-    return f"local-dir:{save_encoder(model, tmp_path_factory.mktemp('w') / 'encoder', heads=heads)}"
-
-
-def test_weights_without_a_name_are_named_and_make_the_identity_of_a_query(with_heads, tmp_path):
+def test_weights_without_a_name_are_named_and_make_the_identity_of_a_query(attribute_weights, tmp_path):
     path = tmp_path / "t.npz"
-    facepcl.embed(list(FACES), path, model=with_heads, branch="shared,identity", dtype="float32")
+    facepcl.embed(list(FACES), path, model=attribute_weights, branch="shared,identity", dtype="float32")
     with pytest.raises(
         OptionError, match=r"weights that made it \(a pcl_facecycle\); name them with --model hf-hub"
     ):
         facepcl.search(FACES[0], path)
-    [result] = facepcl.search(FACES[0], path, model=with_heads)
+    [result] = facepcl.search(FACES[0], path, model=attribute_weights)
     identity = facepcl.read_embeddings(path).branch("identity").vectors
     assert result.matches[0].path == str(FACES[0])
     assert [match.similarity for match in result.matches] == pytest.approx(

@@ -108,15 +108,10 @@ def test_threads_share_an_embedder_that_was_just_copied():
     assert np.abs(np.stack(found) - wanted).max() <= ALONE * np.abs(wanted).max()
 
 
-def test_threads_share_an_embedder_that_finds_faces(detector, photos):
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_threads_share_an_embedder_that_finds_faces(detector, photos, times):
     embedder = facepcl.FaceEmbedder("pcl_facecycle", dtype="float32", align=True, detector=detector)
-    assert_as_alone(lambda photo: embedder([photo]), photos)
-
-
-@pytest.mark.slow
-def test_threads_share_an_embedder_that_finds_faces_for_long(detector, photos):
-    embedder = facepcl.FaceEmbedder("pcl_facecycle", dtype="float32", align=True, detector=detector)
-    assert_as_alone(lambda photo: embedder([photo]), photos * 20)
+    assert_as_alone(lambda photo: embedder([photo]), photos * times)
 
 
 def test_threads_stream_from_one_embedder():

@@ -1,7 +1,5 @@
 """Images are brought to a network's input as timm's own transform does it."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -49,14 +47,6 @@ def test_a_square_fit_is_what_the_models_ask_for():
 
     cfg = get_pretrained_cfg("pcl_facecycle").to_dict()
     assert Transform.from_config(resolve_data_config({}, pretrained_cfg=cfg)) == Transform.square(64)
-
-
-def test_a_fit_travels_as_json():
-    transform = Transform.from_config({**CONFIG, "crop_pct": 0.9})
-    assert (
-        Transform(**json.loads(json.dumps(transform.to_json())))(noise((99, 80))).tolist()
-        == transform(noise((99, 80))).tolist()
-    )
 
 
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])

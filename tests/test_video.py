@@ -1,7 +1,6 @@
 """Videos as sources: which frames, when, in which colours and which way up; damage; which videos are read."""
 
 import sys
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,11 @@ from facepcl.data import video
 from facepcl.data.file_types import ADVICE, Selection
 from facepcl.data.sources import is_table_of, list_entries, no_images, read_items, shard_of, stamp
 from facepcl.data.video import frame_path, time_of
-from facepcl.embedding.writers import FolderWriter, Summary, TableWriter
+from facepcl.embedding.writers import TableWriter
 from facepcl.errors import MissingExtra, OptionError, RemoteError, TableError
 from facepcl.images.decode import PIXELS_VARIABLE, decode
-from facepcl.jobs.engine import run
-from facepcl.jobs.state import Job, describe_sources
+from facepcl.jobs.state import Job
 from facepcl.utils import storage
-from facepcl.utils.progress import Progress
 
 pytest.importorskip("av", reason="needs PyAV (extra video)")
 from helpers.video import greys, write_sound, write_turning_head, write_video
@@ -359,11 +356,6 @@ def test_a_video_is_a_shard_of_a_job_and_a_change_to_it_ends_the_job(tmp_path):
             list(job.unchanged(job.shards()))
 
 
-def test_the_frames_a_second_are_part_of_what_a_job_is():
-    assert describe_sources(["a"], Selection(fps=5))["fps"] == 5
-    assert describe_sources(["a"], Selection())["fps"] is None
-
-
 def test_a_table_is_known_to_be_that_of_a_video(tmp_path):
     path, table = write_video(tmp_path / "a.mp4", greys(3)), tmp_path / "t.csv"
     selection = Selection(fps=5)
@@ -386,45 +378,39 @@ def test_the_frames_of_a_video_are_embedded(model, tmp_path):
     np.testing.assert_array_equal(batch.rows.vectors, embedder(frames))
 
 
-def run_job(model, writer, out, source, parts=None):
-    """Embed into one table or a folder of them; a kill after so many `parts` of a table."""
-    embedder = facepcl.FaceEmbedder(model, dtype="float32", batch_size=8)
-    job = Job(out, fps=100)
-    with job.claimed():
-        wanted = describe_sources([str(source)], job.selection)
-        _ = job.read() or job.begin("analyze", wanted, list_entries([source], job.selection))
-        table = writer(job, Summary(out, embedder.meta["space"], "cpu"), embedder.meta, "record")
-        write = table.write
-
-        def write_some(stream, blocks):
-            write(stream, islice(blocks, parts))
-            if parts is not None:
-                raise KeyboardInterrupt
-
-        table.write = write_some
-        run(job, table, embedder, 1, Progress(None, "images", False, "embedding"))
+def analyzed(source, out, **options):
+    options |= {"crops": True, "fps": 100, "dtype": "float32", "batch_size": 8, "workers": 1}
+    facepcl.analyze(source, out, **options)
     return facepcl.read_embeddings(out)
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_job_that_stopped_in_the_middle_of_a_video_goes_on_to_the_same_table(model, tmp_path):
-    path = write_video(tmp_path / "a.mp4", noise(40))
-    whole = run_job(model, TableWriter, tmp_path / "whole.npz", path)
-    with pytest.raises(KeyboardInterrupt):
-        run_job(model, TableWriter, tmp_path / "e.npz", path, parts=1)
-    table = run_job(model, TableWriter, tmp_path / "e.npz", path)
+def test_a_job_that_stopped_in_the_middle_of_a_video_goes_on_to_the_same_table(tmp_path, monkeypatch):
+    path, out = write_video(tmp_path / "a.mp4", noise(40)), tmp_path / "e.npz"
+    whole = analyzed(path, tmp_path / "whole.npz")
+    take = TableWriter.take
+
+    def stopping(self, batch):
+        if self.done:  # once a part is written
+            raise KeyboardInterrupt
+        return take(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TableWriter, "take", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            analyzed(path, out)
+    table = analyzed(path, out, resume=True)
     assert table.paths == whole.paths == [item.path for item in items(path)]
     assert table.vectors.tobytes() == whole.vectors.tobytes()
 
 
-def test_a_folder_of_tables_has_one_for_each_video(model, tmp_path):
+def test_a_folder_of_tables_has_one_for_each_video(tmp_path):
     pytest.importorskip("pyarrow", reason="needs pyarrow (extra parquet)")
     (tmp_path / "in").mkdir()
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / "in" / name, noise(3))
     (tmp_path / "in/c.jpg").write_bytes(jpeg())
-    table = run_job(model, FolderWriter, tmp_path / "out", tmp_path / "in")
-    assert len(table) == 3 + 3 + 1
+    assert len(analyzed(tmp_path / "in", tmp_path / "out")) == 3 + 3 + 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "00000000-a.mp4.parquet",
         "00000001-b.mp4.parquet",

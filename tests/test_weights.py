@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -17,7 +15,6 @@ import facepcl
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import load_tensors, save_encoder, save_tensors
 from facepcl.models.registry import Row
-from facepcl.models.remap import rename_original_keys, split_original
 
 MODELS = ("pcl_facecycle", "pcl_resnet18")
 each_model = pytest.mark.parametrize("name", MODELS)
@@ -332,49 +329,10 @@ def test_a_model_fine_tuned_by_timm_comes_back_as_its_trunk(name, tmp_path):
     assert np.array_equal(found, wanted)
 
 
-@pytest.mark.slow
-def test_a_resnets_folder_loads_without_facepcl(tmp_path):
-    torch.manual_seed(0)
-    model = facepcl.create_model("pcl_resnet18").eval()
-    folder = save_encoder(model, tmp_path / "encoder")
-    x = image("pcl_resnet18")
-    save_tensors({"x": x, "y": model(x)}, tmp_path / "sample.safetensors")
-    script = f"""
-import sys
-sys.modules["facepcl"] = None
-import timm, torch
-from safetensors.torch import load_file
-model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-sample = load_file("{tmp_path}/sample.safetensors")
-torch.testing.assert_close(model(sample["x"]), sample["y"])
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def test_a_repository_in_the_cache_loads_offline(tmp_path, monkeypatch):
-    model = facepcl.create_model("pcl_resnet18").eval()
-    snapshot = tmp_path / "models--org--faces/snapshots" / ("a" * 40)
-    save_encoder(model, snapshot)
-    refs = tmp_path / "models--org--faces/refs"
-    refs.mkdir()
-    (refs / "main").write_text("a" * 40)
-    for name in ("hf-hub:org/faces", "hf-hub:org/faces@" + "a" * 40):
-        loaded = facepcl.create_model(name, cache_dir=tmp_path).eval()
-        close(
-            loaded.forward_codes(image("pcl_resnet18")).face, model.forward_codes(image("pcl_resnet18")).face
-        )
-
-
 def test_the_folder_of_a_run_names_the_one_of_its_weights(tmp_path):
     save_encoder(facepcl.create_model("pcl_facecycle"), tmp_path / "run/encoder")
     with pytest.raises(OptionError, match=r"run is the folder of a run; its weights are in .*run/encoder"):
         facepcl.create_model(f"local-dir:{tmp_path / 'run'}")
-
-
-def test_a_folder_of_another_architecture_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vgg11", "pretrained_cfg": {}}))
-    with pytest.raises(WeightsError, match="vgg11"):
-        facepcl.create_model(f"local-dir:{tmp_path}")
 
 
 def test_a_decoder_comes_with_its_folder_or_not_at_all(tmp_path):
@@ -389,24 +347,3 @@ def test_a_decoder_comes_with_its_folder_or_not_at_all(tmp_path):
         with pytest.raises(WeightsError, match="without a decoder"):
             facepcl.create_decoder(name)
     assert facepcl.create_decoder("pcl_facecycle", pretrained=False)(code).shape == (2, 3, 64, 64)
-
-
-def test_original_names_become_ours():
-    state = {
-        f"module.encoder.{k}.0.weight": torch.zeros(1) for k in ("conv1", "layer3_2_exp", "layer3_2_pose")
-    }
-    state |= {"module.exp_fc.0.weight": torch.zeros(1), "module.decoder.fc.weight": torch.zeros(1)}
-    parts = split_original(state)
-    assert list(parts.encoder) == ["conv1.0.weight", "face.0.weight", "pose.0.weight"]
-    assert list(parts.face_head) == ["0.weight"]
-    assert list(parts.decoder) == ["fc.weight"]
-    assert not parts.pose_head
-    assert list(rename_original_keys(parts.encoder)) == list(parts.encoder)
-
-
-def test_list_models_tells_what_there_is():
-    for info in facepcl.list_models():
-        assert info.parameters > 2_000_000
-        assert info.weights in ("bundled", "none")
-        assert (info.license is None) == (info.weights == "none")
-        assert info.input_size[0] == 3

@@ -19,7 +19,7 @@ from facepcl.alignment.contact_sheet import draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
 from facepcl.data.sources import Item, as_sources, check_no_source, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
-from facepcl.errors import MissingPath, OptionError, shortened, unknown
+from facepcl.errors import OptionError, shortened, unknown
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
@@ -131,7 +131,7 @@ def align(
     job = Job(folder, all_files=all_files, sources=sources)
     _check_options(job, sources, size, format, workers, sheet)
     list_entries(sources, job.selection.again())  # raises for what is not there
-    known = None if landmarks is None else _read_landmarks(landmarks)
+    known = None if landmarks is None else read_landmarks(landmarks)
     file = None if known is not None else find_detector(detector)
     alignment = Alignment(str(file) if file else None, score, template, one)
     if file:
@@ -185,12 +185,6 @@ def _check_options(
         )
     if any(folder.glob("[!.]*")) and not os.path.exists(folder / TABLE) and not job.read():
         raise OptionError(f"{folder} contains other files; choose a new folder for the crops")
-
-
-def _read_landmarks(landmarks: str | Path) -> dict[str, list[Face]]:
-    if not Path(landmarks).is_file():
-        raise MissingPath(f"{landmarks}: there is no such landmarks file")
-    return read_landmarks(landmarks)
 
 
 def _check_whole(job: Job, wanted: dict[str, Any], sources: list[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from facepcl.data.file_types import SHARD_SUFFIXES, is_image_name, is_shard_name, without_query
 from facepcl.data.remote import is_url, without_secrets
 from facepcl.data.sources import csv_lines
-from facepcl.errors import OptionError
+from facepcl.errors import MissingPath, OptionError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS, Face
 from facepcl.utils.files import atomic
 
@@ -81,10 +81,12 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
     """The faces of each photo in a CSV file with the columns `LANDMARK_COLUMNS` and `source` or `path`;
     relative names count from the file's folder, or from where the command runs.
 
-    `faces.csv` is such a file; its rows without a face are passed over. Raises OptionError that names file
-    and line.
+    `faces.csv` is such a file; its rows without a face are passed over. Raises MissingPath, or OptionError
+    that names file and line.
     """
     path = Path(path)
+    if not path.is_file():
+        raise MissingPath(f"{path}: there is no such file of landmarks")
     lines = csv_lines(path)
     _, header = next(lines, (1, []))
     name = next((column for column in ("source", "path") if column in header), None)

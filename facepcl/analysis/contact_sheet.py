@@ -64,7 +64,7 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
     pen = ImageDraw.Draw(sheet)
     sheet.paste(picture, (x + (SIDE - picture.width) // 2, y + height - picture.height))
     y += height + 4
-    pen.text((x, y), _fitting(_name(photo.path), SIDE, 12), "dimgray", _font(12))
+    pen.text((x, y), _fitting(_name(photo.path), SIDE), "dimgray", _font(12))
     y += LINE
     for label, (_, attributes) in list(zip(labels_of(photo.faces), photo.faces, strict=True))[:FACES]:
         mark = f"{label}  " if label else ""
@@ -78,7 +78,8 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
             units = ", ".join(
                 f"{UNIT_NAMES.get(name, name)} {value:.1f}" for name, value in strongest(attributes)
             )
-            pen.text((x + 16, y), _beginning(units or "no action unit", SIDE - 16, 12), "dimgray", _font(12))
+            beginning = _fitting((units or "no action unit")[::-1], SIDE - 16)[::-1]
+            pen.text((x + 16, y), beginning, "dimgray", _font(12))
             y += LINE
     if len(photo.faces) > FACES:
         pen.text((x, y), f"and {len(photo.faces) - FACES} more faces", "dimgray", _font(12))
@@ -106,16 +107,11 @@ def pose_text(attributes: dict[str, float]) -> str:
     )
 
 
-def _beginning(text: str, width: int, size: int) -> str:
-    """The text, or as much of its beginning as `width` pixels hold."""
-    return _fitting(text[::-1], width, size)[::-1]
-
-
-def _fitting(text: str, width: int, size: int) -> str:
+def _fitting(text: str, width: int) -> str:
     """The text, or as much of its end as `width` pixels hold."""
-    if _font(size).getlength(text) <= width:
+    if _font(12).getlength(text) <= width:
         return text
-    while text and _font(size).getlength("…" + text) > width:
+    while text and _font(12).getlength("…" + text) > width:
         text = text[1:]
     return "…" + text
 

@@ -16,8 +16,8 @@ from facepcl.utils.launch import is_first
 from facepcl.utils.memory import keep_freed_memory
 from facepcl.utils.streams import drop_unwritten_output, repair_streams, say
 
-# Each has a module here with add(subparsers) -> parser and run(args) -> exit code, which is imported when the
-# command is typed: most need torch, which takes seconds.
+# Each has a module here with DESCRIPTION, EXAMPLE, add(parser), which adds its options, and run(args) -> exit
+# code. It is imported when the command is typed: most need torch, which takes seconds.
 COMMANDS = {
     "align": "find faces in photos and write upright crops",
     "analyze": "head pose, expression and action units of faces in photos and videos",
@@ -64,7 +64,14 @@ def build_parser(typed: str = "") -> argparse.ArgumentParser:
             subparsers.add_parser(name, help=help)
             continue
         command = importlib.import_module(f"facepcl.cli.{name}")
-        sub = command.add(subparsers)
+        sub = subparsers.add_parser(
+            name,
+            help=help,
+            description=command.DESCRIPTION,
+            epilog=command.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add(sub)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.set_defaults(run=command.run)
     return parser

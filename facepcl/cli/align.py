@@ -1,10 +1,17 @@
 """`facepcl align`: options, then one call of `facepcl.align`."""
 
 import argparse
-from typing import Any
 
-from facepcl.utils.streams import say
+from facepcl.cli.options import (
+    add_all_files,
+    add_detector,
+    add_source,
+    tell_end,
+    tell_reasons,
+    values_of,
+)
 
+DESCRIPTION = "Find the faces in photos and crop them as the weights expect."
 EXAMPLE = """example: facepcl align photos/ crops/ --sheet faces.png && facepcl embed crops/ -o table.parquet
 
 OUT will hold the crops, named after their photos (NAME_0.jpg, NAME_1.jpg ...), and faces.csv with crop,
@@ -13,22 +20,11 @@ all photos were read (one without a face is a row that says so); 1: some could n
 wrong."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
+def add(parser: argparse.ArgumentParser) -> None:
     from facepcl.alignment import align_photos
     from facepcl.images import detector, geometry
 
-    parser = subparsers.add_parser(
-        "align",
-        description="Find the faces in photos and crop them as the weights expect.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "source",
-        nargs="+",
-        metavar="SOURCE",
-        help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'",
-    )
+    add_source(parser)
     parser.add_argument("out", metavar="OUT", help="folder for the crops")
     parser.add_argument("--one", action="store_true", help="only the most prominent face of each photo")
     parser.add_argument(
@@ -51,9 +47,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         metavar="S",
         help="minimum detection score (default: %(default)s)",
     )
-    parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
-    )
+    add_detector(parser)
     parser.add_argument(
         "--landmarks",
         metavar="FILE.csv",
@@ -63,15 +57,10 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--format", default="jpg", choices=align_photos.FORMATS, help="default: jpg, quality 95"
     )
     parser.add_argument("--sheet", metavar="SHEET.jpg", help="draw the faces")
-    parser.add_argument(
-        "--all-files",
-        action="store_true",
-        help="read all files of folders and shards, whatever their extension",
-    )
+    add_all_files(parser)
     parser.add_argument(
         "--workers", type=int, metavar="W", help="processes (default: one per core; 0: this one)"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,17 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
     names = ["size", "template", "one", "score", "detector", "landmarks", "format", "sheet", "workers"]
     names += ["all_files"]
-    options = {name: getattr(args, name) for name in names}
-    summary = align(args.source, args.out, **options, progress=True)
-    for reason in summary.reasons:
-        say(f"  {reason}")
-    if summary.failed > len(summary.reasons):
-        say(f"  and {summary.failed - len(summary.reasons)} more, see the column error")
+    summary = align(args.source, args.out, **values_of(args, *names), progress=True)
+    tell_reasons(summary)
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     counts = f"{summary.faces} faces of {summary.photographs} photos, {summary.faceless} without a face"
     counts += f", {summary.failed} failed"
-    if summary.seconds:
-        print(f"wrote {summary.path}: {counts}, {summary.photographs_per_second:.1f} photos/s{drawn}")
-    else:
-        print(f"{summary.path} was there already: {counts}{drawn}")
-    return 1 if summary.failed else 0
+    return tell_end(summary, counts, f"{summary.photographs_per_second:.1f} photos/s", drawn)

@@ -3,7 +3,7 @@
 import argparse
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import facepcl
 from facepcl.cli.options import (
@@ -20,6 +20,7 @@ from facepcl.utils.launch import is_first
 if TYPE_CHECKING:
     from facepcl.embedding.embeddings import Row
 
+DESCRIPTION = "Predict head pose, expression, action units and identity of faces in photos and videos."
 EXAMPLE = """examples: facepcl analyze photo.jpg
           facepcl analyze photos/ -o faces.parquet --sheet faces.jpg
           facepcl analyze clip.mp4 --html clip.html
@@ -33,16 +34,10 @@ face is a row that says so); 1: some could not be read; 2: the command was wrong
 PATH = 30  # letters of a path in the terminal
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
+def add(parser: argparse.ArgumentParser) -> None:
     from facepcl.analysis import analyze_photos
     from facepcl.embedding import encoder
 
-    parser = subparsers.add_parser(
-        "analyze",
-        description="Predict head pose, expression, action units and identity of faces in photos and videos.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     add_source(parser)
     parser.add_argument(
         "-o",
@@ -63,7 +58,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--html", metavar="PAGE.html", help="write a page with photos, and curves of head pose for videos"
     )
     add_job_options(parser, encoder.MODEL, ("auto", "float32", "bfloat16"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     summary = facepcl.analyze(args.source, args.out, **options, progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     drawn += f", page {args.html}" if args.html else ""
-    return tell_summary(summary, "faces", "images", not args.crops, drawn)
+    return tell_summary(summary, "faces", not args.crops, drawn)
 
 
 def _print_faces(args: argparse.Namespace) -> int:

@@ -1,8 +1,10 @@
 """`facepcl convert`: options, then one call of `facepcl.hub.convert`."""
 
 import argparse
-from typing import Any
 
+from facepcl.cli.options import values_of
+
+DESCRIPTION = "Convert a third-party checkpoint to a folder for local-dir: names."
 EXAMPLE = """example: facepcl convert 500.pth converted/
          facepcl convert resnet50.pth trunk/ --arch resnet50
 
@@ -11,13 +13,7 @@ with --arch a ResNet with the parameter names of torchvision or timm, as plain P
 DINO, DDP or torch.compile save it. Code in the file is never run."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        "convert",
-        description="Convert a third-party checkpoint to a folder for local-dir: names.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file to read")
     parser.add_argument("out", metavar="OUT", help="folder to write, new or empty")
     parser.add_argument("--arch", metavar="NAME", help="resnet18 or resnet50, for a ResNet")
@@ -33,13 +29,12 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--license", metavar="NAME", help="licence of the weights, for the card (default: none)"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     from facepcl import hub
 
-    names = ("arch", "mean", "std", "size", "license")
-    folder = hub.convert(args.checkpoint, args.out, **{name: getattr(args, name) for name in names})
+    options = values_of(args, "arch", "mean", "std", "size", "license")
+    folder = hub.convert(args.checkpoint, args.out, **options)
     print(f'wrote {folder}; load it with facepcl.create_model("local-dir:{folder}", pretrained=True)')
     return 0

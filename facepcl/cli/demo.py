@@ -1,8 +1,13 @@
 """`facepcl demo`: options, then one call of `facepcl.demo.run`."""
 
 import argparse
-from typing import Any
 
+from facepcl.cli.options import add_detector, values_of
+
+DESCRIPTION = (
+    "Serve a local page that shows the faces of photos, their pose, expression and action "
+    "units, how alike they are by identity and pose, and the nearest faces in a folder."
+)
 EXAMPLE = """example: facepcl demo --folder examples/faces
 
 The page is served at http://127.0.0.1:7860 until Ctrl-C. It listens on localhost only, unless --host is
@@ -10,22 +15,13 @@ given, and makes no outgoing requests. Photos are deleted as soon as their faces
 visitor may search any folder of this machine for nearest faces; with another --host only --folder's."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
+def add(parser: argparse.ArgumentParser) -> None:
     from facepcl import demo
 
-    parser = subparsers.add_parser(
-        "demo",
-        description="Serve a local page that shows the faces of photos, their pose, expression and action "
-        "units, how alike they are by identity and pose, and the nearest faces in a folder.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("--model", default=demo.MODEL, help="weights with branches (default: %(default)s)")
     parser.add_argument("--host", default=demo.HOST, help="address to serve at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=demo.PORT, help="default: %(default)s")
-    parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
-    )
+    add_detector(parser)
     parser.add_argument("--crops", action="store_true", help="images are face crops: no detector is needed")
     parser.add_argument("--folder", metavar="FACES", help="folder to search for nearest faces")
     parser.add_argument(
@@ -35,12 +31,11 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         metavar="MB",
         help="largest file accepted (default: %(default)s)",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     from facepcl import demo
 
-    names = ["host", "port", "detector", "crops", "folder", "max_mb"]
-    demo.run(args.model, **{name: getattr(args, name) for name in names}, progress=True)
+    options = values_of(args, "host", "port", "detector", "crops", "folder", "max_mb")
+    demo.run(args.model, **options, progress=True)
     return 0

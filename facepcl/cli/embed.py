@@ -1,7 +1,6 @@
 """`facepcl embed`: options, then one call of `facepcl.embed`."""
 
 import argparse
-from typing import Any
 
 import facepcl
 from facepcl.cli.options import (
@@ -15,6 +14,7 @@ from facepcl.cli.options import (
 from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
 
+DESCRIPTION = "Write the embeddings of face crops to a table, one row per image."
 EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
 
 Finished parts are kept in OUT.parts until the table is complete. After an interruption, run the same command
@@ -27,15 +27,9 @@ facepcl.read_embeddings("embeddings/") reads as one table. Rows with errors do n
 because launchers would end the other processes."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
+def add(parser: argparse.ArgumentParser) -> None:
     from facepcl.embedding import contact_sheet, encoder
 
-    parser = subparsers.add_parser(
-        "embed",
-        description="Write the embeddings of face crops to a table, one row per image.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     add_source(parser)
     parser.add_argument(
         "-o",
@@ -82,7 +76,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="sources are photos: find and crop their faces, one row per face",
     )
-    return parser
 
 
 def _queries(text: str) -> int | list[str]:
@@ -99,4 +92,4 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError("--queries needs a sheet: add --sheet sheet.jpg")
     summary = facepcl.embed(args.source, args.out, **options, progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
-    return tell_summary(summary, "embedded", "images", args.align, drawn)
+    return tell_summary(summary, "embedded", args.align, drawn)

@@ -1,8 +1,8 @@
 """`facepcl export`: options, then one call of `facepcl.export.run`."""
 
 import argparse
-from typing import Any
 
+DESCRIPTION = "Export an encoder to .onnx or .pt2 (torch.export), checked against the model."
 EXAMPLE = """example: facepcl export pcl_facecycle pcl_facecycle.onnx --with-preprocessing
 
 The outputs are the codes of the branches, [B, D], as from FaceEmbedder, and the predictions of the
@@ -10,13 +10,7 @@ heads: identity, head_pose in degrees, expression and au. .onnx needs facepcl[on
 docs/export.md shows how to use the file without facepcl."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        "export",
-        description="Export an encoder to .onnx or .pt2 (torch.export), checked against the model.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="NAME", help="a model with weights, hf-hub:ORG/NAME or local-dir:FOLDER"
     )
@@ -29,7 +23,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: the model's own)"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

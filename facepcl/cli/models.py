@@ -3,23 +3,17 @@
 import argparse
 import json
 from dataclasses import asdict
-from typing import Any
 
 from facepcl.utils.streams import is_terminal
 
+DESCRIPTION = "List the models, or download weights in advance and print their folder."
 EXAMPLE = """example: facepcl models
          facepcl models --download hf-hub:ORG/NAME
 
 Use --download to build a container: the weights then load with HF_HUB_OFFLINE=1."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        "models",
-        description="List the models, or download weights in advance and print their folder.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument(
         "--download",
@@ -27,7 +21,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         metavar="NAME",
         help="download hf-hub:ORG/NAME[@REVISION], or weights of the list, and print the folder of each",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

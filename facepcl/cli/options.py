@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from facepcl.utils.streams import say
 
 if TYPE_CHECKING:
+    from facepcl.alignment import AlignSummary
     from facepcl.embedding.writers import Summary
     from facepcl.utils.launch import Share
 
@@ -20,6 +21,22 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SOURCE",
         help="image, folder, .tar shard, .csv with a column path, or 'glob/**/*.jpg'; also s3://, hf://, ...",
+    )
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Add the file of the face detector."""
+    parser.add_argument(
+        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
+    )
+
+
+def add_all_files(parser: argparse.ArgumentParser) -> None:
+    """Add what is read of folders and shards."""
+    parser.add_argument(
+        "--all-files",
+        action="store_true",
+        help="read all files of folders and shards, whatever their extension",
     )
 
 
@@ -56,14 +73,8 @@ def add_job_options(parser: argparse.ArgumentParser, model: str, dtypes: tuple[s
         help="record: a bad image becomes a row with the reason; raise: it ends the command",
     )
     parser.add_argument("--one", action="store_true", help="only the most prominent face of each photo")
-    parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
-    )
-    parser.add_argument(
-        "--all-files",
-        action="store_true",
-        help="read all files of folders and shards, whatever their extension",
-    )
+    add_detector(parser)
+    add_all_files(parser)
     parser.add_argument(
         "--rank",
         type=int,
@@ -85,27 +96,37 @@ def prepare_process() -> None:
     torch.set_num_threads(max(1, cores() // 8))
 
 
-def tell_summary(summary: "Summary", done: str, unit: str, finds_faces: bool, drawn: str = "") -> int:
-    """Print what a job did; its exit code."""
-    for reason in summary.reasons:
-        say(f"  {reason}")
-    if summary.failed > len(summary.reasons):
-        say(f"  and {summary.failed - len(summary.reasons)} more, see the column error")
+def tell_summary(summary: "Summary", done: str, finds_faces: bool, drawn: str = "") -> int:
+    """Print what a job of images did; its exit code."""
+    tell_reasons(summary)
     counts = f"{summary.total - summary.failed - summary.faceless} {done}, {summary.failed} failed"
     if finds_faces:
         counts += f", {summary.faceless} photos without a face"
     if summary.share:
-        return _tell_share(summary, summary.share, counts, unit)
+        return _tell_share(summary, summary.share, counts)
+    return tell_end(summary, counts, f"{summary.images_per_second:.0f} images/s", drawn)
+
+
+def tell_reasons(summary: "Summary | AlignSummary") -> None:
+    """Print why images failed."""
+    for reason in summary.reasons:
+        say(f"  {reason}")
+    if summary.failed > len(summary.reasons):
+        say(f"  and {summary.failed - len(summary.reasons)} more, see the column error")
+
+
+def tell_end(summary: "Summary | AlignSummary", counts: str, rate: str, drawn: str) -> int:
+    """Print the last line of a job; its exit code."""
     if summary.seconds:
-        print(f"wrote {summary.path}: {counts}, {summary.images_per_second:.0f} {unit}/s{drawn}")
+        print(f"wrote {summary.path}: {counts}, {rate}{drawn}")
     else:
         print(f"{summary.path} was there already: {counts}{drawn}")
     return 1 if summary.failed else 0
 
 
-def _tell_share(summary: "Summary", share: "Share", counts: str, unit: str) -> int:
+def _tell_share(summary: "Summary", share: "Share", counts: str) -> int:
     """The last line of one process of several; its exit code."""
-    rate = f", {summary.images_per_second:.0f} {unit}/s" if summary.embedded else ""
+    rate = f", {summary.images_per_second:.0f} images/s" if summary.embedded else ""
     left = f"{summary.missing:,} of {summary.listed:,} shards are missing"
     print(
         f"{summary.path}: {share} has {summary.shards:,} shards, {summary.total:,} rows: {counts}{rate}; "

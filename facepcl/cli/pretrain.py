@@ -4,11 +4,11 @@ import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
 
+DESCRIPTION = "Train an encoder on faces with PCL, with labels, or with an ablation of PCL."
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2
 
 The same command resumes an interrupted run.
@@ -19,15 +19,9 @@ NAME.cls). With --stream it is .tar shards, local or behind URLs such as s3://.
 two processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs/first ..."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
+def add(parser: argparse.ArgumentParser) -> None:
     from facepcl.pretrain.config import PRESETS, Config
 
-    parser = subparsers.add_parser(
-        "pretrain",
-        description="Train an encoder on faces with PCL, with labels, or with an ablation of PCL.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument(
         "data",
         nargs="+",
@@ -55,7 +49,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
                 metavar=None if field.metadata["choices"] else field.name.rpartition("_")[2].upper(),
                 help=f"{field.metadata['help']} (default: {default})",
             )
-    return parser
 
 
 def _skipped(run: Path) -> int:

@@ -2,10 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from facepcl.utils.streams import say
 
+DESCRIPTION = "Linear probes of frozen features. Each run writes one flat JSON file."
 EXAMPLE = """example: facepcl probe expression fer2013/ --model pcl_facecycle --report report.html
          facepcl probe table probes/
 DATA: a data set in its official layout (docs/DATASETS.md), class or identity folders, .tar shards, or a
@@ -21,13 +21,7 @@ TASKS = {
 FORMS = ("text", "markdown", "csv")
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        "probe",
-        description="Linear probes of frozen features. Each run writes one flat JSON file.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     tasks = parser.add_subparsers(title="tasks", metavar="TASK", dest="task", required=True)
     for task, words in TASKS.items():
         _add_options(tasks.add_parser(task, help=words, description=f"Probe of {words}."), task)
@@ -38,7 +32,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     table.add_argument("--format", choices=FORMS, default="text", help="default: text")
     for sub in tasks.choices.values():
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    return parser
 
 
 def _add_options(parser: argparse.ArgumentParser, task: str) -> None:

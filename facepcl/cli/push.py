@@ -6,19 +6,14 @@ from typing import Any
 
 from facepcl.utils.streams import is_terminal
 
+DESCRIPTION = "Publish a folder of weights as a model repository, with a card; no pickle."
 EXAMPLE = """example: facepcl push runs/first/encoder ORG/my-faces --dry-run
          facepcl push runs/first/encoder ORG/my-faces --license cc0-1.0
 
 OUT: the encoder/ of a run, or what facepcl convert wrote. Log in first: hf auth login."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        "push",
-        description="Publish a folder of weights as a model repository, with a card; no pickle.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", nargs="?", help="folder of weights")
     parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="repository on the Hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -33,7 +28,6 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         metavar="NAME",
         help="training data set by its name on the Hub; may be repeated",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

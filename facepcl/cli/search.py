@@ -4,11 +4,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from facepcl.cli.options import add_detector, values_of
 from facepcl.utils.streams import say
 
 if TYPE_CHECKING:
     from facepcl.embedding.search import SearchResult
 
+DESCRIPTION = "Find the faces in a table of embeddings that are most similar to the face in a photo."
 EXAMPLE = """example: facepcl analyze photos/ -o faces.parquet
          facepcl search me.jpg --in faces.parquet --sheet found.jpg
 
@@ -16,13 +18,7 @@ The search is exact, and its memory does not grow with the size of Parquet table
 query could not be read or shows no face; 2: the command was wrong."""
 
 
-def add(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        "search",
-        description="Find the faces in a table of embeddings that are most similar to the face in a photo.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", nargs="*", metavar="QUERY", help="photo or face crop, folder, 'glob/*.jpg'")
     parser.add_argument(
         "--in",
@@ -59,11 +55,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="queries are face crops, or photos (default: what the images of the table are)",
     )
-    parser.add_argument(
-        "--detector", metavar="PATH", help="YuNet's ONNX file (default: downloaded once from the Hub)"
-    )
+    add_detector(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(max(1, cores() // 8))  # products side by side do not wait for each other
 
-    names = ["top", "min_similarity", "branch", "model", "crops", "detector", "device", "sheet"]
-    options = {name: getattr(args, name) for name in names}
+    names = ("top", "min_similarity", "branch", "model", "crops", "detector", "device", "sheet")
+    options = values_of(args, *names)
     results = search(args.query, args.table, rows=args.row, **options, progress=True)
     if args.json:
         document = {"table": args.table, "queries": [_to_json(result) for result in results]}

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from io import BufferedReader
 from pathlib import Path
 from queue import LifoQueue
@@ -90,8 +91,8 @@ class Reader:
     def start(self) -> None:
         """Start the process; it gets ready while others work."""
         setup: dict[str, Any] = {"path": _import_path(), "seconds_to_read": SECONDS_A_READ}
-        setup["transform"] = self._transform.to_json()
-        setup["alignment"] = self._alignment and self._alignment.to_json()
+        setup["transform"] = asdict(self._transform)
+        setup["alignment"] = self._alignment and asdict(self._alignment)
         if (interpreter := find_interpreter()) is None:
             raise FileNotFoundError("no Python interpreter")
         command = [interpreter, "-I", "-c", _BOOT]  # isolated: no file of the working folder is imported

@@ -17,7 +17,7 @@ from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers
 from facepcl.embedding.embedder import FaceEmbedder
-from facepcl.embedding.embeddings import unit
+from facepcl.embedding.embeddings import similarity
 from facepcl.embedding.encoder import MODEL
 from facepcl.errors import ImageError, MissingPath, OptionError
 from facepcl.images.face import NO_FACE, Face
@@ -172,5 +172,4 @@ def _load(model: str, **options: Any) -> FaceEmbedder:
 
 def similarities(faces: Sequence[CodedFace], others: Sequence[CodedFace], branch: str) -> np.ndarray:
     """Cosines `[N, M]` of the vectors of one branch."""
-    one, other = (unit(np.stack([face.vectors[branch] for face in some])) for some in (faces, others))
-    return one @ other.T
+    return similarity(*(np.stack([face.vectors[branch] for face in some]) for some in (faces, others)))

@@ -8,6 +8,7 @@ from PIL import Image
 from facepcl.analysis.drawing import annotated
 from facepcl.analysis.parts import STYLE, axes_legend, describe_face
 from facepcl.demo.compare import CodedFace, Gallery, Photo, similarities
+from facepcl.embedding.contact_sheet import stem
 from facepcl.images.html import escaped, inline_image
 
 NEIGHBOURS = 6
@@ -80,7 +81,8 @@ def overview(photos: Sequence[Photo], limits: str) -> str:
     for photo in photos:
         image = inline_image(annotated(*photo.shown[1:], first), f"{photo.name}, faces marked")
         faces = "".join(
-            f'<div class="one">{_crop(face, str(number))}{_shows(drawn.attributes)}</div>'
+            f'<div class="one">{_crop(face, str(number))}'
+            f"{describe_face(drawn.attributes) if drawn.attributes else ''}</div>"
             for number, (face, drawn) in enumerate(zip(photo.faces, photo.shown.faces, strict=True), first)
         )
         group = " group" if len(photo.faces) > 1 else ""
@@ -95,10 +97,6 @@ def overview(photos: Sequence[Photo], limits: str) -> str:
         sentence += f" {limits[:1].upper()}{limits[1:]}."
     legend = axes_legend() if has_attributes else ""
     return section("Faces", sentence, f'{legend}<div class="cards">{cards}</div>')
-
-
-def _shows(attributes: dict[str, float]) -> str:
-    return describe_face(attributes) if attributes else ""
 
 
 def similarity_tables(faces: Sequence[CodedFace]) -> str:
@@ -146,7 +144,7 @@ def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
         for branch in faces[0].vectors:
             nearest = np.argsort(-cosines[branch][i], kind="stable")[:NEIGHBOURS]
             near = [(gallery.faces[n], cosines[branch][i, n]) for n in nearest]
-            crops = "".join(_crop(other, f"{cosine:.2f}", _stem(other.name)) for other, cosine in near)
+            crops = "".join(_crop(other, f"{cosine:.2f}", stem(other.name)) for other, cosine in near)
             rows += f'<div><p>{TITLES[branch]}</p><div class="row">{crops}</div></div>'
         blocks += f'<div class="near">{_crop(face, str(i + 1))}<div>{rows}</div></div>'
     return section("", f"Nearest of {count}, by the cosine of the codes{unread}.", blocks)
@@ -160,7 +158,3 @@ def _crop(face: CodedFace, mark: str, name: str = "") -> str:
 
 def _image(face: CodedFace, alt: str) -> str:
     return inline_image(Image.fromarray(face.pixels), alt)
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0] or name

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from facepcl.errors import FacepclError, OptionError, first_cause, unknown
+from facepcl.errors import FacepclError, OptionError, first_cause
 from facepcl.models.onnx import open_graph, to_onnx
 
 _logger = logging.getLogger("facepcl")
@@ -38,8 +38,6 @@ def make_run(network: nn.Module, sample: torch.Tensor, backend: str, batch_size:
     "auto" is a frozen trace on a CPU, where it was never slower in our timings, if the network can be traced;
     else it is the network as it is. Raises OptionError if what was asked for does not work.
     """
-    if backend not in BACKENDS:
-        raise OptionError(unknown("backend", backend, BACKENDS))
     if backend == "eager" or (backend == "auto" and sample.device.type != "cpu"):
         return network, "eager"
     make = {"compile": _compiled, ONNX: _under_onnxruntime}.get(backend, _traced)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from facepcl.data.sources import items_named, printable, shard_of
 from facepcl.embedding.embedder import FaceEmbedder
-from facepcl.embedding.embeddings import Embeddings, unit
+from facepcl.embedding.embeddings import Embeddings, similarity, unit
 from facepcl.embedding.encoder import IDENTITY
 from facepcl.errors import OptionError, shortened
 from facepcl.images.face import Face
@@ -28,6 +28,7 @@ SAME_SIDE, SAME = 8, 0.95
 TILE, GAP, HEAD = 104, 8, 62
 NUMBER, LINE = 16, 12  # heights of a cosine, and of a line of a name
 LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
+WIDTH = LEFT + NEIGHBOURS * (TILE + GAP) + GAP
 ROWS = {
     IDENTITY: "identity:\nlike this face",
     "face": "face code:\nlike this face",
@@ -93,14 +94,26 @@ def draw_sheet(
         _draw_query(samples[place], {branch: found[branch][number] for branch in branches})
         for number, place in enumerate(asked[:MOST_QUERIES])
     ]
-    width = LEFT + NEIGHBOURS * (TILE + GAP) + GAP
-    sheet = Image.new("RGB", (width, HEAD + sum(block.height for block in blocks)), "white")
-    _draw_title(sheet, branches, len(samples), sum(error is None for error in table.errors))
-    top = HEAD
+    title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
+    codes = [branch for branch in branches if branch != IDENTITY]
+    centred = f"; {' and '.join(codes)} codes are centred first" if len(samples) >= CENTRE_FROM else ""
+    compared = f"{len(samples):,} of {sum(error is None for error in table.errors):,} images"
+    subtitle = f"cosine, among {compared}{centred}; the same picture is shown once"
+    save_sheet(stacked(f"Nearest neighbours by {title}", subtitle, blocks, HEAD, WIDTH, GAP), path)
+
+
+def stacked(
+    title: str, subtitle: str, blocks: Sequence[Image.Image], head: int, width: int, left: int
+) -> Image.Image:
+    """A sheet of a title of so many pixels, `head`, and blocks below each other."""
+    sheet = Image.new("RGB", (width, head + sum(block.height for block in blocks)), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((left, 8), title, "black", font(18))
+    pen.text((left, 34), subtitle, "dimgray", font(12))
     for block in blocks:
-        sheet.paste(block, (0, top))
-        top += block.height
-    save_sheet(sheet, path)
+        sheet.paste(block, (0, head))
+        head += block.height
+    return sheet
 
 
 def _sample(table: Embeddings) -> list[int]:
@@ -181,23 +194,13 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
     return values - values.mean()
 
 
-def _draw_title(sheet: Image.Image, branches: Sequence[str], compared: int, count: int) -> None:
-    pen = ImageDraw.Draw(sheet)
-    title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
-    pen.text((GAP, 8), f"Nearest neighbours by {title}", "black", font(18))
-    codes = [branch for branch in branches if branch != IDENTITY]
-    centred = f"; {' and '.join(codes)} codes are centred first" if compared >= CENTRE_FROM else ""
-    subtitle = f"cosine, among {compared:,} of {count:,} images{centred}; the same picture is shown once"
-    pen.text((GAP, 34), subtitle, "dimgray", font(12))
-
-
 def _draw_query(query: Sample, found: dict[str, list[Neighbour]]) -> Image.Image:
     """One query beside a row of neighbours for each branch."""
     names = {branch: [_name(near.sample, TILE) for near in row] for branch, row in found.items()}
     heights = {b: TILE + NUMBER + LINE * max(map(len, n), default=0) + GAP for b, n in names.items()}
     name = _name(query, 2 * TILE)
     height = 2 * GAP + max(2 * TILE + 4 + LINE * len(name) + GAP, sum(heights.values()))
-    block = Image.new("RGB", (LEFT + NEIGHBOURS * (TILE + GAP) + GAP, height), "white")
+    block = Image.new("RGB", (WIDTH, height), "white")
     pen = ImageDraw.Draw(block)
     pen.line((GAP, 0, block.width - GAP, 0), fill="lightgray")
     paste(block, query.pixels, (GAP, 2 * GAP), 2 * TILE)
@@ -225,8 +228,7 @@ def _write(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int) -> No
 
 def _cosine(codes: np.ndarray, centre: bool = True) -> np.ndarray:
     centred = codes - codes.mean(0) if centre and len(codes) >= CENTRE_FROM else codes
-    directions = unit(centred)
-    return directions @ directions.T
+    return similarity(centred, centred)
 
 
 def paste(sheet: Image.Image, pixels: np.ndarray, at: tuple[int, int], size: int) -> None:

@@ -1,7 +1,7 @@
 """Which faces of a table look like these: `search`."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,12 +256,11 @@ def _compare(
                 bar.update(count)
         found = [nearest.found(number) for number in range(len(vectors))]
     places = {p.row: p for p in table.places(row for matches in found for row, _ in matches)}
-    matches = iter(_matches(places, some) for some in found)
+    matches = (
+        tuple(match_of(places[row].table, places[row].place, row, cosine) for row, cosine in some)
+        for some in found
+    )
     return [
         query.result if query.vector is None else replace(query.result, matches=next(matches, ()))
         for query in asked
     ]
-
-
-def _matches(places: dict[int, Any], found: Iterable[tuple[int, float]]) -> tuple[Match, ...]:
-    return tuple(match_of(places[row].table, places[row].place, row, cosine) for row, cosine in found)

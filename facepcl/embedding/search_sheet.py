@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Entry, Item, read_items, shard_of
 from facepcl.data.workers import Readers
-from facepcl.embedding.contact_sheet import GAP, font, paste, stem
+from facepcl.embedding.contact_sheet import GAP, font, paste, stacked, stem
 from facepcl.embedding.embeddings import IDENTITY
 from facepcl.errors import ImageError, RemoteError
 from facepcl.images.face import Face
@@ -29,6 +29,7 @@ TILE, ACROSS = 128, 5
 QUERY = 2 * TILE
 HEAD, SIMILARITY, LINE = 60, 17, 13  # heights of the title, of a cosine and of a line of a name
 LEFT = QUERY + 5 * GAP
+WIDTH = LEFT + ACROSS * (TILE + GAP) + GAP
 GONE = "gainsboro"
 
 
@@ -49,18 +50,10 @@ def draw_results(
     shown = results[:LIMIT]
     pixels = _read({picture for result in shown for picture in _pictures(result)}, meta)
     blocks = [_draw_result(result, pixels) for result in shown]
-    width = LEFT + ACROSS * (TILE + GAP) + GAP
-    sheet = Image.new("RGB", (width, HEAD + sum(block.height for block in blocks)), "white")
-    pen = ImageDraw.Draw(sheet)
     named = "identity" if meta["branch"] == IDENTITY else f"the {meta['branch']} code"
-    pen.text((2 * GAP, 8), f"Nearest faces by {named}", "black", font(18))
     left_out = f"; the first {LIMIT} of {len(results):,} queries" if len(results) > LIMIT else ""
-    pen.text((2 * GAP, 34), f"cosine similarity in {subtitle}{left_out}", "dimgray", font(12))
-    top = HEAD
-    for block in blocks:
-        sheet.paste(block, (0, top))
-        top += block.height
-    save_sheet(sheet, path)
+    subtitle = f"cosine similarity in {subtitle}{left_out}"
+    save_sheet(stacked(f"Nearest faces by {named}", subtitle, blocks, HEAD, WIDTH, 2 * GAP), path)
 
 
 def _pictures(result: "SearchResult") -> Iterator[_Picture]:
@@ -112,11 +105,8 @@ def _draw_result(result: "SearchResult", pixels: dict[_Picture, np.ndarray]) -> 
     name = lines_of(f"{row_of}{stem(result.query)}", font(13), QUERY)
     if not result.matches:
         name += lines_of(result.error or "no face is as similar as that", font(13), QUERY)
-    block = Image.new(
-        "RGB",
-        (LEFT + ACROSS * (TILE + GAP) + GAP, max(QUERY + 16 * len(name), sum(heights)) + 4 * GAP),
-        "white",
-    )
+    height = max(QUERY + 16 * len(name), sum(heights)) + 4 * GAP
+    block = Image.new("RGB", (WIDTH, height), "white")
     pen = ImageDraw.Draw(block)
     pen.line((2 * GAP, 0, block.width - 2 * GAP, 0), fill="lightgray")
     query, *faces = _pictures(result)

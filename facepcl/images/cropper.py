@@ -1,7 +1,7 @@
 """A photo to the crops of its faces: `FaceCutter`, which runs in the reader processes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,6 @@ class Alignment:
             "detector_sha256": file and sha256_file(file),
             "score": self.score if file else None,
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """What `Alignment(**...)` takes in another process."""
-        return asdict(self)
 
 
 class FaceCutter:

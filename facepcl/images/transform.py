@@ -1,7 +1,7 @@
 """How an upright image is brought to a network's input, pixel for pixel as timm's own transform does it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,6 @@ class Transform:
     def needed(self) -> int:
         """Pixels that each side of a decoded image should have at least."""
         return int(MARGIN * max(self.resize_height, self.resize_width))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the arguments of `Transform` as JSON, for another process."""
-        return asdict(self)
 
     def __call__(
         self,

@@ -252,18 +252,13 @@ def cut(entries: Iterable[Entry], selection: Selection) -> Iterator[Shard]:
 
 def describe_sources(sources: Sequence[str], selection: Selection) -> dict[str, Any]:
     """Return the sources, the folder that relative ones count from and what is read, for a description."""
+    is_relative = any(not is_url(source) and not Path(source).is_absolute() for source in sources)
     return {
         "sources": list(map(without_secrets, sources)),
-        "folder": _where_relative(sources),
+        "folder": str(Path.cwd()) if is_relative else "",
         "all_files": selection.all_files or None,  # None where it is not known yet, too
         "fps": selection.fps or None,
     }
-
-
-def _where_relative(sources: Sequence[str]) -> str:
-    """The folder from which some of `sources` are named; empty if all are URLs or absolute."""
-    known = all(is_url(source) or Path(source).is_absolute() for source in sources)
-    return "" if known else str(Path.cwd())
 
 
 def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: str) -> None:

@@ -18,7 +18,10 @@ class Branches(NamedTuple):
 
 
 class BranchOutputs:
-    """What encoders with a ResNet's branches have in common: `face` and `pose` read the trunk's last map."""
+    """What encoders with branches have in common: `face` and `pose` read the trunk's last map."""
+
+    __constants__ = ("without_branches",)
+    without_branches = "this model has no branches: it was pruned"
 
     if TYPE_CHECKING:  # torch.jit.script takes annotations here for attributes
         face: nn.Sequential | None
@@ -29,10 +32,10 @@ class BranchOutputs:
     def forward_branches(self, x: torch.Tensor) -> Branches:
         """The trunk's map `[B, C, H, W]` and those of the face and pose branches, `[B, 128, H, W]`.
 
-        Raises RuntimeError if the model was pruned: the branches go with its last stage.
+        Raises RuntimeError if the model was made without branches, or pruned: they go with its last stage.
         """
         if self.face is None or self.pose is None:
-            raise RuntimeError("this model has no branches: it was pruned")
+            raise RuntimeError(self.without_branches)
         shared = self.forward_features(x)
         return Branches(shared, self.face(shared), self.pose(shared))
 
@@ -42,7 +45,7 @@ class BranchOutputs:
 
     @torch.jit.export
     def forward_codes(self, x: torch.Tensor) -> Branches:
-        """Shared: the mean over positions `[B, C]`; face and pose: the flattened map `[B, 128 H W]`."""
+        """Shared: the `shared_code` of its map; face and pose: the flattened map `[B, 128 H W]`."""
         maps = self.forward_branches(x)
         return Branches(self.shared_code(maps.shared), maps.face.flatten(1), maps.pose.flatten(1))
 

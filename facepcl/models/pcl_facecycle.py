@@ -13,7 +13,7 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from facepcl.models.branches import SLOPE, Branches, init_convs, leave_to_forward_branches
+from facepcl.models.branches import SLOPE, BranchOutputs, init_convs, leave_to_forward_branches
 from facepcl.models.remap import rename_original_keys
 from facepcl.models.weights import cfg_rows, check_pretrained, fit_state_dict
 
@@ -85,11 +85,13 @@ def attention_stage(c_in: int, c_out: int, stride: int = 1, **dd: Any) -> nn.Seq
     )
 
 
-class PclFaceCycle(nn.Module):
+class PclFaceCycle(BranchOutputs, nn.Module):
     """PCL's encoder, `[B, in_chans, H, W]` of at least 32 px -> trunk map `[B, 128, ceil(H/16), ceil(W/16)]`.
 
     `branches=True` adds the face and the pose branch; `forward` is the trunk with timm's head either way.
     """
+
+    without_branches = "this model has no branches; make it with branches=True"
 
     def __init__(
         self,
@@ -254,26 +256,9 @@ class PclFaceCycle(nn.Module):
         """Logits `[B, num_classes]`, or pooled features `[B, 128]` without a classifier."""
         return self.forward_head(self.forward_features(x))
 
-    @torch.jit.export
-    def forward_branches(self, x: torch.Tensor) -> Branches:
-        """The maps of the trunk, the face and the pose branch, `[B, 128, H, W]` each.
-
-        Raises RuntimeError if the model was made without branches.
-        """
-        if self.face is None or self.pose is None:
-            raise RuntimeError("this model has no branches; make it with branches=True")
-        shared = self.forward_features(x)
-        return Branches(shared, self.face(shared), self.pose(shared))
-
     def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
         """The trunk's map `[B, 128, H, W]` as a code: flattened."""
         return maps.flatten(1)
-
-    @torch.jit.export
-    def forward_codes(self, x: torch.Tensor) -> Branches:
-        """The flattened maps of `forward_branches`, `[B, 128 H W]` each (METHOD 1)."""
-        maps = self.forward_branches(x)
-        return Branches(self.shared_code(maps.shared), maps.face.flatten(1), maps.pose.flatten(1))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

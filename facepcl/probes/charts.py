@@ -26,7 +26,7 @@ BLUE = "#2f7fc1"
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#999999")
 MARKERS = "os^DvPX*"
 CLASSES = 16  # of a map that have a colour and marker of their own
-MAPPED, COMPONENTS, FEW = 1500, 50, 10
+COMPONENTS, FEW = 50, 10
 SEED = 0
 STYLE = {
     "svg.hashsalt": "facepcl",
@@ -198,18 +198,17 @@ class Map(Plot):
 
     def plot(self, figure: "Figure") -> str:
         count = len(self.vectors)
-        shown = np.unique(np.linspace(0, count - 1, min(count, MAPPED)).round().astype(int))
-        places, method = lay_out(self.vectors[shown].astype(np.float64))
+        places, method = lay_out(self.vectors.astype(np.float64))
         figure.set_size_inches(WIDTH, WIDTH)
         axes = figure.add_subplot()
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
-        labels = np.asarray(self.labels)[shown]
+        labels = np.asarray(self.labels)
         size = min(40.0, max(14.0, 8000 / count))
-        points = {"s": size, "alpha": 0.85, "linewidths": 0, "rasterized": len(shown) > RASTER_FROM}
+        points = {"s": size, "alpha": 0.85, "linewidths": 0, "rasterized": count > RASTER_FROM}
         colour = _colour_by_number if labels.dtype.kind in "fiu" else _colour_by_class
         colour(figure, axes, places, labels, points)
-        return f"{method} of {len(shown):,} embeddings."
+        return f"{method} of {count:,} embeddings."
 
 
 def lay_out(vectors: np.ndarray) -> tuple[np.ndarray, str]:

@@ -75,7 +75,7 @@ def extract(
     names = [*branches, *(MIRRORED + branch for branch in branches if mirrored)]
     data = _data_hash(manifest)
     keys = {name: _key(embedder, name, data) for name in names}
-    if not all(_is_file(cache / f"{key}.json") for key in keys.values()):
+    if not all(os.path.isfile(cache / f"{key}.json") for key in keys.values()):
         try:
             _check_writable(cache)
         except OSError as error:
@@ -111,13 +111,6 @@ def extract(
     for name, reason in failed[:5]:
         _logger.warning("left out %s: %s", name, reason)
     return Features(of, good, failed, embedder.meta, temporary)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a folder that may not be searched
-        return False
 
 
 def _data_hash(manifest: Manifest) -> str:

@@ -51,12 +51,16 @@ def jpeg(colour=(200, 30, 30), size=(60, 60)):
 
 
 def pack(path, members, mode="w"):
-    """Write a tar of `members` by name: bytes as they are, anything else as JSON."""
+    """Write a tar of `members` by name: bytes as they are, None as a link, anything else as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
         for name, data in members.items():
-            data = data if isinstance(data, bytes) else json.dumps(data).encode()
             info = tarfile.TarInfo(name)
+            if data is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
+                tar.addfile(info)
+                continue
+            data = data if isinstance(data, bytes) else json.dumps(data).encode()
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
