@@ -24,11 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import facepcl
 from facepcl.embedding.encoder import Encoder
-from facepcl.models.registry import list_models
 from facepcl.utils.device import DTYPES, least_seconds
 from facepcl.utils.memory import keep_freed_memory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+MODELS = ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")
 BATCHES = (1, 64)
 
 
@@ -70,7 +70,7 @@ def size_of(model: str, side: int) -> tuple[int, float]:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--models", nargs="+", default=list_models(), metavar="MODEL")
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="MODEL")
     parser.add_argument("--rounds", type=int, default=20, help="timed passes of a row (default: 20)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder (default: results)")
     args = parser.parse_args(words)
