@@ -86,13 +86,13 @@ def photo_parts(paths: Sequence[Path], detector: str) -> None:
         lambda: [detect(array) for array in arrays],
     )
     row(
-        f"{FACES_EACH} crops of {CROP} px",
+        f"crops of {CROP} px",
         len(paths),
         lambda: [cut_to_size(pictures[i], square, CROP) for i, square in pairs],
         lambda: [warp(arrays[i], square) for i, square in pairs],
     )
     row(
-        f"{FACES_EACH} crops as JPEG, quality 95",
+        "crops as JPEG, quality 95",
         len(paths),
         lambda: [crop.save(io.BytesIO(), "JPEG", quality=95) for crop in crops],
         lambda: [cv2.imencode(".jpg", crop, (cv2.IMWRITE_JPEG_QUALITY, 95)) for crop in crop_arrays],
@@ -117,10 +117,11 @@ def row(
     print(f"| {part} | {' | '.join(cells)} |", flush=True)
 
 
-def whole_job(folder: Path, command: str, count: int, words: Sequence[object]) -> float:
-    """CPU seconds of a command on the first `count` photos."""
+def whole_job(folder: Path, command: str, paths: Sequence[Path], words: Sequence[object]) -> float:
+    """CPU seconds of a command on photos."""
+    count = len(paths)
     manifest = folder / f"{count}.csv"
-    manifest.write_text("path\n" + "".join(f"{i:04d}.jpg\n" for i in range(count)))
+    manifest.write_text("path\n" + "".join(f"{path.resolve()}\n" for path in paths))
     out = {"align": [folder / f"crops{count}"], "analyze": ["-o", folder / f"{count}.parquet"]}[command]
     shutil.rmtree(folder / f"crops{count}", ignore_errors=True)
     return run([*FACEPCL, command, manifest, *out, *words]).cpu
@@ -129,6 +130,7 @@ def whole_job(folder: Path, command: str, count: int, words: Sequence[object]) -
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--detector", required=True, help="YuNet's ONNX file")
+    parser.add_argument("--photos", type=Path, help="folder of JPEG photos instead of made ones")
     parser.add_argument("--few", type=int, default=FEW, help=f"photos of a short job (default: {FEW})")
     parser.add_argument("--many", type=int, default=MANY, help=f"photos of a long job (default: {MANY})")
     args = parser.parse_args(words)
@@ -139,15 +141,16 @@ def main(words: list[str] | None = None) -> None:
     print(describe(), f"OpenCV {cv2.__version__}\n\n| part | CPU ms a photo | OpenCV |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = write_photos(folder, args.many)
-        photo_parts(paths[: args.few], args.detector)
+        paths = sorted(args.photos.glob("*.jpg")) if args.photos else write_photos(folder, args.many)
+        photo_parts(paths if args.photos else paths[: args.few], args.detector)
         network_parts(args.detector)
         for command in ("align", "analyze"):
             few, many = (
-                min(whole_job(folder, command, count, ["--detector", args.detector]) for _ in range(2))
-                for count in (args.few, args.many)
+                min(whole_job(folder, command, some, ["--detector", args.detector]) for _ in range(2))
+                for some in (paths[: args.few], paths)
             )
-            print(f"| facepcl {command} | {1000 * (many - few) / (args.many - args.few):.2f} | |", flush=True)
+            spent = 1000 * (many - few) / (len(paths) - args.few)
+            print(f"| facepcl {command} | {spent:.2f} | |", flush=True)
 
 
 if __name__ == "__main__":

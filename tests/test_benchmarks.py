@@ -281,8 +281,8 @@ def test_parts_has_a_row_for_each_part_and_command(at_once, detector, capsys, mo
     assert [row[0].split(",")[0] for row in rows] == [
         "decode",
         "find faces",
-        "2 crops of 112 px",
-        "2 crops as JPEG",
+        "crops of 112 px",
+        "crops as JPEG",
         "network",
         "heads and identity",
         "facepcl align",
