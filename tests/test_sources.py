@@ -101,7 +101,7 @@ def test_a_glob_follows_no_loop_and_tells_of_folders_it_leaves_out(tmp_path, cap
 
 
 def test_an_empty_text_is_not_this_folder():
-    with pytest.raises(OptionError, match="a source is an empty text"):
+    with pytest.raises(OptionError, match="a source is an empty string"):
         list_entries([""])
 
 
