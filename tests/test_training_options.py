@@ -73,6 +73,11 @@ def test_an_ema_of_1_is_refused(config):
         run(replace(config, ema=1.0))
 
 
+def test_a_head_is_not_turned_to_its_side(config):
+    with pytest.raises(OptionError, match=r"--turn must be below 90 degrees, not 120"):
+        run(replace(config, method="pcl-relative", turn=120.0))
+
+
 def test_more_edges_than_views_are_refused(config):
     with pytest.raises(OptionError, match=r"--edges must be a probability of at most 1, not 1.5"):
         run(replace(config, edges=1.5))

@@ -211,6 +211,8 @@ class Config:
             raise OptionError(f"--warmup must be a fraction of the run below 1, not {self.warmup}")
         if self.edges > 1:
             raise OptionError(f"--edges must be a probability of at most 1, not {self.edges}")
+        if self.turn >= 90:
+            raise OptionError(f"--turn must be below 90 degrees, not {self.turn:g}")
         if self.ema >= 1:
             raise OptionError(f"--ema must be below 1, not {self.ema}")
         if self.method == "pcl-no-orthogonal" and self.orthogonality not in (0, ORTHOGONALITY):
