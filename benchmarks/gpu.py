@@ -28,7 +28,7 @@ from machine import describe
 import facepcl
 from facepcl.embedding.encoder import Encoder
 from facepcl.pretrain.log import read_log
-from facepcl.utils.device import DTYPES, find_device, matmul_peak
+from facepcl.utils.device import DTYPES, find_device, least_seconds, matmul_peak
 
 MODELS = ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")
 FACES = sorted((Path(__file__).resolve().parents[1] / "examples/faces").glob("*.jpg"))
@@ -105,29 +105,30 @@ def network(bench: Bench) -> Iterator[str]:
 def images_per_s(encoder: Encoder, batch: int, rounds: int) -> float:
     side = encoder.transform.shape[0]
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    best = float("inf")
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        encoder.vectors(encoder.maps(pixels))  # copied to the host, so the device is waited for
-        best = min(best, time.perf_counter() - start)
-    return batch / best
+    # vectors are copied to the host, so the device is waited for
+    passes = {"pass": lambda: encoder.vectors(encoder.maps(pixels))}
+    return batch / least_seconds(passes, rounds + 1)["pass"]
 
 
 def channels_last(bench: Bench) -> Iterator[str]:
     """A training pass (forward and backward) in channels_last beside contiguous tensors."""
+    images = torch.rand(64, 3, 64, 64, device=bench.device)
+
+    def train_pass(layout: torch.memory_format, kind: torch.dtype) -> Callable[[], float]:
+        model = facepcl.create_model(MODELS[0]).to(bench.device).to(memory_format=layout)
+        batch = images.to(memory_format=layout)
+
+        def one_pass() -> float:
+            with torch.autocast(batch.device.type, kind, enabled=kind != torch.float32):
+                model.forward_features(batch).float().square().mean().backward()
+            return float(next(model.parameters()).grad.sum())  # waits for the device
+
+        return one_pass
+
     for dtype, kind in DTYPES.items():
-        seconds = {}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            model = facepcl.create_model(MODELS[0]).to(bench.device).to(memory_format=layout)
-            images = torch.rand(64, 3, 64, 64, device=bench.device).to(memory_format=layout)
-            best = float("inf")
-            for _ in range(bench.rounds + 1):
-                start = time.perf_counter()
-                with torch.autocast(images.device.type, kind, enabled=kind != torch.float32):
-                    model.forward_features(images).float().square().mean().backward()
-                float(next(model.parameters()).grad.sum())  # waits for the device
-                best = min(best, time.perf_counter() - start)
-            seconds[layout] = best
+        layouts = (torch.contiguous_format, torch.channels_last)
+        passes = {layout: train_pass(layout, kind) for layout in layouts}
+        seconds = least_seconds(passes, bench.rounds + 1)
         ratio = seconds[torch.contiguous_format] / seconds[torch.channels_last]
         yield f"{dtype}: {64 / seconds[torch.channels_last]:,.0f} images/s, {ratio:.2f} x contiguous"
 
@@ -185,7 +186,7 @@ def pretraining(bench: Bench) -> Iterator[str]:
     """Every method trains, in float32 and bfloat16: losses are finite and the encoder loads. PCL draws the
     masks of its contrasts on the device."""
     faces = labelled_faces(bench.folder / "labelled")
-    for method in ("pcl", "simclr", "labels"):
+    for method in ("pcl", "pcl-relative", "simclr", "labels"):
         for dtype in DTYPES:
             out = bench.folder / f"{method}-{dtype}"
             run([*FACEPCL, *train(bench, faces, out), "--method", method, "--dtype", dtype])
@@ -200,7 +201,7 @@ def pretraining_compiled(bench: Bench) -> Iterator[str]:
 
 
 def one_process(bench: Bench) -> Iterator[str]:
-    """torchrun with one process (nccl on CUDA) ends with the weights of a run without it."""
+    """torchrun with one process (nccl on CUDA) ends with the loss of a run without it."""
     faces = labelled_faces(bench.folder / "labelled")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
     commands = {"alone": FACEPCL, "torchrun": [*torchrun, "-m", "facepcl"]}
@@ -214,15 +215,15 @@ def one_process(bench: Bench) -> Iterator[str]:
 
 
 def resumed(bench: Bench) -> Iterator[str]:
-    """A finished half of a run is resumed on the device."""
+    """A run resumes from an earlier checkpoint on the device."""
     faces, out = labelled_faces(bench.folder / "labelled"), bench.folder / "resumed"
     words = train(bench, faces, out)
     run([*FACEPCL, *words, "--checkpoint-minutes", "0"])
-    newest = sorted(out.glob("checkpoint-*"))[-1]
+    *_, earlier, newest = sorted(out.glob("checkpoint-*"))
     newest.unlink()
     shutil.rmtree(out / "encoder")
     run([*FACEPCL, *words])
-    yield trained(out, f"resumed from {sorted(out.glob('checkpoint-*'))[0].stem}")
+    yield trained(out, f"resumed from {earlier.stem}")
 
 
 def train(bench: Bench, faces: Path, out: Path) -> list[object]:
@@ -235,9 +236,8 @@ def trained(out: Path, name: str) -> str:
     losses = [value for line in lines for key, value in line.items() if not key.startswith("grad_norm")]
     facepcl.create_model(f"local-dir:{out / 'encoder'}", pretrained=True)
     rate = max(line.get("views_per_s") or 0 for line in lines)
-    return wanted(
-        bool(np.isfinite([v for v in losses if v is not None]).all()), f"{name}: {rate:,.0f} views/s"
-    )
+    finite = bool(np.isfinite([loss for loss in losses if loss is not None]).all())
+    return wanted(finite, f"{name}: {rate:,.0f} views/s")
 
 
 def labelled_faces(folder: Path) -> Path:

@@ -240,6 +240,7 @@ def test_gpu_trains_every_method_and_leaves_out_what_does_not_fit_into_the_time(
     (pretraining,) = last_table(text[: text.rindex("cpu; ")])
     assert [part.split(":")[0] for part in pretraining[1].split("; ")] == [
         "pcl bfloat16",
+        "pcl-relative bfloat16",
         "simclr bfloat16",
         "labels bfloat16",
     ]

