@@ -31,6 +31,7 @@ def test_every_code_keeps_its_direction(both, change):
         assert facepcl.similarity(a, b).diagonal().min() > 0.995  # measured: 0.998
 
 
+@pytest.mark.slow
 def test_no_number_of_the_code_is_lost(both):
     """With the outputs in 8 bits too, the smallest of them were 0 throughout at the same cosine."""
     exact, quantised = (embedder(FACES) for embedder in both)
@@ -40,12 +41,14 @@ def test_no_number_of_the_code_is_lost(both):
     assert moving.mean() > 0.99
 
 
+@pytest.mark.slow
 def test_int8_is_recorded_and_leaves_the_space(both):
     exact, quantised = (embedder.meta for embedder in both)
     assert (quantised["dtype"], quantised["backend"]) == ("int8", "onnx")
     assert quantised["space"] == exact["space"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bfloat16", "warns"), [(0.03, True), (0.05, False)])
 def test_where_bfloat16_is_faster_a_warning_says_so(both, monkeypatch, caplog, bfloat16, warns):
     monkeypatch.setattr(int8, "has_bfloat16_units", lambda: True)

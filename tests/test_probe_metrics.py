@@ -94,7 +94,7 @@ def test_true_acceptance_is_that_of_the_best_threshold_within_the_rate_where_sco
 
 def test_the_threshold_of_a_unit_is_the_best_where_probabilities_are_equal():
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(15):
         probability, truth = rng.integers(1, 6, 30) / 6, rng.random(30) < 0.4
         if not truth.any():
             continue

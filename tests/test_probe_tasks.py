@@ -67,10 +67,10 @@ def test_a_class_that_is_never_trained_is_an_error():
 
 def test_shots_are_the_mean_of_their_draws_with_its_deviation():
     images, x = classes_data(noise=0.8)
-    options = Options(shots=8, repeats=6)
+    options = Options(shots=8, repeats=3)
     result = expression.probe(*data_set(images, x), "shared", options)
     draws = result.charts[0].values
-    assert len(draws) == 6
+    assert len(draws) == 3
     assert result.numbers["accuracy"] == pytest.approx(draws.mean(), abs=1e-5)
     assert result.numbers["accuracy_std"] == pytest.approx(draws.std(ddof=1), abs=1e-5)
     assert draws.std() > 0

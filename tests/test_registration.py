@@ -42,7 +42,7 @@ def test_the_package_its_help_and_its_list_of_models_import_nothing_heavy(script
     "imports",
     [
         "import facepcl, timm",
-        "import timm, facepcl",
+        pytest.param("import timm, facepcl", marks=pytest.mark.slow),
         pytest.param("import facepcl\nfrom timm import create_model\nimport timm", marks=pytest.mark.slow),
         pytest.param("import facepcl\nimport timm.layers\nimport timm", marks=pytest.mark.slow),
         pytest.param(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.training import log_of
+from torch import nn
 
 from facepcl.errors import MissingExtra
 from facepcl.pretrain import log as run_log
@@ -63,6 +64,19 @@ def test_the_share_of_the_peak_is_a_share(config):
     run(replace(config, steps=2))
     assert all(0 < line["mfu"] < 1.5 for line in log_of(config))  # others may have had the cores before
     assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
+
+
+@pytest.mark.parametrize(
+    "network", [nn.Conv2d(8, 16, 3), nn.Conv2d(8, 16, 3, groups=8), nn.ConvTranspose2d(8, 4, 3)]
+)
+def test_each_gradient_of_a_convolution_counts_as_much_as_its_output(network):
+    flops, images = Flops(), torch.rand(2, 8, 9, 9, requires_grad=True)
+    with flops.counted("forward"):
+        codes = network(images)
+    forward = flops.total
+    with flops.counted("backward"):
+        codes.sum().backward()
+    assert flops.total == 3 * forward > 0
 
 
 def test_tensorboard_reads_what_the_log_says(config):

