@@ -1,9 +1,10 @@
 """Write the parts of README.md that follow from other files: python tools/readme.py
 
-The table of models comes from MODEL_CARD.md, the index of weights and benchmarks/RESULTS.md; a block of
-```text is the output of the block of code before it. Run it after weights or figures have changed.
+The table of models comes from MODEL_CARD.md, the index of weights and results/; a block of ```text is
+the output of the block of code before it. Run it after weights or figures have changed.
 """
 
+import csv
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PARAMETERS = {"pcl_facecycle": "2.5 M", "pcl_resnet18": "11.6 M", "pcl_resnet50": "24.3 M"}  # with branches
+SPEEDS = ROOT / "results/infer-avx512_bf16.csv"  # benchmarks/zoo.py
 FACECYCLE = ("FaceCycle, published", "", "", "48.8", "73.7", "", "")  # MODEL_CARD.md, "What they reach"
 BLOCK = re.compile(r"```(python|bash)\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 
@@ -51,18 +52,21 @@ def models_table() -> str:
         name, side = weights["model"], weights["input_size"]
         of = {code: scores[f"{name}.{weights['tag']}", code] for code in ("shared", "identity", "pose")}
         figures = of["shared"][0], of["identity"][1], of["pose"][3]
-        lines.append(_row(f"`{name}`", PARAMETERS[name], f"{side} px", *figures, _milliseconds(name)))
+        speed = _speed(name)
+        parameters = f"{float(speed['param_count']):.1f} M"
+        milliseconds = f"{1000 / float(speed['infer_samples_per_sec']):.1f}"
+        lines.append(_row(f"`{name}`", parameters, f"{side} px", *figures, milliseconds))
     for title, label in (("hog", "HOG"), ("pcl_facecycle, random", "random initialisation")):
         fer, lfw, _, pose, *_ = scores[title, "shared"]
         lines.append(_row(label, "", "", fer, lfw, pose, ""))
     return "\n".join([*lines, _row(*FACECYCLE)])
 
 
-def _milliseconds(model: str) -> str:
-    """CPU time of `facepcl embed` for an image, from the first such row of benchmarks/RESULTS.md."""
-    results = (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
-    row = re.search(rf"^\| {model} \| facepcl embed \| 1 \|.*$", results, re.MULTILINE)
-    return f"{float(row[0].split('|')[6]):.1f}" if row else ""
+def _speed(model: str) -> dict[str, str]:
+    """The measured row of a model in bfloat16 and batches of 64."""
+    with SPEEDS.open(newline="", encoding="utf-8") as table:
+        rows = {(row["model"], row["dtype"], row["infer_batch_size"]): row for row in csv.DictReader(table)}
+    return rows[model, "bfloat16", "64"]
 
 
 def _row(*cells: str) -> str:
