@@ -17,6 +17,43 @@ from facepcl.models.io import save_encoder
 # a convolutional network, one with layer norms, one with gates, a transformer
 ARCHITECTURES = ("mobilenetv4_conv_small_050", "convnext_atto", "regnety_002", "vit_tiny_patch16_224")
 SMALL = ARCHITECTURES[0]
+# small models with maps of other kinds: tokens with registers, windows, channels last, hybrids, state spaces
+FAMILIES = (
+    *(
+        "cait_xxs24_224",
+        "convit_tiny",
+        "davit_tiny",
+        "efficientformer_l1",
+        "efficientvit_m0",
+        "eva02_tiny_patch14_224",
+    ),
+    *(
+        "fastvit_s12",
+        "gcvit_xxtiny",
+        "hgnet_tiny",
+        "levit_384_s8",
+        "mobilevit_xxs",
+        "mvitv2_tiny",
+        "nest_tiny",
+    ),
+    *(
+        "pvt_v2_b0",
+        "starnet_s050",
+        "swinv2_tiny_window8_256",
+        "test_convnext",
+        "test_efficientnet",
+        "test_mambaout",
+    ),
+    *(
+        "test_maxvit",
+        "test_nfnet",
+        "test_vit",
+        "tiny_vit_5m_224",
+        "visformer_tiny",
+        "vitamin_small_224",
+        "xcit_nano_12_p8_224",
+    ),
+)
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32, sums in another order
 
 
@@ -60,6 +97,38 @@ def test_weights_of_another_network_are_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=r"in its weights and .* in the network that config\.json"):
         facepcl.create_model(f"local-dir:{folder}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_of_timm_learn_through_their_branches(name):
+    model = facepcl.create_model(name, num_classes=0).train()
+    side = model.pretrained_cfg["input_size"][1]
+    maps = model.forward_branches(torch.rand(2, 3, side, side))
+    assert maps.shared.shape[:2] == (2, model.num_features)
+    sum(branch.square().mean() for branch in maps).backward()
+    assert all(
+        parameter.grad is not None for branch in (model.face, model.pose) for parameter in branch.parameters()
+    )
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.trunk.parameters())
+
+
+TRAINED_SHORTLY = "--model test_maxvit --method simclr --preset small --batch 4 --steps 1 --workers 1"
+
+
+@pytest.mark.parametrize("sizes", ["--size 64", "--resolution-schedule 160+64:0.5,160"])
+def test_a_size_that_the_model_does_not_accept_is_said_before_the_first_step(sizes, tmp_path, capsys):
+    options = f"{TRAINED_SHORTLY} {sizes}".split()
+    assert main(["pretrain", str(FACES[0].parent), "--out", str(tmp_path / "run"), *options]) == 2
+    assert "test_maxvit does not accept RGB images of 64 x 64 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_a_model_of_one_size_is_trained_at_that(tmp_path):
+    options = TRAINED_SHORTLY.split()
+    assert main(["pretrain", str(FACES[0].parent), "--out", str(tmp_path), *options]) == 0
+    config = json.loads((tmp_path / "encoder/config.json").read_text())
+    assert config["pretrained_cfg"]["input_size"] == [3, 160, 160]
 
 
 def test_a_model_without_a_feature_map_is_refused():

@@ -25,7 +25,7 @@ from facepcl.embedding.int8 import INT8, make_int8_run
 from facepcl.errors import OptionError, WeightsError, unknown
 from facepcl.images.transform import Transform
 from facepcl.models import Branches
-from facepcl.models.branched import as_map
+from facepcl.models.branched import as_map, check_input
 from facepcl.models.factory import FAMILY, create_model, find_heads, unknown_model
 from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm
@@ -156,25 +156,12 @@ class Encoder:
     def _choose_dtype(self, dtype: str) -> None:
         """Bring the model to the dtype that is asked for or, by a timing, to the faster one."""
         blank = self._images(self._sample, torch.float32)
-        self._check_input(blank[:1])
+        check_input(self.model, self.name, blank[:1])
         requested = "float32" if self._needs_runtime else dtype
         self.dtype = inference_dtype(requested, Trunk(self.model), blank)
         self.model.to(self.dtype)
         if self.dtype != torch.float32:
-            self._check_input(blank[:1].to(self.dtype))
-
-    @torch.inference_mode()
-    def _check_input(self, image: torch.Tensor) -> None:
-        try:
-            Trunk(self.model)(image)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, AssertionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise OptionError(
-                f"{self.name} does not accept RGB images of {image.shape[2]} x {image.shape[3]} pixels in "
-                f"{str(image.dtype).removeprefix('torch.')} ({reason})"
-            ) from error
+            check_input(self.model, self.name, blank[:1].to(self.dtype))
 
     @property
     def name(self) -> str:

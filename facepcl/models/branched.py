@@ -95,6 +95,23 @@ def _for_any_size(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"dynamic_img_size": True, **options} if hasattr(model, "dynamic_img_size") else dict(options)
 
 
+@torch.no_grad()
+def check_input(model: Any, name: str, images: torch.Tensor) -> None:
+    """Raises OptionError if the trunk of `model` does not accept `images` `[B, 3, H, W]`."""
+    training = model.training
+    try:
+        model.eval().forward_features(images)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"{name} does not accept RGB images of {images.shape[2]} x {images.shape[3]} pixels in "
+            f"{str(images.dtype).removeprefix('torch.')} ({first_cause(error)})"
+        ) from error
+    finally:
+        model.train(training)
+
+
 def _check_map(model: BranchedModel) -> None:
     name, training = model.pretrained_cfg["architecture"], model.training
     try:

@@ -176,6 +176,12 @@ class Config:
         return sizes[step % len(sizes)]
 
     @property
+    def sizes(self) -> set[int]:
+        """The sides of the views; empty: the model's default."""
+        schedule = read_schedule(self.resolution_schedule)
+        return {size for sizes, _ in schedule for size in sizes} or {self.size} - {0}
+
+    @property
     def final_size(self) -> int:
         """The input size of the released encoder; 0: the model's default."""
         schedule = read_schedule(self.resolution_schedule)

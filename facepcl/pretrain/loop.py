@@ -245,6 +245,7 @@ def _start(config: Config, progress: bool) -> Training:
     if config.freeze:
         nets.encoder.eval()
     size = config.final_size or nets.own_size
+    nets.check_sizes(config.sizes or {size})
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(min(config.batch, 32), 3, size, size, device=device)
     dtype = training_dtype(previous_config.get("autocast", config.dtype), nets.encoder, sample[:8])

@@ -1,6 +1,6 @@
 """The networks that a method trains."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from torch import nn
 
 from facepcl.errors import OptionError, WeightsError, first_cause
 from facepcl.images.face import ANGLES
+from facepcl.models.branched import check_input
 from facepcl.models.branches import Branches, full_precision, is_branch
 from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, resize_maps
 from facepcl.models.factory import create_decoder, create_model, find_decoder
@@ -57,8 +58,18 @@ class Networks(nn.Module):
 
     @property
     def own_size(self) -> int:
-        """The side in pixels of views whose maps are not resized for decoder and heads (METHOD 8 and 11)."""
+        """The side in pixels of views whose maps are not resized for decoder and heads (METHOD 8 and 11), or
+        the only one that the encoder takes."""
+        cfg = self.encoder.pretrained_cfg
+        if cfg.get("fixed_input_size"):
+            return cfg["input_size"][1]
         return CODE_SIDE * self.encoder.feature_info[-1]["reduction"]
+
+    def check_sizes(self, sizes: Iterable[int]) -> None:
+        """Raises OptionError if the encoder does not accept views of these sides in pixels."""
+        name, device = self.encoder.pretrained_cfg["architecture"], next(self.parameters()).device
+        for size in sizes:
+            check_input(self.encoder, name, torch.zeros(1, 3, size, size, device=device))
 
     def start_from(self, init: str) -> None:
         """Load the encoder, and the decoder if there is one, from `init`: a name for `create_model` or a
