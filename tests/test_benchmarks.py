@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.files import FACES, ROOT
+from helpers.training import label_faces
 
 from facepcl import FaceEmbedder, cli
 
@@ -99,6 +100,18 @@ def test_iresnet_is_arcfaces_and_runs_under_onnxruntime(four, tmp_path):
     vectors = np.load(tmp_path / "t.npz")["vectors"]
     assert vectors.shape == (4, 512)
     assert np.isfinite(vectors).all()
+
+
+def test_the_parts_of_an_iteration_are_shares_of_it(tmp_path, capsys):
+    import iterations
+
+    label_faces(tmp_path)
+    iterations.main([str(tmp_path), "--models", "pcl_facecycle", "--batch", "6", "--iterations", "1"])
+    ((model, _, *numbers),) = last_table(capsys.readouterr().out)
+    _, _, _, of_peak, *shares = (float(number.rstrip("%")) for number in numbers)
+    assert (model, 0 < of_peak < 200) == ("`pcl_facecycle`, 64 px", True)  # others may use the core as well
+    assert sum(shares) == pytest.approx(100, abs=4)  # seven rounded ones
+    assert min(shares[0], shares[4]) > 0  # convolutions and views
 
 
 def test_peers_has_a_row_for_each_way(at_once, capsys):
