@@ -15,9 +15,9 @@ from facepcl.cli import main
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.errors import ImageError, OptionError
 from facepcl.images.face import Face, face_columns
+from facepcl.images.rotations import angles, rotation
 from facepcl.models.heads import Heads, HeadSpec
 from facepcl.models.io import save_encoder
-from facepcl.probes.rotations import angles, rotation
 
 ANGLES = ("yaw", "pitch", "roll")
 EXPRESSIONS = ("happy", "sad")

@@ -12,7 +12,8 @@ from helpers.training import label_faces
 import facepcl
 from facepcl.cli import main
 from facepcl.errors import OptionError, WeightsError
-from facepcl.models.io import save_encoder
+from facepcl.models.io import save_encoder, size_cfg
+from facepcl.pretrain.networks import Networks
 
 # a convolutional network, one with layer norms, one with gates, a transformer
 ARCHITECTURES = ("mobilenetv4_conv_small_050", "convnext_atto", "regnety_002", "vit_tiny_patch16_224")
@@ -131,9 +132,34 @@ def test_a_model_of_one_size_is_trained_at_that(tmp_path):
     assert config["pretrained_cfg"]["input_size"] == [3, 160, 160]
 
 
-def test_a_model_without_a_feature_map_is_refused():
+# lists of tokens; the class token alone
+@pytest.mark.parametrize("name", ["crossvit_tiny_240", "pit_ti_224"])
+def test_a_model_without_a_feature_map_is_refused(name):
     with pytest.raises(OptionError, match="no feature map for branches"):
-        facepcl.create_model("crossvit_tiny_240", num_classes=0)
+        facepcl.create_model(name, num_classes=0)
+
+
+def test_views_have_maps_of_4_x_4_where_the_model_accepts_them():
+    assert Networks("vit_tiny_patch16_224", {}, ("shared",)).own_size == 64
+    assert Networks("convit_tiny", {}, ("shared",)).own_size == 224
+
+
+def test_the_side_of_the_last_map_is_recorded_as_it_is():
+    assert size_cfg(facepcl.create_model("convnext_atto", num_classes=0), 100)["pool_size"] == (3, 3)
+
+
+def test_an_encoder_trained_without_branches_comes_back_and_starts_another_run(tmp_path):
+    options = (
+        f"--model {SMALL} --method simclr --size 64 --batch 4 --steps 1 --workers 1 --preset small".split()
+    )
+    assert main(["pretrain", str(FACES[0].parent), "--out", str(tmp_path / "run"), *options]) == 0
+    folder = f"local-dir:{tmp_path}/run/encoder"
+    trunk = facepcl.create_model(folder, num_classes=0)
+    assert type(trunk) is type(timm.create_model(SMALL))
+    nets = Networks(SMALL, {}, ("relative",))
+    nets.start_from(folder)
+    for name, value in trunk.state_dict().items():
+        assert torch.equal(nets.encoder.state_dict()[f"trunk.{name}"], value)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from helpers.layouts import read_layout
 from facepcl.errors import DataError, MissingPath
 from facepcl.images.decode import decode
 from facepcl.images.geometry import Square
-from facepcl.probes.rotations import from_pose_para, rotation
+from facepcl.images.rotations import from_pose_para, rotation
 
 scipy_io = pytest.importorskip("scipy.io", reason="needs scipy, of the extra probe")
 FLIP = np.diag([1, -1, -1])

@@ -10,6 +10,7 @@ from torch import nn
 
 import facepcl
 from facepcl.errors import DataError
+from facepcl.pretrain import online_probe
 from facepcl.pretrain.online_probe import OnlineProbe
 
 
@@ -40,6 +41,7 @@ class Pixels(nn.Module):
 
     def __init__(self, blind=False):
         super().__init__()
+        self.pretrained_cfg = {"mean": (0, 0, 0), "std": (1, 1, 1)}
         self.weight = nn.Parameter(torch.ones(()))
         self.blind = blind
 
@@ -63,6 +65,7 @@ def test_a_code_that_says_nothing_reads_as_chance(faces):
     scores = OnlineProbe((str(faces),), 64, "expression")(Pixels(blind=True), 64)
     assert scores["probe_yaw_shared"] == pytest.approx(20, abs=3)
     assert scores["probe_expression_shared"] == pytest.approx(0.5, abs=0.01)
+    assert scores["probe_identity_shared"] == 0.5
 
 
 def test_too_few_faces_are_refused(faces, tmp_path):
@@ -70,6 +73,31 @@ def test_too_few_faces_are_refused(faces, tmp_path):
         for suffix in (".png", ".json"):
             (tmp_path / f"{name}{suffix}").write_bytes((faces / f"{name}{suffix}").read_bytes())
     with pytest.raises(DataError, match="--probe-data has 2 faces"):
+        OnlineProbe((str(tmp_path),), 64, "expression")
+
+
+@pytest.mark.parametrize(("people", "each"), [(2, 900), (300, 6), (1500, 1)])
+def test_the_faces_come_from_as_many_people_as_there_are_and_half_of_these_fit(people, each):
+    identity = torch.arange(people).repeat_interleave(each)
+    rows, fits = online_probe._choose(identity)
+    assert len(set(rows.tolist())) == 1000
+    chosen, counts = identity[rows].unique(return_counts=True)
+    assert len(chosen) == min(people, 200 if each > 1 else 1000)
+    assert counts.max() == (500 if people == 2 else min(each, 5))
+    assert not set(identity[rows[fits]].tolist()) & set(identity[rows[~fits]].tolist())
+    assert 0.4 < fits.float().mean() < 0.6
+
+
+def test_faces_of_nobody_known_are_people_of_their_own():
+    rows, fits = online_probe._choose(torch.full((1500,), -1))
+    assert rows.diff().abs().float().mean() > 100  # not in the order of files, which may be that of classes
+    assert int(fits.sum()) == pytest.approx(500, abs=60)
+
+
+def test_faces_without_labels_are_refused(faces, tmp_path):
+    for image in faces.glob("*.png"):
+        (tmp_path / image.name).write_bytes(image.read_bytes())
+    with pytest.raises(DataError, match="too few head poses, expressions and people"):
         OnlineProbe((str(tmp_path),), 64, "expression")
 
 

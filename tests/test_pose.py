@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facepcl.probes.rotations import angles, from_camera, from_pose_para, geodesic, rotation, to_pose_para
+from facepcl.images.rotations import angles, from_camera, from_pose_para, geodesic, rotation, to_pose_para
 
 NOSE, ACROSS = np.array([0, 0, 1.0]), np.array([1.0, 0, 0])  # of a head that faces the camera
 

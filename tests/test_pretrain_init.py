@@ -3,13 +3,19 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from helpers.training import end_of
+from helpers.files import FACES
+from helpers.training import end_of, label_faces
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+import facepcl
+from facepcl import FaceEmbedder
 from facepcl.errors import WeightsError
-from facepcl.models.io import load_tensors, save_tensors
-from facepcl.pretrain import run
+from facepcl.models.io import load_tensors, save_encoder, save_tensors
+from facepcl.pretrain import Config, networks, run
+from facepcl.pretrain.networks import Networks
 
 
 @pytest.fixture
@@ -37,6 +43,44 @@ def test_a_file_without_branches_leaves_them_as_they_begin(config, finished):
     trained, weights = end_of(config), load_tensors(init)
     assert all(torch.equal(trained[f"encoder.{name}"], weights[name]) for name in weights)
     assert not any("face." in name for name in weights)
+
+
+@pytest.fixture
+def resnet(tmp_path):
+    """A ResNet-18 whose weights expect ImageNet's normalisation."""
+    model = facepcl.create_model("pcl_resnet18", num_classes=0)
+    model.pretrained_cfg |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    return save_encoder(model, tmp_path / "resnet")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_frozen_encoder_gives_the_codes_it_gave_before(resnet, tmp_path, resumed):
+    label_faces(faces := tmp_path / "faces")
+    config = Config((str(faces),), str(tmp_path / "run"), model="pcl_resnet18", method="labels", freeze=True)
+    config = replace(config, init=f"local-dir:{resnet}", batch=6, steps=2, size=96)
+    encoder = run(config)
+    if resumed:
+        shutil.rmtree(encoder)
+        run(config)
+    before, after = (FaceEmbedder(f"local-dir:{f}", dtype="float32")(FACES[:4]) for f in (resnet, encoder))
+    np.testing.assert_array_equal(after, before)
+
+
+def test_what_a_run_sees_is_normalised_as_its_weights_expect():
+    images = torch.rand(2, 3, 64, 64)
+    nets = Networks("pcl_resnet18", {}, ("shared",))
+    nets.encoder.pretrained_cfg |= {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    normal = torch.stack([(images[:, i] - (0.5, 0.4, 0.3)[i]) / (0.2, 0.3, 0.4)[i] for i in range(3)], 1)
+    torch.testing.assert_close(nets.eval().trunk(images), nets.encoder.forward_features(normal))
+
+
+def test_pcl_starts_from_weights_of_timm(monkeypatch):
+    def downloaded(name, *options, **others):
+        return facepcl.create_model(name.partition(".")[0], False, **others)
+
+    nets = Networks("test_resnet", {})
+    monkeypatch.setattr(networks, "create_model", downloaded)
+    nets.start_from("test_resnet.r160_in1k")
 
 
 @pytest.mark.parametrize("damage", ["cut off", "of another"])

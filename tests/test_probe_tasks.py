@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from facepcl.errors import DataError, OptionError
+from facepcl.images.rotations import to_pose_para
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
 from facepcl.probes.common import Options
 from facepcl.probes.features import MIRRORED, Features
 from facepcl.probes.manifest import Labelled, Manifest, Pair
-from facepcl.probes.rotations import to_pose_para
 
 CLEAN = Options()
 
@@ -176,6 +176,12 @@ def test_folds_and_validation_of_action_units_keep_subjects_apart():
     for rows in runs:
         of = [{images[i].subject for i in some} for some in rows]
         assert all(not a & b for a, b in itertools.combinations(of, 2))
+
+
+@pytest.mark.parametrize("people", [3, 4, 7])
+def test_action_units_of_few_people_are_scored_by_person(people):
+    images, x = units_data(people)
+    assert "f1" in action_units.probe(*data_set(images, x), "shared", CLEAN).numbers
 
 
 def test_a_unit_of_zeros_and_ones_has_no_intensity_scores():

@@ -71,6 +71,7 @@ def each_task(rank, config, path):
         ("labels", "pcl_facecycle"),
         ("pcl", "pcl_resnet18"),
         ("simclr", "pcl_resnet18"),
+        ("simclr", "test_efficientnet"),  # its batch norms have an activation behind them
         ("pcl-relative", "pcl_facecycle"),
     ],
 )
@@ -88,6 +89,16 @@ def test_losses_gradients_and_statistics_are_those_of_one_process(config, tmp_pa
         off, scale = (first[name] - wanted).float().norm(), wanted.float().norm()
         rounding = 1e-5 * scale if "loss" in name else 5e-3 * scale + 2e-5 * wanted.numel() ** 0.5
         assert off <= rounding, f"{name} is off by {off:.2g} of {scale:.2g}"
+
+
+def test_a_batch_norm_of_another_kind_is_refused(monkeypatch):
+    class Renormalised(torch.nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(OptionError, match=r"class Renormalised, .* train it with one process"):
+        distributed.sync_batch_norms(torch.nn.Sequential(Renormalised(4))).__enter__()
 
 
 def torchrun(config, *options, processes=2, restarts=0):

@@ -79,6 +79,16 @@ def test_each_gradient_of_a_convolution_counts_as_much_as_its_output(network):
     assert flops.total == 3 * forward > 0
 
 
+def test_attention_counts_its_two_products_and_five_for_the_gradients():
+    flops, tokens = Flops(), [torch.rand(2, 3, 50, 16, requires_grad=True) for _ in range(3)]
+    with flops.counted("forward"):
+        found = nn.functional.scaled_dot_product_attention(*tokens)
+    assert flops.total == 2 * (2 * 2 * 3 * 50 * 50 * 16)
+    with flops.counted("backward"):
+        found.sum().backward()
+    assert flops.total == 7 * (2 * 2 * 3 * 50 * 50 * 16)
+
+
 def test_tensorboard_reads_what_the_log_says(config):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run(replace(config, tensorboard=True))

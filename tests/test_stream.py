@@ -270,7 +270,7 @@ def test_a_resnet_gets_the_statistics_of_the_first_shard(config):
     encoder = run(replace(config, model="pcl_resnet18", method="simclr", steps=1))
     with opened(config) as source:
         assert sorted(numbers(source.sample(2048))) == list(range(EACH_SHARD))
-        assert numbers(source.sample(4)) == [0, 2, 4, 6, 8, 10]
+        assert numbers(source.sample(4)) == [0, 3, 6, 9]
     assert load_tensors(encoder / "model.safetensors")["bn1.running_mean"].abs().max() > 0
 
 

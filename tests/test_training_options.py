@@ -14,6 +14,7 @@ from facepcl.models.io import load_tensors
 from facepcl.pretrain import loop, run, substeps
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.release import EMA
+from facepcl.pretrain.rng import seeded_dropout
 from facepcl.pretrain.sampler import schedule
 
 
@@ -187,3 +188,14 @@ def test_two_lengths_at_once_are_refused(config, capsys):
     options = [*config.data, "--out", config.out, "--steps", "3", "--minutes", "2"]
     assert main(["pretrain", *options]) == 2
     assert "--steps 3 and --minutes 2 exclude each other: give one" in capsys.readouterr().err
+
+
+def test_layers_that_drop_at_random_draw_what_the_seeds_determine():
+    drop, ones, state = torch.nn.Dropout(), torch.ones(1000), torch.get_rng_state()
+    draws = []
+    for seeds in ((0, 5), (0, 5), (0, 6)):
+        with seeded_dropout(torch.device("cpu"), *seeds):
+            draws.append(drop(ones))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.get_rng_state(), state)

@@ -2,14 +2,16 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
+from facepcl.images.rotations import rotation
 from facepcl.pretrain import augment as views
 from facepcl.pretrain import substeps
 from facepcl.pretrain.config import CONTRASTS, Config
 from facepcl.pretrain.dataset import Faces
-from facepcl.pretrain.label_views import label_views
+from facepcl.pretrain.label_views import LabelViews, label_views, turned_pose, upright_crops
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.sampler import label_targets
 
@@ -196,19 +198,42 @@ def test_without_landmarks_the_whole_image_is_the_face(images):
     assert found.turned.abs().max() < 30  # jitter alone
 
 
-def test_a_mirror_negates_yaw_and_roll_and_a_turned_crop_adds_to_roll():
+def test_a_mirror_negates_yaw_and_roll():
+    pose = torch.tensor([[20.0, 10.0, 5.0]])
     faces = Faces(
         images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         names=["a"],
         landmarks=torch.zeros(1, 5, 2),
-        pose=torch.tensor([[20.0, 10.0, 5.0]]),
+        pose=pose.clone(),
         au=torch.zeros(1, 1),
         expression=torch.tensor([-1]),
         identity=torch.tensor([0]),
     )
-    from facepcl.pretrain.label_views import LabelViews
+    views = LabelViews(torch.zeros(2, 3, 8, 8), torch.tensor([False, True]), torch.zeros(2))
+    found = label_targets(faces, torch.tensor([0, 0]), views)["pose"]
+    torch.testing.assert_close(found, torch.tensor([[20.0, 10.0, 5.0], [-20.0, 10.0, -5.0]]))
+    assert torch.equal(faces.pose, pose)
 
-    rows = torch.tensor([0, 0])
-    seen = LabelViews(torch.zeros(2, 3, 8, 8), torch.tensor([False, True]), torch.tensor([3.0, 3.0]))
-    assert label_targets(faces, rows, seen)["pose"].tolist() == [[20, 10, 8], [-20, 10, -8]]
-    assert faces.pose.tolist() == [[20, 10, 5]]
+
+def test_the_pose_in_a_turned_image_puts_the_points_of_the_head_where_they_are_in_it():
+    rng = np.random.default_rng(0)
+    pose, turns, points = rng.uniform(-60, 60, (9, 3)), rng.uniform(-40, 40, 9), rng.normal(size=(7, 3))
+    found = turned_pose(torch.from_numpy(pose), torch.from_numpy(turns)).numpy()
+    for before, after, degrees in zip(pose, found, np.radians(turns), strict=True):
+        x, y, _ = rotation(before)[0] @ points.T
+        seen = x * np.cos(degrees) + y * np.sin(degrees), y * np.cos(degrees) - x * np.sin(degrees)
+        np.testing.assert_allclose(rotation(after)[0, :2] @ points.T, seen, atol=1e-9)
+
+
+def test_where_an_angle_is_unknown_a_turn_adds_to_roll():
+    pose = torch.tensor([[20.0, float("nan"), 5.0], [20.0, 10.0, float("nan")]])
+    found = turned_pose(pose, torch.tensor([3.0, 3.0]))
+    assert found[0, [0, 2]].tolist() == [20, 8]
+    assert found[1, :2].tolist() == [20, 10]
+
+
+def test_a_face_without_landmarks_is_probed_as_it_is():
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    unknown = upright_crops(images, torch.full((2, 5, 2), float("nan")))
+    assert torch.equal(unknown.images, images)
+    assert not unknown.turned.any()

@@ -18,9 +18,9 @@ from facepcl.embedding.encoder import IDENTITY, MODEL
 from facepcl.errors import OptionError
 from facepcl.images.cropper import FaceCutter
 from facepcl.images.face import ANGLES, Face, face_columns
+from facepcl.images.rotations import angles, rotation
 from facepcl.models import Branches
 from facepcl.models.heads import Heads, HeadSpec
-from facepcl.probes.rotations import angles, rotation
 
 TIME = "time"  # of a frame, in seconds
 POSE, UNITS = "pose", "AU"  # a head, and what the names of action units begin with

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from facepcl.analysis.tracks import TRACK
 from facepcl.data.workers import Prepared
 from facepcl.images.face import ANGLES, Face
+from facepcl.images.rotations import rotation
 from facepcl.images.transform import Transform
-from facepcl.probes.rotations import rotation
 
 # The axes of the head: to the person's left, up, and along the nose; the nose last, over the others.
 AXES = ("#e5484d", "#30a46c", "#3b82f6")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
+from facepcl.models.factory import is_timms
 from facepcl.models.io import (
     BRANCHES_FILE,
     DECODER_FILE,
@@ -111,10 +112,11 @@ def _body(
 ) -> str:
     cfg = config["pretrained_cfg"]
     size, values = cfg["input_size"][-1], _values(cfg)
-    stock = architecture in STOCK_NAMES
+    stock = architecture in STOCK_NAMES or is_timms(architecture)
     branches = (folder / BRANCHES_FILE).is_file() if stock else config["model_args"].get("branches", True)
     codes = "shared, face and pose code" if branches else "shared code"
-    kind = "pose-disentangled contrastive learning" if cfg.get("paper_ids") else "a third-party backbone"
+    kind = "a backbone" if is_timms(architecture) else "a third-party backbone"
+    kind = "pose-disentangled contrastive learning" if cfg.get("paper_ids") else kind
     details = [
         f"Input: an upright square around one face, RGB, {size} px, {values}.",
         f"Licence of the weights: {license or 'none is known; ask whoever made them'}.",

@@ -96,11 +96,12 @@ def _for_any_size(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def check_input(model: Any, name: str, images: torch.Tensor) -> None:
-    """Raises OptionError if the trunk of `model` does not accept `images` `[B, 3, H, W]`."""
+def check_input(model: Any, name: str, images: torch.Tensor) -> torch.Tensor:
+    """The features of `images` `[B, 3, H, W]`. Raises OptionError if the trunk of `model` does not accept
+    them."""
     training = model.training
     try:
-        model.eval().forward_features(images)
+        return model.eval().forward_features(images)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError) as error:
@@ -116,12 +117,14 @@ def _check_map(model: BranchedModel) -> None:
     name, training = model.pretrained_cfg["architecture"], model.training
     try:
         with torch.no_grad():
-            model.eval().forward_branches(torch.zeros(1, *model.pretrained_cfg["input_size"]))
+            maps = model.eval().forward_branches(torch.zeros(1, *model.pretrained_cfg["input_size"])).shared
     except OptionError:
         raise
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:  # features that are no tensor
         raise OptionError(f"{name} has no feature map for branches ({first_cause(error)})") from error
     finally:
         model.train(training)
+    if maps.shape[2] == 1:
+        raise OptionError(f"{name} has no feature map for branches, but one token: {list(maps.shape)}")
     if not model.feature_info:
         raise OptionError(f"{name} does not say how far its feature map is reduced")

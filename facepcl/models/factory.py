@@ -212,7 +212,7 @@ def _create_from_folder(
     cfg = _cfg_of(config, architecture)
     arguments = config.get("model_args", {})
     if is_timms(architecture):
-        if branches is not False:
+        if branches or (branches is None and own.get("branches")):
             return load_branched(folder, cfg, arguments, options, pretrained)
         return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
     shapes = read_shapes(folder / WEIGHTS_FILE)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from torch import nn
 
 from facepcl.errors import MissingPath, WeightsError
 from facepcl.models import PclResNet
-from facepcl.models.branched import BranchedModel
+from facepcl.models.branched import BranchedModel, check_input
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, describe_heads
 from facepcl.models.model_args import record_model_args
@@ -147,8 +146,9 @@ def save_encoder(
 
 def size_cfg(model: Any, size: int) -> dict[str, tuple[int, ...]]:
     """timm's description of images of `size` pixels and of the last map that `model` makes of them."""
-    side = math.ceil(size / model.feature_info[-1]["reduction"])
-    return {"input_size": (3, size, size), "pool_size": (side, side)}
+    images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    maps = check_input(model, model.pretrained_cfg["architecture"], images)
+    return {"input_size": (3, size, size), "pool_size": tuple(maps.shape[2:])}
 
 
 def _stock_trunk(model: Any, arguments: Mapping[str, Any]) -> nn.Module:

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from facepcl.errors import FacepclError, OptionError
 from facepcl.models.branches import full_precision
@@ -76,9 +78,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def is_first() -> bool:
     """Whether this process writes the run's files."""
-    return world_size() == 1 or dist.get_rank() == 0
+    return rank() == 0
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -154,10 +161,12 @@ def all_reduce_gradients(network: nn.Module) -> None:
 @contextmanager
 def sync_batch_norms(network: nn.Module) -> Iterator[None]:
     """Compute the statistics of every batch norm of `network` over the whole batch within this context."""
-    norms = [layer for layer in network.modules() if type(layer) in SYNCED and world_size() > 1]
+    layers = network.modules() if world_size() > 1 else ()
+    norms: list[nn.Module] = [layer for layer in layers if isinstance(layer, _BatchNorm)]
     classes = [type(layer) for layer in norms]
-    for layer in norms:
-        layer.__class__ = SYNCED[type(layer)]
+    synced = [_synced(kind) for kind in classes]
+    for layer, kind in zip(norms, synced, strict=True):
+        layer.__class__ = kind
     try:
         yield
     finally:
@@ -197,7 +206,7 @@ class _AllReduce(torch.autograd.Function):
         return _AllReduce.apply(gradient)
 
 
-class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+class _SyncBatchNorm(_BatchNorm):
     """Batch norm over the rows of all processes; torch's SyncBatchNorm does not run on the CPU."""
 
     momentum: float
@@ -223,18 +232,31 @@ class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             normal = centred * (variance + self.eps).rsqrt().view(shape)
             if self.affine:
                 normal = normal * self.weight.view(shape) + self.bias.view(shape)
-            return normal.to(x.dtype)
+            return self._activated(normal.to(x.dtype))
+
+    def _activated(self, normal: torch.Tensor) -> torch.Tensor:
+        return normal
 
 
-class _SyncBatchNorm1d(_SyncBatchNorm, nn.BatchNorm1d):
-    pass
+class _SyncBatchNormAct(_SyncBatchNorm):
+    """timm's batch norm with an activation behind it."""
+
+    act: nn.Module
+    drop: nn.Module
+
+    def _activated(self, normal: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(normal))
 
 
-class _SyncBatchNorm2d(_SyncBatchNorm, nn.BatchNorm2d):
-    pass
-
-
-SYNCED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: _SyncBatchNorm1d,
-    nn.BatchNorm2d: _SyncBatchNorm2d,
-}
+def _synced(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of batch norms of this `kind` over the rows of all processes."""
+    if issubclass(kind, nn.SyncBatchNorm):
+        return kind
+    if kind.forward is _BatchNorm.forward:
+        return type(kind.__name__, (_SyncBatchNorm, kind), {})
+    if kind.forward is BatchNormAct2d.forward:
+        return type(kind.__name__, (_SyncBatchNormAct, kind), {})
+    raise OptionError(
+        f"this model has batch norms of timm's class {kind.__name__}, which know the images of one process "
+        "only; train it with one process"
+    )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from facepcl.images.geometry import HALF_SIDE
+from facepcl.images.rotations import angles, rotation
 from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.rng import WHOLE, noise
 
@@ -90,8 +91,8 @@ def strong_probability(views: str, done: float, started: bool) -> float:
 
 
 class LabelViews(NamedTuple):
-    """Views `[b, 3, S, S]` in [0, 1]; whether each of the whole batch is mirrored `[B]`; and the clockwise
-    rotation of its crop in degrees `[B]`, which adds to its roll before the mirror."""
+    """Views `[b, 3, S, S]` in [0, 1]; whether each of the whole batch is mirrored `[B]`; and the degrees by
+    which its face was turned clockwise in the image before that `[B]`."""
 
     images: torch.Tensor
     mirrored: torch.Tensor
@@ -147,14 +148,27 @@ def face_frames(landmarks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch
     return centre, distance, torch.atan2(across[:, 1], across[:, 0]).masked_fill(unknown, 0.0)
 
 
-def upright_crops(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+def upright_crops(images: torch.Tensor, landmarks: torch.Tensor) -> LabelViews:
     """Faces `[N, 3, S, S]` cropped as for embedding, without augmentation, uint8; those without landmarks
-    fill their image."""
+    are as they were."""
     size = images.shape[-1]
     centre, distance, angle = face_frames(landmarks, size)
+    known = ~landmarks.isnan().any(2).any(1)
     as_it_is = torch.zeros(len(images), dtype=torch.bool)
     crops = crop_squares(images, centre, distance * HALF_SIDE, angle, as_it_is, size)
-    return (crops * 255).round().to(torch.uint8)
+    levels = (crops * 255).round().to(torch.uint8)
+    return LabelViews(torch.where(known[:, None, None, None], levels, images), as_it_is, -angle.rad2deg())
+
+
+def turned_pose(pose: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
+    """Yaw, pitch and roll `[B, 3]` of heads whose images were turned clockwise by `degrees` `[B]`.
+
+    Roll is the innermost of the three rotations, so the turn changes all of them; where one of them is
+    unknown (NaN), roll alone.
+    """
+    turn = F.pad(degrees[:, None], (2, 0))
+    turned = torch.from_numpy(angles(rotation(turn.numpy()) @ rotation(pose.numpy()))).to(pose.dtype)
+    return torch.where(turned.isnan().any(1, keepdim=True), pose + turn, turned)
 
 
 class _Draws:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from facepcl.errors import require
 from facepcl.utils.files import atomic, writing
@@ -35,7 +35,20 @@ def _conv_backward_flops(
     return 2 * places[0] * math.prod(places[2:]) * math.prod(weight) * sum(wanted)
 
 
-GROUPED = {torch.ops.aten.convolution_backward: _conv_backward_flops}
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(*shapes: Any, **_: Any) -> int:
+    return sdpa_backward_flop_count(*shapes[:4])
+
+
+# what torch counts wrongly, or not at all
+FLOPS = {
+    torch.ops.aten.convolution_backward: _conv_backward_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
 
 
 class Flops:
@@ -49,7 +62,7 @@ class Flops:
     def counted(self, kind: Hashable) -> Iterator[bool]:
         """Add the operations of the step inside to `total`. Yields whether it is the first of its `kind`:
         compiled code cannot be counted."""
-        counter = None if kind in self._by_kind else FlopCounterMode(display=False, custom_mapping=GROUPED)
+        counter = None if kind in self._by_kind else FlopCounterMode(display=False, custom_mapping=FLOPS)
         with counter or nullcontext():
             yield counter is not None
         if counter:

@@ -41,9 +41,10 @@ from facepcl.pretrain.checkpoints import (
 )
 from facepcl.pretrain.config import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
 from facepcl.pretrain.log import Flops, Log, tensorboard_writer
-from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.networks import NORMALISATION, Networks
 from facepcl.pretrain.online_probe import OnlineProbe
 from facepcl.pretrain.release import EMA, update_batch_norms
+from facepcl.pretrain.rng import seeded_dropout
 from facepcl.pretrain.sampler import InMemory, schedule
 from facepcl.pretrain.stream import Stream
 from facepcl.pretrain.substeps import Loss, Source, Tasks
@@ -143,14 +144,14 @@ class Training:
             group["lr"] = lr
         weights = dynamic_weights(self.history, len(self.contrasts))
         losses = []
-        for loss in self.tasks.of_step(
-            self.step, done, dict(zip(self.contrasts, weights, strict=True)), observe
-        ):
-            self.optimizer.zero_grad(set_to_none=config.gradients == "none")
-            loss.total.backward()
-            distributed.all_reduce_gradients(self.nets)
-            self.optimizer.step()
-            losses.append(loss._replace(total=loss.total.detach()))
+        tasks = self.tasks.of_step(self.step, done, dict(zip(self.contrasts, weights, strict=True)), observe)
+        with seeded_dropout(self.tasks.device, config.seed, self.step, distributed.rank()):
+            for loss in tasks:
+                self.optimizer.zero_grad(set_to_none=config.gradients == "none")
+                loss.total.backward()
+                distributed.all_reduce_gradients(self.nets)
+                self.optimizer.step()
+                losses.append(loss._replace(total=loss.total.detach()))
         self.step += 1
         if self.total is None:
             self.seconds = distributed.broadcast_object(self.seconds + time.monotonic() - start)
@@ -241,6 +242,9 @@ def _start(config: Config, progress: bool) -> Training:
     saved = distributed.broadcast_object(checkpoints(out))  # a shared file system may lag behind
     if config.init and not saved:
         nets.start_from(config.init)
+    elif saved:
+        known = [key for key in NORMALISATION if key in previous_config]  # not in runs of earlier versions
+        nets.encoder.pretrained_cfg |= {key: tuple(previous_config[key]) for key in known}
     nets.to(device).to(memory_format=torch.channels_last).train()
     if config.freeze:
         nets.encoder.eval()
@@ -278,6 +282,7 @@ def _start(config: Config, progress: bool) -> Training:
             "unfold": unfold,
             "total_steps": total,
             "views_per_step": config.views_per_step,
+            **{key: nets.encoder.pretrained_cfg[key] for key in NORMALISATION},
             **source.facts,
         }
         write_json({**asdict(config), **facts}, out / "config.json")
@@ -337,7 +342,7 @@ def _train(training: Training, progress: bool) -> None:
                 line = {**values, **metrics, **training.source.metrics}
                 if probe and (is_last or step % config.probe_steps < config.log_steps):
                     begin = time.monotonic()
-                    line |= probe(training.nets.encoder, training.next_size)
+                    line |= probe(training.nets.encoder, training.size)
                     log.leave_out(time.monotonic() - begin)
                 rates = log.write(step, step // training.epoch_length, lr, line, flops.total)
                 bar.update(0, **{name: round(value, 3) for name, value in (rates | values).items()})

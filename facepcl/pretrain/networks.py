@@ -10,16 +10,17 @@ from torch import nn
 
 from facepcl.errors import OptionError, WeightsError, first_cause
 from facepcl.images.face import ANGLES
-from facepcl.models.branched import check_input
+from facepcl.models.branched import BranchedModel, check_input
 from facepcl.models.branches import Branches, full_precision, is_branch
 from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, resize_maps
-from facepcl.models.factory import create_decoder, create_model, find_decoder
+from facepcl.models.factory import create_decoder, create_model, find_decoder, is_timms
 from facepcl.models.io import read_shapes
 from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.label_heads import LabelHead, LabelHeads, Outputs
 
 TARGET_SIZE = 64  # side in pixels of the decoder's images
 BRANCH_CHANNELS = CODE // CODE_SIDE**2
+NORMALISATION = ("mean", "std")  # keys of timm's pretrained_cfg
 
 
 class Networks(nn.Module):
@@ -60,10 +61,14 @@ class Networks(nn.Module):
     def own_size(self) -> int:
         """The side in pixels of views whose maps are not resized for decoder and heads (METHOD 8 and 11), or
         the only one that the encoder takes."""
+        size = CODE_SIDE * self.encoder.feature_info[-1]["reduction"]
         cfg = self.encoder.pretrained_cfg
-        if cfg.get("fixed_input_size"):
-            return cfg["input_size"][1]
-        return CODE_SIDE * self.encoder.feature_info[-1]["reduction"]
+        if cfg.get("fixed_input_size"):  # which many models of timm say that take other sizes as well
+            try:
+                self.check_sizes([size])
+            except OptionError:
+                return cfg["input_size"][1]
+        return size
 
     def check_sizes(self, sizes: Iterable[int]) -> None:
         """Raises OptionError if the encoder does not accept views of these sides in pixels."""
@@ -72,8 +77,8 @@ class Networks(nn.Module):
             check_input(self.encoder, name, torch.zeros(1, 3, size, size, device=device))
 
     def start_from(self, init: str) -> None:
-        """Load the encoder, and the decoder if there is one, from `init`: a name for `create_model` or a
-        `.safetensors` file.
+        """Load the encoder, how it wants images normalised, and the decoder if there is one, from `init`: a
+        name for `create_model` or a `.safetensors` file.
 
         Branches that `init` lacks keep their random initialisation. Raises OptionError if it is another
         model, and what `create_model` raises.
@@ -87,10 +92,15 @@ class Networks(nn.Module):
             source = create_model(init, True, num_classes=0)
         if (architecture := source.pretrained_cfg["architecture"]) != model:
             raise OptionError(f"--init {init} is a {architecture}, but --model is {model}")
-        missing, _ = self.encoder.load_state_dict(source.state_dict(), strict=False)
+        state = source.state_dict()
+        if isinstance(self.encoder, BranchedModel) and not isinstance(source, BranchedModel):
+            state = {f"trunk.{key}": value for key, value in state.items()}  # it was saved without branches
+        missing, _ = self.encoder.load_state_dict(state, strict=False)
         if missing := [key for key in missing if not is_branch(key)]:
             raise WeightsError(f"--init {init} has no {missing[0]}")
-        if hasattr(self, "decoder") and not is_file and find_decoder(init):
+        if not is_file:
+            self.encoder.pretrained_cfg |= {key: source.pretrained_cfg[key] for key in NORMALISATION}
+        if hasattr(self, "decoder") and not is_file and not is_timms(init) and find_decoder(init):
             self.decoder.load_state_dict(create_decoder(init).state_dict())
 
     @contextmanager
@@ -118,7 +128,7 @@ class Networks(nn.Module):
 
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
         """The maps of the trunk, `[B, C, h, w]`."""
-        self.maps = self.encoder.forward_features(images)
+        self.maps = self.encoder.forward_features(network_input(self.encoder, images))
         return self.maps
 
     def branches(self, images: torch.Tensor) -> Branches:
@@ -133,6 +143,14 @@ class Networks(nn.Module):
     def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
         """The model's own shared code `[B, D]` of the trunk's maps, from 4 x 4 as for the other two."""
         return full_precision(self.encoder.shared_code(resize_maps(maps)))
+
+
+def network_input(encoder: Any, images: torch.Tensor) -> torch.Tensor:
+    """Images `[B, 3, S, S]` in [0, 1] as the weights of `encoder` expect them."""
+    mean, std = (encoder.pretrained_cfg[key] for key in NORMALISATION)
+    if set(mean) == {0} and set(std) == {1}:
+        return images
+    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
 
 
 def to_code(maps: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,12 @@ from facepcl.errors import DataError
 from facepcl.pretrain.augment import resize, to_float
 from facepcl.pretrain.dataset import read_faces
 from facepcl.pretrain.diagnostics import codes_of
-from facepcl.pretrain.label_views import upright_crops
+from facepcl.pretrain.label_views import turned_pose, upright_crops
+from facepcl.pretrain.networks import network_input
+from facepcl.pretrain.rng import permutation
 
 MOST_FACES = 1000  # a second or two of one core
+EACH = 5  # images of a person, as long as there are other people
 FEWEST = 20  # of each half
 STRENGTH = 1e-2  # of the L2 term beside the mean square, for standardised codes divided by sqrt(D)
 BATCH = 64
@@ -30,15 +33,17 @@ class OnlineProbe:
 
     def __init__(self, sources: tuple[str, ...], source_size: int, cls: str):
         faces = read_faces(sources, source_size, labels=True, cls=cls)
-        rows = torch.arange(min(len(faces), MOST_FACES))  # copies, so that the other faces are freed
-        self._images = upright_crops(faces.images[rows], faces.landmarks[rows])
-        self._pose, self._expression = faces.pose[rows], faces.expression[rows]
-        self._people, self._classes = faces.identity[rows], len(faces.expression_names)
-        self._fits = torch.where(self._people < 0, rows, self._people) % 2 == 0
+        rows, self._fits = _choose(faces.identity)  # copies, so that the other faces are freed
+        views = upright_crops(faces.images[rows], faces.landmarks[rows])
+        self._images, self._pose = views.images, turned_pose(faces.pose[rows], views.turned)
+        self._expression, self._classes = faces.expression[rows], len(faces.expression_names)
+        self._people = faces.identity[rows]
         if min(int(self._fits.sum()), int((~self._fits).sum())) < FEWEST:
             raise DataError(
                 f"--probe-data has {len(faces)} faces; each half of its people needs at least {FEWEST}"
             )
+        if not dict(self._scores(torch.rand(len(rows), 2))):
+            raise DataError("--probe-data has too few head poses, expressions and people with two faces")
 
     def __call__(self, encoder: torch.nn.Module, size: int) -> dict[str, float]:
         """Scores on the other half, `probe_LABEL_CODE`: mean absolute errors in degrees of yaw, its absolute
@@ -54,7 +59,7 @@ class OnlineProbe:
         encoder.eval()
         try:
             batches = [
-                codes_of(encoder, encoder.forward_features(images.to(device)))  # type: ignore[operator]
+                codes_of(encoder, encoder.forward_features(network_input(encoder, images.to(device))))  # type: ignore[operator]
                 for images in to_float(resize(self._images, size)).split(BATCH)
             ]
         finally:
@@ -90,10 +95,27 @@ class OnlineProbe:
         return y @ x.T @ torch.linalg.solve(gram, targets[fit] - centre) + centre, test
 
 
+def _choose(identity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """At most MOST_FACES rows, in random order, of as many people as five images of each allow, and for which
+    of them the regressions are fitted: the rows of half of the people. Who is unknown (-1) is alone."""
+    order = permutation(len(identity), len(identity))
+    unknown = identity.max() + 1 + torch.arange(len(identity))
+    people = torch.where(identity < 0, unknown, identity)[order].unique(return_inverse=True)[1]
+    rank = permutation(int(people.max()) + 1, len(identity))[people]
+    by_person = rank.argsort(stable=True)
+    _, counts = rank.unique(return_counts=True)
+    turn = torch.empty_like(order)  # the how manieth image of its person each is
+    turn[by_person] = torch.cat([torch.arange(count) for count in counts.tolist()])
+    chosen = (turn // EACH * len(counts) + rank).argsort(stable=True)[:MOST_FACES]
+    return order[chosen], rank[chosen] % 2 == 0
+
+
 def _auc(code: torch.Tensor, people: torch.Tensor) -> float:
     """The chance that two images of one person have a higher cosine than two of different people."""
     unit = torch.nn.functional.normalize(code - code.mean(0))
     first, second = torch.triu_indices(len(unit), len(unit), 1)
     cosine, same = (unit @ unit.T)[first, second], people[first] == people[second]
     ordered = cosine[~same].sort().values
-    return float(torch.searchsorted(ordered, cosine[same].contiguous()).float().mean() / len(ordered))
+    found = cosine[same].contiguous()
+    ranks = (torch.searchsorted(ordered, found, right=right).float().mean() for right in (False, True))
+    return float(sum(ranks) / 2 / len(ordered))  # a tie counts for half

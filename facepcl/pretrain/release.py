@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from facepcl.pretrain.augment import resize, to_float
-from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.networks import Networks, network_input
 
 IMAGES, BATCH = 2048, 64  # over which the statistics are computed
 
@@ -54,7 +54,7 @@ def update_batch_norms(
     def batches() -> Iterator[torch.Tensor]:
         for block in sample(IMAGES).split(BATCH):
             if len(block) > 1:
-                yield to_float(resize(block.to(device), size))
+                yield network_input(encoder, to_float(resize(block.to(device), size)))
 
     if not is_frozen:
         update_bn(batches(), encoder.train())

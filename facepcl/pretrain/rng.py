@@ -1,6 +1,7 @@
 """Seeded random numbers that do not depend on the number of processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,15 @@ def _mixed(*numbers: int) -> int:
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The generator of all random numbers of one iteration."""
     return torch.Generator().manual_seed(_mixed(seed, step))
+
+
+@contextmanager
+def seeded_dropout(device: torch.device, *seeds: int) -> Iterator[None]:
+    """Within this context, layers of a network that drop at random, which take no generator, draw what
+    `seeds` determine."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_mixed(*seeds))
+        yield
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,7 @@ from facepcl.pretrain import distributed
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.dataset import Faces, read_faces
 from facepcl.pretrain.label_heads import IDENTITY_WIDTH, Outputs
-from facepcl.pretrain.label_views import LabelViews, upright_crops
+from facepcl.pretrain.label_views import LabelViews, turned_pose, upright_crops
 from facepcl.pretrain.rng import permutation
 
 
@@ -79,7 +79,7 @@ class InMemory:
         """At most `limit` images, evenly spaced, cropped as for the encoder: uint8 `[N, 3, S, S]`."""
         rows = slice(None, None, math.ceil(self.count / limit))
         images = self.faces.images[rows]
-        return upright_crops(images, self.faces.landmarks[rows]) if self.label_outputs else images
+        return upright_crops(images, self.faces.landmarks[rows]).images if self.label_outputs else images
 
     def close(self) -> None:
         """Stop reading."""
@@ -124,10 +124,8 @@ class LabelRows:
 
 
 def label_targets(faces: Faces, rows: torch.Tensor, views: LabelViews) -> dict[str, torch.Tensor]:
-    """The labels of `rows` as they are in their views: rotating a crop adds to roll, a mirror negates yaw and
-    roll."""
-    pose = faces.pose[rows].clone()
-    pose[:, 2] += views.turned
+    """The labels of `rows` as they are in their views; a mirror negates yaw and roll."""
+    pose = turned_pose(faces.pose[rows], views.turned)
     pose[views.mirrored] *= torch.tensor([-1.0, 1.0, -1.0])
     return {
         "pose": pose,

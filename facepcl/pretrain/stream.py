@@ -9,6 +9,7 @@ reads the lanes of its slice of the batch and no other shard, so batches do not 
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -341,7 +342,7 @@ class Stream:
             self._start()
         for path in self.listing.paths:
             items = read_whole(path, self._stopped)
-            items = items[:: max(1, len(items) // limit)]
+            items = items[:: max(1, math.ceil(len(items) / limit))]
             pieces = [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
             decoded = in_order(self._readers.submit, pieces, 2 * max(1, self._workers))
             images = [image.pixels for piece in decoded for image in piece if image.pixels is not None]

@@ -93,7 +93,8 @@ def _runs(manifest: Manifest, features: Features, seed: int) -> list[Rows]:
     runs = []
     for f in range(FOLDS):
         rest = good[fold != f]
-        val = fold_of(subjects_of(manifest, rest), round(1 / HELD_OUT), (seed, f)) == 0
+        people = subjects_of(manifest, rest)
+        val = fold_of(people, min(round(1 / HELD_OUT), int(people.max()) + 1), (seed, f)) == 0
         runs.append(Rows(rest[~val], rest[val], good[fold == f]))
     return runs
 

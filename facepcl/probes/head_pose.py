@@ -8,12 +8,12 @@ from torch import nn
 
 from facepcl.errors import DataError
 from facepcl.images.face import ANGLES
+from facepcl.images.rotations import from_pose_para, geodesic, rotation, to_pose_para
 from facepcl.probes import common, metrics
 from facepcl.probes.charts import Bars, Faces, Map, Scatter
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Result
-from facepcl.probes.rotations import from_pose_para, geodesic, rotation, to_pose_para
 
 YAW_FIRST = [1, 0, 2]  # published angles come as pitch, yaw, roll
 BANDS = (0, 15, 30, 45, 60, 99)  # degrees of yaw to either side

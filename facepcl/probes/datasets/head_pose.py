@@ -12,11 +12,11 @@ from facepcl.data.labels import five_points
 from facepcl.data.sources import Item
 from facepcl.errors import DataError, require
 from facepcl.images.geometry import Square, square_around
+from facepcl.images.rotations import from_camera, from_pose_para
 from facepcl.probes.datasets.common import Layout, existing, fields, images_below, keep, of_files, to_number
 from facepcl.probes.datasets.csv_files import csv_layout
 from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import TEST, TRAIN, Labelled, Manifest
-from facepcl.probes.rotations import from_camera, from_pose_para
 
 MAX_ANGLE = 99.0  # degrees: the fits are wrong beyond it; every published table leaves such samples out
 _HEAD = 110.0  # millimetres: half the side of BIWI's square
