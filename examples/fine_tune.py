@@ -26,6 +26,9 @@ def main() -> None:
 
     folder = ImageFolder(args.faces)
     classes = folder.classes
+    print("classes:", ", ".join(classes))
+    if splits := {"train", "val", "test"} & set(classes):
+        sys.exit(f"{args.faces} has a folder {min(splits)}, which is no class; give that folder")
     if min(len(folder), len(classes)) < 2:
         sys.exit(f"{args.faces}: {len(folder)} faces of {len(classes)} classes; two of each are the least")
     model = facepcl.create_model(
@@ -64,5 +67,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (facepcl.FacepclError, FileNotFoundError) as error:
+    except (facepcl.FacepclError, OSError) as error:
         sys.exit(str(error))

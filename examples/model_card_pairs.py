@@ -97,7 +97,7 @@ def _scores(manifest: Manifest, codes: np.ndarray) -> dict[str, Any]:
 def pairs_table(scores: Sequence[dict[str, Any]]) -> str:
     """How well each code tells people apart."""
     head = ["features", "code", "AUC, folds 0-4 %", "AUC, folds 5-9 %", "accuracy, folds 5-9 %"]
-    head += [f"accepted at FAR {rate:g} %" for rate in SHOWN_RATES]
+    head += [f"accepted %, FAR {rate:g}" for rate in SHOWN_RATES]
     rows = []
     for s in scores:
         numbers = [*s["auc"], s["accuracy"], *(s["thresholds"][f"{rate:g}"][1] for rate in SHOWN_RATES)]

@@ -270,7 +270,14 @@ def test_two_people_who_pass_each_other_keep_their_numbers():
 def test_at_a_cut_another_face_at_the_same_place_gets_a_new_number():
     tracker = Tracker()
     assert tracker(0.0, at(0), ANNA[None]) == [0]
-    assert tracker(0.2, at(0), -ANNA[None]) == [1]
+    stranger = 0.3 * ANNA + 0.95 * BERT
+    assert tracker(0.2, at(0), stranger[None]) == [1]
+
+
+def test_a_face_that_changes_slowly_keeps_its_number():
+    tracker = Tracker()
+    for step, angle in enumerate(np.linspace(0, 1.6, 9)):
+        assert tracker(0.2 * step, at(0), (np.cos(angle) * ANNA + np.sin(angle) * BERT)[None]) == [0]
 
 
 def test_a_person_who_comes_back_has_the_number_from_before():

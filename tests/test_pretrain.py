@@ -343,9 +343,14 @@ def test_broken_images_are_counted_in_the_log_and_in_the_last_line(config, faces
 def test_the_call_that_the_last_line_prints_gives_the_trained_encoder(config, capsys):
     assert main(["pretrain", *config.data, "--out", config.out, *as_options(ONE_STEP)]) == 0
     call = capsys.readouterr().out.rstrip().partition("load it with ")[2]
-    model = eval(call, {"timm": timm})
+    model = eval(call, {"facepcl": facepcl})
     trained = load_tensors(f"{config.out}/encoder/model.safetensors")
     assert torch.equal(model.state_dict()["conv1.0.weight"], trained["conv1.0.weight"])
+
+
+def test_a_run_inside_its_data_is_refused(config):
+    with pytest.raises(OptionError, match=r"is inside .*, where the pictures of the run would be taken"):
+        run(replace(config, out=f"{config.data[0]}/run"))
 
 
 def test_labels_are_asked_of_data_without(config, tmp_path, faces_folder):

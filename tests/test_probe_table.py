@@ -83,8 +83,8 @@ def cells(tmp_path):
             {
                 "accuracy %": "70.1 ± 1.3 (68.0-72.0)",
                 "AUC": "0.771",
-                "TAR at FAR 1e-2 %": "10.0",
-                "TAR at FAR 1e-3 %": "2.0",
+                "TAR at FAR 0.01, %": "10.0",
+                "TAR at FAR 0.001, %": "2.0",
                 "centred accuracy %": "72.0",
             },
         ),

@@ -316,6 +316,11 @@ def test_the_most_prominent_face_of_a_photo_is_searched_for(photos, detector, ca
     assert "the most prominent face of each is compared" in caplog.text
 
 
+def test_a_detector_for_a_table_of_crops_says_how_to_search_with_photos(table):
+    with pytest.raises(OptionError, match=r"made of face crops, .* add --no-crops \(crops=False\)"):
+        facepcl.search(FACES[0], table, detector="yunet.onnx")
+
+
 def test_a_photo_is_searched_for_in_a_table_of_crops(table, photos, detector, caplog):
     photo = photos / "photo0.jpg"
     [as_photo] = facepcl.search(photo, table, crops=False, detector=detector)

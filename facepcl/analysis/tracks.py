@@ -12,9 +12,10 @@ from facepcl.embedding.embeddings import Embeddings
 TRACK = "track"
 GAP = 1.0  # seconds after which a face is looked for by identity alone
 OVERLAP = 0.3  # intersection over union of the boxes of one face in frames that follow each other
-# Cosines of identity: enough by itself, which one in a hundred pairs of strangers reaches (MODEL_CARD.md,
-# "Similarity of identities"), and too low for any overlap.
-SAME, DIFFERENT = 0.65, 0.0
+# Cosines of identity (MODEL_CARD.md, "Similarity of identities"): enough by itself, which one in a hundred
+# pairs of strangers reaches, and enough where the boxes overlap, which one in ten reaches. A face in frames
+# that follow each other has 0.9; after a cut another face may be at the same place.
+SAME, SIMILAR = 0.65, 0.43
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Track:
     number: int
     time: float
     box: np.ndarray
+    last: np.ndarray
     identity: np.ndarray
 
 
@@ -46,10 +48,11 @@ class Tracker:
         for face, (box, identity) in enumerate(zip(boxes, identities, strict=True)):
             if face not in numbers:
                 numbers[face] = len(self.tracks)
-                self.tracks.append(Track(len(self.tracks), time, box, identity))
+                self.tracks.append(Track(len(self.tracks), time, box, identity, identity))
             else:
                 track = self.tracks[numbers[face]]
-                track.time, track.box, track.identity = time, box, track.identity + identity
+                track.time, track.box, track.last = time, box, identity
+                track.identity = track.identity + identity
         return [numbers[face] for face in range(len(boxes))]
 
     def _fits(
@@ -61,7 +64,8 @@ class Tracker:
             for face, (box, identity) in enumerate(zip(boxes, identities, strict=True)):
                 cosine = float(mean @ identity)
                 overlap = overlap_of(track.box, box) if time - track.time <= GAP else 0.0
-                if cosine >= SAME or (overlap >= OVERLAP and cosine >= DIFFERENT):
+                nearest = max(cosine, float(track.last @ identity))
+                if cosine >= SAME or (overlap >= OVERLAP and nearest >= SIMILAR):
                     yield overlap + cosine, face, track.number
 
 

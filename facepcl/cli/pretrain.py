@@ -76,6 +76,6 @@ def run(args: argparse.Namespace) -> int:
     if is_first():
         skipped = _skipped(encoder.parent)
         broken = f"{skipped} broken images were skipped; " if skipped else ""
-        call = f'timm.create_model("local-dir:{encoder}", pretrained=True)'
+        call = f'facepcl.create_model("local-dir:{encoder}", pretrained=True)'
         print(f"{broken}wrote {encoder}; load it with {call}")
     return 0

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from facepcl.data.sources import items_named, printable, shard_of
+from facepcl.data.video import time_of, video_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings, similarity, unit
 from facepcl.embedding.encoder import IDENTITY
@@ -237,7 +238,9 @@ def paste(sheet: Image.Image, pixels: np.ndarray, at: tuple[int, int], size: int
 
 
 def stem(path: str) -> str:
-    """The name of a file without its ending."""
+    """The name of a file without its ending, or of a video with the time of a frame."""
+    if video := video_of(path):
+        return f"{Path(video).name}, {time_of(path):.4g} s"
     return Path(path).name.rpartition(".")[0] or Path(path).name
 
 

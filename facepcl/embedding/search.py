@@ -209,6 +209,11 @@ def _load_embedder(
             f"{name} does not name the weights that made it (a {meta.get('model')}); name them with "
             "--model hf-hub:ORG/NAME or --model local-dir:FOLDER (model=)"
         )
+    if detector is not None and not align:
+        raise OptionError(
+            f"{name} was made of face crops, and so are queries: add --no-crops (crops=False) to find the "
+            "face in a photo, or leave out --detector"
+        )
     sides = ((meta.get("preprocessing") or {}).get("input_size") or (3, 0, 0))[1:]
     try:
         embedder = FaceEmbedder(

@@ -87,6 +87,11 @@ def create_model(
         return _create_from_folder(folder, True, branches is not False, timm_options)
     if isinstance(pretrained, (str, Path)):
         overlay = _overlay(Path(pretrained)) | (timm_options.pop("pretrained_cfg_overlay", None) or {})
+        classes, wanted = overlay["num_classes"], timm_options.get("num_classes")
+        if classes and wanted and classes != wanted:
+            _logger.warning(
+                "%s has a classifier for %d classes; that for %d is random", pretrained, classes, wanted
+            )
         timm_options["pretrained_cfg_overlay"] = overlay
     return timm.create_model(
         name, pretrained=bool(pretrained), branches=branches is not False, **timm_options

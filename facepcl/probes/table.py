@@ -56,8 +56,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
     "verification": (
         Figure("accuracy", "accuracy", "%", 1),
         Figure("auc", "AUC"),
-        Figure("tar_at_far_1e-2", "TAR at FAR 1e-2", "%", 1),
-        Figure("tar_at_far_1e-3", "TAR at FAR 1e-3", "%", 1),
+        Figure("tar_at_far_1e-2", "TAR at FAR 0.01,", "%", 1),
+        Figure("tar_at_far_1e-3", "TAR at FAR 0.001,", "%", 1),
         Figure("centred_accuracy", "centred accuracy", "%", 1),
     ),
     "action-units": (Figure("f1", "mean F1", "%", 1), Figure("auc", "AUC"), Figure("icc", "ICC")),
