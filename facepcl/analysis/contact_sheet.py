@@ -32,7 +32,7 @@ def draw_sheet(
     sheet = Image.new("RGB", (GAP + columns * (SIDE + GAP), HEAD + sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
     count = sum(error is None for error in table.errors)
-    pen.text((GAP, 8), f"{len(photos)} of the photos, with {count:,} faces", "black", _font(20))
+    pen.text((GAP, 8), f"{count:,} faces in all, {len(photos)} photos shown", "black", _font(20))
     _draw_legend(pen, GAP, 38)
     top = HEAD
     for row, height in zip(rows, heights, strict=True):

@@ -330,8 +330,8 @@ def create_heads(name: str) -> Heads:
     if heads := find_heads(name):
         return heads
     raise WeightsError(
-        f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze trains "
-        "them"
+        f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze "
+        "--out RUN trains them on labelled faces"
     )
 
 
