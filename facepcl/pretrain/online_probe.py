@@ -43,7 +43,10 @@ class OnlineProbe:
                 f"--probe-data has {len(faces)} faces; each half of its people needs at least {FEWEST}"
             )
         if not dict(self._scores(torch.rand(len(rows), 2))):
-            raise DataError("--probe-data has too few head poses, expressions and people with two faces")
+            raise DataError(
+                "--probe-data has too few head poses, expressions and people with two faces: its images need "
+                "labels, such as NAME.json beside NAME.jpg"
+            )
 
     def __call__(self, encoder: torch.nn.Module, size: int) -> dict[str, float]:
         """Scores on the other half, `probe_LABEL_CODE`: mean absolute errors in degrees of yaw, its absolute
