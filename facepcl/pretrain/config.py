@@ -209,12 +209,6 @@ class Config:
                 raise OptionError(unknown(name, value, choices))
             if isinstance(value, (int, float)) and not minimum <= value <= MAXIMUM:
                 raise OptionError(f"{name} must be between {minimum} and {MAXIMUM:g}, not {value}")
-        for data in map(Path, self.data):
-            if data.is_dir() and Path(self.out).resolve().is_relative_to(data.resolve()):
-                raise OptionError(
-                    f"--out {self.out} is inside {data}, where the pictures of the run would be taken for "
-                    "faces; choose another folder"
-                )
         if 0 < self.size < 32:
             raise OptionError(f"--size must be at least 32, or 0 for the model's default, not {self.size}")
         if read_schedule(self.resolution_schedule) and self.size:
