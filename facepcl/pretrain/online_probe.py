@@ -42,7 +42,7 @@ class OnlineProbe:
             raise DataError(
                 f"--probe-data has {len(faces)} faces; each half of its people needs at least {FEWEST}"
             )
-        if not dict(self._scores(torch.rand(len(rows), 2))):
+        if not dict(self._scores(torch.arange(2.0 * len(rows)).view(-1, 2))):
             raise DataError(
                 "--probe-data has too few head poses, expressions and people with two faces: its images need "
                 "labels, such as NAME.json beside NAME.jpg"
@@ -107,7 +107,7 @@ def _choose(identity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rank = permutation(int(people.max()) + 1, len(identity))[people]
     by_person = rank.argsort(stable=True)
     _, counts = rank.unique(return_counts=True)
-    turn = torch.empty_like(order)  # the how manieth image of its person each is
+    turn = torch.empty_like(order)  # the place of each among the images of its person
     turn[by_person] = torch.cat([torch.arange(count) for count in counts.tolist()])
     chosen = (turn // EACH * len(counts) + rank).argsort(stable=True)[:MOST_FACES]
     return order[chosen], rank[chosen] % 2 == 0
