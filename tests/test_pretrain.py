@@ -349,7 +349,7 @@ def test_the_call_that_the_last_line_prints_gives_the_trained_encoder(config, ca
 
 
 def test_a_run_inside_its_data_is_refused(config):
-    with pytest.raises(OptionError, match=r"is inside .*, where the pictures of the run would be taken"):
+    with pytest.raises(OptionError, match=r"run is inside .*, so its pictures would be read as images"):
         run(replace(config, out=f"{config.data[0]}/run"))
 
 

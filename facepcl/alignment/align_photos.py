@@ -33,6 +33,7 @@ from facepcl.utils.files import (
     atomic,
     beside,
     check_folder,
+    check_outside,
     remove_temporaries,
     sha256_file,
     writing,
@@ -171,12 +172,7 @@ def _check_options(
         check_no_source(sheet, sources)
         check_sheet(sheet)
     folder = job.out
-    real = Path(os.path.realpath(folder))
-    for source in sources:
-        if os.path.isdir(source) and real.is_relative_to(os.path.realpath(source)):
-            raise OptionError(
-                f"{folder} is inside {source}, so its crops would be read as photos; choose another"
-            )
+    check_outside(folder, sources)
     check_folder(folder)
     if os.path.exists(folder / EARLIER_PARTIAL):
         raise OptionError(

@@ -14,7 +14,7 @@ GAP = 1.0  # seconds after which a face is looked for by identity alone
 OVERLAP = 0.3  # intersection over union of the boxes of one face in frames that follow each other
 # Cosines of identity (MODEL_CARD.md, "Similarity of identities"): enough by itself, which one in a hundred
 # pairs of strangers reaches, and enough where the boxes overlap, which one in ten reaches: after a cut,
-# another face may be at the same place. One face in successive frames has about 0.9.
+# another face may be at the same place.
 SAME, SIMILAR = 0.65, 0.43
 
 

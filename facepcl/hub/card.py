@@ -115,8 +115,10 @@ def _body(
     stock = architecture in STOCK_NAMES or is_timms(architecture)
     branches = (folder / BRANCHES_FILE).is_file() if stock else config["model_args"].get("branches", True)
     codes = "shared, face and pose code" if branches else "shared code"
-    kind = "a backbone" if is_timms(architecture) else "a third-party backbone"
-    kind = "pose-disentangled contrastive learning" if cfg.get("paper_ids") else kind
+    if cfg.get("paper_ids"):
+        kind = "pose-disentangled contrastive learning"
+    else:
+        kind = "a backbone" if is_timms(architecture) else "a third-party backbone"
     details = [
         f"Input: an upright square around one face, RGB, {size} px, {values}.",
         f"Licence of the weights: {license or 'none is known; ask whoever made them'}.",

@@ -58,7 +58,7 @@ def architecture_of(config: dict[str, Any], where: str | Path) -> str:
     known = isinstance(architecture, str) and timm.is_model(architecture)
     if known:
         check_stock(where, config)  # timm makes the network next
-        if config.get("facepcl", {}).get("branches", "") in (BRANCHES_FILE, None):
+        if config.get("facepcl", {}).get("branches", "") in (BRANCHES_FILE, None):  # None: trained without
             return architecture
     hint = "; use timm.create_model" if known else ""
     raise (OfTimm if known else WeightsError)(

@@ -222,8 +222,8 @@ def _crop(
     """
     x = ((torch.arange(2 * size) + 0.5) / size - 1).to(images.device)
     centre, axes = centre * (2 / images.shape[-1]) - 1, axes * (2 / images.shape[-1])
-    # rows of the homography that maps (x, y, 1); their planes are sums of a row and a column, 10 times as
-    # fast as a product with each pixel
+    # rows of the homography that maps (x, y, 1); their planes are sums of a row and a column, which is faster
+    # than a product with each pixel
     rows = torch.cat([axes + centre[:, :, None] * perspective[:, None], perspective[:, None]], 1)
     across, down = rows.to(images.device)[..., None, None].unbind(2)
     at = F.pad(centre, (0, 1), value=1.0).to(images.device)[..., None, None]

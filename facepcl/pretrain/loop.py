@@ -50,7 +50,7 @@ from facepcl.pretrain.stream import Stream
 from facepcl.pretrain.substeps import Loss, Source, Tasks
 from facepcl.pretrain.unfolded import unfolded_convs, unfolding_pays
 from facepcl.utils.device import find_device, matmul_peak, training_dtype
-from facepcl.utils.files import alone
+from facepcl.utils.files import alone, check_outside
 from facepcl.utils.progress import Progress
 from facepcl.utils.signals import Stopped, until_interrupted
 from facepcl.utils.torch_state import default_torch_state
@@ -213,7 +213,7 @@ def run(config: Config, progress: bool = False) -> Path:
     distributed.check_batches(config.batches)
     out = Path(config.out)
     check_writable(out)
-    _check_outside(out, config.data)
+    check_outside(out, config.data)
     if config.tensorboard:
         require("tensorboard", "tensorboard")
     refusal = f"--out {out}: another process is training there; give another --out"
@@ -225,15 +225,6 @@ def run(config: Config, progress: bool = False) -> Path:
             if distributed.is_first():
                 training.release()
         return distributed.broadcast_object(out / "encoder")
-
-
-def _check_outside(out: Path, data: Sequence[str]) -> None:
-    for folder in map(Path, data):
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise OptionError(
-                f"--out {out} is inside {folder}, where the pictures of the run would be taken for faces; "
-                "choose another folder"
-            )
 
 
 def _start(config: Config, progress: bool) -> Training:

@@ -101,16 +101,19 @@ class OnlineProbe:
 def _choose(identity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """At most MOST_FACES rows, in random order, of as many people as five images of each allow, and for which
     of them the regressions are fitted: the rows of half of the people. Who is unknown (-1) is alone."""
-    order = permutation(len(identity), len(identity))
-    unknown = identity.max() + 1 + torch.arange(len(identity))
-    people = torch.where(identity < 0, unknown, identity)[order].unique(return_inverse=True)[1]
-    rank = permutation(int(people.max()) + 1, len(identity))[people]
-    by_person = rank.argsort(stable=True)
-    _, counts = rank.unique(return_counts=True)
-    turn = torch.empty_like(order)  # the place of each among the images of its person
-    turn[by_person] = torch.cat([torch.arange(count) for count in counts.tolist()])
-    chosen = (turn // EACH * len(counts) + rank).argsort(stable=True)[:MOST_FACES]
-    return order[chosen], rank[chosen] % 2 == 0
+    people: dict[int, list[int]] = {}
+    named = identity.tolist()
+    for row in permutation(len(named), len(named)).tolist():
+        people.setdefault(named[row] if named[row] >= 0 else -1 - row, []).append(row)
+    starts = range(0, max(map(len, people.values())), EACH)
+    chosen = [
+        (row, number % 2 == 0)
+        for start in starts
+        for number, rows in enumerate(people.values())
+        for row in rows[start : start + EACH]
+    ]
+    rows, fits = zip(*chosen[:MOST_FACES], strict=True)
+    return torch.tensor(rows), torch.tensor(fits)
 
 
 def _auc(code: torch.Tensor, people: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,17 @@ def check_file(path: Path) -> None:
             raise MissingPath(f"{path.absolute().parent}: there is no such folder to write to")
         with _temporary(path) as temporary:
             temporary.touch()
+
+
+def check_outside(folder: str | Path, sources: Sequence[str]) -> None:
+    """Raise OptionError if the output `folder` is in a folder of the `sources`, where its pictures would be
+    read as images."""
+    real = Path(os.path.realpath(folder))
+    for source in sources:
+        if os.path.isdir(source) and real.is_relative_to(os.path.realpath(source)):
+            raise OptionError(
+                f"{folder} is inside {source}, so its pictures would be read as images; choose another"
+            )
 
 
 def check_folder(folder: Path) -> None:
