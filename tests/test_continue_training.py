@@ -72,22 +72,22 @@ def test_the_next_run_sees_people_that_no_recorded_run_has_seen(runs, tmp_path):
     done = tmp_path / "done"
     done.mkdir()
     config = {"views_per_step": 128, "minutes": 90.0, "init": "pcl_facecycle", "data": ["a"], "out": "b"}
-    config["model"] = "pcl_facecycle"
+    config |= {"model": "pcl_facecycle", "method": "labels"}
     model = facepcl.create_model("pcl_facecycle")
     heads = Heads({"pose": HeadSpec("pose", 2, "none", ("yaw", "pitch", "roll"))}, {"pose": 512})
     save_encoder(model, done / "encoder", heads=heads)
     (done / "config.json").write_text(json.dumps(config))
     (done / "log.jsonl").write_text('{"step": 20}\n{"step": 1000}\n')
     faces = {"version": 2, "seed": 1, "start": 100_000, "people": 500, "images": 5}
-    facts = record(done, faces)
+    facts = record("pcl_facecycle.synth_labels", done, faces)
     assert facts == {"run": "8", "started from": "pcl_facecycle", "views": "128,000", "hours": "1.5"}
     recorded = json.loads((runs / "run-8.json").read_text())
     assert (recorded["faces"], recorded["total_steps"], recorded["data"]) == (faces, 1000, ["FACES"])
     assert continue_training.next_person() == 100_500
-    kept = facepcl.create_model("pcl_facecycle", runs / "pcl_facecycle.safetensors")
+    kept = facepcl.create_model("pcl_facecycle", runs / "pcl_facecycle.synth_labels.safetensors")
     for name, value in kept.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-6)  # float16 on disk
     names = recorded["heads"]["pose"]["outputs"]
     assert names == ["yaw", "pitch", "roll"]
-    halves = load_tensors(runs / "pcl_facecycle.heads.safetensors")["pose.weight"]
+    halves = load_tensors(runs / "pcl_facecycle.synth_labels.heads.safetensors")["pose.weight"]
     torch.testing.assert_close(halves.float(), heads["pose"].weight, rtol=1e-3, atol=1e-6)

@@ -2,9 +2,9 @@
 
     python tools/bundle_weights.py pcl_facecycle.synth_labels --data "..." --command "..." --size 64
 
-takes examples/synthetic_faces/runs/MODEL.safetensors and MODEL.heads.safetensors, which
-tools/continue_training.py leaves there, and what run-N.json says of the heads; without an encoder there, the
-heads alone. The files stay as they are, so that the repository holds them once.
+takes MODEL.TAG.safetensors and MODEL.TAG.heads.safetensors from examples/synthetic_faces/runs/, where
+tools/continue_training.py leaves them, and what run-N.json says of the heads; one of the two is enough. The
+files stay as they are, so that the repository holds them once.
 """
 
 import argparse
@@ -33,26 +33,27 @@ def main() -> None:
     model, _, tag = args.name.partition(".")
     rows = {(row.model, row.tag): row for row in read_index()}
     row = rows.get((model, tag)) or Row(model, tag, "", 0, "CC0-1.0", "", "")
-    if (encoder := RUNS / f"{model}.safetensors").is_file():
-        row = replace(row, **move_encoder(encoder, f"{args.name}.safetensors"))
-    row = replace(row, heads=move_heads(RUNS / f"{model}.{HEADS_FILE}", f"{args.name}.{HEADS_FILE}"))
+    if (encoder := RUNS / f"{args.name}.safetensors").is_file():
+        row = replace(row, **move_encoder(encoder))
+    if (heads := RUNS / f"{args.name}.{HEADS_FILE}").is_file():
+        row = replace(row, heads=move_heads(heads))
     given = {"training_data": args.data, "command": args.command, "input_size": args.size}
     row = replace(row, **{name: value for name, value in given.items() if value is not None})
     write_index((rows | {(model, tag): row}).values())
     print(json.dumps(asdict(row), indent=2))
 
 
-def move_encoder(path: Path, name: str) -> dict[str, Any]:
+def move_encoder(path: Path) -> dict[str, Any]:
     """Move an encoder; what its row says of the file. Scores of other weights are dropped."""
-    target = Path(shutil.move(path, WEIGHTS / name))
-    return {"file": name, "sha256": sha256_file(target), "bytes": target.stat().st_size, "metrics": {}}
+    target = Path(shutil.move(path, WEIGHTS / path.name))
+    return {"file": path.name, "sha256": sha256_file(target), "bytes": target.stat().st_size, "metrics": {}}
 
 
-def move_heads(path: Path, name: str) -> dict[str, Any]:
+def move_heads(path: Path) -> dict[str, Any]:
     """Move heads; their description, out of the configuration of their run."""
     with safe_open(path, "pt") as file:
         number = file.metadata()["run"]
-    shutil.move(path, WEIGHTS / name)
+    shutil.move(path, WEIGHTS / path.name)
     return dict(json.loads((RUNS / f"run-{number}.json").read_text("utf-8"))["heads"])
 
 

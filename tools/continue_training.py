@@ -2,15 +2,16 @@
 
     git worktree add runs/tree HEAD
     cd runs/tree
-    python tools/continue_training.py pcl_facecycle pcl_resnet18 --data SHARED/data --out ../next
+    python tools/continue_training.py pcl_facecycle.synth_labels --data SHARED/data --out ../next
 
-renders people that no run has seen, trains each model from its newest committed encoder on one core until
-the time is up, all at once, and prints a row of examples/synthetic_faces/RUNS.md for each. A worktree keeps
-the training apart from edits. The faces are kept in OUT/faces and the runs in OUT/MODEL: after an
-interruption the same command continues. examples/synthetic_faces/runs/ gets run-N.json, the configuration,
-to be committed, and MODEL.safetensors and MODEL.heads.safetensors, encoder and heads in float16, to be
-committed if the row is better: the next run starts from there, or from the bundled weights, to which
-tools/bundle_weights.py moves them.
+renders people that no run has seen, trains each encoder from its newest committed weights on one core until
+the time is up, all at once, and prints a row of examples/synthetic_faces/RUNS.md for each. The tag says how:
+synth_labels by the labels of the faces, synth without labels, on aligned crops. A worktree keeps the training
+apart from edits. The faces are kept in OUT/faces and the runs in OUT/NAME: after an interruption the same
+command continues. examples/synthetic_faces/runs/ gets run-N.json, the configuration, to be committed, and
+NAME.safetensors and NAME.heads.safetensors, encoder and heads in float16, to be committed if the row is
+better: the next run starts from there, or from the bundled weights, to which tools/bundle_weights.py moves
+them.
 
 DATA is the folder that examples/model_card.py takes. Recipes are chosen by the development scores: expression
 by a fixed fifth of FER-2013's training faces, identity by folds 0 to 4 of LFW. The public tests are looked at
@@ -52,11 +53,13 @@ RENDER_SHARE, SCORE_MINUTES = 0.2, 12  # of the minutes, the most for rendering;
 IMAGES, SIZE, SEED = 5, 96, 2026  # of a person; in pixels
 IMAGES_PER_MINUTE = 1800  # of a core
 DEVELOPMENT_SHARE = 5  # one face in so many decides
-OPTIONS = "--method labels --preset small --source-size 96 --lr 5e-4 --batch 128 --max-yaw 60 --max-pitch 35"
-SIZES = {
-    "pcl_facecycle": "48+48+64:0.7,64",
-    "pcl_resnet18": "64+64+96:0.7,96",
-    "pcl_resnet50": "64+64+96:0.7,96",
+LABELS = "--method labels --preset small --source-size 96 --lr 5e-4 --batch 128 --max-yaw 60 --max-pitch 35"
+NO_LABELS = "--method pcl-relative --preset small --source-size 96 --lr 5e-4 --batch 64 --weight-decay 0"
+RECIPES = {
+    "pcl_facecycle.synth_labels": f"{LABELS} --resolution-schedule 48+48+64:0.7,64",
+    "pcl_resnet18.synth_labels": f"{LABELS} --resolution-schedule 64+64+96:0.7,96",
+    "pcl_resnet50.synth_labels": f"{LABELS} --resolution-schedule 64+64+96:0.7,96",
+    "pcl_facecycle.synth": f"{NO_LABELS} --resolution-schedule 48+48+64:0.7,64",
 }
 
 
@@ -110,7 +113,7 @@ class IdentityEncoder(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(SIZES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RECIPES))
     parser.add_argument("--data", type=Path, required=True, help="test faces, and real/ for measuring")
     parser.add_argument("--out", type=Path, required=True, help="folder for faces, runs and features")
     parser.add_argument("--minutes", type=float, default=120, help="for all of it (default: 120)")
@@ -123,21 +126,23 @@ def main() -> None:
     prepare(args.data, work)
     for encoder in args.score:
         print_row(encoder, scores(encoder, args.data, work, () if args.development else REPORT))
-    if not args.models:
+    if not args.names:
         return
-    if unknown := set(args.models) - set(SIZES):
-        parser.error(f"no recipe for {', '.join(sorted(unknown))}; choose {', '.join(SIZES)}")
+    if unknown := set(args.names) - set(RECIPES):
+        parser.error(f"no recipe for {', '.join(sorted(unknown))}; choose {', '.join(RECIPES)}")
     end = time.monotonic() + 60 * args.minutes
-    most = int(RENDER_SHARE * args.minutes * IMAGES_PER_MINUTE * len(args.models) / IMAGES)
-    faces = render(args.out / "faces", args.people or most, workers=len(args.models))
-    left = (end - time.monotonic()) / 60 - SCORE_MINUTES * len(args.models)
-    runs = {model: start(model, args.out, left) for model in args.models}
-    for model, process in runs.items():
+    most = int(RENDER_SHARE * args.minutes * IMAGES_PER_MINUTE * len(args.names) / IMAGES)
+    faces = render(args.out / "faces", args.people or most, workers=len(args.names))
+    if any(NO_LABELS in RECIPES[name] for name in args.names):
+        align(args.out / "faces", args.out / "crops")
+    left = (end - time.monotonic()) / 60 - SCORE_MINUTES * len(args.names)
+    runs = {name: start(name, args.out, left) for name in args.names}
+    for name, process in runs.items():
         if process.wait():
-            sys.exit(f"the run of {model} failed; its messages are in {args.out / model}.log")
-    for model in args.models:
-        encoder = f"local-dir:{args.out / model / 'encoder'}"
-        facts = record(args.out / model, faces)
+            sys.exit(f"the run of {name} failed; its messages are in {args.out / name}.log")
+    for name in args.names:
+        facts = record(name, args.out / name, faces)
+        encoder = f"local-dir:{args.out / name / 'encoder'}"
         print_row(encoder, scores(encoder, args.data, work, REPORT), facts)
 
 
@@ -184,16 +189,25 @@ def next_person() -> int:
     return max([FIRST_PERSON, *(faces["start"] + faces["people"] for faces in recorded if faces)])
 
 
-def start(model: str, out: Path, minutes: float) -> subprocess.Popen[bytes]:
-    """Begin or continue the run of a model, with one thread, in a process session of its own."""
-    run = out / model
+def align(faces: Path, crops: Path) -> None:
+    """Cut the crops that the runs without labels read."""
+    landmarks = crops.with_suffix(".csv")
+    script = [ROOT / "examples/synthetic_faces/landmarks.py", faces, landmarks]
+    cut = ["-m", "facepcl", "align", faces, crops, "--landmarks", landmarks]
+    for command in script, cut:
+        subprocess.run([sys.executable, *command], check=True, env=environment(), preexec_fn=lower_priority)
+
+
+def start(name: str, out: Path, minutes: float) -> subprocess.Popen[bytes]:
+    """Begin or continue the run of an encoder, with one thread, in a process session of its own."""
+    run = out / name
     if (run / "config.json").is_file():  # it was interrupted: its options are those it began with
         minutes = json.loads((run / "config.json").read_text("utf-8"))["minutes"]
-    command = [sys.executable, "-m", "facepcl", "pretrain", str(out / "faces"), "--out", str(run)]
-    newest = RUNS / f"{model}.safetensors"
-    command += ["--model", model, "--init", str(newest) if newest.is_file() else model, *OPTIONS.split()]
-    command += ["--resolution-schedule", SIZES[model], "--minutes", f"{minutes:.4g}"]
-    with run.with_suffix(".log").open("ab") as log:
+    data, newest = "crops" if NO_LABELS in RECIPES[name] else "faces", RUNS / f"{name}.safetensors"
+    command = [sys.executable, "-m", "facepcl", "pretrain", str(out / data), "--out", str(run)]
+    command += ["--model", name.partition(".")[0], "--init", str(newest) if newest.is_file() else name]
+    command += [*RECIPES[name].split(), "--minutes", f"{minutes:.4g}"]
+    with Path(f"{run}.log").open("ab") as log:
         return subprocess.Popen(
             command, stderr=log, env=environment(), start_new_session=True, preexec_fn=lower_priority
         )
@@ -210,19 +224,20 @@ def lower_priority() -> None:
         Path("/proc/self/autogroup").write_text("19")
 
 
-def record(run: Path, faces: dict[str, int]) -> dict[str, str]:
+def record(name: str, run: Path, faces: dict[str, int]) -> dict[str, str]:
     """Put the configuration of a finished run beside those of the others; the first cells of its row."""
     config = json.loads((run / "config.json").read_text("utf-8"))
     last = json.loads((run / "log.jsonl").read_text("utf-8").splitlines()[-1])
     config |= {"faces": faces, "data": ["FACES"], "out": "RUN", "total_steps": last["step"]}
-    config["heads"] = describe_heads(facepcl.create_heads(f"local-dir:{run / 'encoder'}").specs)
     config["init"] = Path(config["init"]).name
-    known = [int(path.stem.removeprefix("run-")) for path in RUNS.glob("run-*.json")]
-    number = max(known) + 1
-    (RUNS / f"run-{number}.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    number = 1 + max(int(path.stem.removeprefix("run-")) for path in RUNS.glob("run-*.json"))
     folder = f"local-dir:{run / 'encoder'}"
-    save_halves(facepcl.create_model(folder), RUNS / f"{config['model']}.safetensors", number)
-    save_halves(facepcl.create_heads(folder), RUNS / f"{config['model']}.{HEADS_FILE}", number)
+    save_halves(facepcl.create_model(folder), RUNS / f"{name}.safetensors", number)
+    if config["method"] == "labels":
+        heads = facepcl.create_heads(folder)
+        config["heads"] = describe_heads(heads.specs)
+        save_halves(heads, RUNS / f"{name}.{HEADS_FILE}", number)
+    (RUNS / f"run-{number}.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     return {
         "run": str(number),
         "started from": config["init"],

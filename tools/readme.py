@@ -48,14 +48,18 @@ def models_table() -> str:
         "| model | parameters | input | FER-2013 % | LFW % | head pose ° | ms per image |",
         "|---|---|---|---|---|---|---|",
     ]
+    shown = set()
     for weights in bundled_weights():
         name, side = weights["model"], weights["input_size"]
-        of = {code: scores[f"{name}.{weights['tag']}", code] for code in ("shared", "identity", "pose")}
-        figures = of["shared"][0], of["identity"][1], of["pose"][3]
+        full = f"{name}.{weights['tag']}"
+        shared, pose = (scores[full, code] for code in ("shared", "pose"))
+        lfw = scores.get((full, "identity"), shared)[1]
         speed = _speed(name)
         parameters = f"{float(speed['param_count']):.1f} M"
         milliseconds = f"{1000 / float(speed['infer_samples_per_sec']):.1f}"
-        lines.append(_row(f"`{name}`", parameters, f"{side} px", *figures, milliseconds))
+        label = full if name in shown else name  # the first of a model is its default
+        shown.add(name)
+        lines.append(_row(f"`{label}`", parameters, f"{side} px", shared[0], lfw, pose[3], milliseconds))
     for title, label in (("hog", "HOG"), ("pcl_facecycle, random", "random initialisation")):
         fer, lfw, _, pose, *_ = scores[title, "shared"]
         lines.append(_row(label, "", "", fer, lfw, pose, ""))

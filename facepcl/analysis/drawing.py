@@ -67,14 +67,14 @@ def annotated(
 
 
 def labels_of(faces: Sequence[DrawnFace], first: int | None = None) -> list[str]:
-    """What each face is called: its number from `first` on; else its track in a video, or its number where
-    there are several."""
+    """What each face is called: its number from `first` on; else its track in a video, or where there are
+    several its number in the table."""
     tracks = [attributes.get(TRACK, np.nan) for _, attributes in faces]
     if first is None and not np.isnan(tracks).any():
         return [f"{track:.0f}" for track in tracks]
     if first is None and len(faces) == 1:
         return [""]
-    return [str(number) for number, _ in enumerate(faces, first or 1)]
+    return [str(number) for number, _ in enumerate(faces, first or 0)]
 
 
 def box_of(face: Face) -> tuple[float, ...]:

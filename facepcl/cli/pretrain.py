@@ -32,23 +32,24 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="paper", help="default values (default: paper)")
     for field in fields(Config):
         if field.metadata:
-            values = ", ".join(
-                f"{name} {preset[field.name]}" for name, preset in PRESETS.items() if field.name in preset
-            )
-            name = "--" + field.name.replace("_", "-")
+            option, help_ = "--" + field.name.replace("_", "-"), field.metadata["help"]
             if field.default is False:
-                parser.add_argument(name, action="store_true", default=None, help=field.metadata["help"])
+                parser.add_argument(option, action="store_true", default=None, help=help_)
                 continue
-            default = "none" if field.default == "" else field.default
-            default = f"{default}; {values}" if values else default
+            paper, small = (PRESETS[preset].get(field.name) for preset in ("paper", "small"))
+            shown = _shown(paper or field.default) + (f"; small {_shown(small)}" if small else "")
             parser.add_argument(
-                name,
+                option,
                 type=type(field.default),
                 choices=field.metadata["choices"],
                 default=None,
                 metavar=None if field.metadata["choices"] else field.name.rpartition("_")[2].upper(),
-                help=f"{field.metadata['help']} (default: {default})",
+                help=f"{help_} (default: {shown})",
             )
+
+
+def _shown(value: str | float) -> str:
+    return value or "none" if isinstance(value, str) else f"{value:g}"
 
 
 def _skipped(run: Path) -> int:
