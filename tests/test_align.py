@@ -21,7 +21,7 @@ from facepcl.errors import ImageError, MissingExtra, OptionError, WeightsError, 
 from facepcl.images.cropper import Alignment, FaceCutter
 from facepcl.images.detector import FILE, REPOSITORY, SHA256, Detector, find_detector
 from facepcl.images.face import LANDMARK_COLUMNS, Face, most_prominent_first
-from facepcl.images.geometry import ARCFACE_POINTS, TEMPLATES, Square, cut_to_size, similarity
+from facepcl.images.geometry import ARCFACE_POINTS, TEMPLATES, Square, cut_to_size
 from facepcl.images.transform import Transform
 
 EYES_TO_MOUTH = ARCFACE_POINTS[3:].mean(0) - ARCFACE_POINTS[:2].mean(0)
@@ -91,14 +91,16 @@ def given(tmp_path_factory):
 # where landmarks land
 
 
-def test_a_similarity_is_the_least_squares_solution():
-    rng = np.random.default_rng(1)
-    points, onto = rng.normal(size=(2, 5, 2))
+def test_the_square_of_arcface_is_the_least_squares_solution():
+    points = 100 + 20 * np.random.default_rng(1).normal(size=(5, 2))
     x, y = points.T  # four unknowns: a, b of the turn and scale, c, d of the shift
     one, zero = np.ones(5), np.zeros(5)
     system = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
-    a, b, c, d = np.linalg.lstsq(system, onto.T.ravel(), rcond=None)[0]
-    np.testing.assert_allclose(similarity(points, onto), [[a, -b, c], [b, a, d]])
+    a, b, c, d = np.linalg.lstsq(system, ARCFACE_POINTS.T.ravel(), rcond=None)[0]
+    square = TEMPLATES["arcface"](points)
+    assert square.angle == pytest.approx(-np.degrees(np.arctan2(b, a)))
+    assert square.half * np.hypot(a, b) == pytest.approx(56)
+    np.testing.assert_allclose([[a, -b, c], [b, a, d]] @ np.array([square.x, square.y, 1]), 56)
 
 
 @pytest.mark.parametrize("size", [64, 112])

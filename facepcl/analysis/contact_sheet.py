@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import load_default as font
 
-from facepcl.analysis.curves import clock
 from facepcl.analysis.drawing import AXES, AXIS_NAMES, DrawnFace, annotated, labels_of
 from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
 from facepcl.analysis.words import UNIT_NAMES, describe_expression, strongest
-from facepcl.data.video import time_of, video_of
+from facepcl.embedding.contact_sheet import stem
 from facepcl.embedding.embeddings import Embeddings
+from facepcl.images.face import ANGLES
 from facepcl.images.sheet import save_sheet
 
 LIMIT, ACROSS = 24, 4  # photos on the sheet, and in a row
@@ -32,7 +33,7 @@ def draw_sheet(
     sheet = Image.new("RGB", (GAP + columns * (SIDE + GAP), HEAD + sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
     count = sum(error is None for error in table.errors)
-    pen.text((GAP, 8), f"{count:,} faces in all, {len(photos)} photos shown", "black", _font(20))
+    pen.text((GAP, 8), f"{count:,} faces in all, {len(photos)} photos shown", "black", font(20))
     _draw_legend(pen, GAP, 38)
     top = HEAD
     for row, height in zip(rows, heights, strict=True):
@@ -55,8 +56,8 @@ def _lines(faces: Sequence[DrawnFace]) -> int:
 def _draw_legend(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
     for colour, text in zip(AXES, AXIS_NAMES, strict=True):
         pen.line((x, y + 8, x + 22, y + 8), fill=colour, width=4)
-        pen.text((x + 28, y), text, "dimgray", _font(13))
-        x += 52 + int(_font(13).getlength(text))
+        pen.text((x + 28, y), text, "dimgray", font(13))
+        x += 52 + int(font(13).getlength(text))
 
 
 def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPhoto) -> None:
@@ -64,13 +65,13 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
     pen = ImageDraw.Draw(sheet)
     sheet.paste(picture, (x + (SIDE - picture.width) // 2, y + height - picture.height))
     y += height + 4
-    pen.text((x, y), _fitting(_name(photo.path), SIDE), "dimgray", _font(12))
+    pen.text((x, y), _fitting(stem(photo.path), SIDE), "dimgray", font(12))
     y += LINE
     for label, (_, attributes) in list(zip(labels_of(photo.faces), photo.faces, strict=True))[:FACES]:
         mark = f"{label}  " if label else ""
-        pen.text((x, y), mark + describe_expression(attributes), "black", _font(14))
+        pen.text((x, y), mark + describe_expression(attributes), "black", font(14))
         pose = pose_text(attributes)
-        pen.text((x + SIDE - _font(12).getlength(pose), y + 1), pose, "black", _font(12))
+        pen.text((x + SIDE - font(12).getlength(pose), y + 1), pose, "black", font(12))
         y += LINE
         if len(photo.faces) == 1:
             _draw_units(pen, x, y, attributes)
@@ -79,16 +80,10 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
                 f"{UNIT_NAMES.get(name, name)} {value:.1f}" for name, value in strongest(attributes)
             )
             beginning = _fitting((units or "no action unit")[::-1], SIDE - 16)[::-1]
-            pen.text((x + 16, y), beginning, "dimgray", _font(12))
+            pen.text((x + 16, y), beginning, "dimgray", font(12))
             y += LINE
     if len(photo.faces) > FACES:
-        pen.text((x, y), f"and {len(photo.faces) - FACES} more faces", "dimgray", _font(12))
-
-
-def _name(path: str) -> str:
-    """A photo's name without its ending; of a frame the video's, and the time."""
-    video = video_of(path)
-    return f"{Path(video).name}, {clock(time_of(path) or 0.0)}" if video else Path(path).stem
+        pen.text((x, y), f"and {len(photo.faces) - FACES} more faces", "dimgray", font(12))
 
 
 def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, float]) -> None:
@@ -96,27 +91,19 @@ def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, 
         pen.rectangle((x, y + 4, x + BAR, y + 12), fill="#e5e7eb")
         pen.rectangle((x, y + 4, x + round(BAR * value), y + 12), fill="#0d9488")
         text = f"{value:.2f}  {name} {UNIT_NAMES.get(name, '')}".rstrip()
-        pen.text((x + BAR + 8, y), text, "black", _font(12))
+        pen.text((x + BAR + 8, y), text, "black", font(12))
         y += LINE
 
 
 def pose_text(attributes: dict[str, float]) -> str:
     """Yaw, pitch and roll in whole degrees."""
-    return "  ".join(
-        f"{angle} {round(attributes[angle]):+d}°" for angle in ("yaw", "pitch", "roll") if angle in attributes
-    )
+    return "  ".join(f"{angle} {round(attributes[angle]):+d}°" for angle in ANGLES if angle in attributes)
 
 
 def _fitting(text: str, width: int) -> str:
     """The text, or as much of its end as `width` pixels hold."""
-    if _font(12).getlength(text) <= width:
+    if font(12).getlength(text) <= width:
         return text
-    while text and _font(12).getlength("…" + text) > width:
+    while text and font(12).getlength("…" + text) > width:
         text = text[1:]
     return "…" + text
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from facepcl.data.video import clock
 from facepcl.images.face import ANGLES
 from facepcl.images.html import escaped
 
@@ -70,13 +71,6 @@ def pose_curve(times: np.ndarray, poses: np.ndarray, label: str) -> str:
         f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(label)}">'
         f"{''.join(parts)}</svg>"
     )
-
-
-def clock(seconds: float) -> str:
-    """A time as 12 s, 0.5 s or 2:05."""
-    if seconds >= 120:
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-    return f"{seconds:.4g} s"
 
 
 def _marks(start: float, end: float) -> np.ndarray:

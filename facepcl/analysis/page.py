@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facepcl.analysis.curves import clock, legend, pose_curve
+from facepcl.analysis.curves import legend, pose_curve
 from facepcl.analysis.drawing import annotated, labels_of
 from facepcl.analysis.parts import STYLE, axes_legend, describe_face, describe_pose
 from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
 from facepcl.analysis.tracks import TRACK
-from facepcl.data.video import time_of, video_of
+from facepcl.data.video import clock, time_of, video_of
 from facepcl.embedding.embeddings import Embeddings, most_likely
 from facepcl.images.face import ANGLES, NO_FACE
 from facepcl.images.html import escaped, inline_image, save_page

@@ -104,7 +104,7 @@ def _print_faces(args: argparse.Namespace) -> int:
             print(_line(row), flush=True)
             failed += row.error not in (None, NO_FACE)
         if drawn:
-            blocks.append(replace(rows, vectors=rows.vectors[:, :0]))
+            blocks.append(replace(rows, vectors=rows.vectors[:, :0].copy()))
     if not count:  # of shards this is not known before
         raise no_images(sources, selection)
     selection.tell(ADVICE)

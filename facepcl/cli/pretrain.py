@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
@@ -48,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def _shown(value: str | float) -> str:
+def _shown(value: Any) -> str:
     return value or "none" if isinstance(value, str) else f"{value:g}"
 
 

@@ -44,6 +44,13 @@ def time_of(path: str) -> float | None:
     return match and float(match[2])
 
 
+def clock(seconds: float) -> str:
+    """A time as 12 s, 0.5 s or 2:05."""
+    if seconds >= 120:
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    return f"{seconds:.4g} s"
+
+
 @cache
 def can_read_videos() -> bool:
     """Whether the extra is installed."""

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import load_default as font
 
 from facepcl.data.sources import items_named, printable, shard_of
-from facepcl.data.video import time_of, video_of
+from facepcl.data.video import clock, time_of, video_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import Embeddings, similarity, unit
 from facepcl.embedding.encoder import IDENTITY
@@ -240,10 +241,5 @@ def paste(sheet: Image.Image, pixels: np.ndarray, at: tuple[int, int], size: int
 def stem(path: str) -> str:
     """The name of a file without its ending, or of a video with the time of a frame."""
     if video := video_of(path):
-        return f"{Path(video).name}, {time_of(path):.4g} s"
+        return f"{Path(video).name}, {clock(time_of(path) or 0.0)}"
     return Path(path).name.rpartition(".")[0] or Path(path).name
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font of sheets."""
-    return ImageFont.load_default(size=size)

@@ -136,13 +136,16 @@ class Embeddings:
                 yield Row(path, start + i, error)
                 continue
             width, height = map(int, self.sizes[i])
-            face, number = None, None
-            if self.faces is not None:
-                face, number = Face.from_columns(self.faces[i].tolist()), int(self.faces[i, 0])
             values = None
             if self.attributes is not None:
                 values = dict(zip(self.meta["attributes"], self.attributes[i].tolist(), strict=True))
-            yield Row(path, start + i, None, width, height, self.vectors[i], face, number, values)
+            yield Row(path, start + i, None, width, height, self.vectors[i], *self.face_of(i), values)
+
+    def face_of(self, row: int) -> tuple[Face | None, int | None]:
+        """The face in a row and its number in its photo; None where there is none."""
+        if self.faces is None or np.isnan(self.faces[row, 0]):
+            return None, None
+        return Face.from_columns(self.faces[row].tolist()), int(self.faces[row, 0])
 
 
 def find_meta(path: Path, own: dict[str, Any] | None, given: Mapping[str, Any] | None) -> dict[str, Any]:

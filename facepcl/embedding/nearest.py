@@ -11,7 +11,6 @@ import torch
 
 from facepcl.embedding.embeddings import Embeddings, Match, compared_branch, unit
 from facepcl.errors import OptionError
-from facepcl.images.face import Face
 from facepcl.utils.cpus import cores
 from facepcl.utils.torch_state import default_torch_state
 
@@ -138,7 +137,7 @@ def nearest_in(table: Embeddings, query: Any, k: int) -> list[Match]:
             raise OptionError(
                 f"the query is of the shape {list(vector.shape)}, and vectors are {list(width)}"
             )
-    best = Nearest(vector[None], k, own={} if row is None else {0: row})
+    best = Nearest(vector[None], min(k, max(1, len(table))), own={} if row is None else {0: row})
     with default_torch_state():
         for rows, vectors in blocks_of(table):
             best.add(rows, vectors)
@@ -158,7 +157,4 @@ def blocks_of(table: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def match_of(table: Embeddings, place: int, row: int, cosine: float) -> Match:
     """The match that stands at a `place` in `table`, under its number in the table that was searched."""
-    face, number = None, None
-    if table.faces is not None:
-        face, number = Face.from_columns(table.faces[place].tolist()), int(table.faces[place, 0])
-    return Match(row, cosine, table.paths[place], face, number)
+    return Match(row, cosine, table.paths[place], *table.face_of(place))

@@ -200,7 +200,7 @@ def _load_embedder(
 ) -> "FaceEmbedder":
     """What embeds queries into the space of `meta`. Raises TableError if these weights do not."""
     from facepcl.embedding.embedder import FaceEmbedder
-    from facepcl.embedding.encoder import FLIP, POOL
+    from facepcl.embedding.encoder import FLIP, POOL, POSE
     from facepcl.embedding.int8 import INT8
 
     align = "align" in meta if crops is None else not crops
@@ -220,7 +220,7 @@ def _load_embedder(
             model or model_name(meta),
             meta["branch"],
             pool=meta.get("pool", POOL),
-            flip=meta.get(FLIP, False),
+            flip=meta.get(FLIP, False) and meta["branch"] != POSE,
             size=sides[0] if sides[0] == sides[1] else 0,
             device=device,
             dtype=INT8 if meta.get("dtype") == INT8 else "float32",

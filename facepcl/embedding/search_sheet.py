@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.ImageFont import load_default as font
 
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Entry, Item, read_items, shard_of
 from facepcl.data.workers import Readers
-from facepcl.embedding.contact_sheet import GAP, font, paste, stacked, stem
+from facepcl.embedding.contact_sheet import GAP, paste, stacked, stem
 from facepcl.embedding.embeddings import IDENTITY
 from facepcl.errors import ImageError, RemoteError
 from facepcl.images.face import Face

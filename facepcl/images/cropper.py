@@ -81,7 +81,7 @@ class FaceCutter:
         across, down, left, top = _scale(picture)
         if known is None:
             known = [] if self._detector is None else self._detector(image)
-            known = [_moved(face, left, top, across, down) for face in known]
+            known = [face.moved(-left, -top, across, down) for face in known]
         faces = most_prominent_first(known, *size)[: 1 if self._alignment.one else None]
         squares = [self._square(face.landmarks) for face in faces]
         if squares and 2 * min(square.half for square in squares) < MARGIN * self._side * max(across, down):
@@ -99,10 +99,3 @@ def _scale(picture: Picture) -> tuple[float, float, float, float]:
     """How many pixels of the photo one of a reduced copy is, across and down, and where its box begins."""
     left, top, right, bottom = picture.box
     return picture.size[0] / (right - left), picture.size[1] / (bottom - top), left, top
-
-
-def _moved(face: Face, left: float, top: float, across: float, down: float) -> Face:
-    """A face of a reduced copy in the pixels of its photo."""
-    *places, score = face.numbers()
-    moved = (np.reshape(places, (-1, 2)) - (left, top)) * (across, down)
-    return Face.from_numbers([*moved.ravel().tolist(), score])

@@ -44,11 +44,11 @@ class Face(NamedTuple):
         """Box, landmarks and score as 15 numbers."""
         return [*self.box, *(value for point in self.landmarks for value in point), self.score]
 
-    def moved(self, across: float, down: float) -> "Face":
-        """The face so many pixels further right and down."""
-        left, top, right, bottom = self.box
-        box = (left + across, top + down, right + across, bottom + down)
-        return self._replace(box=box, landmarks=tuple((x + across, y + down) for x, y in self.landmarks))
+    def moved(self, across: float, down: float, wide: float = 1.0, tall: float = 1.0) -> "Face":
+        """The face so many pixels further right and down, in an image so many times as wide and tall."""
+        *places, score = self.numbers()
+        moved = np.multiply(np.add(np.reshape(places, (-1, 2)), (across, down)), (wide, tall))
+        return Face.from_numbers([*moved.ravel().tolist(), score])
 
     def columns(self, number: int) -> list[float]:
         """The values of `FACE_COLUMNS` of the face with this number in its photo."""

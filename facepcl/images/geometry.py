@@ -126,31 +126,19 @@ def _shrunk(
     return part, (left - befores[0] * steps[0], top - befores[1] * steps[1]), (steps[0], steps[1])
 
 
-def similarity(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """The matrix `[2, 3]` of the turn, scale and shift that brings `points` `[N, 2]` nearest to `onto`
-    `[N, 2]` in the least squares, without mirroring (Umeyama 1991, in two dimensions).
-
-    Raises ImageError if all points are one.
-    """
-    points, onto = np.asarray(points, float), np.asarray(onto, float)
-    a, b = points - points.mean(0), onto - onto.mean(0)
-    if not (spread := (a**2).sum()) > 0:
-        raise ImageError("its landmarks are all in one place")
-    # in the plane the best rotation is that of one complex number, and needs no singular values
-    cosine, sine = (a * b).sum() / spread, (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / spread
-    turn = np.array([[cosine, -sine], [sine, cosine]])
-    return np.column_stack([turn, onto.mean(0) - turn @ points.mean(0)])
-
-
 def arcface_square(landmarks: Sequence[Sequence[float]]) -> Square:
-    """The square that the template `arcface` maps to its crop."""
-    matrix = similarity(np.array(landmarks, float), ARCFACE_POINTS)
-    turn, scale = matrix[:, :2], float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if not scale > 0:
+    """The square that the template `arcface` maps to its crop: by the turn, scale and shift that bring the
+    landmarks nearest to `ARCFACE_POINTS` in the least squares, without mirroring (Umeyama 1991)."""
+    points, onto = (np.array(places, float) @ (1, 1j) for places in (landmarks, ARCFACE_POINTS))
+    offsets = points - points.mean()
+    if not (spread := (abs(offsets) ** 2).sum()) > 0:
+        raise ImageError("its landmarks are all in one place")
+    turn = complex(np.vdot(offsets, onto) / spread)  # in the plane, turn and scale are one complex number
+    if not abs(turn) > 0:
         raise ImageError("its landmarks are not those of a face")
-    x, y = np.linalg.solve(turn, np.full(2, ARCFACE_SIDE / 2) - matrix[:, 2])
-    angle = -float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))
-    return Square(float(x), float(y), ARCFACE_SIDE / 2 / scale, angle)
+    centre = complex(points.mean() + (ARCFACE_SIDE / 2 * (1 + 1j) - onto.mean()) / turn)
+    angle = -float(np.degrees(np.angle(turn)))
+    return Square(centre.real, centre.imag, ARCFACE_SIDE / 2 / abs(turn), angle)
 
 
 def face_square(landmarks: Sequence[Sequence[float]]) -> Square:

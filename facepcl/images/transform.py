@@ -85,7 +85,7 @@ class Transform:
             return int(self.resize_width * width / short), int(self.resize_height * height / short)
         ratios = height / self.resize_height, width / self.resize_width
         ratio = max(ratios) if self.mode == "border" else min(ratios)
-        return round(width / ratio), round(height / ratio)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
 def _offset(length: int, cut: int) -> int:

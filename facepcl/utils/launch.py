@@ -66,9 +66,10 @@ def _array_task(environ: Mapping[str, str]) -> Share:
     """A task of `sbatch --array`: its place among the others."""
     if "SLURM_ARRAY_TASK_ID" not in environ:
         return Share()
-    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
-    own, first, count = (_number(environ, name) for name in names)
-    rank, odd = divmod(own - first, int(environ.get("SLURM_ARRAY_TASK_STEP") or 1))
+    environ = {"SLURM_ARRAY_TASK_STEP": "1", **environ}
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "COUNT", "STEP")]
+    own, first, count, step = (_number(environ, name) for name in names)
+    rank, odd = divmod(own - first, step or 1)
     if odd or not 0 <= rank < count:
         raise OptionError(
             f"task {own} belongs to a SLURM array with gaps: give --rank and --world-size, as in --rank "
