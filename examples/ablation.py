@@ -30,7 +30,6 @@ from torch import nn
 
 from facepcl import FacepclError, pretrain
 from facepcl.pretrain.checkpoints import check_same_run
-from facepcl.pretrain.config import DEFAULTS, MAY_CHANGE
 from facepcl.probes.baselines import load_encoder
 
 METHODS = ("simclr", "pcl-no-pose", "pcl-no-orthogonal", "pcl", "pcl-relative")
@@ -78,7 +77,7 @@ def plan(config: pretrain.Config, views: int) -> dict[str, pretrain.Config]:
 def train(config: pretrain.Config) -> Path:
     """The encoder of a run, which is begun, continued, or finished already."""
     run, encoder = Path(config.out), Path(config.out, "encoder")
-    if check_same_run(run / "config.json", asdict(config), DEFAULTS, MAY_CHANGE) and encoder.is_dir():
+    if check_same_run(run / "config.json", asdict(config)) and encoder.is_dir():
         return encoder
     print(f"{run}: {config.steps} steps of {config.views_per_step} views", file=sys.stderr)
     return pretrain.run(config, progress=True)

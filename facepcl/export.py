@@ -1,9 +1,3 @@
 """Encoders as one file that runs without facepcl: `facepcl.export.run("pcl_facecycle", "face.onnx")`."""
 
-from facepcl.hub.export import (
-    run,
-)
-
-__all__ = [
-    "run",
-]
+from facepcl.hub.export import run as run

@@ -53,6 +53,16 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _measured_once():
+    """Each training run measures the speed of its processor for its log, which takes 0.3 s."""
+    from facepcl.pretrain import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "matmul_peak", cache(loop.matmul_peak))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_traces():
     """TorchScript keeps the weights of every frozen trace, 13 MB an embedder, until the process ends."""
@@ -197,8 +207,10 @@ def attribute_weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_parts():
-    """Jobs in parts and shards of 16 images, so that a small folder has many."""
+    """Jobs in parts and shards of 16 images, so that a small folder has many. The jobs of a test file share
+    their embedders, which are made in more time than such a job takes."""
     from facepcl.alignment.align_photos import CropWriter
+    from facepcl.embedding import job
     from facepcl.embedding.writers import TableWriter
     from facepcl.jobs import state
 
@@ -206,6 +218,7 @@ def small_parts():
         for writer in (TableWriter, CropWriter):  # FolderWriter is a TableWriter
             patch.setattr(writer, "part_images", 16)
         patch.setattr(state, "FILES_PER_SHARD", 16)
+        patch.setattr(job, "FaceEmbedder", cache(job.FaceEmbedder))
         yield
 
 

@@ -10,7 +10,7 @@ from facepcl.errors import DataError
 from facepcl.pretrain import run
 from facepcl.pretrain.dataset import read_faces
 from facepcl.pretrain.rng import step_generator
-from facepcl.pretrain.sampler import LabelRows, schedule, shuffled_rows
+from facepcl.pretrain.sampler import InMemory, LabelRows, schedule, shuffled_rows
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
 
 
 def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
+    config = replace(config, method="simclr")
     run(config)
     next(faces_folder.rglob("*.jpg")).unlink()
     with pytest.raises(DataError, match="started with 12 images, but DATA now holds 11"):
@@ -42,24 +43,27 @@ def test_a_run_goes_on_with_the_data_it_was_begun_with(config, faces_folder):
 
 
 def test_a_run_does_not_go_on_with_other_labels_or_names(config, faces_folder):
-    run(replace(config, method="labels"))
+    config = replace(config, method="labels")
+    begun = InMemory(config, {}).facts
     path = next(faces_folder.rglob("*.json"))
     was = path.read_text()
     path.write_text(json.dumps(json.loads(was) | {"expression": "anger"}))
     with pytest.raises(DataError, match="started with other images or labels than DATA now holds"):
-        run(replace(config, method="labels"))
+        InMemory(config, begun)
     path.write_text(was)
-    run(replace(config, method="labels"))
+    InMemory(config, begun)
     image = next(faces_folder.rglob("*.jpg"))
     image.rename(image.with_stem("another"))
     with pytest.raises(DataError, match="other images or labels"):
-        run(replace(config, method="labels"))
+        InMemory(config, begun)
 
 
 def test_a_method_without_labels_reads_none(config, faces_folder):
     for path in faces_folder.rglob("*.json"):
         path.write_text("[1]")
-    run(config)
+    InMemory(config, {})
+    with pytest.raises(DataError):
+        InMemory(replace(config, method="labels"), {})
 
 
 def test_a_label_batch_has_two_images_of_each_person_and_the_others_two_by_two(config, faces_folder):

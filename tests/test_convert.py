@@ -13,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 import facepcl
 from facepcl.cli import main
 from facepcl.errors import MissingPath, OptionError, WeightsError
+from facepcl.hub.torch_checkpoint import read_checkpoint, recognise
 from facepcl.models.decoder import Decoder, ProjectionHead
 from facepcl.models.io import load_tensors, save_encoder, save_tensors
 
@@ -193,34 +194,32 @@ def others(net):
     return {key: value + 1 for key, value in net.items()}
 
 
-@pytest.mark.parametrize("arch", ["resnet18", None], ids=["resnet18", "pcl_facecycle"])
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_network_is_found_under_whatever_names_a_program_saved_it(tmp_path, wrapper, arch):
-    torch.manual_seed(0)
-    net = timm.create_model(arch or "pcl_facecycle", num_classes=7).state_dict()
-    path = save(WRAPPERS[wrapper](net), tmp_path / "x.pth")
-    folder = facepcl.hub.convert(path, tmp_path / "out", arch=arch)
-    found = load_tensors(folder / "model.safetensors")
+SAID = {
+    "timm": "read state_dict_ema; left out state_dict, optimizer, fc.weight, fc.bias; train a new ",
+    "DINO": "read teacher.backbone; left out student.module, teacher.head, fc.weight",
+    "MoCo": "read state_dict.module.encoder_q; left out state_dict.module.encoder_k, state_dict.module.q",
+}
+
+
+def assert_same_network(found, net):
     assert {key: value for key, value in net.items() if not key.startswith("fc.")}.keys() == found.keys()
     assert all(torch.equal(value, net[key]) for key, value in found.items())
 
 
-@pytest.mark.parametrize(
-    ("wrapper", "said"),
-    [
-        ("timm", "read state_dict_ema; left out state_dict, optimizer, fc.weight, fc.bias; train a new "),
-        ("DINO", "read teacher.backbone; left out student.module, teacher.head, fc.weight"),
-        (
-            "MoCo",
-            "read state_dict.module.encoder_q; left out state_dict.module.encoder_k, state_dict.module.q",
-        ),
-    ],
-)
-def test_what_of_a_checkpoint_is_read_and_what_is_left_out_is_said(tmp_path, caplog, wrapper, said):
-    path = save(WRAPPERS[wrapper](timm.create_model("resnet18").state_dict()), tmp_path / "x.pth")
-    with caplog.at_level("INFO", "facepcl"):
-        facepcl.hub.convert(path, tmp_path / "out", arch="resnet18")
-    assert said in caplog.text
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_network_is_found_under_whatever_names_a_program_saved_it(tmp_path, wrapper):
+    net = timm.create_model("pcl_facecycle", num_classes=7).state_dict()
+    folder = facepcl.hub.convert(save(WRAPPERS[wrapper](net), tmp_path / "x.pth"), tmp_path / "out")
+    assert_same_network(load_tensors(folder / "model.safetensors"), net)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_so_is_a_resnet_and_what_is_read_and_what_is_left_out_is_said(tmp_path, wrapper):
+    net = timm.create_model("resnet18", num_classes=7).state_dict()
+    path = save(WRAPPERS[wrapper](net), tmp_path / "x.pth")
+    parts = recognise(read_checkpoint(path), "resnet18", path)
+    assert_same_network(parts.encoder, net)
+    assert SAID.get(wrapper, "") in parts.note
 
 
 def test_two_networks_of_one_rank_are_not_chosen_from(tmp_path):
@@ -257,10 +256,9 @@ def test_a_tensor_that_claims_more_numbers_than_its_file_has_is_not_copied(origi
         ("mobilenetv3_small_050", "resnet18", "holds .*; expected the weights of resnet18"),
     ],
 )
-def test_another_architecture_is_named(tmp_path, model, arch, said):
-    path = save({"state_dict": wrapped(timm.create_model(model).state_dict(), "model.")}, tmp_path / "x.pth")
+def test_another_architecture_is_named(model, arch, said):
     with pytest.raises(WeightsError, match=said):
-        facepcl.hub.convert(path, tmp_path / "out", arch=arch)
+        recognise(wrapped(timm.create_model(model, device="meta").state_dict(), "model."), arch, "x.pth")
 
 
 def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing(original, tmp_path):
@@ -272,11 +270,15 @@ def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing(original, tmp_path
         assert [file.name for file in tmp_path.iterdir()] == ["x.pth"]
 
 
-def test_torchvisions_names_are_read(tmp_path):
+def test_torchvisions_names_are_read():
     torchvision = pytest.importorskip("torchvision")
-    path = save(torchvision.models.resnet50().state_dict(), tmp_path / "r.pth")
-    folder = facepcl.hub.convert(path, tmp_path / "out", arch="resnet50")
-    assert facepcl.create_model(f"local-dir:{folder}").num_features == 2048
+    with torch.device("meta"):
+        theirs = torchvision.models.resnet50().state_dict()
+    found = recognise(theirs, "resnet50", "r.pth").encoder
+    wanted = timm.create_model("resnet50", num_classes=0, device="meta").state_dict()
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in wanted.items()
+    }
 
 
 def test_the_command_says_what_it_left_out_and_where_the_folder_is(tmp_path, capsys, caplog):

@@ -233,12 +233,6 @@ def test_bad_files_are_rows_with_a_reason_and_cost_no_other(model, folder, tmp_p
     assert close(table.vectors[good], facepcl.FaceEmbedder(model, **FLOAT32)([table.paths[i] for i in good]))
 
 
-def test_on_error_raise_names_the_file_and_leaves_nothing(model, folder, tmp_path):
-    with pytest.raises(ImageError, match="03-truncated"):
-        facepcl.embed(folder, tmp_path / "a.npz", model=model, on_error="raise")
-    assert not (tmp_path / "a.npz").exists()
-
-
 def test_a_bad_item_of_a_list_raises_and_is_named(model, folder):
     with pytest.raises(ImageError, match=r"item 1 .*05-empty\.png"):
         facepcl.FaceEmbedder(model)([folder / "00.jpg", folder / "05-empty.png"])
@@ -321,18 +315,6 @@ def test_the_sheet_shows_few_and_many(model, folder, tmp_path, count):
         assert np.asarray(sheet).std() > 10  # something is drawn
 
 
-def test_the_sheet_puts_the_nearest_first(tmp_path):
-    """Two groups of codes; a query's first neighbour is of its own group under each branch."""
-    from facepcl.embedding.contact_sheet import _cosine
-
-    random = np.random.default_rng(0)
-    group = np.arange(8) % 2
-    face = random.normal(size=(2, 16))[group] + 0.1 * random.normal(size=(8, 16)) + 5
-    cosine = _cosine(face)
-    np.fill_diagonal(cosine, -np.inf)
-    assert (group[cosine.argmax(1)] == group).all()
-
-
 @pytest.fixture
 def bundled(monkeypatch, model):
     """The command line with a model at hand, whatever weights are bundled."""
@@ -395,13 +377,6 @@ def test_any_iterable_of_images_is_a_list(model):
     images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     embedder = facepcl.FaceEmbedder(model)
     assert close(embedder(iter(images)), embedder(images))
-
-
-def test_two_images_that_are_alike_are_shown_as_alike():
-    from facepcl.embedding.contact_sheet import _cosine
-
-    code = np.random.default_rng(0).normal(size=16)
-    assert _cosine(np.stack([code, 1.1 * code]))[0, 1] == pytest.approx(1)
 
 
 @pytest.mark.slow

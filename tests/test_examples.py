@@ -19,7 +19,6 @@ import pytest
 import torch
 from helpers.files import ROOT
 from helpers.scripts import output, run_script
-from helpers.training import small_config
 from PIL import Image
 
 import facepcl
@@ -281,13 +280,6 @@ def test_a_package_that_is_missing_is_one_sentence_with_the_pip_line(copied, exa
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(f"is not installed; type: {line}")
     assert "Traceback" not in done.stderr
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """What two steps on the sample faces leave."""
-    out = tmp_path_factory.mktemp("runs") / "first"
-    return pretrain.run(small_config(ROOT / "examples/faces", out, size=64))
 
 
 @pytest.mark.parametrize("views", [3_200, 6_400, 100_000, 300_000])

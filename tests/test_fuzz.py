@@ -137,7 +137,7 @@ def test_a_config_that_is_no_object_is_a_named_error(encoders, tmp_path, text):
     from facepcl.pretrain.checkpoints import check_same_run
 
     with pytest.raises(OptionError, match=r"config\.json"):
-        check_same_run(tmp_path / "config.json", {"lr": 1}, {}, frozenset())
+        check_same_run(tmp_path / "config.json", {"lr": 1})
 
 
 def test_an_option_that_the_caller_got_wrong_is_still_the_callers(encoders):

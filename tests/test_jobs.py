@@ -31,7 +31,7 @@ from facepcl.data.file_types import Selection
 from facepcl.embedding import writers
 from facepcl.embedding.tables import write_table
 from facepcl.embedding.writers import FolderWriter, TableWriter
-from facepcl.errors import FacepclError, OptionError, RemoteError, TableError
+from facepcl.errors import FacepclError, ImageError, OptionError, RemoteError, TableError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs.state import Job, describe_sources
@@ -48,10 +48,11 @@ class TableJob:
 
     out, writer = "e.npz", TableWriter
     per_part = PART // 8  # results of 8 images
+    workers = 0
 
     @staticmethod
     def run(model, source=SOURCE, out="e.npz", resume=False, **options):
-        options = {"dtype": "float32", "batch_size": 8, "workers": 1, **options}
+        options = {"dtype": "float32", "batch_size": 8, "workers": TableJob.workers, **options}
         return facepcl.embed(source, out, model=model, resume=resume, **options)
 
     @staticmethod
@@ -84,11 +85,13 @@ class CropJob:
 
     out, writer = "crops", CropWriter
     per_part = PART // 4
+    workers = 0
 
     @staticmethod
     def run(model, source=SOURCE, out="crops", resume=False, **options):
         del model, resume  # an interrupted `align` continues by itself
-        return facepcl.align(source, out, landmarks="landmarks.csv", size=32, workers=1, **options)
+        options = {"landmarks": "landmarks.csv", "size": 32, "workers": CropJob.workers, **options}
+        return facepcl.align(source, out, **options)
 
     @staticmethod
     def output(out):
@@ -184,15 +187,15 @@ def begun(kind, model, here):
     assert kind.done(kind.out) == 2 * PART
 
 
-@pytest.mark.parametrize("share", [0.5, 1, 1.5, 2.2, 3.5])
+@pytest.mark.parametrize("share", [0.5, 1, 1.5, 3.5])
 @every_kind
 def test_an_interrupted_job_continues_to_the_same_bits(kind, model, here, whole, share, caplog):
-    interrupted(kind, model, round(share * kind.per_part))
+    interrupted(kind, model, round(share * kind.per_part), workers=1)
     done = int(share) * PART
     assert kind.done(kind.out) == done
     if done:
         assert any("are done and kept in" in message for message in caplog.messages)
-    summary = kind.run(model, resume=True)
+    summary = kind.run(model, resume=True, workers=1)
     assert (summary.aligned if kind is CropJob else summary.embedded) == PHOTOS - done
     assert summary.failed == FAILED
     assert kind.output(kind.out) == whole(kind)
@@ -210,10 +213,10 @@ def replaced_error(table, reason):
 def test_a_drive_that_fails_ends_the_job_and_makes_no_bad_rows(kind, model, here, whole):
     mend = break_drive(here / SOURCE / "20.png")
     with pytest.raises(RemoteError, match=r"20\.png cannot be read: Input/output error, 3 times in a row"):
-        kind.run(model)
+        kind.run(model, workers=1)
     assert kind.done(kind.out) == PART
     mend()
-    kind.run(model, resume=True)
+    kind.run(model, resume=True, workers=1)
     assert kind.output(kind.out) == whole(kind)
 
 
@@ -226,11 +229,11 @@ def test_a_drive_that_fails_again_and_again_costs_no_row(kind, model, here, whol
     resume = False
     while broken:
         with pytest.raises(RemoteError, match="Input/output error") as error:
-            kind.run(model, resume=resume)
+            kind.run(model, resume=resume, workers=1)
         mend = broken.pop(next(name for name in broken if f"{name} cannot be read" in str(error.value)))
         mend()
         resume = True
-    kind.run(model, resume=True)
+    kind.run(model, resume=True, workers=1)
     assert kind.output(kind.out) == whole(kind)
 
 
@@ -259,10 +262,10 @@ def test_a_photo_that_was_missing_is_tried_again_once_it_is_there(kind, model, h
     photo, elsewhere = here / SOURCE / "20.png", here / "20.png"
     photo.rename(elsewhere)
     photo.symlink_to("nowhere.png")
-    kind.run(model)
+    kind.run(model, workers=1)
     assert kind.output(kind.out) != whole(kind)
     elsewhere.rename(photo)
-    kind.run(model, resume=True)
+    kind.run(model, resume=True, workers=1)
     assert kind.output(kind.out) == whole(kind)
 
 
@@ -279,9 +282,9 @@ def test_sources_that_vanish_end_the_job_and_make_no_bad_rows(kind, model, here,
     with monkeypatch.context() as patch:
         patch.setattr(kind.writer, "take", unmount_first)
         with pytest.raises(RemoteError, match=r"photos\S* cannot be read: .*; check the drive or network"):
-            kind.run(model)
+            kind.run(model, workers=1)
     os.rename("elsewhere", SOURCE)
-    kind.run(model, resume=True)
+    kind.run(model, resume=True, workers=1)
     assert kind.output(kind.out) == whole(kind)
 
 
@@ -292,7 +295,7 @@ def test_a_shard_that_vanishes_ends_the_job_too(kind, model, here, whole):
     with pytest.raises(
         RemoteError, match=r"shard\.tar cannot be read: there is no such file; check the drive"
     ):
-        kind.run(model, resume=True)
+        kind.run(model, resume=True, workers=1)
     os.rename("elsewhere.tar", f"{SOURCE}/shard.tar")
     kind.run(model, resume=True)
     assert kind.output(kind.out) == whole(kind)
@@ -376,7 +379,7 @@ def test_a_job_that_was_killed_before_its_first_part_says_so(kind, model, here):
         kind.run(model)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", EMBED)
 def test_resume_begins_where_nothing_was_begun(kind, model, here, whole):
     kind.run(model, resume=True)
     assert kind.output(kind.out) == whole(kind)
@@ -484,7 +487,7 @@ def test_a_job_that_fails_before_anything_is_done_leaves_nothing(kind, model, he
 
 
 def test_on_error_raise_ends_a_job_with_the_name_of_the_image(model, here):
-    with pytest.raises(FacepclError, match=r"07\.png: damaged"):
+    with pytest.raises(ImageError, match=r"07\.png: damaged"):
         TableJob.run(model, on_error="raise")
     assert names() == ["landmarks.csv", SOURCE]
 
@@ -669,6 +672,7 @@ sys.path.append({str(Path(__file__).parent)!r})
 import torch
 torch.set_num_threads(1)
 import test_jobs as jobs
+jobs.TableJob.workers = jobs.CropJob.workers = 1
 for writer in (jobs.TableWriter, jobs.CropWriter):
     writer.part_images = jobs.PART
     def slowly(self, result, take=writer.take):

@@ -3,11 +3,12 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.training import end_of
+from helpers.training import end_of, label_faces, small_config
 
 import facepcl
 from facepcl.errors import OptionError, WeightsError
@@ -135,9 +136,19 @@ def test_a_trained_head_is_a_linear_layer_in_evaluation(kind):
     torch.testing.assert_close(F.linear(x, weight, bias), head(x))
 
 
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """The configuration of a run of a ResNet that has released its average."""
+    folder = tmp_path_factory.mktemp("averaged")
+    changes = {"method": "labels", "model": "pcl_resnet18", "size": 64, "ema": 0.9}
+    config = small_config(label_faces(folder / "faces"), folder / "run", **changes)
+    run(config)
+    return config
+
+
 @pytest.mark.parametrize("model", MODELS)
-def test_the_heads_of_a_run_load_beside_its_encoder(config, model):
-    name = f"local-dir:{run(replace(config, model=model, size=64))}"
+def test_the_heads_of_a_run_load_beside_its_encoder(finished, averaged, model):
+    name = f"local-dir:{(finished('labels') if model == 'pcl_facecycle' else averaged).out}/encoder"
     heads, encoder = facepcl.create_heads(name), facepcl.create_model(name).eval()
     with torch.no_grad():
         found = heads(encoder.forward_branches(torch.rand(5, 3, 64, 64)))
@@ -165,13 +176,13 @@ def test_released_heads_say_what_the_trained_ones_say_in_degrees():
     torch.testing.assert_close(released["expression"], trained["expression"].softmax(1))
 
 
-def test_the_statistics_of_released_heads_are_those_of_clean_faces(config):
+def test_the_statistics_of_released_heads_are_those_of_clean_faces(finished):
     """Released, the identities of the training faces have mean 0 and deviation 1 before they are scaled."""
-    encoder = run(config)
-    name = f"local-dir:{encoder}"
+    config = finished("labels")
+    name = f"local-dir:{config.out}/encoder"
     heads, model = facepcl.create_heads(name), facepcl.create_model(name).eval()
     images = InMemory(config, {}).sample(2048)
-    images = F.interpolate(images.float() / 255, (48, 48), mode="bicubic", antialias=True)
+    images = F.interpolate(images.float() / 255, (32, 32), mode="bicubic", antialias=True)
     with torch.no_grad():
         maps = resize_maps(model.forward_branches(images).shared, 4)
     values = heads["identity"](maps.flatten(1))
@@ -179,12 +190,10 @@ def test_the_statistics_of_released_heads_are_those_of_clean_faces(config):
     torch.testing.assert_close(values.std(0), torch.ones(256), atol=0.1, rtol=0)
 
 
-def test_the_average_has_heads_of_its_own(config):
-    encoder = run(replace(config, ema=0.9))
-    checkpoint = end_of(config)
-    averaged = checkpoint["averaged.label_heads.heads.pose.linear.weight"]
-    assert not torch.equal(averaged, checkpoint["label_heads.heads.pose.linear.weight"])
-    assert (encoder / "heads.safetensors").is_file()
+def test_the_average_has_heads_of_its_own(averaged):
+    checkpoint, name = end_of(averaged), "label_heads.heads.pose.linear.weight"
+    assert not torch.equal(checkpoint[f"averaged.{name}"], checkpoint[name])
+    assert Path(averaged.out, "encoder/heads.safetensors").is_file()
 
 
 @pytest.mark.parametrize("model", MODELS)

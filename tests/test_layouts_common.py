@@ -225,6 +225,8 @@ def test_steps_of_intensity_are_told_and_a_unit_has_one_column(tmp_path):
     assert manifest.notes == ("x.csv: intensities taken for steps of 0 to 5",)
     with pytest.raises(DataError, match=r"x\.csv has several columns of AU12"):
         read("action-units", write_csv(tmp_path / "x.csv", "path,AU12,AU012", "0.jpg,1,0"))
+    with pytest.raises(DataError, match=r"x\.csv has several columns 'au12'"):
+        read("action-units", write_csv(tmp_path / "x.csv", "path,AU12,AU12", "0.jpg,1,0"))
 
 
 def test_a_csv_manifest_without_the_column_of_a_task_says_what_it_has(tmp_path):
@@ -267,18 +269,12 @@ def test_labels_of_a_data_set_are_not_counted(tmp_path, caplog):
     assert caplog.messages == ["skipped 1 file: 1 .NEF"]
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("train.rec", "is an MXNet record file, .*write its images to folders or .tar shards first"),
-    ],
-)
-def test_a_file_that_no_layout_reads_says_what_it_is(tmp_path, name, said):
-    (tmp_path / name).write_bytes(b"?")
-    with pytest.raises(DataError, match=rf"{name} {said}"):
-        read_manifest("verification", tmp_path / name)
-    suffix = name.partition(".")[2]
-    with pytest.raises(DataError, match=rf"looked for .*; skipped 1 file: 1 \.{suffix}; \.{suffix} {said}"):
+def test_a_file_that_no_layout_reads_says_what_it_is(tmp_path):
+    (tmp_path / "train.rec").write_bytes(b"?")
+    said = "is an MXNet record file, .*write its images to folders or .tar shards first"
+    with pytest.raises(DataError, match=rf"train\.rec {said}"):
+        read_manifest("verification", tmp_path / "train.rec")
+    with pytest.raises(DataError, match=rf"looked for .*; skipped 1 file: 1 \.rec; \.rec {said}"):
         read_manifest("verification", tmp_path)
 
 
@@ -314,13 +310,6 @@ def test_a_class_that_is_no_small_number_is_its_own_name(tmp_path, word):
     members = {"0.jpg": FACES[0].read_bytes(), "0.cls": word.encode()}
     (image,) = read("expression", pack(tmp_path / "s.tar", members)).images
     assert image.expression == word
-
-
-def test_splits_are_not_taken_for_people_whatever_lies_beside_them(tmp_path):
-    for place in ("train/ann/0.jpg", "test/bob/1.jpg", "extra/eve/2.jpg"):
-        put_face(tmp_path / place)
-    with pytest.raises(DataError, match=r"splits, not people \(extra, test, train\)"):
-        read_manifest("verification", tmp_path)
 
 
 def test_a_drive_that_fails_while_features_are_extracted_is_no_bad_image(model, tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ def test_an_annotation_of_affectnet_out_of_range_is_named(tmp_path, label):
 def test_an_image_of_affectnet_without_annotation_is_named(tmp_path):
     affectnet(tmp_path)
     (tmp_path / "val_set/annotations/2_exp.npy").unlink()
-    with pytest.raises(MissingPath, match=r"2_exp\.npy"):
+    with pytest.raises(MissingPath, match=r"2_exp\.npy: there is no such file"):
         read(tmp_path)
 
 

@@ -70,6 +70,10 @@ def test_a_person_is_the_first_folder_however_deep_the_images_lie(tmp_path):
     [
         (("lfw/a/0.jpg", "lfw/b/0.jpg"), r"are in its folder lfw: if the people are in there, pass .*/lfw"),
         (("train/a/0.jpg", "test/b/0.jpg"), r"are splits, not people \(test, train\): pass one"),
+        (
+            ("train/a/0.jpg", "test/b/1.jpg", "extra/c/2.jpg"),
+            r"are splits, not people \(extra, test, train\)",
+        ),
         (("dev/aac/id1/v/0.jpg", "test/aac/id2/v/0.jpg"), r"are splits, not people"),
         (("a/0.jpg", "b/0.jpg", "sheet.jpg"), r"sheet\.jpg is beside them"),
     ],

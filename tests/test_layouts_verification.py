@@ -245,7 +245,7 @@ def test_a_csv_of_pairs_may_name_folds_and_people(tmp_path):
     manifest = read(pairs_csv(tmp_path / "p.csv", header, "0.jpg,1.jpg,1,0,a,a", "2.jpg,0.jpg,false,1,b,a"))
     assert pairs(manifest, tmp_path) == [("0.jpg", "1.jpg", True, 0), ("2.jpg", "0.jpg", False, 1)]
     assert [image.subject for image in manifest.images] == ["a", "a", "b"]
-    bare = read(pairs_csv(tmp_path / "p.csv", "path1,path2,same", "0.jpg,1.jpg,same"))
+    bare = read(pairs_csv(tmp_path / "p.csv", "Path1,Path2,Same", "0.jpg,1.jpg,same"))
     assert [(p.same, p.fold) for p in bare.pairs] == [(True, -1)]
 
 

@@ -47,7 +47,8 @@ def test_imports_run_one_way_from_room_to_room():
 
 
 def test_no_file_is_longer_than_500_lines_and_few_lie_beside_the_rooms():
-    assert not [path for path in FILES if len(path.read_text("utf-8").splitlines()) > 500]
+    files = [path for folder in ("facepcl", "examples", "tools") for path in (ROOT / folder).rglob("*.py")]
+    assert not [path for path in files if len(path.read_text("utf-8").splitlines()) > 500]
     assert len(list((ROOT / "facepcl").glob("*.py"))) <= 7
 
 

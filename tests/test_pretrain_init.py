@@ -25,14 +25,13 @@ def first(finished, tmp_path):
 
 
 @pytest.mark.parametrize("file", [False, True])
-def test_a_run_starts_from_the_weights_it_is_given(config, first, file):
-    init = f"{first}/model.safetensors" if file else f"local-dir:{first}"
-    config = replace(config, init=init, lr=0.0, seed=1, steps=1)
-    run(config)
-    trained, weights = end_of(config), load_tensors(first / "model.safetensors")
-    assert all(torch.equal(trained[f"encoder.{name}"], weights[name]) for name in weights)
+def test_networks_start_from_the_weights_they_are_given(first, file):
+    nets = Networks("pcl_facecycle", {})
+    nets.start_from(f"{first}/model.safetensors" if file else f"local-dir:{first}")
+    found, weights = nets.state_dict(), load_tensors(first / "model.safetensors")
+    assert all(torch.equal(found[f"encoder.{name}"], weights[name]) for name in weights)
     decoder = load_tensors(first / "decoder.safetensors")["fc.weight"]
-    assert torch.equal(trained["decoder.fc.weight"], decoder) != file
+    assert torch.equal(found["decoder.fc.weight"], decoder) != file
 
 
 @pytest.mark.slow
@@ -53,17 +52,18 @@ def resnet(tmp_path):
     return save_encoder(model, tmp_path / "resnet")
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_a_frozen_encoder_gives_the_codes_it_gave_before(resnet, tmp_path, resumed):
+def codes(folder):
+    return FaceEmbedder(f"local-dir:{folder}", dtype="float32")(FACES[:4])
+
+
+def test_a_frozen_encoder_gives_the_codes_it_gave_before_also_by_a_run_that_goes_on(resnet, tmp_path):
     label_faces(faces := tmp_path / "faces")
     config = Config((str(faces),), str(tmp_path / "run"), model="pcl_resnet18", method="labels", freeze=True)
     config = replace(config, init=f"local-dir:{resnet}", batch=6, steps=2, size=96)
-    encoder = run(config)
-    if resumed:
-        shutil.rmtree(encoder)
-        run(config)
-    before, after = (FaceEmbedder(f"local-dir:{f}", dtype="float32")(FACES[:4]) for f in (resnet, encoder))
+    before, after = codes(resnet), codes(encoder := run(config))
     np.testing.assert_array_equal(after, before)
+    shutil.rmtree(encoder)
+    np.testing.assert_array_equal(codes(run(config)), before)
 
 
 def test_what_a_run_sees_is_normalised_as_its_weights_expect():
@@ -94,9 +94,11 @@ def test_a_damaged_decoder_is_no_reason_to_begin_without_one(config, first, dama
         run(replace(config, init=f"local-dir:{first}"))
 
 
-def test_a_run_started_from_weights_goes_on_without_them(config, first):
-    config = replace(config, method="simclr", init=f"local-dir:{first}")
-    encoder = run(config)
+def test_a_run_starts_from_weights_and_goes_on_without_them(config, first):
+    config = replace(config, method="simclr", init=f"local-dir:{first}", lr=0.0)
+    encoder, weights = run(config), load_tensors(first / "model.safetensors")
+    trained = {name: tensor for name, tensor in end_of(config).items() if name.startswith("encoder.")}
+    assert all(torch.equal(tensor, weights[name[len("encoder.") :]]) for name, tensor in trained.items())
     shutil.rmtree(first)
     shutil.rmtree(encoder)
     assert run(config) == encoder

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from helpers.hub_clients import ROOT, assert_same_codes, assert_sentence
 from huggingface_hub import ModelCard, constants
@@ -116,6 +117,19 @@ def test_the_card_can_be_read_back_and_names_the_call_that_loads_it(hub, encoder
     assert 'timm.create_model("hf-hub:org/faces", pretrained=True, num_classes=0)' in text
     for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
         exec(compile(snippet, "card", "exec"), {})
+
+
+def test_the_card_of_a_trunk_promises_no_branches(encoders, tmp_path):
+    timm.models.save_for_hf(timm.create_model("pcl_facecycle"), tmp_path, safe_serialization=True)
+    assert "forward_codes" not in card_of(tmp_path, "hf-hub:org/faces")
+    assert "forward_codes" in card_of(encoders("pcl_facecycle")[1], "hf-hub:org/faces")
+
+
+def test_a_configuration_without_the_normalisation_has_no_card(encoders, tmp_path):
+    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    (folder / "config.json").write_text('{"architecture": "pcl_facecycle", "num_classes": 0}')
+    with pytest.raises(OptionError, match=r"config\.json needs input_size, mean and std"):
+        card_of(folder, "hf-hub:org/faces")
 
 
 def test_a_card_that_was_written_where_paths_have_blanks_names_the_repository(hub, encoders, tmp_path):

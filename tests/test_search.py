@@ -17,6 +17,7 @@ from facepcl.embedding import nearest
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.tables import write_table
 from facepcl.errors import MissingExtra, MissingPath, OptionError, TableError, WeightsError
+from facepcl.images.face import FACE_COLUMNS
 from facepcl.models.io import save_encoder
 from facepcl.utils.futures import side_by_side
 
@@ -350,6 +351,15 @@ def test_a_row_with_an_error_is_a_result_that_says_so():
     assert good.matches
 
 
+def test_a_row_without_a_face_is_a_result_without_one():
+    rows = random_rows(40)
+    faces = np.zeros((40, len(FACE_COLUMNS)), np.float32)
+    faces[3] = np.nan
+    bad, good = facepcl.search((), replace(rows, faces=faces), rows=[3, 0])
+    assert (bad.error, bad.face) == ("damaged", None)
+    assert good.matches[0].number == 0
+
+
 def test_weights_without_a_name_are_named_and_make_the_identity_of_a_query(attribute_weights, tmp_path):
     path = tmp_path / "t.npz"
     facepcl.embed(list(FACES), path, model=attribute_weights, branch="shared,identity", dtype="float32")
@@ -391,6 +401,14 @@ def test_what_the_table_was_made_with_holds_for_queries(made):
         embedder(FACES[:6]), list(map(str, FACES[:6])), [None] * 6, np.full((6, 2), 112), embedder.meta
     )
     [result] = facepcl.search(FACES[2], table)
+    assert result.matches[0].row == 2
+    assert result.matches[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_the_pose_codes_of_a_table_with_flip_are_searched_though_flip_leaves_them_alone(tmp_path):
+    path = tmp_path / "t.npz"
+    facepcl.embed(FACES[:6], path, branch="shared,pose", flip=True, dtype="float32")
+    [result] = facepcl.search(FACES[2], path, branch="pose")
     assert result.matches[0].row == 2
     assert result.matches[0].similarity == pytest.approx(1, abs=1e-5)
 

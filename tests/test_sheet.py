@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 import facepcl
 from facepcl.cli import main
 from facepcl.embedding import contact_sheet
-from facepcl.embedding.contact_sheet import NEIGHBOURS, Sample, nearest
+from facepcl.embedding.contact_sheet import CENTRE_FROM, NEIGHBOURS, Sample, nearest
 from facepcl.errors import OptionError
 from facepcl.images.sheet import check_sheet, lines_of, save_sheet
 
@@ -54,6 +54,14 @@ def test_rows_are_identity_and_pose_of_weights_attribute_weights(attribute_weigh
     written.clear()
     embed(FACES[:3], tmp_path, model)
     assert "Nearest neighbours by face code and by pose code" in written
+
+
+def test_many_codes_are_compared_about_their_mean_and_two_as_they_are():
+    random = np.random.default_rng(0)
+    group = np.arange(CENTRE_FROM) % 2
+    codes = 5 + random.normal(size=(2, 16))[group] + 0.1 * random.normal(size=(CENTRE_FROM, 16))
+    assert ((contact_sheet._cosine(codes) > 0) == (group[:, None] == group)).all()
+    assert contact_sheet._cosine(np.stack([codes[0], 1.1 * codes[0]]))[0, 1] == pytest.approx(1)
 
 
 def test_copies_of_a_picture_are_shown_once_and_not_beside_it():

@@ -165,11 +165,6 @@ def test_a_shard_gives_its_image_members_in_their_order(tmp_path):
     assert [(i.path, i.data) for i in items(tar)] == [(f"{tar}/b.jpg", b"1"), (f"{tar}/a.png", b"2")]
 
 
-def test_a_shard_in_a_folder_is_read_too(tmp_path):
-    pack(tmp_path / "s.tar", {"a.jpg": b"1"})
-    assert paths(tmp_path) == [f"{tmp_path}/s.tar/a.jpg"]
-
-
 def test_a_shard_cut_off_gives_what_is_whole_and_a_reason(tmp_path):
     tar = truncated(pack(tmp_path / "s.tar", {"a.jpg": b"1" * 600, "b.jpg": b"2" * 5000}), 3000)
     good, cut_off, last = items(tar)

@@ -66,7 +66,7 @@ def config(shards, tmp_path):
 def opened(config, place=None, begun=None):
     stream = Stream(config, survey(config.data, config.stream, None), begun or {}, CPU)
     if place:
-        stream.restore(place)
+        stream.place = place
     return closing(stream)
 
 

@@ -46,11 +46,6 @@ def points(labels):
     return {name: np.array(place) for name, place in labels["landmarks"].items()}
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda p: str(p.relative_to(FOLDER)))
-def test_a_file_fits_in_a_head(path):
-    assert len(path.read_text("utf-8").splitlines()) <= 350
-
-
 def test_pictures_are_faces_of_the_size_that_was_asked_for(some):
     offsets = []
     for pixels, labels in some:

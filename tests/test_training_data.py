@@ -41,6 +41,14 @@ def test_landmarks_follow_resize_and_crop(tmp_path):
     )  # the picture's centre stays the centre
 
 
+def test_people_without_a_name_are_no_person(tmp_path):
+    files = {}
+    for number, name in enumerate(["", "", "ann"]):
+        files[f"{number}.jpg"] = jpeg()
+        files[f"{number}.json"] = json.dumps({"identity": name}).encode()
+    assert read_faces([pack(tmp_path / "s.tar", files)], 16).identity.tolist() == [-1, -1, 0]
+
+
 def test_a_flat_folder_has_no_labels(tmp_path):
     for i in range(2):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg())

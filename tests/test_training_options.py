@@ -60,15 +60,6 @@ def test_an_averaged_resnet_has_batch_statistics_of_its_own(config):
     assert not torch.equal(released["bn1.running_mean"], trained["averaged.encoder.bn1.running_mean"])
 
 
-def test_a_stopped_average_goes_on_to_the_bit(config, monkeypatch):
-    config = replace(config, ema=0.9)
-    whole = replace(config, out=config.out + "-whole")
-    run(whole)
-    stop_in_step(2, config, monkeypatch, "contrast_shared")
-    run(config)
-    assert_same(end_of(config), end_of(whole))
-
-
 def test_an_ema_of_1_is_refused(config):
     with pytest.raises(OptionError, match=r"--ema must be below 1, not 1.0"):
         run(replace(config, ema=1.0))
@@ -82,17 +73,6 @@ def test_a_head_is_not_turned_to_its_side(config):
 def test_more_edges_than_views_are_refused(config):
     with pytest.raises(OptionError, match=r"--edges must be a probability of at most 1, not 1.5"):
         run(replace(config, edges=1.5))
-
-
-def test_a_run_that_was_begun_before_an_option_existed_had_its_default(config):
-    config = replace(config, steps=1)
-    run(config)
-    path = Path(config.out, "config.json")
-    begun = recorded(config)
-    del begun["ema"]
-    path.write_text(json.dumps(begun))
-    with pytest.raises(OptionError, match=r"started with --ema 0.0, not 0.5"):
-        run(replace(config, ema=0.5))
 
 
 def sizes_seen(monkeypatch):
@@ -114,8 +94,8 @@ def test_a_schedule_trains_at_one_size_and_then_at_the_next(config, monkeypatch)
     assert json.loads((encoder / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 64, 64]
 
 
-def test_a_stopped_schedule_goes_on_to_the_bit(config, monkeypatch):
-    config = replace(config, size=0, resolution_schedule="32:0.6,48")
+def test_a_stopped_run_goes_on_to_the_bit_with_its_average_and_in_its_schedule(config, monkeypatch):
+    config = replace(config, ema=0.9, size=0, resolution_schedule="32:0.6,48")
     whole = replace(config, out=config.out + "-whole")
     run(whole)
     stop_in_step(2, config, monkeypatch, "contrast_shared")
@@ -125,16 +105,11 @@ def test_a_stopped_schedule_goes_on_to_the_bit(config, monkeypatch):
     assert_same(end_of(config), end_of(whole))
 
 
-def test_sizes_of_a_schedule_take_turns(config, monkeypatch):
-    seen = sizes_seen(monkeypatch)
-    encoder = run(replace(config, size=0, resolution_schedule="32+48:0.7,40", steps=4))
-    assert seen == [32, 48, 32, 40]
-    assert json.loads((encoder / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 40, 40]
-
-
-def test_an_encoder_is_for_the_largest_of_the_sizes_that_end_its_schedule(config):
-    encoder = run(replace(config, size=0, resolution_schedule="48+64+32", steps=1))
-    assert json.loads((encoder / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 64, 64]
+def test_sizes_of_a_schedule_take_turns_and_the_largest_of_its_end_is_that_of_the_encoder(config):
+    config = replace(config, size=0, resolution_schedule="32+48:0.7,40")
+    assert [config.size_at(step / 4, step) for step in range(4)] == [32, 48, 32, 40]
+    assert config.final_size == 40
+    assert replace(config, resolution_schedule="32:0.5,48+64+32").final_size == 64
 
 
 @pytest.mark.parametrize(
@@ -188,6 +163,27 @@ def test_two_lengths_at_once_are_refused(config, capsys):
     options = [*config.data, "--out", config.out, "--steps", "3", "--minutes", "2"]
     assert main(["pretrain", *options]) == 2
     assert "--steps 3 and --minutes 2 exclude each other: give one" in capsys.readouterr().err
+
+
+def test_a_run_leaves_the_callers_random_numbers_alone(config):
+    state = torch.get_rng_state()
+    run(replace(config, steps=1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "unread_words"),
+    [
+        ("simclr", "--noise 0.1 --lr 0.1 --turn 5", "--noise"),
+        ("labels", "--edges 0.1 --max-yaw 9 --cls identity", "--edges"),
+        ("pcl", "--weight-pose 1 --pose-batch 4 --probe-steps 7", "--weight-pose, --probe-steps"),
+        ("pcl-relative", "--face-crops whole --turn 5", "--face-crops"),
+    ],
+)
+def test_options_of_other_methods_are_named(method, words, unread_words, tmp_path, caplog):
+    out = ["--out", str(tmp_path / "run"), "--steps", "1"]
+    assert main(["pretrain", str(tmp_path / "gone"), *out, "--method", method, *words.split()]) == 2
+    assert f"without effect on this run of --method {method}: {unread_words}\n" in caplog.text
 
 
 def test_layers_that_drop_at_random_draw_what_the_seeds_determine():

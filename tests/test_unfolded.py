@@ -78,19 +78,28 @@ def test_names_and_classes_are_as_before_afterwards():
 
 
 def test_it_does_not_pay_without_tiny_maps(monkeypatch):
-    monkeypatch.setattr(unfolded, "_seconds_of_a_pass", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(unfolded, "training_pass", lambda *_: pytest.fail("timed"))
     network = facepcl.create_model("pcl_facecycle")
     assert not unfolding_pays(network, torch.rand(2, 3, 64, 64), torch.float32)
 
 
 @pytest.mark.parametrize(("with_it", "pays"), [(0.9, True), (0.99, False)])
 def test_a_timing_decides(monkeypatch, with_it, pays):
-    def seconds(network, *_):
-        return with_it if type(network.layer4[0].conv2) is not nn.Conv2d else 1.0
+    plain = []
 
-    monkeypatch.setattr(unfolded, "_seconds_of_a_pass", seconds)
+    def timed(ways, rounds):
+        for work in ways.values():
+            work()
+        return {way: with_it if way else 1.0 for way in ways}
+
+    def note(network, *_):
+        plain.append(type(network.layer4[0].conv2) is nn.Conv2d)
+
+    monkeypatch.setattr(unfolded, "least_seconds", timed)
+    monkeypatch.setattr(unfolded, "training_pass", note)
     network = facepcl.create_model("pcl_resnet18")
     assert unfolding_pays(network, torch.rand(2, 3, 64, 64), torch.float32) is pays
+    assert plain == [True, False]
 
 
 def test_a_run_with_a_dtype_of_its_own_is_decided_by_its_seed_alone(config, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from facepcl.images.rotations import rotation
 from facepcl.pretrain import augment as views
 from facepcl.pretrain import substeps
-from facepcl.pretrain.config import CONTRASTS, Config
+from facepcl.pretrain.config import CONTRASTS, METHODS, Config
 from facepcl.pretrain.dataset import Faces
 from facepcl.pretrain.label_views import LabelViews, label_views, turned_pose, upright_crops
 from facepcl.pretrain.networks import Networks
@@ -144,8 +144,8 @@ def test_views_are_made_where_there_is_float64(device, place):
     assert substeps.where_views_are_made(torch.device(device)) == torch.device(place)
 
 
-@pytest.mark.parametrize("method", ["pcl", "simclr"])
-def test_a_step_takes_views_that_were_made_on_another_device(monkeypatch, method):
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "labels"])
+def test_a_step_takes_as_many_views_as_are_recorded_also_those_made_on_another_device(monkeypatch, method):
     """The device without values stands for Apple's GPUs: it refuses tensors of another, too."""
 
     class Noise:
@@ -156,10 +156,13 @@ def test_a_step_takes_views_that_were_made_on_another_device(monkeypatch, method
     monkeypatch.setattr("torch.autocast", lambda *args, **options: nullcontext())  # which it does not know
     config = Config((), "", batch=4, pose_batch=2, pose_negatives=2, method=method)
     nets = Networks("pcl_facecycle", {}, config.tasks).to("meta").train()
+    seen = []
+    nets.encoder.conv1.register_forward_hook(lambda layer, inputs, _: seen.append(len(inputs[0])))
     steps = substeps.Tasks(config, Noise(), nets, 64, torch.float32)
     for loss in steps.of_step(0, 0.5, dict.fromkeys(CONTRASTS, 1.0)):
         loss.total.backward()
         assert loss.total.device.type == "meta"
+    assert sum(seen) == config.views_per_step
 
 
 def test_jitter_happens_for_four_of_five(images):

@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
+
+_logger = logging.getLogger("facepcl")
 
 DESCRIPTION = "Train an encoder on faces with PCL, with labels, or with an ablation of PCL."
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2
@@ -65,6 +68,7 @@ def _skipped(run: Path) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from facepcl.pretrain import loop
+    from facepcl.pretrain.config import unread
 
     given = {f.name: getattr(args, f.name) for f in fields(loop.Config) if f.metadata}
     given = {name: value for name, value in given.items() if value is not None}
@@ -74,7 +78,11 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"{' and '.join(lengths)} exclude each other: give one of them")
     if lengths and not given.get("epochs"):
         numbers["epochs"] = 0.0
-    encoder = loop.run(loop.Config(data=tuple(args.data), out=args.out, **numbers), progress=True)
+    config = loop.Config(data=tuple(args.data), out=args.out, **numbers)
+    if ignored := unread(config, given):
+        options = ", ".join("--" + name.replace("_", "-") for name in ignored)
+        _logger.warning("without effect on this run of --method %s: %s", config.method, options)
+    encoder = loop.run(config, progress=True)
     if is_first():
         skipped = _skipped(encoder.parent)
         broken = f"{skipped} broken images were skipped; " if skipped else ""

@@ -22,7 +22,7 @@ def read_labels(data: bytes, name: str) -> dict[str, Any]:
     points; `AU04` becomes `AU4`, and the identity 7 the word "7". Raises DataError that names file and label
     if one is invalid, such as NaN.
     """
-    labels = {key: value for key, value in _parse(data, name).items() if value is not None}
+    labels = {key: value for key, value in _parse(data, name).items() if value not in (None, "")}
     for angle in ANGLES:
         if angle in labels:
             labels[angle] = _number(labels[angle], angle, name)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.errors import OptionError
+from facepcl.models.branches import is_branch
 from facepcl.models.factory import is_timms
 from facepcl.models.io import (
     BRANCHES_FILE,
@@ -13,7 +14,9 @@ from facepcl.models.io import (
     HEADS_FILE,
     ORIGINAL_HEADS_FILE,
     STOCK_NAMES,
+    WEIGHTS_FILE,
     read_config,
+    read_shapes,
 )
 
 CARD_FILE = "README.md"
@@ -51,6 +54,11 @@ def card_of(folder: Path, name: str, facts: Facts | None = None, license: str | 
     """The card of the weights in `folder`, loaded as `name`; its metadata are checked."""
     facts, config = facts or Facts(), read_config(folder)
     cfg, own = config.get("pretrained_cfg", {}), config.get("facepcl", {})
+    if not {"input_size", "mean", "std"} <= cfg.keys():
+        raise OptionError(
+            f"{folder}: the pretrained_cfg of its config.json needs input_size, mean and std; save the model "
+            "again by facepcl or by timm's save_for_hf"
+        )
     architecture = own.get("architecture", config.get("architecture", ""))
     license = license or cfg.get("license")
     metadata = _metadata(architecture, name, facts, license, bool(cfg.get("paper_ids")))
@@ -113,7 +121,7 @@ def _body(
     cfg = config["pretrained_cfg"]
     size, values = cfg["input_size"][-1], _values(cfg)
     stock = architecture in STOCK_NAMES or is_timms(architecture)
-    branches = (folder / BRANCHES_FILE).is_file() if stock else config["model_args"].get("branches", True)
+    branches = (folder / BRANCHES_FILE).is_file() or any(map(is_branch, read_shapes(folder / WEIGHTS_FILE)))
     codes = "shared, face and pose code" if branches else "shared code"
     if cfg.get("paper_ids"):
         kind = "pose-disentangled contrastive learning"

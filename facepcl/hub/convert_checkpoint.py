@@ -123,9 +123,6 @@ def _load(network: nn.Module, tensors: State, what: str) -> None:
             raise WeightsError(f"{what}: {key} is not known")
         if value.shape != own[key].shape:
             raise WeightsError(f"{what}: {key} is {list(value.shape)}, expected {list(own[key].shape)}")
-    # older releases of torch saved no batch counts, which only training reads
-    counts = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
-    if missing := [key for key in own if key not in {**counts, **tensors}]:
+    if missing := network.load_state_dict(tensors, strict=False).missing_keys:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WeightsError(f"{what}: {missing[0]} is missing{more}")
-    network.load_state_dict({**counts, **tensors})

@@ -11,20 +11,12 @@ from typing import Any
 from facepcl.errors import FacepclError, HubError, MissingPath, OptionError, WeightsError
 from facepcl.hub.card import CARD_FILE, Facts, card_of, check_card
 from facepcl.models.factory import create_model
-from facepcl.models.hub_folder import architecture_of, reason
-from facepcl.models.io import (
-    BRANCHES_FILE,
-    CONFIG_FILE,
-    DECODER_FILE,
-    HEADS_FILE,
-    ORIGINAL_HEADS_FILE,
-    WEIGHTS_FILE,
-    read_config,
-)
+from facepcl.models.hub_folder import LOADED, architecture_of, reason
+from facepcl.models.io import CONFIG_FILE, ORIGINAL_HEADS_FILE, read_config
 from facepcl.utils.files import as_path
 
 # pushed if they are in the folder, with config and card
-WEIGHTS = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE, ORIGINAL_HEADS_FILE)
+WEIGHTS = (*LOADED, ORIGINAL_HEADS_FILE)
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,9 @@ class Decoder(nn.Module):
     The keys are those of the original; the tanh is the original's too, though targets lie in [0, 1] (Q4).
     """
 
-    def __init__(self, code: int = CODE):
+    def __init__(self) -> None:
         super().__init__()
-        self.fc = nn.Linear(code, 512)
+        self.fc = nn.Linear(CODE, 512)
         layers: list[nn.Module] = []
         widths = (512, 256, 256, 256, 256, 128)
         for c_in, c_out in pairwise(widths):
@@ -61,5 +61,5 @@ class Decoder(nn.Module):
 class ProjectionHead(nn.Sequential):
     """A code `[B, 2048]` -> `[B, 512]` for a contrast loss: Linear, ReLU, Linear, BatchNorm (METHOD 3)."""
 
-    def __init__(self, code: int = CODE, out: int = 512):
-        super().__init__(nn.Linear(code, code), nn.ReLU(), nn.Linear(code, out), nn.BatchNorm1d(out))
+    def __init__(self, code: int = CODE):
+        super().__init__(nn.Linear(code, code), nn.ReLU(), nn.Linear(code, 512), nn.BatchNorm1d(512))

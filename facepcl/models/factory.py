@@ -14,6 +14,7 @@ from facepcl.errors import OptionError, WeightsError, near, unknown
 from facepcl.models.branched import create_branched
 from facepcl.models.branched_folder import load_branched
 from facepcl.models.branches import is_branch
+from facepcl.models.decoder import Decoder
 from facepcl.models.heads import Heads, HeadSpec, read_specs
 from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
 from facepcl.models.io import (
@@ -82,7 +83,7 @@ def create_model(
     if is_timms(name):
         return _create_of_timm(name, pretrained, branches, timm_options)
     _check_name(name)
-    if pretrained is True and (row := _row_on_the_hub(name)):
+    if pretrained is True and (row := _row(name)) and not row.path:
         folder = fetch_row(row, timm_options.get("cache_dir"))
         return _create_from_folder(folder, True, branches is not False, timm_options)
     if isinstance(pretrained, (str, Path)):
@@ -153,11 +154,11 @@ def unknown_model(name: str, others: Iterable[str] = ()) -> OptionError:
     return OptionError(unknown("model", name, ours, meant))
 
 
-def _row_on_the_hub(name: str) -> Row | None:
-    """The row of the weights that `name` means, if they are on the Hub and not in this installation."""
+def _row(name: str) -> Row | None:
+    """The row of the weights that a plain `name` means: the first that there are."""
     architecture, _, tag = name.partition(".")
     rows = [row for row in rows_of(architecture) if tag in ("", row.tag) and (row.path or row.hf_hub_id)]
-    return rows[0] if rows and not rows[0].path else None
+    return rows[0] if rows else None
 
 
 def fetch_row(row: Row, cache_dir: str | Path | None = None, progress: bool = False) -> Path:
@@ -188,14 +189,10 @@ def download(name: str, cache_dir: str | Path | None = None, progress: bool = Fa
         OptionError: There is no model of this name.
         WeightsError: There is nothing to download, or it fails.
     """
-    folder = find_folder(name, cache_dir, progress)
+    folder, row = _whereabouts(name, True, cache_dir, progress)
     if folder is not None:
         return folder
-    _check_name(name)
-    architecture, _, tag = name.partition(".")
-    if row := _row_on_the_hub(name):
-        return fetch_row(row, cache_dir, progress)
-    if any(row.path and tag in ("", row.tag) for row in rows_of(architecture)):
+    if row and row.path:
         return WEIGHTS
     raise WeightsError(f"there are no weights for {name}; {THREE_WAYS}")
 
@@ -268,8 +265,6 @@ def create_decoder(name: str, pretrained: bool = True) -> nn.Module:
     Raises:
         WeightsError: These weights have no decoder, or it is damaged.
     """
-    from facepcl.models.decoder import Decoder
-
     decoder = Decoder()
     path = find_decoder(name, pretrained)
     if not pretrained:
@@ -294,17 +289,18 @@ def find_decoder(name: str, fetch: bool = True) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def _whereabouts(name: str, fetch: bool = True) -> tuple[Path | None, Row | None]:
+def _whereabouts(
+    name: str, fetch: bool = True, cache_dir: str | Path | None = None, progress: bool = False
+) -> tuple[Path | None, Row | None]:
     """The folder of the weights `name`, `fetch`ed from the Hub if they are there, or the row of bundled
     ones."""
-    folder = find_folder(name)
-    if folder is not None:
+    if (folder := find_folder(name, cache_dir, progress)) is not None:
         return folder, None
     _check_name(name)
-    if fetch and (row := _row_on_the_hub(name)):
-        return fetch_row(row), None
-    architecture, _, tag = name.partition(".")
-    return None, next((row for row in rows_of(architecture) if tag in ("", row.tag)), None)
+    row = _row(name)
+    if fetch and row and not row.path:
+        return fetch_row(row, cache_dir, progress), None
+    return None, row
 
 
 def create_heads(name: str) -> Heads:

@@ -229,18 +229,7 @@ class PclFaceCycle(BranchOutputs, nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """The trunk's map `[B, 128, ceil(H/16), ceil(W/16)]`: PCL's shared features."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(
-                [
-                    self.conv1,
-                    self.layer1,
-                    self.layer2_1,
-                    self.resblock1,
-                    self.resblock2,
-                    self.layer2_2,
-                    self.layer3_1,
-                ],
-                x,
-            )
+            return self.forward_intermediates(x)[0]
         x = self.layer1(self.conv1(x))
         x = self.resblock2(self.resblock1(self.layer2_1(x)))
         return self.layer3_1(self.layer2_2(x))

@@ -53,11 +53,6 @@ class PclResNet(BranchOutputs, ResNet):
         return super().prune_intermediate_layers(indices, prune_norm, prune_head)
 
 
-def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The file's tensors, checked whole against the model."""
-    return fit_state_dict(state_dict, model)
-
-
 _BASE: dict[str, Any] = {"input_size": (3, 128, 128), "pool_size": (4, 4), "first_conv": "conv1"}
 default_cfgs = generate_default_cfgs(
     {**cfg_rows("pcl_resnet18", **_BASE), **cfg_rows("pcl_resnet50", **_BASE)}
@@ -70,7 +65,7 @@ def _create(variant: str, pretrained: bool, branches: bool, **kwargs: Any) -> Re
         PclResNet if branches and not kwargs.get("features_only", False) else ResNet,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=fit_state_dict,
         **kwargs,
     )
 

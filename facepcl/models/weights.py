@@ -42,22 +42,21 @@ def cfg_rows(model: str, **shape: Any) -> dict[str, Any]:
     cfgs: dict[str, Any] = {
         f"{model}.{row.tag}": {
             **base,
-            **({"input_size": (3, row.input_size, row.input_size)} if row.input_size else {}),
-            **({"pool_size": _map_side(row.input_size, shape)} if row.input_size else {}),
+            **_sizes(row.input_size or shape["input_size"][1], shape),
             "license": row.license,
             "description": row.training_data,
-            **({"file": str(row.path)} if row.path else {}),
-            **({"hf_hub_id": row.hf_hub_id} if row.hf_hub_id else {}),
+            "file": row.path and str(row.path),
+            "hf_hub_id": row.hf_hub_id,
         }
         for row in rows_of(model)
     }
     return cfgs or {f"{model}.untrained": base}
 
 
-def _map_side(size: int, shape: dict[str, Any]) -> tuple[int, int]:
-    """Sides of the last map of images of `size` pixels; `shape` has those of the model's own size."""
+def _sizes(size: int, shape: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Sides of images of `size` pixels and of their last map; `shape` has those of the model's own size."""
     side = math.ceil(size * shape["pool_size"][0] / shape["input_size"][1])
-    return side, side
+    return {"input_size": (3, size, size), "pool_size": (side, side)}
 
 
 def check_pretrained(model: str, pretrained: Any, options: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.models.io import load_tensors, read_metadata, save_tensors
+from facepcl.pretrain.config import DEFAULTS, MAY_CHANGE
 from facepcl.utils.files import atomic, check_folder, delete
 
 AVERAGED = "averaged."  # prefix of the moving average in a checkpoint
@@ -140,9 +141,7 @@ def _load_optimizer(path: Path, nets: nn.Module, optimizer: torch.optim.Optimize
         trained.grad = torch.zeros_like(trained)
 
 
-def check_same_run(
-    path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any], may_change: frozenset[str]
-) -> dict[str, Any]:
+def check_same_run(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Read RUN/config.json of the run to resume; empty for a new run.
 
     Raises OptionError if `config` differs in an option that affects the result. An option that is missing
@@ -161,8 +160,8 @@ def check_same_run(
     ):
         raise OptionError(f"{path} is not the configuration of a run; give another --out")
     for key, value in config.items():
-        previous = previous_config.get(key, defaults.get(key))
-        if key not in may_change and previous != value:
+        previous = previous_config.get(key, DEFAULTS.get(key))
+        if key not in MAY_CHANGE and previous != value:
             raise OptionError(
                 f"{path.parent} was started with --{key.replace('_', '-')} {previous}, not {value}; "
                 "give the same, or another --out"

@@ -1,5 +1,6 @@
 """The hyperparameters of a run: each a command-line option and a field of RUN/config.json."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -272,6 +273,28 @@ def read_schedule(text: str) -> list[tuple[tuple[int, ...], float]]:
             f"48:0.6,64, not {text}"
         )
     return schedule
+
+
+# Options that not every run reads: the tasks, and other options, of which one makes a run read them.
+READ_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("pose_batch", "pose_negatives", "negatives"), ("pose",)),
+    **dict.fromkeys(("noise", "orthogonality", "sample_steps"), ("disentangle",)),
+    **dict.fromkeys(("weight_face", "weight_relative"), ("relative",)),
+    **dict.fromkeys(("views", "max_yaw", "max_pitch"), ("labels",)),
+    **dict.fromkeys(("weight_au", "weight_expression", "weight_identity", "weight_pose"), ("labels",)),
+    "face_crops": ("face", "shared"),
+    "turn": ("face", "shared", "relative"),
+    "edges": ("face", "shared", "pose"),
+    "cls": ("labels", "probe_data"),
+    "workers": ("stream",),
+    "probe_steps": ("probe_data",),
+}
+
+
+def unread(config: Config, given: Iterable[str]) -> list[str]:
+    """Of the options `given`, by the names of their fields, those that the run does not read."""
+    in_use = {*config.tasks, *(f.name for f in fields(config) if getattr(config, f.name))}
+    return [name for name in given if name in READ_BY and in_use.isdisjoint(READ_BY[name])]
 
 
 PRESETS: dict[str, dict[str, Any]] = {

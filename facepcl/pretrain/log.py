@@ -13,7 +13,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from facepcl.errors import require
 from facepcl.utils.files import atomic, writing
 
 _logger = logging.getLogger("facepcl")
@@ -128,8 +127,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def tensorboard_writer(folder: Path, step: int) -> Any:
-    """TensorBoard's writer for a run that resumes after `step`. Raises MissingExtra."""
-    require("tensorboard", "tensorboard")
+    """TensorBoard's writer for a run that resumes after `step`."""
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=step + 1)

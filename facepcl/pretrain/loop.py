@@ -39,7 +39,7 @@ from facepcl.pretrain.checkpoints import (
     save_checkpoint,
     write_json,
 )
-from facepcl.pretrain.config import CONTRASTS, DEFAULTS, MAY_CHANGE, PRESETS, Config
+from facepcl.pretrain.config import CONTRASTS, PRESETS, Config
 from facepcl.pretrain.log import Flops, Log, tensorboard_writer
 from facepcl.pretrain.networks import NORMALISATION, Networks
 from facepcl.pretrain.online_probe import OnlineProbe
@@ -107,7 +107,7 @@ class Training:
         self.step, progress = load_checkpoint(checkpoint, self.nets, self.optimizer, self.ema)
         if not (isinstance(progress, dict) and progress.keys() >= {"history", "this_epoch"}):
             raise WeightsError(f"{checkpoint} is not a checkpoint of a run: its progress is missing")
-        self.source.restore(progress.get("place", []))  # missing in older checkpoints
+        self.source.place = progress.get("place", [])  # missing in older checkpoints
         self.seconds = progress.get("seconds", 0.0)
         self.history, self.this_epoch = progress["history"], progress["this_epoch"]
 
@@ -178,6 +178,7 @@ class Training:
 
 @distributed.process_group()
 @default_torch_state()
+@torch.random.fork_rng(devices=[])
 def run(config: Config, progress: bool = False) -> Path:
     """Train an encoder, or resume the run in `config.out`, and save it to `RUN/encoder`.
 
@@ -230,16 +231,15 @@ def run(config: Config, progress: bool = False) -> Path:
 def _start(config: Config, progress: bool) -> Training:
     """Create the data source, networks and optimiser, and load the last checkpoint."""
     out = Path(config.out)
-    previous_config = check_same_run(out / "config.json", asdict(config), DEFAULTS, MAY_CHANGE)
+    previous_config = check_same_run(out / "config.json", asdict(config))
     device = distributed.local_device(find_device(config.device))
     source: Source = (
         Stream.of(config, previous_config, device)
         if config.stream
         else InMemory(config, previous_config, progress)
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        nets = Networks(config.model, source.label_outputs, config.tasks)
+    torch.default_generator.manual_seed(config.seed)
+    nets = Networks(config.model, source.label_outputs, config.tasks)
     saved = distributed.broadcast_object(checkpoints(out))  # a shared file system may lag behind
     if config.init and not saved:
         nets.start_from(config.init)
@@ -252,7 +252,7 @@ def _start(config: Config, progress: bool) -> Training:
     size = config.final_size or nets.own_size
     nets.check_sizes(config.sizes or {size})
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
-    sample = torch.rand(min(config.batch, 32), 3, size, size, device=device)
+    sample = torch.rand(min(config.batch, 32), 3, size, size).to(device)
     dtype = training_dtype(previous_config.get("autocast", config.dtype), nets.encoder, sample[:8])
     dtype = distributed.broadcast_object(dtype)
     if config.dtype == "auto" and not previous_config:
@@ -305,7 +305,8 @@ def _train(training: Training, progress: bool) -> None:
     flops, peak = Flops(), matmul_peak(tasks.device, tasks.dtype)
     has_writer = config.tensorboard and distributed.is_first()
     writer = tensorboard_writer(out / "tensorboard", training.step) if has_writer else None
-    probe = _online_probe(config)
+    has_probe = config.probe_data and distributed.is_first()
+    probe = OnlineProbe((config.probe_data,), config.source_size, config.cls) if has_probe else None
     log = Log(out / "log.jsonl", config.views_per_step, training.step, peak, writer)
     saved_at = time.monotonic()
     with (
@@ -363,12 +364,6 @@ def _train(training: Training, progress: bool) -> None:
             f"{checkpoint_path(out, training.step)}; the same command continues",
             signal,
         )
-
-
-def _online_probe(config: Config) -> OnlineProbe | None:
-    if not config.probe_data or not distributed.is_first():
-        return None
-    return OnlineProbe((config.probe_data,), config.source_size, config.cls)
 
 
 def _finite_losses(losses: Sequence[Loss], step: int, out: Path) -> dict[str, float]:

@@ -24,7 +24,9 @@ def seeded_dropout(device: torch.device, *seeds: int) -> Iterator[None]:
     """Within this context, layers of a network that drop at random, which take no generator, draw what
     `seeds` determine."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(_mixed(*seeds))
+        torch.default_generator.manual_seed(_mixed(*seeds))
+        if device.type == "cuda":
+            torch.cuda.manual_seed(_mixed(*seeds))
         yield
 
 

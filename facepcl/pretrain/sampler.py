@@ -64,9 +64,6 @@ class InMemory:
     def __str__(self) -> str:
         return f"{self.count} faces, {len(self.faces.skipped)} broken images skipped"
 
-    def restore(self, place: list[list[int]]) -> None:
-        """Continue from the `place` of a checkpoint."""
-
     def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
         """This process's slice of a batch of `count` images of iteration `step`, uint8 `[b, 3, S, S]`.
 

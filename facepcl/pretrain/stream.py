@@ -278,9 +278,6 @@ class Stream:
         fraction, self._waited, self._since = self._waited / seconds, 0.0, now
         return {"waited": round(fraction, 3), "skipped": sum(skipped for _, _, skipped in self.place)}
 
-    def restore(self, place: list[list[int]]) -> None:
-        self.place = place
-
     def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
         if step != self._step:
             start = time.monotonic()

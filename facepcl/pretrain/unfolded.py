@@ -1,12 +1,14 @@
 """3x3 convolutions on tiny maps as matrix products: on some CPUs a ResNet's last stage trains faster."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from facepcl.utils.device import least_seconds, training_pass
 
 MAX_SIDE = 3  # of the output map; on larger ones the library's convolution is faster
 REQUIRED = 0.95  # of the time of a pass
@@ -66,20 +68,13 @@ def unfolding_pays(network: nn.Module, images: torch.Tensor, dtype: torch.dtype)
     """Time forward and backward passes of `images` with and without matrix products."""
     if images.device.type != "cpu" or not _has_tiny_maps(network, images):
         return False
-    best = {False: float("inf"), True: float("inf")}
-    for _ in range(3):
-        for unfolded in best:  # in turn, so that other load affects both
-            with unfolded_convs(network, unfolded):
-                best[unfolded] = min(best[unfolded], _seconds_of_a_pass(network, images, dtype))
-    return best[True] < REQUIRED * best[False]
 
+    def one_pass(unfolded: bool) -> None:
+        with unfolded_convs(network, unfolded):
+            training_pass(network, images, dtype)
 
-def _seconds_of_a_pass(network: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> float:
-    start = time.perf_counter()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        loss = network(images).float().square().mean()
-    torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
-    return time.perf_counter() - start
+    seconds = least_seconds({way: partial(one_pass, way) for way in (False, True)}, rounds=3)
+    return seconds[True] < REQUIRED * seconds[False]
 
 
 @torch.no_grad()

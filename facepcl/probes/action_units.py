@@ -94,7 +94,7 @@ def _runs(manifest: Manifest, features: Features, seed: int) -> list[Rows]:
     for f in range(FOLDS):
         rest = good[fold != f]
         people = subjects_of(manifest, rest)
-        val = fold_of(people, min(round(1 / HELD_OUT), int(people.max()) + 1), (seed, f)) == 0
+        val = fold_of(people, min(HELD_OUT, int(people.max()) + 1), (seed, f)) == 0
         runs.append(Rows(rest[~val], rest[val], good[fold == f]))
     return runs
 

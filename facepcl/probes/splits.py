@@ -8,7 +8,7 @@ from facepcl.errors import DataError
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Manifest
 from facepcl.probes.metrics import subject_indices
 
-HELD_OUT = 0.2  # the share of a missing split
+HELD_OUT = 5  # one in so many images is in a missing split
 FOLDS = 3  # of subjects, if a data set has no split at all
 
 
@@ -59,14 +59,14 @@ def _held_out(manifest: Manifest, rows: np.ndarray, seed: tuple[int, ...]) -> np
         order = np.random.default_rng(seed).permutation(len(rows))
         order = order[np.argsort(classes[order], kind="stable")]
         held_out = np.zeros(len(rows), bool)
-        held_out[order[:: round(1 / HELD_OUT)]] = True
+        held_out[order[::HELD_OUT]] = True
         return held_out
     subjects = subject_indices([image.subject for image in images])
     if (people := len(np.unique(subjects))) < 2:
         raise DataError(
             f"{people} person is left to draw the missing splits from; test and val by person take 3 people"
         )
-    return fold_of(subjects, min(round(1 / HELD_OUT), people), seed) == 0
+    return fold_of(subjects, min(HELD_OUT, people), seed) == 0
 
 
 def fold_of(subjects: np.ndarray, folds: int, seed: int | tuple[int, ...]) -> np.ndarray:

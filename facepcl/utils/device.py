@@ -38,12 +38,14 @@ def training_dtype(requested: str, network: nn.Module, images: torch.Tensor) -> 
     Raises OptionError for another name.
     """
 
-    def one_pass(dtype: torch.dtype) -> None:
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            loss = network(images[:8]).float().square().mean()
-        torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    return _choose_dtype(requested, images.device, partial(training_pass, network, images[:8]))
 
-    return _choose_dtype(requested, images.device, one_pass)
+
+def training_pass(network: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> None:
+    """Compute the gradients of `network` for some loss."""
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        loss = network(images).float().square().mean()
+    torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
 
 
 def inference_dtype(requested: str, network: nn.Module, images: torch.Tensor) -> torch.dtype:

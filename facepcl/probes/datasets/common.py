@@ -42,7 +42,7 @@ def at(path: Path, line: int) -> str:
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The non-blank lines of a text file with their numbers. Raises MissingPath."""
-    _check_file(path)
+    check_file(path)
     with open_text(path, "utf-8-sig", "surrogateescape") as file:
         yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
 
@@ -57,15 +57,19 @@ def fields(path: Path, count: int | None = None, sep: str | None = None) -> Iter
 
 
 def table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """The column names of a CSV file and its rows as dicts with line numbers, all stripped of blanks.
+    """The column names of a CSV file, in lower case, and its rows as dicts with line numbers, all stripped of
+    blanks.
 
-    Raises MissingPath; iterating raises DataError for a row with too few or too many cells.
+    Raises MissingPath; iterating raises DataError for two columns of one name, and for a row with too few or
+    too many cells.
     """
-    _check_file(path)
+    check_file(path)
     lines = csv_lines(path)
-    header = [name.strip() for name in next(lines, (1, []))[1]]
+    header = [name.strip().lower() for name in next(lines, (1, []))[1]]
 
     def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        if double := next((name for name in header if name and header.count(name) > 1), None):
+            raise DataError(f"{path} has several columns {double!r}")
         for number, cells in lines:
             if len(cells) != len(header):
                 raise DataError(
@@ -82,7 +86,8 @@ def check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> 
         raise DataError(f"{path} has no column {missing!r}; its first line is {','.join(header)[:80]!r}")
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise MissingPath unless there is a file at `path`."""
     if not path.is_file():
         raise MissingPath(f"{path}: there is no such file")
 

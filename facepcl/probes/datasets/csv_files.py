@@ -31,7 +31,7 @@ def csv_layout(*needs: str) -> Layout:
 
 def is_csv(path: Path, column: str = "path") -> bool:
     """Whether a path is a CSV file with this column."""
-    return path.suffix.lower() == ".csv" and path.is_file() and column in _lower(table(path)[0])
+    return path.suffix.lower() == ".csv" and path.is_file() and column in table(path)[0]
 
 
 def read_csv(path: Path, needs: Sequence[str]) -> Manifest:
@@ -42,7 +42,7 @@ def read_csv(path: Path, needs: Sequence[str]) -> Manifest:
     """
     header, rows = table(path)
     required = [column for name in needs for column in (ANGLES if name == "pose" else (name,))]
-    check_columns(path, _lower(header), ["path", *(name for name in required if name != "units")])
+    check_columns(path, header, ["path", *(name for name in required if name != "units")])
     units = {name: unit for name in header if (unit := unit_name(name))}
     if "units" in needs and not units:
         raise DataError(f"{path} has no column of an action unit, such as AU12")
@@ -65,26 +65,21 @@ def read_csv(path: Path, needs: Sequence[str]) -> Manifest:
     return manifest
 
 
-def _lower(header: Sequence[str]) -> list[str]:
-    return [name.lower() for name in header]
-
-
 def _image(path: Path, where: str, row: dict[str, str], units: dict[str, str]) -> Labelled:
-    cell = {name.lower(): text for name, text in row.items()}
-    if not cell["path"]:
+    if not row["path"]:
         raise DataError(f"{where} names no path")
     pose = None
-    if all(cell.get(angle) for angle in ANGLES):
-        yaw, pitch, roll = (to_number(cell[angle], angle, where) for angle in ANGLES)
+    if all(row.get(angle) for angle in ANGLES):
+        yaw, pitch, roll = (to_number(row[angle], angle, where) for angle in ANGLES)
         pose = (yaw, pitch, roll)
     return Labelled(
-        name=str(existing(path.parent / cell["path"], where)),
-        split=to_split(cell["split"], where) if cell.get("split") else "",
-        subject=cell.get("subject", ""),
-        expression=cell.get("expression") or None,
+        name=str(existing(path.parent / row["path"], where)),
+        split=to_split(row["split"], where) if row.get("split") else "",
+        subject=row.get("subject", ""),
+        expression=row.get("expression") or None,
         pose=pose,
-        units={u: to_number(row[name], name, where) for name, u in units.items() if row[name]} or None,
-        series=cell.get("series", ""),
+        units={u: to_number(row[name], u, where) for name, u in units.items() if row[name]} or None,
+        series=row.get("series", ""),
     )
 
 

@@ -13,6 +13,7 @@ from facepcl.errors import DataError
 from facepcl.probes.datasets.common import (
     Layout,
     at,
+    check_file,
     existing,
     fields,
     images_below,
@@ -36,7 +37,7 @@ _RAF_LIST = Path("EmoLabel", "list_patition_label.txt")  # [sic]
 def _fer2013_csv(path: Path) -> Path | None:
     files = [path] if path.is_file() else [path / "fer2013.csv", path / "icml_face_data.csv"]
     files = [p for p in files if p.suffix.lower() == ".csv" and p.is_file()]
-    return next((p for p in files if {"emotion", "pixels", "Usage"} <= set(table(p)[0])), None)
+    return next((p for p in files if {"emotion", "pixels", "usage"} <= set(table(p)[0])), None)
 
 
 def read_fer2013(path: Path) -> Manifest:
@@ -50,9 +51,9 @@ def read_fer2013(path: Path) -> Manifest:
     for number, row in table(file)[1]:
         where = at(file, number)
         label = to_integer(row["emotion"], 0, len(FER2013) - 1, "emotion", where)
-        if row["Usage"] not in _USAGE:
-            raise DataError(f"{where}: Usage is {row['Usage'][:40]!r}, not one of {', '.join(_USAGE)}")
-        images.append(Labelled(where, _USAGE[row["Usage"]], expression=FER2013[label]))
+        if row["usage"] not in _USAGE:
+            raise DataError(f"{where}: Usage is {row['usage'][:40]!r}, not one of {', '.join(_USAGE)}")
+        images.append(Labelled(where, _USAGE[row["usage"]], expression=FER2013[label]))
     manifest = of_files("fer2013", images, classes=FER2013)
     manifest.items, manifest.files = lambda: _fer2013_items(file), [file]
     return manifest
@@ -115,7 +116,7 @@ def read_affectnet(path: Path) -> Manifest:
 
 def _array_label(file: Path) -> int:
     """The label in an annotation file: an array of one string or number."""
-    existing(file, f"{file.parent}")
+    check_file(file)
     try:
         array = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

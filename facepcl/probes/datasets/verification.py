@@ -90,13 +90,9 @@ def _is_lfw_list(file: Path) -> bool:
     if not file.is_file():
         return False
     if file.name == "pairs.csv":
-        header = _lfw_header(file)
+        header = table(file)[0]
         return header[:3] == ["name", "imagenum1", "imagenum2"] or set(header) >= _LFW_COLUMNS
     return file.name == "pairs.txt"
-
-
-def _lfw_header(file: Path) -> list[str]:
-    return [name.strip().lower() for name in next(csv_lines(file), (1, []))[1]]
 
 
 class _LfwPair(NamedTuple):
@@ -133,9 +129,10 @@ def _lfw_ends(words: Sequence[str]) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def _lfw_csv_pairs(file: Path) -> Iterator[_LfwPair]:
-    if set(_lfw_header(file)) >= _LFW_COLUMNS:
-        for number, row in table(file)[1]:
-            row, where = {name.lower(): cell for name, cell in row.items()}, at(file, number)
+    header, rows = table(file)
+    if set(header) >= _LFW_COLUMNS:
+        for number, row in rows:
+            where = at(file, number)
             ends = (row["name1"], row["index1"]), (row["name2"], row["index2"])
             fold = to_integer(row["fold"], 0, 10**6, "the fold", where)
             yield _LfwPair(where, ends, _is_same(row["same"], where), fold)
