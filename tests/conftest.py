@@ -124,6 +124,14 @@ def relative_error(found, wanted):
 
 
 @pytest.fixture
+def no_waits(monkeypatch):
+    """A read that fails is repeated at once."""
+    from facepcl.utils import storage
+
+    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0))
+
+
+@pytest.fixture
 def faces_folder(tmp_path):
     """Twelve pictures of three people with labels."""
     from helpers.training import label_faces

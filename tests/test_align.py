@@ -290,6 +290,7 @@ def test_a_file_that_is_no_detector_is_named(tmp_path):
 # faces that are found
 
 
+@pytest.mark.slow
 def test_every_photograph_of_people_gives_its_faces(photographs, detector, tmp_path):
     """tests/photographs.csv was counted by eye: `faces` that one sees, and `more`, blurred or cut off, of
     which each may be taken for one or not."""

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 import timm
-from helpers.hub_clients import ROOT, assert_sentence, environment, files_of, run_python
+from helpers.files import ROOT
+from helpers.hub_clients import assert_sentence, environment, files_of
+from helpers.scripts import run_python
 from huggingface_hub import ModelCard
 
 import facepcl

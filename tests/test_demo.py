@@ -35,7 +35,7 @@ def crops():
         yield comparer
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def finder(detector):
     with closing(Comparer(detector=detector)) as comparer:
         yield comparer

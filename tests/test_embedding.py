@@ -196,14 +196,15 @@ def test_flip_has_a_space_of_its_own_but_for_pose(model):
     assert flip.space("pose") == plain.space("pose")
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (4, 3), (32, 2)])
-def test_batch_size_and_workers_change_no_embedding(model, folder, tmp_path, batch_size, workers):
-    options = {"model": model, **FLOAT32}
-    facepcl.embed(folder, tmp_path / "a.npz", batch_size=batch_size, workers=workers, **options)
-    facepcl.embed(folder, tmp_path / "b.npz", batch_size=5, **options)
-    a, b = facepcl.read_embeddings(tmp_path / "a.npz"), facepcl.read_embeddings(tmp_path / "b.npz")
-    assert a.paths == b.paths == [str(p) for p in sorted(folder.iterdir())]
-    assert close(a.vectors, b.vectors)
+def test_batch_size_and_workers_change_no_embedding(model, folder, tmp_path):
+    tables = []
+    for batch_size, workers in ((5, None), (1, 1), (4, 3), (32, 2)):
+        out = tmp_path / f"{batch_size}.npz"
+        facepcl.embed(folder, out, model=model, batch_size=batch_size, workers=workers, **FLOAT32)
+        tables.append(facepcl.read_embeddings(out))
+    for table in tables:
+        assert table.paths == [str(path) for path in sorted(folder.iterdir())]
+        assert close(table.vectors, tables[0].vectors)
 
 
 def test_an_output_does_not_replace_a_source(model, folder, tmp_path):
@@ -416,25 +417,24 @@ def test_a_table_made_with_weights_that_were_replaced_is_refused_with_that_reaso
         facepcl.similarity(*tables)
 
 
-@pytest.mark.parametrize("ending", ["parquet", "npz", "csv"])
-def test_several_branches_are_columns_that_compare_with_tables_of_one(folder, tmp_path, ending):
-    facepcl.embed(folder, tmp_path / f"two.{ending}", branch="face,pose", dtype="float32")
-    two = facepcl.read_embeddings(tmp_path / f"two.{ending}")
-    assert two.vectors.shape[1] == 4096
+def test_several_branches_are_columns_that_compare_with_tables_of_one(folder, tmp_path):
+    ones = {}
     for branch in ("face", "pose"):
-        facepcl.embed(folder, tmp_path / f"{branch}.{ending}", branch=branch, dtype="float32")
-        one, of_two = facepcl.read_embeddings(tmp_path / f"{branch}.{ending}"), two.branch(branch)
-        np.testing.assert_array_equal(of_two.vectors, one.vectors)
-        assert np.nanmin(np.diagonal(facepcl.similarity(of_two, one))) > 0.9999  # one space
-    with pytest.raises(TableError, match="different spaces"):
-        facepcl.similarity(two.branch("face"), one)
-    with pytest.raises(OptionError, match="this table has face, pose, not 'shared'"):
-        two.branch("shared")
-
-
-def test_each_of_several_branches_is_a_parquet_column_of_its_own(folder, tmp_path):
-    failed = facepcl.embed(folder, tmp_path / "e.parquet", branch="pose,face").failed
-    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "e.parquet")
+        facepcl.embed(folder, tmp_path / f"{branch}.npz", branch=branch, dtype="float32")
+        ones[branch] = facepcl.read_embeddings(tmp_path / f"{branch}.npz")
+    for ending in ("npz", "csv", "parquet"):
+        out = tmp_path / f"two.{ending}"
+        failed = facepcl.embed(folder, out, branch="pose,face", dtype="float32").failed
+        two = facepcl.read_embeddings(out)
+        assert two.vectors.shape[1] == 4096
+        for branch, one in ones.items():
+            np.testing.assert_array_equal(two.branch(branch).vectors, one.vectors)
+            assert np.nanmin(np.diagonal(facepcl.similarity(two.branch(branch), one))) > 0.9999  # one space
+        with pytest.raises(TableError, match="different spaces"):
+            facepcl.similarity(two.branch("face"), ones["pose"])
+        with pytest.raises(OptionError, match="this table has pose, face, not 'shared'"):
+            two.branch("shared")
+    table = pytest.importorskip("pyarrow.parquet").read_table(out)
     assert table.column_names[-2:] == ["embedding_pose", "embedding_face"]
     assert table["embedding_face"].null_count == table["embedding_pose"].null_count == failed > 0
     assert len(table["embedding_face"][0]) == 2048
@@ -485,8 +485,8 @@ def test_a_stream_tells_what_it_skipped(model, tmp_path, caplog):
     assert [row.error for row in embedder.stream(tmp_path, workers=1, all_files=True)] == [None, None]
 
 
-def test_a_call_ends_with_one_sentence_if_the_drive_fails(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
+@pytest.mark.usefixtures("no_waits")
+def test_a_call_ends_with_one_sentence_if_the_drive_fails(model, tmp_path):
     break_drive(put_face(tmp_path / "a.jpg"))
     with pytest.raises(RemoteError, match=r"a\.jpg cannot be read: Input/output error, 3 times in a row"):
         facepcl.FaceEmbedder(model, dtype="float32")([tmp_path / "a.jpg"])

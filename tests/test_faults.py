@@ -17,13 +17,13 @@ import signal
 import subprocess
 import sys
 import tarfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.files import FACES, ROOT, no_room_beyond, pack
+from helpers.scripts import children, time_limit
 from torch import nn
 
 import facepcl
@@ -381,23 +381,6 @@ def test_shards_beyond_the_room_are_said_and_those_before_stay(photos, tmp_path)
 # -- data of pretraining
 
 
-@contextmanager
-def no_waiting(seconds):
-    """A read that waits for ever becomes an error."""
-    import signal
-
-    def give_up(*about):
-        raise TimeoutError("it waits for ever")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def test_a_training_file_that_cannot_be_read_is_skipped_and_named(tmp_path):
     """Gone since the folder was listed, a link to nowhere, a pipe that nobody fills, an empty file."""
     shutil.copy(FACES[0], tmp_path / "good.jpg")
@@ -413,7 +396,7 @@ def test_a_training_file_that_cannot_be_read_is_skipped_and_named(tmp_path):
         (tmp_path / "z-gone.jpg").unlink(missing_ok=True)
         return decode(data)
 
-    with pytest.MonkeyPatch.context() as patch, no_waiting(30):
+    with pytest.MonkeyPatch.context() as patch, time_limit(30):
         patch.setattr(dataset, "decode", decode_and_delete)
         faces = read_faces([tmp_path], 32)
     assert faces.names == [str(tmp_path / "good.jpg")]
@@ -439,7 +422,7 @@ def test_links_folders_and_devices_of_a_training_shard_are_no_faces(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, str(FACES[1])
             tar.addfile(info)
-    with no_waiting(30):
+    with time_limit(30):
         faces = read_faces([tmp_path / "s.tar"], 32)
     assert faces.names == [f"{tmp_path}/s.tar/../../a.jpg"]
     assert [name for name, _ in faces.skipped] == [
@@ -506,12 +489,6 @@ def test_labels_that_are_null_are_unknown(tmp_path):
 # -- processes
 
 
-def child_processes():
-    listed = ["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="]
-    lines = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.splitlines()
-    return {line.split()[0] for line in lines if not line.endswith(" ps")}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "code", "said"),
@@ -548,13 +525,13 @@ print(subprocess.check_output(["ps", "--ppid", str(os.getpid()), "-o", "pid="], 
 
 def test_a_stream_that_is_abandoned_leaves_no_process_beside_the_program(photos):
     embedder = FaceEmbedder(dtype="float32", backend="eager", batch_size=4)
-    before = child_processes()  # those of earlier tests, such as torch's compiling workers
+    before = children()  # those of earlier tests, such as torch's compiling workers
     rows = embedder.stream(photos, workers=2)
     next(rows)
-    started = child_processes() - before
+    started = children() - before
     assert len(started) >= 2
     del rows
-    assert not started & child_processes()
+    assert not started & children()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fuzz import command
 from fuzz.subjects import SUBJECTS
+from helpers.scripts import time_limit
 
 import facepcl
 from facepcl.embedding.embeddings import Embeddings
@@ -28,15 +29,8 @@ CASES = 600  # of all subjects together; `make soak` has 100,000
 def _ends(caplog):
     """A case that takes longer than a minute is a failure, not a test that hangs."""
     caplog.set_level(logging.CRITICAL)
-
-    def give_up(*about):
-        raise TimeoutError("a case takes for ever")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with time_limit(60):
+        yield
 
 
 @pytest.mark.usefixtures("_ends")

@@ -4,13 +4,13 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 import timm
 import torch
 from helpers.files import ROOT
+from helpers.scripts import run_python
 
 import facepcl
 
@@ -115,4 +115,4 @@ assert facepcl.__file__.startswith({str(tmp_path)!r}), facepcl.__file__
 bundled = facepcl.create_model("pcl_resnet18", pretrained=True)
 assert torch.equal(model.face[0].weight, bundled.face[0].weight)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env={"HOME": str(tmp_path)})
+    run_python(script, env={"HOME": str(tmp_path)}, cwd=tmp_path)

@@ -238,6 +238,7 @@ def test_a_drive_that_fails_again_and_again_costs_no_row(kind, model, here, whol
 
 
 @every_kind
+@pytest.mark.usefixtures("no_waits")
 def test_a_drive_that_fails_within_a_shard_does_so_too(kind, model, here, whole, monkeypatch):
     read = storage.RetriedFile._read
 
@@ -247,7 +248,6 @@ def test_a_drive_that_fails_within_a_shard_does_so_too(kind, model, here, whole,
         return read(self, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "WAITS", (0.0, 0.0))
         patch.setattr(storage.RetriedFile, "_read", fail)
         with pytest.raises(RemoteError, match=r"shard\.tar cannot be read: Stale file handle, 3 times in"):
             kind.run(model)

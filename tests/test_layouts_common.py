@@ -312,9 +312,9 @@ def test_a_class_that_is_no_small_number_is_its_own_name(tmp_path, word):
     assert image.expression == word
 
 
-def test_a_drive_that_fails_while_features_are_extracted_is_no_bad_image(model, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_waits")
+def test_a_drive_that_fails_while_features_are_extracted_is_no_bad_image(model, tmp_path):
     """Which would be cached for ever."""
-    monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
     pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.cls": b"happy"})
     manifest = read_manifest("expression", tmp_path / "s.tar")
     break_drive(tmp_path / "s.tar")

@@ -26,7 +26,7 @@ def manifest(faces_folder):
     return Manifest("folder", [Labelled(str(f)) for f in files], lambda: (Item(str(f)) for f in files), files)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def embedder():
     return FaceEmbedder("pcl_facecycle", dtype="float32", backend="eager")
 

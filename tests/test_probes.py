@@ -65,7 +65,7 @@ def probe(tmp_path, task, data, *options, model="pixels"):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_task_writes_its_numbers_and_a_page(tmp_path, shard, task):
+def test_each_task_writes_its_numbers_a_page_and_a_row_of_a_table(tmp_path, shard, capsys, task):
     page = tmp_path / "report.html"
     code, numbers = probe(tmp_path, task, shard, "--report", str(page))
     name, least = TASKS[task]
@@ -74,6 +74,9 @@ def test_each_task_writes_its_numbers_and_a_page(tmp_path, shard, task):
     assert least is None or numbers[name] > least
     assert not any(isinstance(value, dict) for value in numbers.values())
     assert "<svg" in page.read_text("utf-8")
+    capsys.readouterr()
+    assert cli.main(["probe", "table", str(tmp_path / "out"), "--format", "markdown"]) == 0
+    assert "| discs.tar | pixels |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -121,17 +124,15 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_in_eval_mode(tmp_path, shard, 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_an_image_that_cannot_be_read_is_counted_and_the_exit_code_is_one(tmp_path, shard):
-    rows = ["path,expression,subject"]
-    for file in sorted(shard.parent.glob("*.png")):
-        rows.append(
-            f"{file},{json.loads(file.with_suffix('.json').read_text())['expression']},{file.name[:2]}"
-        )
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    rows.append(f"{tmp_path / 'bad.png'},a,99")
-    (tmp_path / "data.csv").write_text("\n".join(rows))
-    code, numbers = probe(tmp_path, "expression", tmp_path / "data.csv")
-    assert (code, numbers["n_failed"], numbers["n_images"]) == (1, 1, 121)
+def test_images_that_cannot_be_read_are_counted_and_the_exit_code_is_one(tmp_path, shard):
+    for number, file in enumerate(sorted(shard.parent.glob("*.png"))):
+        place = tmp_path / "data" / str(number % 3) / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file)
+    (tmp_path / "data/0/bad.png").write_bytes(b"no image")
+    (tmp_path / "data/0/lost.png").symlink_to(tmp_path / "nowhere.png")
+    code, numbers = probe(tmp_path, "expression", tmp_path / "data")
+    assert (code, numbers["n_failed"], numbers["n_images"]) == (1, 2, 122)
 
 
 def test_a_second_data_set_is_what_is_scored(tmp_path, shard, capsys):
@@ -209,15 +210,6 @@ def test_a_result_has_a_name_that_a_file_can_have():
     assert "m-encoder" in name
 
 
-def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path, shard):
-    files = sorted(shard.parent.glob("*.png"))
-    for n, file in enumerate(files):
-        (tmp_path / "data" / f"{n % 3}").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / f"{n % 3}" / file.name).symlink_to(file)
-    (tmp_path / "data/0/lost.png").symlink_to(tmp_path / "nowhere.png")
-    assert probes.run("expression", tmp_path / "data").numbers["n_failed"] == 1
-
-
 def test_branches_are_extracted_together(tmp_path, shard, monkeypatch):
     probes.run("head-pose", shard, branch="face", cache=tmp_path)
     monkeypatch.setattr(FaceEmbedder, "batches", None)
@@ -254,10 +246,3 @@ def test_a_wrong_word_is_one_sentence_before_any_work(shard, capsys, options, wo
 def test_a_task_that_does_not_exist_is_an_error_that_lists_them(shard):
     with pytest.raises(OptionError, match=r"Unknown task 'age'\. Available: expression, verification"):
         probes.run("age", shard)
-
-
-def test_runs_make_a_table(tmp_path, shard, capsys):
-    probe(tmp_path, "expression", shard)
-    capsys.readouterr()
-    assert cli.main(["probe", "table", str(tmp_path / "out"), "--format", "markdown"]) == 0
-    assert "| discs.tar | pixels | shared |" in capsys.readouterr().out

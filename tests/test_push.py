@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from helpers.hub_clients import ROOT, assert_same_codes, assert_sentence
+from helpers.files import ROOT
+from helpers.hub_clients import assert_same_codes, assert_sentence
 from huggingface_hub import ModelCard, constants
 
 import facepcl

@@ -113,10 +113,6 @@ def torchrun(config, *options, processes=2, restarts=0):
 NUMBERS = ("reconstruction", "orthogonality", "face", "pose")
 
 
-def workers(agent):
-    return [int(pid) for pid in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
-
-
 def wait_for_step(config, step, agent):
     deadline = time.monotonic() + 200
     while agent.poll() is None and time.monotonic() < deadline:
@@ -179,7 +175,7 @@ def test_a_process_that_is_killed_is_started_again_with_the_others_and_no_bit_di
     ) as agent:
         for step, rank in kills:
             wait_for_step(config, step, agent)
-            os.kill(workers(agent)[rank], signal.SIGKILL)
+            os.kill(sorted(children(agent.pid))[rank], signal.SIGKILL)
             wait_for_step(config, step + 3, agent)
         said = agent.communicate(timeout=200)[1]
     assert agent.returncode == 0

@@ -193,11 +193,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("entry", ["", "."])
-@pytest.mark.parametrize("name", ["json", "types", "numpy", "PIL", "facepcl"])
-def test_a_reader_imports_no_file_of_the_working_folder(items, tmp_path, monkeypatch, reader, name, entry):
+def test_a_reader_imports_no_file_of_the_working_folder(items, tmp_path, monkeypatch, reader, entry):
     """A folder of photos may come from anybody, and its json.py with it; "" and the folder are on the path of
     an interactive interpreter and of `python -m`."""
-    (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for name in ("json", "types", "numpy", "PIL", "facepcl"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry and str(tmp_path), *sys.path])
     assert [found.error is None for found in reader.prepare(items)].count(True) == 9

@@ -2,13 +2,12 @@
 
 import pickle
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import timm
+from helpers.scripts import run_python
 
 import facepcl
 from facepcl.cli import main
@@ -16,12 +15,6 @@ from facepcl.models.registry import MODELS
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors", "gradio")
 NAMES = sorted(MODELS)
-
-
-def run_python(script, **options):
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, **options)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -35,7 +28,7 @@ def run_python(script, **options):
 )
 def test_the_package_its_help_and_its_list_of_models_import_nothing_heavy(script):
     found = run_python(f"import sys\n{script}\nprint([name for name in {HEAVY!r} if name in sys.modules])")
-    assert found.splitlines()[-1] == "[]"
+    assert found.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +48,7 @@ def test_the_package_its_help_and_its_list_of_models_import_nothing_heavy(script
 )
 def test_timm_lists_the_models_whichever_is_imported_first(imports):
     script = f"{imports}\nprint(timm.list_models('pcl_*'), len(timm.list_models('pcl_*', pretrained=True)))"
-    assert run_python(script) == f"{NAMES} 3"
+    assert run_python(script).stdout == f"{NAMES} 3\n"
 
 
 @pytest.mark.slow
@@ -64,20 +57,20 @@ def test_a_pickled_model_loads_where_nothing_was_imported(tmp_path):
     model = facepcl.create_model("pcl_resnet18", device="meta")
     path.write_bytes(pickle.dumps(model))
     script = f"import pickle; print(type(pickle.load(open({str(path)!r}, 'rb'))).__name__)"
-    assert run_python(script) == "PclResNet"
+    assert run_python(script).stdout == "PclResNet\n"
 
 
 @pytest.mark.slow
 def test_timm_is_imported_as_it_would_be_without_facepcl():
     script = "import sys, {}timm.models; print(timm.models.__spec__.origin, len(sys.meta_path))"
-    without, with_it = (run_python(script.format(first)) for first in ("", "facepcl, "))
+    without, with_it = (run_python(script.format(first)).stdout for first in ("", "facepcl, "))
     assert with_it == without  # the finder leaves once it has done its work
 
 
 @pytest.mark.slow
 def test_a_timm_that_is_missing_is_said_as_ever(tmp_path):
     script = "import sys, facepcl\nsys.modules['timm'] = None\nimport timm"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    run = run_python(script, code=1)
     assert run.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of timm halted")
 
 
@@ -102,8 +95,7 @@ def test_a_package_in_a_zip_is_refused_in_one_sentence(tmp_path):
         for path in Path(facepcl.__file__).parent.rglob("*.py"):
             file.write(path, path.relative_to(Path(facepcl.__file__).parents[1]))
     script = f"import sys; sys.path.insert(0, {str(archive)!r})\nimport facepcl"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={})
-    last = run.stderr.splitlines()[-1]
+    last = run_python(script, env={}, cwd=tmp_path, code=1).stderr.splitlines()[-1]
     assert re.search("facepcl cannot run from .*facepcl.zip/facepcl: .* unpack the package", last)
 
 

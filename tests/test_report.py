@@ -307,6 +307,7 @@ def test_a_missing_package_is_one_sentence_with_what_to_type(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_browser_shows_all_of_it_within_the_width_of_a_phone(tmp_path, whole):
     (tmp_path / "page.html").write_text(whole, "utf-8")
     with closing(Browser(tmp_path / "user", 400)) as browser:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from pathlib import Path
 
 import pytest
+from helpers.files import ROOT
+from helpers.scripts import run_python
 from test_pretrain_stops import assert_same, command, logged_steps
 
 from facepcl.models.io import load_tensors
@@ -19,7 +20,6 @@ from facepcl.pretrain.checkpoints import checkpoint_path, checkpoints
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow]
 KILLS, MANY_STEPS = 20, 60
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_run_of_pretrain_that_is_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path):

@@ -356,11 +356,6 @@ def test_an_unclosed_quote_in_a_manifest_is_an_error(tmp_path):
 # -- drives that fail
 
 
-@pytest.fixture
-def _no_waits(monkeypatch):
-    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0))
-
-
 def failing(times, code):
     """Wraps a function so that it fails so many times."""
 
@@ -377,7 +372,7 @@ def failing(times, code):
     return wrap
 
 
-@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize(
     "name", ["EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "ENODEV", "EREMOTEIO"]
 )
@@ -408,7 +403,7 @@ def test_what_is_wrong_with_one_file_stays_its_reason(tmp_path, monkeypatch, nam
         item.read()
 
 
-@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_a_drive_that_gives_fewer_bytes_than_a_file_has_is_no_bad_image(tmp_path, monkeypatch):
     write_files(tmp_path, "drive/a.jpg")
     (item,) = items(tmp_path / "drive")
@@ -417,7 +412,7 @@ def test_a_drive_that_gives_fewer_bytes_than_a_file_has_is_no_bad_image(tmp_path
         item.read()
 
 
-@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_a_glob_leaves_out_no_folder_that_a_drive_fails_to_list(tmp_path, monkeypatch):
     write_files(tmp_path, "drive/a/1.jpg", "drive/b/2.jpg", "drive/b/.hidden.jpg", "drive/c.jpg")
     real = os.listdir
@@ -431,7 +426,7 @@ def test_a_glob_leaves_out_no_folder_that_a_drive_fails_to_list(tmp_path, monkey
                     paths(f"{tmp_path}/drive/*/*")
 
 
-@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_a_list_of_images_is_asked_for_again_and_then_an_error(tmp_path, monkeypatch):
     write_files(tmp_path, "a.jpg", "drive/list.csv")
     (tmp_path / "drive/list.csv").write_text("path\n../a.jpg\n")
@@ -447,7 +442,7 @@ def test_a_list_of_images_is_asked_for_again_and_then_an_error(tmp_path, monkeyp
                     paths(tmp_path / "drive/list.csv")
 
 
-@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_a_shard_goes_on_where_its_drive_failed(tmp_path, monkeypatch):
     """With a new handle: a stale one stays stale."""
     members = {f"{i}.jpg": os.urandom(3000) for i in range(20)}
@@ -466,7 +461,7 @@ def test_a_shard_goes_on_where_its_drive_failed(tmp_path, monkeypatch):
     assert [item.data for item in items(tar)] == list(members.values())
 
 
-@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_a_shard_of_which_a_drive_gives_a_part_is_not_taken_for_one_that_is_cut_off(tmp_path):
     tar = pack(tmp_path / "s.tar", {"a.jpg": b"1", "b.jpg": b"2" * 50_000})
     found = read_items(list_entries([tar]))
@@ -476,7 +471,7 @@ def test_a_shard_of_which_a_drive_gives_a_part_is_not_taken_for_one_that_is_cut_
         list(found)
 
 
-@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_a_shard_on_a_drive_that_is_gone_is_no_bad_row(tmp_path):
     tar = pack(tmp_path / "s.tar", {"a.jpg": b"1"})
     break_drive(tar)

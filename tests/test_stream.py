@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers import training
 from helpers.files import pack
+from helpers.scripts import children
 from helpers.training import as_options, assert_same, end_of, in_processes, log_of, stop_in_step
 from PIL import Image
 
@@ -123,11 +124,6 @@ def test_a_run_stopped_within_shards_ends_as_if_it_had_not_been(config, tmp_path
     assert_same(end_of(config), end_of(whole))
 
 
-def children():
-    """Processes that this one, or a test before in it, started and that still run (Linux)."""
-    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
-
-
 def test_shards_with_another_signature_are_the_same():
     old, new, other = (
         stream.Listing([f"https://h/{name}?Expires=1&Signature={signature}"], [512], 8).facts
@@ -149,7 +145,7 @@ def test_a_worker_that_is_killed_is_replaced_and_changes_no_batch(config):
         for step in range(12):
             if step in (3, 7):
                 for child in children() - others:
-                    os.kill(int(child), signal.SIGKILL)
+                    os.kill(child, signal.SIGKILL)
             assert numbers(source.batch(step, 0, 8)) == wanted[step]
 
 

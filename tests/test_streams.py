@@ -84,11 +84,10 @@ def test_messages_never_go_to_stdout(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("way", ["-m facepcl", "-c 'from facepcl.cli import main; raise SystemExit(main())'"])
-def test_help_needs_no_streams(tmp_path, way):
-    if os.name == "nt":
-        pytest.skip("closes streams as a POSIX shell does")
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    line = f'"{sys.executable}" {way} --help >&- 2>&-'
-    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environ, capture_output=True, check=False)
-    assert done.returncode == 0
+IN_PYTHON = f"\"{sys.executable}\" -c 'from facepcl.cli import main; raise SystemExit(main())'"
+
+
+@POSIX
+@pytest.mark.parametrize("command", ["facepcl", IN_PYTHON], ids=["typed", "called"])
+def test_help_needs_no_streams(tmp_path, command):
+    assert shell(f"{command} --help >&- 2>&-", tmp_path).returncode == 0

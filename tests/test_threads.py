@@ -3,8 +3,6 @@ alone."""
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.files import FACES, photo_of
+from helpers.scripts import run_python
 
 import facepcl
 from facepcl.errors import OptionError
@@ -36,21 +35,6 @@ def together(call, arguments):
     with ThreadPoolExecutor(THREADS) as threads:
         results = list(threads.map(one, shares))
     return [results[place % THREADS][place // THREADS] for place in range(len(arguments))]
-
-
-def run_python(script):
-    """Run a script in a process of its own, which ends within two minutes without a word."""
-    path = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
 
 
 def assert_as_alone(call, arguments):
@@ -149,7 +133,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     found = pool.map_async(embedder.__call__, [faces, faces]).get(60)
 assert all(np.abs(vectors - wanted).max() <= {ALONE} * np.abs(wanted).max() for vectors in found)
 """
-    run_python(script)
+    assert run_python(script).stderr == ""
 
 
 @FORK

@@ -233,8 +233,8 @@ def test_a_file_that_is_no_training_data_says_what_is(tmp_path, name, said):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.json", "s.tar"])
-def test_a_drive_that_fails_is_no_broken_image(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("facepcl.utils.storage.WAITS", (0.0, 0.0))
+@pytest.mark.usefixtures("no_waits")
+def test_a_drive_that_fails_is_no_broken_image(tmp_path, name):
     (tmp_path / "a.jpg").write_bytes(jpeg())
     (tmp_path / "a.json").write_bytes(b"{}")
     pack(tmp_path / "s.tar", {"c.jpg": jpeg()})

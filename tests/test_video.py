@@ -231,8 +231,8 @@ def test_a_video_that_vanishes_is_a_reason(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has a file that cannot be read")
-def test_a_video_on_a_drive_that_fails_is_no_bad_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0))
+@pytest.mark.usefixtures("no_waits")
+def test_a_video_on_a_drive_that_fails_is_no_bad_row(tmp_path):
     path = write_video(tmp_path / "clip.mp4", greys(3))
     mend = break_drive(path)
     with pytest.raises(RemoteError, match=r"clip\.mp4 cannot be read: .* 3 times in a row"):
@@ -241,8 +241,8 @@ def test_a_video_on_a_drive_that_fails_is_no_bad_row(tmp_path, monkeypatch):
     assert len(items(path)) == 3
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_a_video_goes_on_where_its_drive_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(video, "_BUFFER", 4096)
     path = write_video(tmp_path / "clip.mp4", noise(10))
     whole, read, reads = items(path), storage.RetriedFile._read, []

@@ -25,7 +25,7 @@ from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
 from facepcl.images.sheet import check_sheet
 from facepcl.images.transform import Transform
-from facepcl.jobs.engine import Stream, run
+from facepcl.jobs.engine import Stream, Writer, run
 from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.cpus import cores
 from facepcl.utils.files import (
@@ -228,7 +228,7 @@ class Aligner:
         return item._replace(faces=tuple(self.known.get(os.path.normpath(item.path), ())))
 
 
-class CropWriter:
+class CropWriter(Writer):
     """Crops below OUT as they come; the table of faces in parts, put together at the end."""
 
     part_images = 64
@@ -246,9 +246,6 @@ class CropWriter:
 
     def _photos(self) -> Iterator[Photo]:
         return chain.from_iterable(map(_photos, self.job.parts()))
-
-    def streams(self) -> Iterator[Stream]:
-        yield Stream(None, self.job.unchanged(self.job.shards()), self.done)
 
     def take(self, prepared: list[Prepared]) -> list[Photo]:
         for one in prepared:
@@ -280,9 +277,6 @@ class CropWriter:
     def kept(self) -> str:
         has_any = self.done or self._has_crops
         return f"{self.done:,} photos are done and kept in {self.folder}" if has_any else ""
-
-    def is_whole(self) -> bool:
-        return True
 
     def finish(self) -> None:
         """Write the table, then how the crops were made."""

@@ -12,8 +12,8 @@ from facepcl.analysis.tracks import with_tracks
 from facepcl.data.sources import as_sources
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.encoder import MODEL
-from facepcl.embedding.job import check_sheet_of, fill_table, is_folder
-from facepcl.embedding.tables import read_table
+from facepcl.embedding.job import check_sheet_of, fill_table
+from facepcl.embedding.tables import is_folder, read_table
 from facepcl.embedding.writers import Summary
 from facepcl.images.html import check_page
 from facepcl.utils.launch import own_device

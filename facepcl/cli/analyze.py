@@ -77,7 +77,7 @@ def _print_faces(args: argparse.Namespace) -> int:
     from facepcl.analysis.tracks import with_tracks
     from facepcl.data.file_types import ADVICE, Selection
     from facepcl.data.sources import as_sources, check_no_source, list_entries, no_images, read_items
-    from facepcl.embedding.writers import joined
+    from facepcl.embedding.embeddings import joined
     from facepcl.images.face import NO_FACE
     from facepcl.images.html import check_page
     from facepcl.images.sheet import check_sheet

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from facepcl.cli.options import add_detector, values_of
+from facepcl.cli.options import add_detector, prepare_process, values_of
 from facepcl.utils.streams import say
 
 if TYPE_CHECKING:
@@ -60,13 +60,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
     from facepcl.embedding.search import search
-    from facepcl.utils.cpus import cores
 
-    torch.set_num_threads(max(1, cores() // 8))  # products side by side do not wait for each other
-
+    prepare_process()
     names = ("top", "min_similarity", "branch", "model", "crops", "detector", "device", "sheet")
     options = values_of(args, *names)
     results = search(args.query, args.table, rows=args.row, **options, progress=True)

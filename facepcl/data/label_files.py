@@ -4,7 +4,6 @@ Training and probes both read them here, so that a file means the same to both.
 """
 
 import logging
-import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +23,6 @@ CLASS_NAMES = "classnames.txt"  # beside a shard or its folder: the names of the
 _KINDS = ("cls", "json")  # where both have a label, that of the JSON counts
 _UPPER_KINDS = tuple(map(str.upper, _KINDS))  # as cameras and Windows write them
 LABEL_SUFFIXES = tuple(f".{kind}" for kind in _KINDS)
-_NAME = re.compile(r"((?:.*/)?[^/.]*)\.?([^/]*)", re.DOTALL)
 
 
 class _Named(NamedTuple):
@@ -105,10 +103,9 @@ def folder_labels(image: Path, cls: str = CLS_LABELS[0]) -> dict[str, Any]:
 
 def _split(name: str) -> tuple[str, list[str], str]:
     """The key of a name, the parts between, and its ending in lower case."""
-    match = _NAME.fullmatch(name)
-    key, rest = match.groups() if match else (name, "")
-    *parts, kind = rest.split(".")
-    return key, parts, kind.lower()
+    folder, slash, base = name.rpartition("/")
+    key, *parts = base.split(".")
+    return folder + slash + key, parts[:-1], "".join(parts[-1:]).lower()
 
 
 def _merged(files: list[_Named]) -> dict[str, Any]:

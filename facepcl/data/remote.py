@@ -69,11 +69,12 @@ def list_url(url: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, int]
             files, root = fs.glob(path, detail=True), ""
         else:
             if files[path]["type"] != "directory":
-                return [(_full(fs, path), _size(files[path]))]
+                return [(fs.unstrip_protocol(path), _size(files[path]))]
             files, root = fs.find(path, detail=True), path.rstrip("/") + "/"
         names = {name.removeprefix(root): name for name, info in files.items() if info["type"] == "file"}
-        shown = [n for n in names if not (root and _is_hidden(n)) and is_wanted(n)]
-        return [(_full(fs, names[n]), _size(files[names[n]])) for n in sorted(shown, key=_files_first)]
+        shown = (n for n in names if not (root and _is_hidden(n)) and is_wanted(n))
+        found = [names[n] for n in sorted(shown, key=_files_first)]
+        return [(fs.unstrip_protocol(name), _size(files[name])) for name in found]
 
 
 def read_url(url: str) -> bytes:
@@ -83,8 +84,7 @@ def read_url(url: str) -> bytes:
         fs, path = _file_system(url)
         for wait in (*WAITS, None):
             try:
-                data: bytes = fs.cat_file(path)
-                return data
+                return fs.cat_file(path)
             except (PermissionError, IsADirectoryError) as error:
                 raise ImageError(f"cannot be read: {_words(error)}") from error
             except Exception as error:
@@ -105,8 +105,7 @@ class RemoteFile:
 
     def read(self, size: int = -1) -> bytes:
         with _explained(self.url):
-            data: bytes = self._file.read(size)
-            return data
+            return self._file.read(size)
 
     def close(self) -> None:
         self._file.close()
@@ -164,11 +163,6 @@ def _explained(url: str) -> Iterator[None]:
 
 def _words(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _full(fs: Any, path: str) -> str:
-    name: str = fs.unstrip_protocol(path)
-    return name
 
 
 def _size(info: dict[str, Any]) -> int:

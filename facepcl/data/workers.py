@@ -15,7 +15,6 @@ from dataclasses import asdict
 from io import BufferedReader
 from pathlib import Path
 from queue import LifoQueue
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
@@ -93,9 +92,8 @@ class Reader:
         setup: dict[str, Any] = {"path": _import_path(), "seconds_to_read": SECONDS_A_READ}
         setup["transform"] = asdict(self._transform)
         setup["alignment"] = self._alignment and asdict(self._alignment)
-        if (interpreter := find_interpreter()) is None:
-            raise FileNotFoundError("no Python interpreter")
-        command = [interpreter, "-I", "-c", _BOOT]  # isolated: no file of the working folder is imported
+        # isolated: no file of the working folder is imported
+        command = [find_interpreter() or "", "-I", "-c", _BOOT]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._closed:  # meanwhile, by another thread
             self.kill()
@@ -268,9 +266,8 @@ class Readers:
     """
 
     def __init__(self, transform: Transform, count: int, alignment: Alignment | None = None):
-        kind: type[Reader] | type[LocalReader] = Reader if count else LocalReader
-        if count and find_interpreter() is None:
-            kind = LocalReader
+        kind: type[Reader] | type[LocalReader] = Reader if count and find_interpreter() else LocalReader
+        if count and kind is LocalReader:
             _logger.warning(
                 "sys.executable is %r, not a Python interpreter that could decode images in processes of "
                 "their own: they are decoded in this process, which a damaged file may crash",
@@ -291,9 +288,7 @@ class Readers:
         ).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end()
 
     def submit(self, items: Sequence[Item]) -> Future[list[Prepared]]:

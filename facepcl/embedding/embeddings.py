@@ -148,6 +148,21 @@ class Embeddings:
         return Face.from_columns(self.faces[row].tolist()), int(self.faces[row, 0])
 
 
+def joined(blocks: list[Embeddings]) -> Embeddings:
+    """Blocks as one, which becomes a row group."""
+    numbers = {
+        kind: np.concatenate([getattr(block, kind) for block in blocks]) for kind in numbers_of(blocks[0])
+    }
+    return Embeddings(
+        np.concatenate([block.vectors for block in blocks]),
+        [path for block in blocks for path in block.paths],
+        [error for block in blocks for error in block.errors],
+        np.concatenate([block.sizes for block in blocks]),
+        blocks[0].meta,
+        **numbers,
+    )
+
+
 def find_meta(path: Path, own: dict[str, Any] | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The metadata of the table at `path`: its `own`, or what was `given` for one that has lost it."""
     if given is not None and not (isinstance(given, Mapping) and "dimension" in given):

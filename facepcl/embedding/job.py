@@ -17,7 +17,7 @@ from facepcl.embedding.encoder import BRANCH, MODEL, POOL
 from facepcl.embedding.tables import (
     check_table_folder,
     check_table_path,
-    is_table_folder,
+    is_folder,
     read_table,
     tables_in,
 )
@@ -33,7 +33,6 @@ from facepcl.errors import OptionError, TableError
 from facepcl.images.sheet import check_sheet
 from facepcl.jobs.engine import run
 from facepcl.jobs.state import Job, check_same, describe_sources
-from facepcl.utils.files import as_path
 from facepcl.utils.launch import find_share, own_device, torchrun_share
 from facepcl.utils.progress import Progress
 
@@ -144,12 +143,6 @@ def embed(
     if sheet is not None:
         draw_sheet(read_table(summary.path, vectors=False), embedder, sources, sheet, workers, queries)
     return summary
-
-
-def is_folder(out: Any) -> bool:
-    """Whether `out` is to be a folder of tables. Raises OptionError for what is no path."""
-    as_path(out, "out")
-    return is_table_folder(out)
 
 
 def check_sheet_of(
@@ -303,9 +296,8 @@ def _embed_missing(
             source = f" (by {job.share.source})" if job.share.source else ""
             _logger.info("%s%s", job.share, source)
     _logger.info("embedding with %s on %s, %s", meta["model"], meta["device"], meta["dtype"])
-    done = 0 if in_folder else writer.images_done()
-    if done:
-        _logger.info("resuming: %s images are done", f"{done:,}")
+    if writer.done:
+        _logger.info("resuming: %s images are done", f"{writer.done:,}")
     total = None if in_folder else job.image_count()
-    bar = Progress(total, "images", progress, "embedding", initial=done)
+    bar = Progress(total, "images", progress, "embedding", initial=writer.done)
     summary.embedded, summary.seconds = run(job, writer, embedder, workers, bar)

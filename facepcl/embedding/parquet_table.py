@@ -182,8 +182,6 @@ def _batches(file: Any, columns: list[str], chosen: np.ndarray | None) -> Iterat
     ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
     groups = np.unique(np.searchsorted(ends, chosen, side="right")).tolist()
     there = [np.arange(ends[g] - file.metadata.row_group(g).num_rows, ends[g]) for g in groups]
-    if not groups:
-        return
     numbers, start = np.concatenate(there), 0
     for batch in file.iter_batches(8 * ROWS_PER_GROUP, row_groups=groups, columns=columns):
         wanted = np.searchsorted(numbers[start : start + len(batch)], chosen)
@@ -227,8 +225,7 @@ def _matrix(path: Path, name: str, column: Any, width: int) -> np.ndarray:
             f"{path} has rows with {min(widths - {width})} numbers in {name}, but its metadata says {width}: "
             "they are of another model or branch"
         )
-    numbers: np.ndarray = column.flatten().to_numpy()
-    return numbers.reshape(-1, width)
+    return column.flatten().to_numpy().reshape(-1, width)
 
 
 def describe_parquet(path: Path) -> tuple[dict[str, Any], list[int]]:

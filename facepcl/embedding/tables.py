@@ -21,6 +21,7 @@ from facepcl.embedding.embeddings import (
     Embeddings,
     describe_space,
     find_meta,
+    joined,
     most_likely,
     named_columns,
     number_columns,
@@ -28,7 +29,7 @@ from facepcl.embedding.embeddings import (
 )
 from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
-from facepcl.utils.files import atomic, beside, check_file, check_folder
+from facepcl.utils.files import as_path, atomic, beside, check_file, check_folder
 
 SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
 
@@ -179,8 +180,10 @@ def read_embeddings(
     return read_table(path, vectors, meta)
 
 
-def is_table_folder(out: str | Path) -> bool:
-    """Whether `out` means a folder of tables: it is a folder, or its name has no suffix as a table's has."""
+def is_folder(out: Any) -> bool:
+    """Whether `out` means a folder of tables: it is a folder, or its name has no suffix as a table's has.
+    Raises OptionError for what is no path."""
+    as_path(out, "out")
     return str(out).endswith(("/", os.sep)) or os.path.isdir(out) or not Path(out).suffix
 
 
@@ -207,24 +210,19 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
     # filled table by table: joined at the end they would be in memory twice
     row_count = sum(map(_row_count, paths))
     vectors = np.empty((row_count, first.meta["dimension"] if with_vectors else 0), np.float32)
-    table = replace(first, vectors=vectors, paths=[], errors=[])
-    sizes = []
-    numbers: dict[str, list[np.ndarray]] = {kind: [] for kind in numbers_of(first)}
+    blocks: list[Embeddings] = []
+    start = 0
     for path in paths:
         rows = read_table(path, with_vectors, given)
-        if rows.meta["space"] != first.meta["space"] or numbers_of(rows).keys() != numbers.keys():
+        if rows.meta["space"] != first.meta["space"] or numbers_of(rows).keys() != numbers_of(first).keys():
             raise TableError(
                 f"{folder} holds tables of different spaces: {paths[0].name} of {_space_of(first)}, "
                 f"{path.name} of {_space_of(rows)}; read them one by one"
             )
-        vectors[len(table.paths) : len(table.paths) + len(rows)] = rows.vectors
-        table.paths += rows.paths
-        table.errors += rows.errors
-        sizes.append(rows.sizes)
-        for kind, blocks in numbers.items():
-            blocks.append(getattr(rows, kind))
-    joined: dict[str, Any] = {kind: np.concatenate(blocks) for kind, blocks in numbers.items()}
-    return replace(table, sizes=np.concatenate(sizes), **joined)
+        vectors[start : start + len(rows)] = rows.vectors
+        start += len(rows)
+        blocks.append(replace(rows, vectors=vectors[:0]))
+    return replace(joined(blocks), vectors=vectors, meta=first.meta)
 
 
 def check_whole(folder: Path, meta: dict[str, Any], count: int) -> None:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from facepcl.data.file_types import SHARD_SUFFIXES, Selection, without_query
 from facepcl.data.sources import is_table_of, no_images
 from facepcl.embedding.embedder import Batch
-from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space, numbers_of
+from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_space, joined
 from facepcl.embedding.tables import read_table, tables_in, write_table
 from facepcl.errors import ImageError, OptionError, TableError, shortened
 from facepcl.images.face import NO_FACE
-from facepcl.jobs.engine import Stream
+from facepcl.jobs.engine import Stream, Writer
 from facepcl.jobs.state import Job, Shard
 from facepcl.utils.files import remove_temporaries, writing
 from facepcl.utils.launch import Share
@@ -84,7 +82,7 @@ class Summary:
             )
 
 
-class TableWriter:
+class TableWriter(Writer):
     """One table: its parts are tables in the job's folder until all are there."""
 
     part_images = ROWS_PER_GROUP
@@ -96,19 +94,10 @@ class TableWriter:
         self.job, self.summary, self.meta, self._complete = job, summary, meta, complete
         self._raises = on_error == "raise"
         self.counts = {"failed": 0}
-        self.done = 0  # images, in parts
         job.drop_parts(lambda part: has_temporary_errors(read_table(part, vectors=False)))
-
-    def images_done(self) -> int:
-        """Return the number of images in the parts: all but the last are full."""
-        parts = self.job.parts()
-        return (
-            (len(parts) - 1) * self.part_images + read_table(parts[-1], vectors=False).images if parts else 0
-        )
-
-    def streams(self) -> Iterator[Stream]:
-        self.done = self.images_done()
-        yield Stream(None, self.job.unchanged(self.job.shards()), self.done)
+        parts = job.parts()  # all but the last are full
+        last = read_table(parts[-1], vectors=False).images if parts else 0
+        self.done = max(0, len(parts) - 1) * self.part_images + last
 
     def take(self, batch: Batch) -> Embeddings:
         for path, error in zip(batch.rows.paths, batch.rows.errors, strict=True):
@@ -127,9 +116,6 @@ class TableWriter:
     def kept(self) -> str:
         return f"{self.done:,} images are done and kept in {self.job.folder}" if self.done else ""
 
-    def is_whole(self) -> bool:
-        return True
-
     def finish(self) -> None:
         """Write the parts as one table; its rows are counted on the way."""
         give_back_freed_memory()
@@ -142,7 +128,7 @@ class TableWriter:
                 self.summary.count(rows)
                 yield rows
 
-        meta, row_count = read_table(parts[-1], vectors=False).meta, self.images_done()
+        meta, row_count = read_table(parts[-1], vectors=False).meta, self.done
         if "align" in meta:  # a row for each face
             row_count = sum(len(read_table(part, vectors=False)) for part in parts)
         remove_temporaries(self.job.out)
@@ -254,21 +240,6 @@ def _table_name(shard: Shard, selection: Selection) -> str:
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST_NAME]
     return f"{shard.number:08d}-{name}.parquet"
-
-
-def joined(blocks: list[Embeddings]) -> Embeddings:
-    """Blocks as one, which becomes a row group."""
-    numbers = {
-        kind: np.concatenate([getattr(block, kind) for block in blocks]) for kind in numbers_of(blocks[0])
-    }
-    return Embeddings(
-        np.concatenate([block.vectors for block in blocks]),
-        [path for block in blocks for path in block.paths],
-        [error for block in blocks for error in block.errors],
-        np.concatenate([block.sizes for block in blocks]),
-        blocks[0].meta,
-        **numbers,
-    )
 
 
 def looks_like_crop(width: int, height: int) -> bool:

@@ -14,6 +14,7 @@ from facepcl.models.factory import create_model
 from facepcl.models.hub_folder import LOADED, architecture_of, reason
 from facepcl.models.io import CONFIG_FILE, ORIGINAL_HEADS_FILE, read_config
 from facepcl.utils.files import as_path
+from facepcl.utils.progress import hub_progress_bars
 
 # pushed if they are in the folder, with config and card
 WEIGHTS = (*LOADED, ORIGINAL_HEADS_FILE)
@@ -69,7 +70,7 @@ def push(
     if dry_run:
         return Pushed(repository, sizes, None, False)
     architecture = architecture_of(read_config(folder), folder)
-    with _one_sentence(repository), _progress_bars(progress):
+    with _one_sentence(repository), hub_progress_bars(progress):
         before, revision = _commit(contents, repository, private, architecture)
     return Pushed(repository, sizes, revision, revision != before)
 
@@ -158,18 +159,3 @@ def _one_sentence(repository: str) -> Iterator[None]:
         raise
     except Exception as error:  # its own, its HTTP library's and the system's, by version
         raise HubError(f"{repository} was not pushed: {reason(error, repository)}") from error
-
-
-@contextmanager
-def _progress_bars(wanted: bool) -> Iterator[None]:
-    """Disable huggingface_hub's progress bars unless they are `wanted`, and restore them."""
-    from huggingface_hub import utils
-
-    if wanted or utils.are_progress_bars_disabled():
-        yield
-        return
-    utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        utils.enable_progress_bars()

@@ -106,7 +106,7 @@ def _decode(data: bytes, needed: int | None) -> Picture:
         right, bottom = drafted[1][2:] if drafted else size
         orientation = _orientation(image)
         box = _upright_box(orientation, right, bottom, *image.size)
-        return Picture(_load(image), size[::-1] if orientation >= 5 else size, box)
+        return Picture(to_rgb(image), size[::-1] if orientation >= 5 else size, box)
 
 
 def _read_as_ycbcr(image: Any) -> None:
@@ -134,8 +134,7 @@ def _open(data: bytes) -> Image.Image:
     if _is_heic(data):
         opened = _package_for("a HEIC", "pillow_heif", "heic").open_heif(data)
         check_pixels(*opened.size)
-        image: Image.Image = opened.to_pillow()
-        return image
+        return opened.to_pillow()
     if data.startswith(_JXL):
         _package_for("a JPEG XL", "pillow_jxl", "jxl")  # which registers with Pillow
     if data.startswith(JPEG):
@@ -234,11 +233,6 @@ def _explained() -> Iterator[None]:
         raise ImageError(f"damaged: {reason}") from error
 
 
-def _load(image: Image.Image) -> Image.Image:
-    image.load()  # a truncated file shows only now
-    return to_rgb(image)
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode as upright RGB; transparency shows white, as on a page. Raises
     ImageError."""
@@ -292,7 +286,8 @@ def open_image(item: Any) -> Image.Image:
     W]` as upright RGB. Raises MissingPath or ImageError."""
     if isinstance(item, Image.Image):
         with _explained():  # Pillow opens lazily, so the file behind it may be cut off
-            return _load(item)
+            item.load()  # a truncated file shows only now
+            return to_rgb(item)
     if isinstance(item, bytes):
         return decode(item)
     if isinstance(item, (str, Path)):

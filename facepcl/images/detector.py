@@ -14,6 +14,7 @@ from PIL import Image
 from facepcl.errors import MissingExtra, MissingPath, OptionError, WeightsError, require
 from facepcl.images.face import Face
 from facepcl.utils.files import sha256_file, unwritable_hub_cache
+from facepcl.utils.progress import hub_progress_bars
 
 REPOSITORY, FILE = "opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -162,13 +163,11 @@ def find_detector(path: str | Path | None = None) -> Path:
 
 
 def _fetch() -> Path:
-    from huggingface_hub import hf_hub_download, utils
+    from huggingface_hub import hf_hub_download
 
-    silent = not utils.are_progress_bars_disabled()  # 230 kB need no bar
-    if silent:
-        utils.disable_progress_bars()
     try:
-        return Path(hf_hub_download(REPOSITORY, FILE))
+        with hub_progress_bars(False):  # 230 kB need none
+            return Path(hf_hub_download(REPOSITORY, FILE))
     except Exception as error:  # offline, no such repository, no room: the Hub's client has many of them
         reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
         reason = unwritable_hub_cache(error) or reason
@@ -176,9 +175,6 @@ def _fetch() -> Path:
             f"the face detector could not be downloaded from the Hub ({reason}); download {_where()}, and "
             "pass its path with --detector PATH (detector=PATH)"
         ) from error
-    finally:
-        if silent:
-            utils.enable_progress_bars()
 
 
 def _where() -> str:

@@ -38,12 +38,15 @@ class Pipeline(Protocol):
 class Writer(Protocol):
     """Where results go, `part_images` images at a time."""
 
+    job: Job
+    done: int  # images, in parts
     part_images: int
     counts: dict[str, int]  # shown by the progress bar
     resume_option: str  # what continues the job, behind "the same command"
 
     def streams(self) -> Iterator[Stream]:
         """Yield what is missing, in order."""
+        yield Stream(None, self.job.unchanged(self.job.shards()), self.done)
 
     def take(self, result: Any) -> Any:
         """Return what of a pipeline's result is to be written."""
@@ -59,6 +62,7 @@ class Writer(Protocol):
 
     def is_whole(self) -> bool:
         """Whether the output is whole, with the shares of other processes."""
+        return True
 
 
 def run(

@@ -1,7 +1,8 @@
 """A progress bar on a terminal, plain lines every few seconds elsewhere, nothing unless asked."""
 
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -51,10 +52,23 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
         elif self._lines and self.new:
             self._print()
+
+
+@contextmanager
+def hub_progress_bars(wanted: bool) -> Iterator[None]:
+    """Disable huggingface_hub's progress bars unless they are `wanted`, and restore them."""
+    from huggingface_hub import utils
+
+    if wanted or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()

@@ -68,11 +68,6 @@ class RetriedFile(io.RawIOBase):
         self._file = retried(path, lambda: open(path, "rb"))  # noqa: SIM115
         self._size = os.fstat(self._file.fileno()).st_size
 
-    def read(self, size: int = -1) -> bytes:
-        data = retried(self._path, partial(self._read, size))
-        self._place += len(data)
-        return data
-
     def readable(self) -> bool:
         return True
 
@@ -89,7 +84,8 @@ class RetriedFile(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
+        data = retried(self._path, partial(self._read, len(buffer)))
+        self._place += len(data)
         buffer[: len(data)] = data
         return len(data)
 

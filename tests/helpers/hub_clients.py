@@ -2,13 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.files import ROOT
+
 FACES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -24,12 +22,6 @@ def environment(hub, home, **changes):
         "OMP_NUM_THREADS": "1",
         **changes,
     }
-
-
-def run_python(script, env, cwd=None):
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=env, cwd=cwd)
-    assert run.returncode == 0, run.stderr
 
 
 def files_of(folder):

@@ -1,11 +1,15 @@
-"""Scripts run as they are typed, in this process: a new one would spend seconds importing torch."""
+"""Scripts run as they are typed, in this process, since a new one would spend seconds importing torch; and
+what tests need where a process has to be new."""
 
 import io
+import os
 import runpy
 import shlex
+import signal
 import socket
+import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +46,39 @@ def output(command):
     done = run_script(command)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def run_python(script, env=None, cwd=None, code=0):
+    """What `python -c` gives, in a process of its own that ends with this exit code within two minutes."""
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(
+        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == code, run.stderr
+    return Done(run.returncode, run.stdout, run.stderr)
+
+
+def children(pid=None):
+    """Processes that this one, or another, started and that still run."""
+    with subprocess.Popen(["ps", "-A", "-o", "ppid=,pid="], stdout=subprocess.PIPE, text=True) as ps:
+        rows = [map(int, line.split()) for line in ps.communicate()[0].splitlines()]
+    return {child for parent, child in rows if parent == (pid or os.getpid())} - {ps.pid}
+
+
+@contextmanager
+def time_limit(seconds):
+    """What would wait for ever becomes an error."""
+
+    def give_up(*about):
+        raise TimeoutError("it takes for ever")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def free_port():
