@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from helpers.files import FACES
+from helpers.files import FACES, changed_encoder
 from helpers.training import label_faces
 
 import facepcl
@@ -93,11 +93,10 @@ def test_a_folder_takes_a_classifier_for_fine_tuning(tmp_path):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     folder = save_encoder(facepcl.create_model(SMALL, num_classes=0), tmp_path / "encoder")
-    config = json.loads((folder / "config.json").read_text())
-    config["architecture"] = config["facepcl"]["architecture"] = "regnety_002"
-    (folder / "config.json").write_text(json.dumps(config))
+    other = {"architecture": "regnety_002"}
+    changed = changed_encoder(folder, tmp_path / "changed", {**other, "facepcl": other})
     with pytest.raises(WeightsError, match=r"in its weights and .* in the network that config\.json"):
-        facepcl.create_model(f"local-dir:{folder}")
+        facepcl.create_model(f"local-dir:{changed}")
 
 
 @pytest.mark.slow

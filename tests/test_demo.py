@@ -147,7 +147,7 @@ def test_a_folder_is_embedded_once_and_again_when_its_files_change(crops, tmp_pa
     (tmp_path / "b.jpg").write_bytes(b"no image")
     (tmp_path / "c.jpg").symlink_to(tmp_path / "nowhere.jpg")
     first = crops.gallery(tmp_path, lambda *count: told.append(count))
-    assert ([face.name for face in first.faces], first.unread, told) == (["a.jpg"], 2, [(3, 3)])
+    assert ([face.path for face in first.faces], first.unread, told) == (["a.jpg"], 2, [(3, 3)])
     assert crops.gallery(tmp_path) is first
     (tmp_path / "b.jpg").write_bytes(FACES[1].read_bytes())
     os.utime(tmp_path / "b.jpg", (1, 1))

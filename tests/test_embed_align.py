@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers.files import photo_of
+from helpers.forked_jobs import stopping_after
 from PIL import Image
 
 import facepcl
@@ -102,21 +103,11 @@ def test_vectors_are_those_of_crops_that_were_cut_before(embedder, folder, detec
 
 
 @pytest.mark.usefixtures("_small_parts")
-def test_a_job_resumes_to_the_bit(folder, detector, tmp_path, monkeypatch):
+def test_a_job_resumes_to_the_bit(folder, detector, tmp_path):
     options = {"dtype": "float32", "align": True, "detector": detector}
     whole = facepcl.embed(folder, tmp_path / "whole.npz", **options)
-    take, taken = TableWriter.take, []
-
-    def stopping(self, batch):
-        if taken:
-            raise KeyboardInterrupt
-        taken.append(batch)
-        return take(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TableWriter, "take", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            facepcl.embed(folder, tmp_path / "table.npz", **options)
+    with stopping_after(TableWriter, 1):
+        facepcl.embed(folder, tmp_path / "table.npz", **options)
     with pytest.raises(OptionError, match="made with align"):
         facepcl.embed(folder, tmp_path / "table.npz", **options, one=True, resume=True)
     resumed = facepcl.embed(folder, tmp_path / "table.npz", **options, resume=True)

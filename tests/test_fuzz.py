@@ -1,7 +1,6 @@
 """Damaged files end in what they hold or in a named error; what `tools/fuzz` found, and that it finds."""
 
 import io
-import json
 import logging
 import shutil
 import signal
@@ -12,6 +11,7 @@ import pytest
 import torch
 from fuzz import command
 from fuzz.subjects import SUBJECTS
+from helpers.files import changed_encoder
 from helpers.scripts import time_limit
 
 import facepcl
@@ -114,10 +114,7 @@ def test_the_same_seed_makes_the_same_files():
     ],
 )
 def test_a_config_that_timm_cannot_make_is_a_named_error(encoders, tmp_path, change, said):
-    folder = tmp_path / "encoder"
-    shutil.copytree(encoders("pcl_facecycle")[1], folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
+    folder = changed_encoder(encoders("pcl_facecycle")[1], tmp_path / "encoder", change)
     with pytest.raises(WeightsError, match=said):
         facepcl.create_model(f"local-dir:{folder}")
 

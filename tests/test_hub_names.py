@@ -11,17 +11,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from helpers.files import no_room_beyond
-from helpers.hub_clients import (
-    FACES,
-    ROOT,
-    assert_same_codes,
-    assert_sentence,
-    environment,
-    files_of,
-    run_python,
-)
+from helpers.files import ROOT, no_room_beyond
+from helpers.hub_clients import FACES, assert_same_codes, assert_sentence, environment, files_of
 from helpers.hub_server import Hub
+from helpers.scripts import run_python
 from huggingface_hub import constants
 
 import facepcl
@@ -30,6 +23,14 @@ from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.images.detector import FILE, REPOSITORY, find_detector
 from facepcl.models.heads import Heads, HeadSpec
 from facepcl.models.io import save_encoder, save_tensors
+
+
+@pytest.fixture
+def faces(hub, encoders):
+    """The model that the repository org/faces holds."""
+    model, folder = encoders("pcl_facecycle")
+    hub.put("org/faces", files_of(folder))
+    return model
 
 
 @pytest.mark.parametrize(
@@ -44,10 +45,8 @@ from facepcl.models.io import save_encoder, save_tensors
         ("org/text", WeightsError, "not a complete safetensors file"),
     ],
 )
-def test_what_cannot_be_loaded_is_a_sentence(hub, encoders, name, error, said):
-    folder = encoders("pcl_facecycle")[1]
-    hub.put("org/faces", files_of(folder))
-    config = (folder / "config.json").read_bytes()
+def test_what_cannot_be_loaded_is_a_sentence(hub, faces, encoders, name, error, said):
+    config = (encoders("pcl_facecycle")[1] / "config.json").read_bytes()
     hub.put("org/pickle", {"config.json": config, "pytorch_model.bin": b"x"})
     hub.put("org/vgg", {"config.json": b'{"architecture": "vgg11"}', "model.safetensors": b"big"})
     hub.put("org/empty", {"README.md": b"", "model.safetensors": b"x"})
@@ -63,8 +62,7 @@ def test_what_cannot_be_loaded_is_a_sentence(hub, encoders, name, error, said):
     ("status", "said"),
     [(401, "token"), (403, "no right"), (409, "409"), (410, "410")],
 )
-def test_a_hub_that_refuses_is_a_sentence(hub, encoders, status, said):
-    hub.put("org/faces", files_of(encoders("pcl_facecycle")[1]))
+def test_a_hub_that_refuses_is_a_sentence(hub, faces, status, said):
     for request in ("GET /api/models", "HEAD .*model.safetensors"):
         hub.answers = {request: status}
         with pytest.raises(WeightsError) as caught:
@@ -74,8 +72,7 @@ def test_a_hub_that_refuses_is_a_sentence(hub, encoders, status, said):
     assert facepcl.create_model("hf-hub:org/faces")
 
 
-def test_a_mirror_that_is_no_hub_is_named(hub, encoders, monkeypatch):
-    hub.put("org/faces", files_of(encoders("pcl_facecycle")[1]))
+def test_a_mirror_that_is_no_hub_is_named(faces, monkeypatch):
     monkeypatch.setattr(Hub, "announce", False)
     with pytest.raises(WeightsError) as caught:
         facepcl.create_model("hf-hub:org/faces")
@@ -93,53 +90,44 @@ def test_private_weights_load_with_a_token_that_may_see_them(hub, encoders, monk
     assert_same_codes(facepcl.create_model("hf-hub:org/faces"), model)
 
 
-def test_other_bytes_than_the_hub_announced_are_refused_and_leave_the_cache(hub, encoders):
-    model, folder = encoders("pcl_facecycle")
-    hub.put("org/faces", files_of(folder))
-    right = (folder / "model.safetensors").read_bytes()
+def test_other_bytes_than_the_hub_announced_are_refused_and_leave_the_cache(hub, faces, encoders):
+    right = (encoders("pcl_facecycle")[1] / "model.safetensors").read_bytes()
     hub.swaps["model.safetensors"] = right[:-1] + bytes([right[-1] ^ 1])  # one bit, same length
     for _ in range(2):
         with pytest.raises(WeightsError) as caught:
             facepcl.create_model("hf-hub:org/faces")
         assert_sentence(caught, r"model\.safetensors is damaged, sha256 \w{12} instead of \w{12}")
     hub.swaps.clear()
-    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), model)
+    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), faces)
 
 
-def test_a_download_that_is_cut_goes_on_where_it_was(hub, encoders):
-    model, folder = encoders("pcl_facecycle")
-    hub.put("org/faces", files_of(folder))
+def test_a_download_that_is_cut_goes_on_where_it_was(hub, faces):
     hub.cuts["model.safetensors"] = [100_000]
-    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), model)
+    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), faces)
     assert not hub.cuts["model.safetensors"]
 
 
-def test_a_download_that_never_ends_well_is_a_sentence_and_a_second_try_works(hub, encoders, monkeypatch):
-    model, folder = encoders("pcl_facecycle")
-    hub.put("org/faces", files_of(folder))
+def test_a_download_that_never_ends_well_is_a_sentence_and_a_second_try_works(hub, faces, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     hub.cuts["model.safetensors"] = [0] * 10
     with pytest.raises(WeightsError) as caught:
         facepcl.create_model("hf-hub:org/faces")
     assert_sentence(caught, "the connection broke off; try again")
     hub.cuts.clear()
-    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), model)
+    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), faces)
 
 
-def test_a_disk_that_is_full_is_a_sentence(hub, encoders):
-    model, folder = encoders("pcl_facecycle")
-    hub.put("org/faces", files_of(folder))
+def test_a_disk_that_is_full_is_a_sentence(faces):
     with no_room_beyond(1_000_000), pytest.raises(WeightsError) as caught:
         facepcl.create_model("hf-hub:org/faces")
     assert_sentence(caught, "there is no room left on the disk")
-    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), model)
+    assert_same_codes(facepcl.create_model("hf-hub:org/faces"), faces)
 
 
 def test_a_cache_that_cannot_be_written_to_is_a_sentence_that_names_hf_home(
-    hub, encoders, monkeypatch, tmp_path
+    hub, faces, monkeypatch, tmp_path
 ):
     """As without a home folder: weights and the face detector alike."""
-    hub.put("org/faces", files_of(encoders("pcl_facecycle")[1]))
     hub.put(REPOSITORY, {FILE: b"onnx"})
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file/hub"))
@@ -148,15 +136,13 @@ def test_a_cache_that_cannot_be_written_to_is_a_sentence_that_names_hf_home(
             use()
 
 
-def test_what_is_in_the_cache_loads_offline_and_a_cache_dir_is_its_own(hub, encoders, monkeypatch, tmp_path):
-    model, folder = encoders("pcl_facecycle")
-    revision = hub.put("org/faces", files_of(folder))
+def test_what_is_in_the_cache_loads_offline_and_a_cache_dir_is_its_own(hub, faces, monkeypatch, tmp_path):
     facepcl.create_model("hf-hub:org/faces", cache_dir=tmp_path / "own")
     assert not (tmp_path / "home/hub").exists()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = hub.asked.total()
-    for name in ("hf-hub:org/faces", f"hf-hub:org/faces@{revision}"):
-        assert_same_codes(facepcl.create_model(name, cache_dir=tmp_path / "own"), model)
+    for name in ("hf-hub:org/faces", f"hf-hub:org/faces@{hub.repositories['org/faces'].head}"):
+        assert_same_codes(facepcl.create_model(name, cache_dir=tmp_path / "own"), faces)
     with pytest.raises(WeightsError) as caught:
         facepcl.create_model("hf-hub:org/faces")
     assert_sentence(caught, "not in the cache, and HF_HUB_OFFLINE is set")
@@ -214,13 +200,11 @@ def test_another_timm_model_of_a_repository_or_folder_embeds(hub, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_download_does_not_spoil_the_next(hub, encoders, tmp_path):
+def test_a_killed_download_does_not_spoil_the_next(hub, faces, tmp_path):
     """SIGKILL in the middle of a file; then the same command."""
-    model, folder = encoders("pcl_facecycle")
-    hub.put("org/faces", files_of(folder))
     env = environment(hub, tmp_path / "fresh")
     hub.stalls["model.safetensors"] = 100_000
-    save_tensors({"x": FACES, "y": model.forward_codes(FACES).face}, tmp_path / "sample.safetensors")
+    save_tensors({"x": FACES, "y": faces.forward_codes(FACES).face}, tmp_path / "sample.safetensors")
     script = f"""
 import facepcl, torch
 from safetensors.torch import load_file

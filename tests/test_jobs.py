@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from helpers.files import break_drive, pack
-from helpers.forked_jobs import forked_jobs
+from helpers.forked_jobs import forked_jobs, stopping_after
 from PIL import Image
 
 import facepcl
@@ -165,19 +165,8 @@ def names(folder="."):
 
 def interrupted(kind, model, after, error=KeyboardInterrupt, **options):
     """Run a job until so many results are there, then Ctrl-C."""
-    take, count = kind.writer.take, 0
-
-    def counting(self, result):
-        nonlocal count
-        if count == after:
-            raise error
-        count += 1
-        return take(self, result)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind.writer, "take", counting)
-        with pytest.raises(error):
-            kind.run(model, **options)
+    with stopping_after(kind.writer, after, error):
+        kind.run(model, **options)
 
 
 @pytest.fixture

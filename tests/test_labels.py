@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.training import end_of, label_faces, small_config
+from helpers.training import LANDMARKS, end_of, generator, label_faces, small_config
 
 import facepcl
 from facepcl.errors import OptionError, WeightsError
@@ -34,10 +34,6 @@ MODELS = ("pcl_facecycle", "pcl_resnet18")
 @pytest.fixture
 def config(config):
     return replace(config, method="labels", size=48)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # --- which head reads which code
@@ -256,8 +252,6 @@ def test_heads_of_another_model_are_refused(encoder):
 
 
 # --- views
-
-LANDMARKS = torch.tensor([[40.0, 44.0], [72.0, 44.0], [56.0, 60.0], [46.0, 76.0], [66.0, 76.0]])
 
 
 def views_of(share, count=64, seed=0, size=32):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from helpers.files import ROOT
+from helpers.files import ROOT, changed_encoder
 from helpers.hub_clients import assert_same_codes, assert_sentence
 from huggingface_hub import ModelCard, constants
 
@@ -84,7 +84,7 @@ def test_a_push_does_not_overwrite_what_came_in_meanwhile(hub, encoders):
 
 
 def test_nothing_but_weights_config_and_card_is_pushed(hub, encoders, tmp_path):
-    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    folder = changed_encoder(encoders("pcl_facecycle")[1], tmp_path / "encoder")
     for name in ("pytorch_model.bin", "optimizer.pth", "notes.txt", ".env"):
         (folder / name).write_text("secret")
     pushed = facepcl.hub.push(folder, "ann/faces", private=True)
@@ -127,14 +127,14 @@ def test_the_card_of_a_trunk_promises_no_branches(encoders, tmp_path):
 
 
 def test_a_configuration_without_the_normalisation_has_no_card(encoders, tmp_path):
-    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    folder = changed_encoder(encoders("pcl_facecycle")[1], tmp_path / "encoder")
     (folder / "config.json").write_text('{"architecture": "pcl_facecycle", "num_classes": 0}')
     with pytest.raises(OptionError, match=r"config\.json needs input_size, mean and std"):
         card_of(folder, "hf-hub:org/faces")
 
 
 def test_a_card_that_was_written_where_paths_have_blanks_names_the_repository(hub, encoders, tmp_path):
-    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "my own encoder")
+    folder = changed_encoder(encoders("pcl_facecycle")[1], tmp_path / "my own encoder")
     (folder / "README.md").write_text(card_of(folder, f"local-dir:{folder}", license="mit"))
     assert f"--model 'local-dir:{folder}'" in (folder / "README.md").read_text()
     facepcl.hub.push(folder, "org/faces")
@@ -154,7 +154,7 @@ def test_weights_that_are_not_finite_are_not_pushed(hub, encoders, tmp_path):
 
 
 def test_a_card_of_ones_own_is_pushed_but_must_have_metadata(hub, encoders, tmp_path):
-    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    folder = changed_encoder(encoders("pcl_facecycle")[1], tmp_path / "encoder")
     card = "---\nlibrary_name: timm\nlicense: mit\npipeline_tag: image-feature-extraction\n---\nlocal-dir:x\n"
     (folder / "README.md").write_text(card)
     pushed = facepcl.hub.push(folder, "org/faces")
@@ -242,7 +242,7 @@ def test_no_network_is_a_sentence(hub, encoders, monkeypatch):
 
 def test_push_and_models_as_typed(hub, encoders, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
+    changed_encoder(encoders("pcl_facecycle")[1], tmp_path / "encoder")
     assert main(["push", "encoder", "org/faces", "--dry-run"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("to org/faces; nothing was sent")
     assert main(["push", "encoder", "org/faces", "--license", "mit", "--dataset", "org/photos"]) == 0

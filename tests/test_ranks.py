@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.files import ROOT
+from helpers.scripts import children
 from helpers.training import (
     SMALL,
     as_options,

@@ -5,17 +5,15 @@ import json
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import yaml
-from helpers.files import FACES, ROOT, pack, put_face
+from helpers.files import FACES, ROOT, changed_encoder, pack, put_face
 from timm.models import save_for_hf
 
 import facepcl
@@ -201,11 +199,9 @@ def lay_traps(folder, trace):
 
 def test_a_folder_with_code_and_pickles_in_it_runs_nothing(encoders, tmp_path, trace, monkeypatch):
     _, good = encoders("pcl_facecycle")
-    folder = Path(shutil.copytree(good, tmp_path / "encoder"))
+    change = {"auto_map": {"AutoModel": "modeling.Model"}, "custom_pipeline": "model"}
+    folder = changed_encoder(good, tmp_path / "encoder", change)
     lay_traps(folder, trace)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"auto_map": {"AutoModel": "modeling.Model"}, "custom_pipeline": "model"}
-    (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.chdir(folder)
     facepcl.create_model(f"local-dir:{folder}")
     facepcl.FaceEmbedder(f"local-dir:{folder}", dtype="float32")
@@ -279,10 +275,7 @@ def test_no_file_of_the_working_folder_is_imported(tmp_path, trace, command):
 def test_a_description_of_a_network_is_compared_before_it_takes_memory(
     encoders, tmp_path, name, change, said, pretrained
 ):
-    folder = Path(shutil.copytree(encoders(name)[1], tmp_path / "encoder"))
-    config = json.loads((folder / "config.json").read_text())
-    change = {k: v if k == "num_classes" else config[k] | v for k, v in change.items()}
-    (folder / "config.json").write_text(json.dumps(config | change))
+    folder = changed_encoder(encoders(name)[1], tmp_path / "encoder", change)
     with pytest.raises(FacepclError, match=said):
         facepcl.create_model(f"local-dir:{folder}", pretrained)
 
@@ -318,15 +311,9 @@ def test_heads_that_are_wider_than_their_tensors_are_refused(encoders, tmp_path)
 
 def test_weights_come_from_the_folder_whatever_its_config_names(encoders, tmp_path):
     model, good = encoders("pcl_facecycle")
-    folder = Path(shutil.copytree(good, tmp_path / "encoder"))
-    config = json.loads((folder / "config.json").read_text())
     torch.save(timm.create_model("pcl_facecycle").state_dict(), tmp_path / "other.pth")
-    config["pretrained_cfg"] |= {
-        "source": "local-dir",
-        "file": str(tmp_path),
-        "url": "http://localhost:1/x.pth",
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    elsewhere = {"source": "local-dir", "file": str(tmp_path), "url": "http://localhost:1/x.pth"}
+    folder = changed_encoder(good, tmp_path / "encoder", {"pretrained_cfg": elsewhere})
     loaded = facepcl.create_model(f"local-dir:{folder}")
     assert torch.equal(loaded.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
 

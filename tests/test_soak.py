@@ -12,7 +12,6 @@ import time
 
 import pytest
 from helpers.files import ROOT
-from helpers.scripts import run_python
 from test_pretrain_stops import assert_same, command, logged_steps
 
 from facepcl.models.io import load_tensors

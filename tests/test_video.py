@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.files import break_drive, jpeg, pack
+from helpers.forked_jobs import stopping_after
 
 import facepcl
 from facepcl.data import video
@@ -385,20 +386,12 @@ def analyzed(source, out, **options):
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_job_that_stopped_in_the_middle_of_a_video_goes_on_to_the_same_table(tmp_path, monkeypatch):
+def test_a_job_that_stopped_in_the_middle_of_a_video_goes_on_to_the_same_table(tmp_path):
     path, out = write_video(tmp_path / "a.mp4", noise(40)), tmp_path / "e.npz"
     whole = analyzed(path, tmp_path / "whole.npz")
-    take = TableWriter.take
-
-    def stopping(self, batch):
-        if self.done:  # once a part is written
-            raise KeyboardInterrupt
-        return take(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TableWriter, "take", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            analyzed(path, out)
+    with stopping_after(TableWriter, 3):  # of 8 frames: a part is written
+        analyzed(path, out)
+    assert Job(out, fps=100).parts()
     table = analyzed(path, out, resume=True)
     assert table.paths == whole.paths == [item.path for item in items(path)]
     assert table.vectors.tobytes() == whole.vectors.tobytes()

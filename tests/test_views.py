@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from helpers.training import LANDMARKS, generator
 
 from facepcl.images.rotations import rotation
 from facepcl.pretrain import augment as views
@@ -14,10 +15,6 @@ from facepcl.pretrain.dataset import Faces
 from facepcl.pretrain.label_views import LabelViews, label_views, turned_pose, upright_crops
 from facepcl.pretrain.networks import Networks
 from facepcl.pretrain.sampler import label_targets
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +167,6 @@ def test_jitter_happens_for_four_of_five(images):
     unlike = (views.augment(same, generator()) != same).flatten(1).any(1).float().mean()
     # 1 - 0.2 (jitter) * 0.8 (grey) * 0.2 (blur) * 0.4 (Sobel)
     assert unlike.item() == pytest.approx(1 - 0.2 * 0.8 * 0.2 * 0.4, abs=0.02)
-
-
-LANDMARKS = torch.tensor([[40.0, 44.0], [72.0, 44.0], [56.0, 60.0], [46.0, 76.0], [66.0, 76.0]])
 
 
 def test_label_views_put_the_eyes_above_the_mouth(images):

@@ -16,6 +16,7 @@ from facepcl.analysis.photos import ShownPhoto, closer
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Item, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers
+from facepcl.embedding.contact_sheet import Sample, samples_of
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.embeddings import similarity
 from facepcl.embedding.encoder import MODEL
@@ -29,26 +30,18 @@ FOLDERS = 2  # the most recent ones in memory
 CLOSED = "the page was closed"
 
 
-class CodedFace(NamedTuple):
-    """A crop as the network sees it, uint8 `[S, S, 3]`, and its vectors `[D]` by branch."""
-
-    name: str
-    pixels: np.ndarray
-    vectors: dict[str, np.ndarray]
-
-
 class Photo(NamedTuple):
     """The part of a photo with its faces, with their attributes (none without heads); and their codes."""
 
     name: str
     shown: ShownPhoto
-    faces: list[CodedFace]
+    faces: list[Sample]
 
 
 class Gallery(NamedTuple):
     """The faces of a folder, and how many of its files could not be read."""
 
-    faces: list[CodedFace]
+    faces: list[Sample]
     unread: int
     truncated: bool  # there are more faces than are kept
 
@@ -100,7 +93,7 @@ class Comparer:
         places: Sequence[Face | None] = [None] if faces is None else faces
         drawn = [DrawnFace(*one) for one in zip(places, self._attributes(maps, faces), strict=True)]
         shown = closer(ShownPhoto(file.name, *framed(whole, READ), drawn), SHOWN if len(drawn) > 1 else ALONE)
-        return Photo(file.name, shown, self._coded([file.name] * len(crops), crops, maps))
+        return Photo(file.name, shown, samples_of(self._embedder, [file.name] * len(crops), crops, maps))
 
     def _attributes(self, maps: dict[str, Any], faces: Sequence[Face] | None) -> list[dict[str, float]]:
         if isinstance(self._embedder, AttributeEmbedder):
@@ -116,14 +109,6 @@ class Comparer:
         if prepared.pixels is None:
             raise ImageError(prepared.error)
         return prepared, prepared.pixels
-
-    def _coded(self, names: list[str], crops: np.ndarray, maps: Any) -> list[CodedFace]:
-        branches = (self._embedder.likeness, "pose")
-        codes = zip(*(self._embedder.vectors(maps, branch) for branch in branches), strict=True)
-        return [
-            CodedFace(name, crop, dict(zip(branches, vectors, strict=True)))
-            for name, crop, vectors in zip(names, crops, codes, strict=True)
-        ]
 
     def gallery(
         self, folder: str | Path, on_progress: Callable[[int, int], object] = lambda done, total: None
@@ -148,13 +133,13 @@ class Comparer:
         return self._galleries[key]
 
     def _embed(self, files: list[str], on_progress: Callable[[int, int], object]) -> Gallery:
-        faces: list[CodedFace] = []
+        faces: list[Sample] = []
         done = unread = 0
         for batch in self._embedder.batches(read_items(list_entries(files)), all_branches=True):
             self._check_open()
             names = [os.path.basename(batch.rows.paths[row]) for row in batch.good]
             if batch.good:
-                faces += self._coded(names, batch.pixels, batch.maps)
+                faces += samples_of(self._embedder, names, batch.pixels, batch.maps)
             unread += sum(error not in (None, NO_FACE) for error in batch.rows.errors)
             done += batch.images
             on_progress(done, len(files))
@@ -170,6 +155,6 @@ def _load(model: str, **options: Any) -> FaceEmbedder:
     return FaceEmbedder(model, **options)
 
 
-def similarities(faces: Sequence[CodedFace], others: Sequence[CodedFace], branch: str) -> np.ndarray:
+def similarities(faces: Sequence[Sample], others: Sequence[Sample], branch: str) -> np.ndarray:
     """Cosines `[N, M]` of the vectors of one branch."""
     return similarity(*(np.stack([face.vectors[branch] for face in some]) for some in (faces, others)))

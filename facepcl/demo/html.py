@@ -7,8 +7,8 @@ from PIL import Image
 
 from facepcl.analysis.drawing import annotated
 from facepcl.analysis.parts import STYLE, axes_legend, describe_face
-from facepcl.demo.compare import CodedFace, Gallery, Photo, similarities
-from facepcl.embedding.contact_sheet import stem
+from facepcl.demo.compare import Gallery, Photo, similarities
+from facepcl.embedding.contact_sheet import Sample, stem
 from facepcl.images.html import escaped, inline_image
 
 NEIGHBOURS = 6
@@ -99,7 +99,7 @@ def overview(photos: Sequence[Photo], limits: str) -> str:
     return section("Faces", sentence, f'{legend}<div class="cards">{cards}</div>')
 
 
-def similarity_tables(faces: Sequence[CodedFace]) -> str:
+def similarity_tables(faces: Sequence[Sample]) -> str:
     """The cosines of every two faces under each branch."""
     if len(faces) < 2:
         return section("How alike", "Add a second face to compare with.") if faces else ""
@@ -111,7 +111,7 @@ def similarity_tables(faces: Sequence[CodedFace]) -> str:
     return section("How alike", sentence, f'<div class="row">{tables}</div>')
 
 
-def _matrix(faces: Sequence[CodedFace], branch: str) -> str:
+def _matrix(faces: Sequence[Sample], branch: str) -> str:
     cosines = similarities(faces, faces, branch)
     others = cosines[~np.eye(len(faces), dtype=bool)]
     shades = 0.75 * (cosines - others.min()) / max(float(np.ptp(others)), 1e-6)
@@ -128,7 +128,7 @@ def _matrix(faces: Sequence[CodedFace], branch: str) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
+def neighbours(faces: Sequence[Sample], gallery: Gallery) -> str:
     """The nearest faces of a folder to each face, under both branches."""
     first = "the first " if gallery.truncated else ""
     count = f"{first}{len(gallery.faces):,} face{'s' * (len(gallery.faces) != 1)}"
@@ -144,17 +144,17 @@ def neighbours(faces: Sequence[CodedFace], gallery: Gallery) -> str:
         for branch in faces[0].vectors:
             nearest = np.argsort(-cosines[branch][i], kind="stable")[:NEIGHBOURS]
             near = [(gallery.faces[n], cosines[branch][i, n]) for n in nearest]
-            crops = "".join(_crop(other, f"{cosine:.2f}", stem(other.name)) for other, cosine in near)
+            crops = "".join(_crop(other, f"{cosine:.2f}", stem(other.path)) for other, cosine in near)
             rows += f'<div><p>{TITLES[branch]}</p><div class="row">{crops}</div></div>'
         blocks += f'<div class="near">{_crop(face, str(i + 1))}<div>{rows}</div></div>'
     return section("", f"Nearest of {count}, by the cosine of the codes{unread}.", blocks)
 
 
-def _crop(face: CodedFace, mark: str, name: str = "") -> str:
+def _crop(face: Sample, mark: str, name: str = "") -> str:
     image = _image(face, f"{mark} {name}".strip())
     caption = f"<b>{escaped(mark)}</b> {escaped(name)}"
     return f'<figure class="crop">{image}<figcaption>{caption}</figcaption></figure>'
 
 
-def _image(face: CodedFace, alt: str) -> str:
+def _image(face: Sample, alt: str) -> str:
     return inline_image(Image.fromarray(face.pixels), alt)

@@ -8,7 +8,8 @@ from typing import Any
 
 from facepcl.analysis.analyzer import LIMITS
 from facepcl.demo import html
-from facepcl.demo.compare import CodedFace, Comparer, Photo
+from facepcl.demo.compare import Comparer, Photo
+from facepcl.embedding.contact_sheet import Sample
 from facepcl.errors import FacepclError, require
 
 MAX_FACES = 10  # on the page
@@ -93,7 +94,7 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
     return page
 
 
-def _faces(photos: Sequence[Photo]) -> list[CodedFace]:
+def _faces(photos: Sequence[Photo]) -> list[Sample]:
     return [face for photo in photos for face in photo.faces]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -140,11 +140,19 @@ def _embed(
         for item in items_named(sources, wanted)
     )
     for batch in embedder.batches(items, workers, all_branches=True):
-        vectors = {b: embedder.vectors(batch.maps, b) for b in (embedder.likeness, "pose") if batch.good}
-        for place, row in enumerate(batch.good):
-            yield Sample(
-                batch.rows.paths[row], batch.pixels[place], {b: v[place] for b, v in vectors.items()}
-            )
+        if batch.good:
+            paths = [batch.rows.paths[row] for row in batch.good]
+            yield from samples_of(embedder, paths, batch.pixels, batch.maps)
+
+
+def samples_of(embedder: FaceEmbedder, paths: Sequence[str], pixels: np.ndarray, maps: Any) -> list[Sample]:
+    """Crops with their codes by likeness and by pose."""
+    branches = (embedder.likeness, "pose")
+    codes = zip(*(embedder.vectors(maps, branch) for branch in branches), strict=True)
+    return [
+        Sample(path, crop, dict(zip(branches, vectors, strict=True)))
+        for path, crop, vectors in zip(paths, pixels, codes, strict=True)
+    ]
 
 
 def _faces(table: Embeddings, rows: list[int]) -> tuple[Face, ...] | None:

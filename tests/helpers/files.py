@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import tarfile
@@ -64,6 +65,18 @@ def pack(path, members, mode="w"):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def changed_encoder(source, to, change=None):
+    """A folder with the encoder of another, its tensors linked; `change` is merged into its config.json."""
+    shutil.copytree(source, to, copy_function=os.link)
+    config = json.loads((to / "config.json").read_text())
+    for key, value in (change or {}).items():
+        both = isinstance(config.get(key), dict) and isinstance(value, dict)
+        config[key] = config[key] | value if both else value
+    (to / "config.json").unlink()  # the other has the same file
+    (to / "config.json").write_text(json.dumps(config))
+    return to
 
 
 @contextmanager

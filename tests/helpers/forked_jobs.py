@@ -1,8 +1,29 @@
-"""Jobs in processes that can be killed: forked from one that has loaded torch, so that they start at once."""
+"""Jobs that are stopped by Ctrl-C, and jobs in processes that can be killed: forked from one that has loaded
+torch, so that they start at once."""
 
 import subprocess
 import sys
 from contextlib import contextmanager
+
+import pytest
+
+
+@contextmanager
+def stopping_after(writer, count, error=KeyboardInterrupt):
+    """A job ends with `error`, Ctrl-C's, where this class of writer would take a result more than so many."""
+    take, taken = writer.take, []
+
+    def counting(self, result):
+        if len(taken) == count:
+            raise error
+        taken.append(result)
+        return take(self, result)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "take", counting)
+        with pytest.raises(error):
+            yield
+
 
 SERVER = """
 import os, sys, traceback

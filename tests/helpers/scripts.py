@@ -51,9 +51,7 @@ def output(command):
 def run_python(script, env=None, cwd=None, code=0):
     """What `python -c` gives, in a process of its own that ends with this exit code within two minutes."""
     command = [sys.executable, "-c", script]
-    run = subprocess.run(
-        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
-    )
+    run = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == code, run.stderr
     return Done(run.returncode, run.stdout, run.stderr)
 

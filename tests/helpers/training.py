@@ -27,6 +27,12 @@ SMALL = {
     "steps": 2,
     "log_steps": 1,
 }
+# of a face of 112 x 112 pixels
+LANDMARKS = torch.tensor([[40.0, 44.0], [72.0, 44.0], [56.0, 60.0], [46.0, 76.0], [66.0, 76.0]])
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def label_faces(root):
