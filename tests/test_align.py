@@ -15,7 +15,7 @@ from PIL import Image
 
 import facepcl
 from facepcl import alignment
-from facepcl.alignment.face_table import CropNames
+from facepcl.alignment.face_table import CropNames, read_landmarks
 from facepcl.cli import main
 from facepcl.errors import ImageError, MissingExtra, OptionError, WeightsError, WriteError
 from facepcl.images.cropper import Alignment, FaceCutter
@@ -237,6 +237,13 @@ def test_crops_of_photos_with_the_longest_names_have_names_of_their_own(tmp_path
     options = {"landmarks": tmp_path / "landmarks.csv", "workers": 1}
     assert alignment.align(tmp_path / "photos", tmp_path / "out", **options).faces == 3
     assert len(list((tmp_path / "out").glob("*_0.jpg"))) == 3
+
+
+def test_landmarks_may_have_a_header_in_capitals(given, tmp_path):
+    header, *rows = given[1].read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "capitals.csv").write_text(header.upper() + "".join(rows), "utf-8")
+    lower, upper = read_landmarks(given[1]), read_landmarks(tmp_path / "capitals.csv")
+    assert list(map(len, upper.values())) == list(map(len, lower.values()))
 
 
 def test_a_folder_that_only_the_finder_has_written_to_is_new(given, tmp_path):

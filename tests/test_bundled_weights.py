@@ -5,13 +5,15 @@ import re
 import numpy as np
 import pytest
 import timm
+import torch
 from helpers.files import FACES, ROOT
 
 import facepcl
 from facepcl.models.registry import read_index, weights_table
 from facepcl.utils.files import sha256_file
 
-BUNDLED = [f"{name}.synth_labels" for name in ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")]
+WITH_HEADS = [f"{name}.synth_labels" for name in ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")]
+BUNDLED = [*WITH_HEADS, "pcl_facecycle.synth"]
 MOST_BYTES = {"pcl_facecycle": 6_000_000, "pcl_resnet18": 24_000_000, "pcl_resnet50": 49_000_000}
 
 
@@ -30,7 +32,7 @@ def test_the_model_card_holds_the_table_of_the_index():
 
 
 def test_timm_lists_the_model_as_pretrained():
-    assert timm.list_models("pcl_*", pretrained=True) == BUNDLED
+    assert timm.list_models("pcl_*", pretrained=True) == sorted(BUNDLED)
     assert timm.is_model_pretrained("pcl_facecycle")
     assert timm.models.get_pretrained_cfg("pcl_facecycle").license == "CC0-1.0"
 
@@ -41,6 +43,14 @@ def test_timm_lists_the_model_as_pretrained():
 def test_pretrained_loads_offline_whatever_the_options(options):
     timm.create_model("pcl_facecycle", pretrained=True, **options)
     timm.create_model("pcl_facecycle.synth_labels", pretrained=True, **options)
+
+
+def test_a_model_without_a_tag_has_the_weights_that_learned_from_labels():
+    plain, labelled = (
+        timm.create_model(f"pcl_facecycle{tag}", pretrained=True) for tag in ("", ".synth_labels")
+    )
+    assert plain.pretrained_cfg["tag"] == "synth_labels"
+    torch.testing.assert_close(plain.state_dict(), labelled.state_dict(), rtol=0, atol=0)
 
 
 def test_weights_are_used_at_the_size_they_were_trained_at():
@@ -88,7 +98,7 @@ def test_identity_finds_the_same_person_more_often_than_chance(sample):
     assert (person[nearest] == person[:, None]).mean() > 4 * chance
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", WITH_HEADS)
 def test_the_heads_say_where_the_sample_faces_are_turned(name):
     """To 6 degrees of yaw, as their names tell; a constant is 17 off."""
     yaw = [int(re.search(r"yaw([+-]\d+)", path.name).group(1)) for path in FACES]

@@ -1,7 +1,6 @@
 """torch.hub: the entry points, their help, and loading without a network."""
 
 import importlib.util
-import os
 import re
 import shutil
 import sys
@@ -64,7 +63,7 @@ GITHUB = {"skip_validation": True, "trust_repo": True}  # no question, no call t
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
     """A home of torch.hub that holds this checkout as if it had been downloaded."""
-    shutil.copytree(ROOT / "facepcl", tmp_path / "OWNER_facepcl_main/facepcl", copy_function=os.symlink)
+    shutil.copytree(ROOT / "facepcl", tmp_path / "OWNER_facepcl_main/facepcl")
     shutil.copy(ROOT / "hubconf.py", tmp_path / "OWNER_facepcl_main")
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     return "OWNER/facepcl:main"

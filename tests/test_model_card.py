@@ -34,7 +34,7 @@ def test_every_bundled_file_has_the_scores_that_its_row_tells(scores):
         assert {s["weights_sha256"] for s in own} == {row.sha256}
         for name, branch, column in model_card.METRICS:
             of_branch = [s for s in own if s["branch"] == branch]
-            assert model_card.cell(of_branch, column).split()[0] == str(row.metrics[name])
+            assert model_card.cell(of_branch, column).partition(" ")[0] == str(row.metrics.get(name, ""))
 
 
 def test_the_tables_of_the_heads_are_those_of_the_heads_in_the_package():
@@ -42,7 +42,7 @@ def test_the_tables_of_the_heads_are_those_of_the_heads_in_the_package():
     for name in ("heads", "confusion"):
         table = getattr(model_card_heads, f"{name}_table")(heads)
         assert f"<!-- {name} -->\n\n{table}\n<!-- end of {name} -->" in CARD
-    for row, scores in zip(read_index(), heads, strict=True):
+    for row, scores in zip([row for row in read_index() if row.heads], heads, strict=True):
         files = row.path, row.path.with_suffix(f".{HEADS_FILE}")
         assert scores["sha256"] == " ".join(sha256_file(file)[:12] for file in files)
 

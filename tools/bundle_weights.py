@@ -33,9 +33,12 @@ def main() -> None:
     model, _, tag = args.name.partition(".")
     rows = {(row.model, row.tag): row for row in read_index()}
     row = rows.get((model, tag)) or Row(model, tag, "", 0, "CC0-1.0", "", "")
-    if (encoder := RUNS / f"{args.name}.safetensors").is_file():
+    encoder, heads = (RUNS / f"{args.name}.{name}" for name in ("safetensors", HEADS_FILE))
+    if not (encoder.is_file() or heads.is_file()):
+        parser.error(f"{RUNS} has neither {encoder.name} nor {heads.name}")
+    if encoder.is_file():
         row = replace(row, **move_encoder(encoder))
-    if (heads := RUNS / f"{args.name}.{HEADS_FILE}").is_file():
+    if heads.is_file():
         row = replace(row, heads=move_heads(heads))
     given = {"training_data": args.data, "command": args.command, "input_size": args.size}
     row = replace(row, **{name: value for name, value in given.items() if value is not None})
@@ -44,9 +47,11 @@ def main() -> None:
 
 
 def move_encoder(path: Path) -> dict[str, Any]:
-    """Move an encoder; what its row says of the file. Scores of other weights are dropped."""
+    """Move an encoder; what its row says of the file. Scores and heads of other weights are dropped."""
     target = Path(shutil.move(path, WEIGHTS / path.name))
-    return {"file": path.name, "sha256": sha256_file(target), "bytes": target.stat().st_size, "metrics": {}}
+    target.with_suffix(f".{HEADS_FILE}").unlink(missing_ok=True)
+    dropped: dict[str, Any] = {"metrics": {}, "cosines": {}, "heads": {}}
+    return {"file": path.name, "sha256": sha256_file(target), "bytes": target.stat().st_size, **dropped}
 
 
 def move_heads(path: Path) -> dict[str, Any]:

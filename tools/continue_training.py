@@ -44,6 +44,7 @@ from facepcl import probes  # noqa: E402
 from facepcl.errors import WeightsError  # noqa: E402
 from facepcl.models.heads import describe_heads  # noqa: E402
 from facepcl.models.io import HEADS_FILE, save_tensors  # noqa: E402
+from facepcl.models.registry import read_index  # noqa: E402
 from facepcl.utils.files import atomic  # noqa: E402
 
 LICENSE = "CC0-1.0"  # of the weights
@@ -205,7 +206,9 @@ def start(name: str, out: Path, minutes: float) -> subprocess.Popen[bytes]:
         minutes = json.loads((run / "config.json").read_text("utf-8"))["minutes"]
     data, newest = "crops" if NO_LABELS in RECIPES[name] else "faces", RUNS / f"{name}.safetensors"
     command = [sys.executable, "-m", "facepcl", "pretrain", str(out / data), "--out", str(run)]
-    command += ["--model", name.partition(".")[0], "--init", str(newest) if newest.is_file() else name]
+    command += ["--model", name.partition(".")[0]]
+    if newest.is_file() or name in (f"{row.model}.{row.tag}" for row in read_index()):
+        command += ["--init", str(newest) if newest.is_file() else name]
     command += [*RECIPES[name].split(), "--minutes", f"{minutes:.4g}"]
     with Path(f"{run}.log").open("ab") as log:
         return subprocess.Popen(

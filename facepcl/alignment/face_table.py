@@ -88,7 +88,7 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
     if not path.is_file():
         raise MissingPath(f"{path}: there is no such file of landmarks")
     lines = csv_lines(path)
-    _, header = next(lines, (1, []))
+    header = [name.strip().lower() for name in next(lines, (1, []))[1]]
     name = next((column for column in ("source", "path") if column in header), None)
     missing = [column for column in LANDMARK_COLUMNS if column not in header]
     if name is None or missing:

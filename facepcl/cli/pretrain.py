@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if lengths and not given.get("epochs"):
         numbers["epochs"] = 0.0
     config = loop.Config(data=tuple(args.data), out=args.out, **numbers)
-    if ignored := unread(config, given):
+    if is_first() and (ignored := unread(config, given)):
         options = ", ".join("--" + name.replace("_", "-") for name in ignored)
         _logger.warning("without effect on this run of --method %s: %s", config.method, options)
     encoder = loop.run(config, progress=True)

@@ -22,7 +22,9 @@ def read_labels(data: bytes, name: str) -> dict[str, Any]:
     points; `AU04` becomes `AU4`, and the identity 7 the word "7". Raises DataError that names file and label
     if one is invalid, such as NaN.
     """
-    labels = {key: value for key, value in _parse(data, name).items() if value not in (None, "")}
+    labels = {key: value for key, value in _parse(data, name).items() if value is not None}
+    if labels.get("identity") == "":  # nobody known, and not one person of many images
+        del labels["identity"]
     for angle in ANGLES:
         if angle in labels:
             labels[angle] = _number(labels[angle], angle, name)

@@ -149,7 +149,7 @@ class Embeddings:
 
 
 def joined(blocks: list[Embeddings]) -> Embeddings:
-    """Blocks as one, which becomes a row group."""
+    """Blocks as one."""
     numbers = {
         kind: np.concatenate([getattr(block, kind) for block in blocks]) for kind in numbers_of(blocks[0])
     }

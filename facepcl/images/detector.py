@@ -14,7 +14,6 @@ from PIL import Image
 from facepcl.errors import MissingExtra, MissingPath, OptionError, WeightsError, require
 from facepcl.images.face import Face
 from facepcl.utils.files import sha256_file, unwritable_hub_cache
-from facepcl.utils.progress import hub_progress_bars
 
 REPOSITORY, FILE = "opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -164,6 +163,8 @@ def find_detector(path: str | Path | None = None) -> Path:
 
 def _fetch() -> Path:
     from huggingface_hub import hf_hub_download
+
+    from facepcl.utils.progress import hub_progress_bars
 
     try:
         with hub_progress_bars(False):  # 230 kB need none

@@ -24,9 +24,13 @@ def seeded_dropout(device: torch.device, *seeds: int) -> Iterator[None]:
     """Within this context, layers of a network that drop at random, which take no generator, draw what
     `seeds` determine."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(_mixed(*seeds))
+        seed = _mixed(*seeds)
+        torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
-            torch.cuda.manual_seed(_mixed(*seeds))
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type != "cpu":
+            torch.get_device_module(device.type).manual_seed(seed)
         yield
 
 

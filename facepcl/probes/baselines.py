@@ -26,7 +26,7 @@ def load_encoder(name: str, seed: int) -> str | nn.Module:
         return name
     architecture = name.removeprefix(RANDOM)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))
         if architecture in timm.list_models(FAMILY):
             return create_model(architecture, pretrained=False)
         if not timm.is_model(architecture):

@@ -86,7 +86,7 @@ def _published(x: np.ndarray, pose: np.ndarray, rows: common.Rows, seed: int) ->
     """The published probe (METHOD 6): batch norm and a linear layer, AdamW at a constant learning rate,
     shuffled batches, L1."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))
         network = nn.Sequential(nn.BatchNorm1d(x.shape[1]), nn.Linear(x.shape[1], 3))
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     rng, target, fitted = np.random.default_rng(seed), torch.from_numpy(pose), rows.fitted

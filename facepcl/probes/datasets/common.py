@@ -83,7 +83,7 @@ def table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
 def check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
     """Raise DataError unless a CSV file has these columns."""
     if missing := next((name for name in columns if name not in header), None):
-        raise DataError(f"{path} has no column {missing!r}; its first line is {','.join(header)[:80]!r}")
+        raise DataError(f"{path} has no column {missing!r}; its columns are {','.join(header)[:80]!r}")
 
 
 def check_file(path: Path) -> None:
