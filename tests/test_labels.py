@@ -132,6 +132,18 @@ def test_a_trained_head_is_a_linear_layer_in_evaluation(kind):
     torch.testing.assert_close(F.linear(x, weight, bias), head(x))
 
 
+@pytest.mark.parametrize("kind", [LabelHead, IdentityHead])
+def test_a_head_that_starts_from_a_linear_layer_computes_it(kind):
+    """On inputs of the same statistics; that of identity with outputs of mean 0 and variance 1."""
+    inputs, layer = 3 + 2 * torch.randn(4000, 8, generator=generator()), torch.nn.Linear(8, 5)
+    head, wanted = kind(8, 5), layer(inputs)
+    head.start_from(layer.weight, layer.bias, inputs)
+    if kind is IdentityHead:
+        wanted = (wanted - wanted.mean(0)) / wanted.std(0)
+    # batch norm divides by 4000, not by 3999
+    torch.testing.assert_close(head(inputs), wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
     """The configuration of a run of a ResNet that has released its average."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.files import FACES
 from helpers.training import end_of, label_faces
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -64,6 +65,16 @@ def test_a_frozen_encoder_gives_the_codes_it_gave_before_also_by_a_run_that_goes
     np.testing.assert_array_equal(after, before)
     shutil.rmtree(encoder)
     np.testing.assert_array_equal(codes(run(config)), before)
+
+
+def test_heads_begin_as_the_released_ones_of_the_weights(finished, tmp_path):
+    previous = finished("labels")
+    config = replace(previous, out=str(tmp_path / "run"), init=f"local-dir:{previous.out}/encoder", lr=0.0)
+    found, known = (load_tensors(f"{c}/heads.safetensors") for c in (run(config), f"{previous.out}/encoder"))
+    assert {"identity.weight", "pose.weight"} <= known.keys()
+    for name in (name for name in known if name.endswith("weight")):
+        # not equal: views of twelve images tell the statistics of the inputs roughly; of random heads it is 0
+        assert F.cosine_similarity(found[name].flatten(), known[name].flatten(), dim=0) > 0.5
 
 
 def test_what_a_run_sees_is_normalised_as_its_weights_expect():

@@ -53,8 +53,8 @@ class Config:
     )
     init: str = option(
         "",
-        "initial weights of the encoder, and of its decoder if they have one: NAME.TAG, local-dir:FOLDER, "
-        "hf-hub:ORG/NAME or a .safetensors file",
+        "initial weights of the encoder, and of its decoder and heads if there are any: NAME.TAG, "
+        "local-dir:FOLDER, hf-hub:ORG/NAME or a .safetensors file",
     )
     size: int = option(0, "side of the views in pixels (0: the model's default)")
     resolution_schedule: str = option(

@@ -4,6 +4,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,12 @@ class LabelHead(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(self.SCALE * self.norm(x))
 
+    @torch.no_grad()
+    def start_from(self, weight: torch.Tensor, bias: torch.Tensor, inputs: torch.Tensor) -> None:
+        """Compute what a linear layer does, on batches with the statistics of `inputs` `[N, D]`."""
+        self.linear.weight.copy_(weight * inputs.std(0) / self.SCALE)
+        self.linear.bias.copy_(bias + weight @ inputs.mean(0))
+
     def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of this head in evaluation mode, folded into one linear layer, in float64."""
         return _fold(self.norm, self.linear.weight.double() * self.SCALE, self.linear.bias.double())
@@ -70,6 +77,12 @@ class IdentityHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(self.linear(self.norm(x)))
+
+    @torch.no_grad()
+    def start_from(self, weight: torch.Tensor, bias: torch.Tensor, inputs: torch.Tensor) -> None:
+        """As `LabelHead.start_from`; the second batch norm makes up for scale and bias."""
+        weight = weight * inputs.std(0)
+        self.linear.weight.copy_(self.DEVIATION * weight / weight.std())
 
     def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
         """As `LabelHead.as_linear`."""
@@ -122,6 +135,16 @@ class LabelHeads(nn.Module):
         if "identity" in predictions:
             predictions["shared_identity"] = head_input(maps, self.specs["identity"])
         return predictions
+
+    def start_from(self, released: Heads, maps: Branches) -> None:
+        """Take over the `released` heads that have the same description, for inputs like `maps`."""
+        for label, spec in released.specs.items():
+            if spec == self.specs.get(label):
+                layer: Any = released.get_submodule(label)
+                scale = POSE_SCALE if label == "pose" else 1.0
+                inputs = head_input(maps, spec)
+                head: Any = self.heads[label]
+                head.start_from(*(p.to(inputs) / scale for p in (layer.weight, layer.bias)), inputs)
 
     def as_linear(self) -> Heads:
         """The heads to release: linear layers in float32, angles in degrees."""

@@ -41,7 +41,7 @@ from facepcl.pretrain.checkpoints import (
 )
 from facepcl.pretrain.config import CONTRASTS, PRESETS, Config
 from facepcl.pretrain.log import Flops, Log, tensorboard_writer
-from facepcl.pretrain.networks import NORMALISATION, Networks
+from facepcl.pretrain.networks import NORMALISATION, Networks, released_heads
 from facepcl.pretrain.online_probe import OnlineProbe
 from facepcl.pretrain.release import EMA, update_batch_norms
 from facepcl.pretrain.rng import seeded_dropout
@@ -276,6 +276,8 @@ def _start(config: Config, progress: bool) -> Training:
         per_epoch,
         unfold,
     )
+    if config.init and not saved and "labels" in config.tasks and (heads := released_heads(config.init)):
+        training.tasks.start_heads(heads)
     dtype_name = str(dtype).removeprefix("torch.")
     if distributed.is_first():
         facts = {

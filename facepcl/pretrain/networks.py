@@ -13,7 +13,8 @@ from facepcl.images.face import ANGLES
 from facepcl.models.branched import BranchedModel, check_input
 from facepcl.models.branches import Branches, full_precision, is_branch
 from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, resize_maps
-from facepcl.models.factory import create_decoder, create_model, find_decoder, is_timms
+from facepcl.models.factory import create_decoder, create_model, find_decoder, find_heads, is_timms
+from facepcl.models.heads import Heads
 from facepcl.models.io import read_shapes
 from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.label_heads import LabelHead, LabelHeads, Outputs
@@ -100,7 +101,7 @@ class Networks(nn.Module):
             raise WeightsError(f"--init {init} has no {missing[0]}")
         if not is_file:
             self.encoder.pretrained_cfg |= {key: source.pretrained_cfg[key] for key in NORMALISATION}
-        if hasattr(self, "decoder") and not is_file and not is_timms(init) and find_decoder(init):
+        if hasattr(self, "decoder") and _is_ours(init) and find_decoder(init):
             self.decoder.load_state_dict(create_decoder(init).state_dict())
 
     @contextmanager
@@ -143,6 +144,16 @@ class Networks(nn.Module):
     def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
         """The model's own shared code `[B, D]` of the trunk's maps, from 4 x 4 as for the other two."""
         return full_precision(self.encoder.shared_code(resize_maps(maps)))
+
+
+def released_heads(init: str) -> Heads | None:
+    """The heads of the weights of `--init`, if they have some."""
+    return find_heads(init) if _is_ours(init) else None
+
+
+def _is_ours(init: str) -> bool:
+    """Whether weights may have a decoder and heads."""
+    return not (init.endswith(".safetensors") or is_timms(init))
 
 
 def network_input(encoder: Any, images: torch.Tensor) -> torch.Tensor:

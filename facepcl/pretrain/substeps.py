@@ -11,18 +11,21 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from facepcl.models.branches import Branches
+from facepcl.models.heads import Heads
 from facepcl.pretrain import augment, distributed, losses
 from facepcl.pretrain.aligned_views import AlignedViews, aligned_views
 from facepcl.pretrain.config import Config
 from facepcl.pretrain.diagnostics import codes_of, effective_ranks, gradient_norms
 from facepcl.pretrain.label_heads import IDENTITY_CODES, label_losses
-from facepcl.pretrain.label_views import label_views, strong_probability
+from facepcl.pretrain.label_views import LabelViews, label_views, strong_probability
 from facepcl.pretrain.log import draw_reconstructions
 from facepcl.pretrain.networks import TARGET_SIZE, Networks, to_code
-from facepcl.pretrain.rng import noise, step_generator
+from facepcl.pretrain.rng import WHOLE, noise, step_generator
 from facepcl.pretrain.sampler import InMemory, LabelRows, label_targets
 from facepcl.pretrain.stream import Stream
 
+HEAD_STEPS = 4  # whose views tell how the inputs of heads are distributed
 TURN_SCALE = 20.0  # degrees per unit of the turn head's output
 
 Source = InMemory | Stream
@@ -137,11 +140,10 @@ class Tasks:
         """METHOD 10: action units and expression from the face map, angles from the pose map, identity from
         the shared code."""
         rows = self.label_rows.of_step(now.step, now.generator)
-        faces, part = self.label_rows.faces, distributed.local_slice(len(rows))
-        images = faces.images[rows[part]].to(self.device)
-        strong = strong_probability(self.config.views, now.done, bool(self.config.init))
-        views = label_views(images, faces.landmarks[rows], self.size, now.generator, part, strong)
-        targets = {k: t.to(self.device) for k, t in label_targets(faces, rows, views).items()}
+        part = distributed.local_slice(len(rows))
+        views = self._label_views(now, rows, part)
+        targets = label_targets(self.label_rows.faces, rows, views)
+        targets = {label: target.to(self.device) for label, target in targets.items()}
         with self._autocast():
             predictions = self.nets.label_heads(self.nets.branches(views.images))
             for code in IDENTITY_CODES:
@@ -153,6 +155,25 @@ class Tasks:
             torch.stack([weights[label] * loss for label, loss in by_label.items()]).sum(),
             {f"label_{label}": loss for label, loss in by_label.items()},
         )
+
+    def _label_views(self, now: Iteration, rows: torch.Tensor, part: slice = WHOLE) -> LabelViews:
+        faces = self.label_rows.faces
+        strong = strong_probability(self.config.views, now.done, bool(self.config.init))
+        images = faces.images[rows[part]].to(self.device)
+        return label_views(images, faces.landmarks[rows], self.size, now.generator, part, strong)
+
+    @torch.no_grad()
+    def start_heads(self, released: Heads) -> None:
+        """Begin with the `released` heads of the encoder instead of random ones (METHOD 10)."""
+        maps = []
+        self.nets.encoder.eval()
+        for step in range(HEAD_STEPS):
+            now = Iteration(step, 0.0, step_generator(self.config.seed, step), {})
+            views = self._label_views(now, self.label_rows.of_step(step, now.generator))
+            with self._autocast():
+                maps.append(self.nets.branches(views.images))
+        self.nets.encoder.train(not self.config.freeze)
+        self.nets.label_heads.start_from(released, Branches(*map(torch.cat, zip(*maps, strict=True))))
 
     def _relate_poses(self, now: Iteration) -> Loss:
         """METHOD 14: contrasts of shared and face codes, and relative pose from the pose code."""
