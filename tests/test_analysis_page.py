@@ -211,10 +211,11 @@ def test_the_command_writes_a_page_with_and_without_a_table(attribute_weights, t
 
 
 def test_the_sheet_names_the_video_and_the_time_of_a_frame():
-    from facepcl.analysis.contact_sheet import _name
+    from facepcl.embedding.contact_sheet import stem
 
-    assert _name("clips/head.mp4/2.400s") == "head.mp4, 2.4 s"
-    assert _name("photos/a.b.jpg") == "a.b"
+    assert stem("clips/head.mp4/2.400s") == "head.mp4, 2.4 s"
+    assert stem("clips/head.mp4/10812.400s") == "head.mp4, 180:12"
+    assert stem("photos/a.b.jpg") == "a.b"
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def test_a_folder_is_embedded_once_and_again_when_its_files_change(crops, tmp_pa
 
 def test_names_of_files_are_text_on_the_page(photographs, faces):
     hostile = photographs[0]._replace(name=HOSTILE)
-    gallery = Gallery([faces[0]._replace(name=HOSTILE)], 0, False)
+    gallery = Gallery([faces[0]._replace(path=HOSTILE)], 0, False)
     shown = html.overview([hostile], "") + html.notes([HOSTILE]) + html.neighbours(faces, gallery)
     assert "<script" not in shown
     assert shown.count("&lt;script&gt;") >= 3

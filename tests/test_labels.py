@@ -327,7 +327,9 @@ def test_a_run_from_weights_has_strong_views_and_identity_at_once(config, monkey
     monkeypatch.setattr(substeps, "label_views", lambda *a: seen.append(a[-1]) or real(*a))
     run(replace(config, init="pcl_facecycle", steps=1))
     run(replace(config, steps=1, out=config.out + "-new"))
-    assert seen == [0.7, 0.0]
+    *from_weights, from_random = seen
+    assert set(from_weights) == {0.7}
+    assert from_random == 0.0
 
 
 def test_views_that_no_run_has_are_refused(config):

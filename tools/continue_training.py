@@ -232,7 +232,7 @@ def record(name: str, run: Path, faces: dict[str, int]) -> dict[str, str]:
     config = json.loads((run / "config.json").read_text("utf-8"))
     last = json.loads((run / "log.jsonl").read_text("utf-8").splitlines()[-1])
     config |= {"faces": faces, "data": ["FACES"], "out": "RUN", "total_steps": last["step"]}
-    config["init"] = Path(config["init"]).name
+    config |= {key: Path(config.get(key, "")).name for key in ("init", "probe_data")}
     number = 1 + max(int(path.stem.removeprefix("run-")) for path in RUNS.glob("run-*.json"))
     folder = f"local-dir:{run / 'encoder'}"
     save_halves(facepcl.create_model(folder), RUNS / f"{name}.safetensors", number)
@@ -243,7 +243,7 @@ def record(name: str, run: Path, faces: dict[str, int]) -> dict[str, str]:
     (RUNS / f"run-{number}.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     return {
         "run": str(number),
-        "started from": config["init"],
+        "started from": config["init"] or "random",
         "views": f"{last['step'] * config['views_per_step']:,}",
         "hours": f"{config['minutes'] / 60:.1f}",
     }
