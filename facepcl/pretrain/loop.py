@@ -262,6 +262,9 @@ def _start(config: Config, progress: bool) -> Training:
     unfold = distributed.broadcast_object(unfold)
     if config.freeze:
         nets.encoder.requires_grad_(False)  # now that passes with gradients have been timed
+    tasks = Tasks(config, source, nets, size, dtype)
+    if config.init and not saved and "labels" in config.tasks and (heads := released_heads(config.init)):
+        tasks.start_heads(heads)  # before the average copies them
     per_epoch = source.count // config.batch
     total = None if config.minutes else config.steps or max(1, round(config.epochs * per_epoch))
     training = Training(
@@ -270,14 +273,12 @@ def _start(config: Config, progress: bool) -> Training:
         nets,
         EMA(nets, config.ema) if config.ema else None,
         torch.optim.Adam(nets.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        Tasks(config, source, nets, size, dtype),
+        tasks,
         size,
         total,
         per_epoch,
         unfold,
     )
-    if config.init and not saved and "labels" in config.tasks and (heads := released_heads(config.init)):
-        training.tasks.start_heads(heads)
     dtype_name = str(dtype).removeprefix("torch.")
     if distributed.is_first():
         facts = {
