@@ -14,7 +14,7 @@ def _create(_name, _pretrained, _branches, **timm_options):
 
 
 def pcl_facecycle(pretrained=False, branches=True, **timm_options):
-    """PCL's 16-layer encoder, for RGB face crops of 64 px in [0, 1]; no mean or deviation is subtracted.
+    """PCL's 16-layer encoder, for RGB face crops of 64 px in [0, 1], without mean/std normalisation.
 
     pretrained: True for the bundled weights (offline), or the path of a .safetensors file.
     branches: with the face and pose branch (forward_codes, forward_branches); False is the trunk alone.
@@ -28,7 +28,7 @@ def pcl_facecycle(pretrained=False, branches=True, **timm_options):
 
 def pcl_resnet18(pretrained=False, branches=True, **timm_options):
     """timm's ResNet-18 with PCL's face and pose branch, for RGB face crops in [0, 1], 96 px for the bundled
-    weights (model.pretrained_cfg["input_size"] tells); no mean or deviation is subtracted.
+    weights (model.pretrained_cfg["input_size"] tells), without mean/std normalisation.
 
     pretrained: True for the bundled weights (offline), or the path of a .safetensors file.
     branches: with the face and pose branch (forward_codes, forward_branches); False is timm's ResNet itself.
@@ -42,7 +42,7 @@ def pcl_resnet18(pretrained=False, branches=True, **timm_options):
 
 def pcl_resnet50(pretrained=False, branches=True, **timm_options):
     """timm's ResNet-50 with PCL's face and pose branch, for RGB face crops in [0, 1], 96 px for the bundled
-    weights (model.pretrained_cfg["input_size"] tells); no mean or deviation is subtracted.
+    weights (model.pretrained_cfg["input_size"] tells), without mean/std normalisation.
 
     pretrained: True for the bundled weights (offline), or the path of a .safetensors file.
     branches: with the face and pose branch (forward_codes, forward_branches); False is timm's ResNet itself.

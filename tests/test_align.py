@@ -174,6 +174,13 @@ def test_a_crop_is_named_as_its_photograph_and_never_twice(tmp_path):
     ]
 
 
+def test_many_photographs_of_one_name_are_numbered(tmp_path):
+    names = CropNames([])
+    assert [names(f"/p{i}/x.jpg") for i in range(4)] == ["x", "x-2", "x-3", "x-4"]
+    names.take("y-2")
+    assert [names(f"/p{i}/y.jpg") for i in range(3)] == ["y", "y-3", "y-4"]
+
+
 def test_faces_of_known_landmarks_are_cut_without_a_detector(given, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     folder, landmarks = given
@@ -212,6 +219,23 @@ def test_landmarks_of_other_photographs_are_told(given, tmp_path, caplog):
     other = shutil.copytree(folder, tmp_path / "elsewhere")
     alignment.align(other, tmp_path / "out", landmarks=landmarks, workers=1)
     assert any("names none of these photos" in message for message in caplog.messages)
+
+
+def test_landmarks_of_no_photograph_are_told(given, tmp_path, caplog):
+    folder, landmarks = given
+    (empty := tmp_path / "empty.csv").write_text(landmarks.read_text().partition("\n")[0] + "\n")
+    alignment.align(folder, tmp_path / "out", landmarks=empty, workers=1)
+    assert "names none of these photos: it names nothing" in caplog.text
+
+
+@pytest.mark.parametrize("edit", [lambda text: text.replace("source,", "name,"), lambda text: text + "a,b\n"])
+def test_crops_whose_table_was_changed_are_refused(given, tmp_path, edit):
+    folder, landmarks = given
+    options = {"landmarks": landmarks, "workers": 1}
+    table = alignment.align(folder, tmp_path / "out", **options).path
+    table.write_text(edit(table.read_text()))
+    with pytest.raises(OptionError, match=r"faces\.csv.*; delete .*out"):
+        alignment.align(folder, tmp_path / "out", **options)
 
 
 def test_a_full_disk_is_one_sentence_that_names_the_crop_and_the_same_command_goes_on(given, tmp_path):

@@ -103,7 +103,7 @@ def test_facecycles_own_file_is_refused(original, tmp_path):
         ({"encoder.layer2_2.0.bias": None}, "layer2_2.0.bias is missing"),
         ({"encoder.layer9.weight": torch.zeros(1)}, "layer9.weight is not known"),
         ({"decoder.fc.bias": None}, "the decoder in .*: fc.bias is missing"),
-        ({"encoder.conv1.0.weight": torch.zeros(64, 3, 5, 5)}, r"\[64, 3, 5, 5\], expected \[64, 3, 7, 7\]"),
+        ({"encoder.conv1.0.weight": torch.zeros(64, 3, 5, 5)}, r"\[64, 3, 5, 5\], not \[64, 3, 7, 7\]"),
     ],
     ids=["missing", "unknown", "missing in the decoder", "shape"],
 )

@@ -178,7 +178,7 @@ def test_what_cannot_be_served_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(OptionError, match=r"cannot be served .*; choose another --port"):
+        with pytest.raises(OptionError, match=r"cannot listen on .*; choose another --port"):
             demo.run(port=taken.getsockname()[1])
     with pytest.raises(MissingPath, match="no such folder"):
         demo.run(folder=tmp_path / "nowhere")

@@ -338,6 +338,7 @@ def test_the_ablation_trains_each_method_once(copied):
 def test_the_ablation_does_not_mix_runs_of_other_numbers(copied):
     config = pretrain.Config(data=("faces",), out="runs/pcl-seed0", steps=3)
     Path(config.out).mkdir(parents=True)
+    Path(config.out, "checkpoint-00000001.safetensors").touch()
     Path(config.out, "config.json").write_text(json.dumps({**asdict(config), "steps": 2}), "utf-8")
     with pytest.raises(facepcl.FacepclError, match="was started with --steps 2, not 3"):
         imported("ablation").train(config)

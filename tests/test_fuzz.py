@@ -127,6 +127,7 @@ def test_a_config_that_is_no_object_is_a_named_error(encoders, tmp_path, text):
         facepcl.create_model(f"local-dir:{tmp_path}")
     from facepcl.pretrain.checkpoints import check_same_run
 
+    (tmp_path / "checkpoint-00000001.safetensors").touch()
     with pytest.raises(OptionError, match=r"config\.json"):
         check_same_run(tmp_path / "config.json", {"lr": 1})
 

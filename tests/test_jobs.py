@@ -36,6 +36,7 @@ from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs.state import Job, describe_sources
 from facepcl.utils import storage
+from facepcl.utils.storage import MISSING
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 PART = 16  # images, of `small_parts`
@@ -291,36 +292,33 @@ def test_a_shard_that_vanishes_ends_the_job_too(kind, model, here, whole):
 
 
 @pytest.mark.parametrize("kind", EMBED)
-def test_rows_that_failed_by_their_drive_are_tried_again(kind, model, here, whole):
-    """An earlier version recorded them as bad images."""
+def test_files_that_were_missing_and_are_there_are_tried_again(kind, model, here, whole):
     kind.run(model)
     table = next(Path("e").glob("00000000-*")) if kind is FolderJob else Path("e.npz")
     rows = facepcl.read_embeddings(table)
-    write_table(table, rows.meta, [replaced_error(rows, "cannot be read: Stale file handle")], len(rows))
+    write_table(table, rows.meta, [replaced_error(rows, MISSING)], len(rows))
     kind.run(model, resume=True)
     assert kind.output(kind.out) == whole(kind)
 
 
-def test_parts_that_failed_by_their_drive_are_made_again(model, here, whole):
+def test_parts_with_files_that_were_missing_are_made_again(model, here, whole):
     interrupted(TableJob, model, 2 * TableJob.per_part)
     part = Job(Path("e.npz")).parts()[0]
     rows = facepcl.read_embeddings(part)
-    write_table(part, rows.meta, [replaced_error(rows, "cannot be read: Input/output error")], len(rows))
+    write_table(part, rows.meta, [replaced_error(rows, MISSING)], len(rows))
     assert TableJob.run(model, resume=True).embedded == PHOTOS
     assert TableJob.output("e.npz") == whole(TableJob)
 
 
-def test_photos_that_failed_by_their_drive_are_aligned_again(model, here, whole):
+def test_photos_that_were_missing_are_aligned_again(model, here, whole):
     interrupted(CropJob, model, 2 * CropJob.per_part)
     part = Job(Path("crops")).parts()[0]
     photos = list(map(Photo.from_line, part.read_bytes().splitlines()))
-    photos[2] = photos[2]._replace(error="cannot be read: Stale file handle", faces=(), crops=())
+    photos[2] = photos[2]._replace(error=MISSING, faces=(), crops=())
     part.write_text("".join(photo.to_line() for photo in photos), "ascii")
     assert CropJob.run(model).aligned == PHOTOS
     table = Path("crops/faces.csv")
-    table.write_text(
-        re.sub("damaged: [^,]*", "cannot be read: Input/output error", table.read_text("utf-8")), "utf-8"
-    )
+    table.write_text(re.sub("damaged: [^,]*", MISSING, table.read_text("utf-8")), "utf-8")
     assert CropJob.run(model).aligned == PHOTOS
     assert CropJob.output("crops") == whole(CropJob)
 

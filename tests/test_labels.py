@@ -18,7 +18,8 @@ from facepcl.pretrain import label_views, run, substeps
 from facepcl.pretrain.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
 from facepcl.pretrain.label_views import MILD, STRONG, strong_probability
 from facepcl.pretrain.losses import supervised_contrast
-from facepcl.pretrain.networks import Networks
+from facepcl.pretrain.networks import Networks, network_input
+from facepcl.pretrain.release import update_batch_norms
 from facepcl.pretrain.sampler import InMemory
 
 OUTPUTS = {
@@ -196,6 +197,17 @@ def test_the_statistics_of_released_heads_are_those_of_clean_faces(finished):
     values = heads["identity"](maps.flatten(1))
     torch.testing.assert_close(values.mean(0), torch.zeros(256), atol=0.05, rtol=0)  # levels are rounded
     torch.testing.assert_close(values.std(0), torch.ones(256), atol=0.1, rtol=0)
+
+
+def test_the_statistics_of_clean_images_weigh_all_images_alike():
+    """66 images are two blocks of 33, not 64 and 2: of two the variance says little."""
+    nets = Networks("pcl_resnet18", {}, ("simclr",))
+    images = torch.randint(0, 256, (66, 3, 32, 32), dtype=torch.uint8, generator=generator())
+    images[64:] //= 8  # the last two are dark
+    update_batch_norms(nets, lambda limit: images, 32)
+    with torch.no_grad():
+        maps = nets.encoder.conv1(network_input(nets.encoder, images.float() / 255))
+    torch.testing.assert_close(nets.encoder.bn1.running_mean, maps.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
 
 
 def test_the_average_has_heads_of_its_own(averaged):

@@ -146,7 +146,7 @@ def test_a_class_beyond_the_names_is_named(tmp_path):
 def test_a_shard_that_breaks_off_and_one_without_labels_are_errors(tmp_path):
     shard = pack(tmp_path / "s.tar", samples(LABELS, LABELS))
     shard.write_bytes(shard.read_bytes()[:4000])
-    with pytest.raises(DataError, match=r"s\.tar is cut off"):
+    with pytest.raises(DataError, match=r"s\.tar: the shard is cut off"):
         read("head-pose", shard)
     with pytest.raises(DataError, match="1 of 1 images left out: no yaw, pitch and roll"):
         read("head-pose", pack(tmp_path / "bare.tar", samples({})))

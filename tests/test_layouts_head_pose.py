@@ -102,7 +102,7 @@ def test_a_mat_without_angles_and_one_that_is_cut_off_are_named(tmp_path):
     with pytest.raises(DataError, match=r"image00002\.mat holds no Pose_Para"):
         read(tmp_path)
     image.with_suffix(".mat").write_bytes(b"MATLAB 5.0")
-    with pytest.raises(DataError, match=r"image00002\.mat is no \.mat file, or is cut off"):
+    with pytest.raises(DataError, match=r"image00002\.mat is not a \.mat file, or is cut off"):
         read(tmp_path)
 
 

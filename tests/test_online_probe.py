@@ -1,6 +1,7 @@
 """`facepcl pretrain --probe-data`: what the codes hold, in the log of a run."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +93,19 @@ def test_faces_of_nobody_known_are_people_of_their_own():
     rows, fits = online_probe._choose(torch.full((1500,), -1))
     assert rows.diff().abs().float().mean() > 100  # not in the order of files, which may be that of classes
     assert int(fits.sum()) == pytest.approx(500, abs=60)
+
+
+def test_identity_needs_two_people_in_the_half_that_is_scored(faces, tmp_path):
+    for path in faces.iterdir():
+        if path.suffix == ".json":
+            number = int(path.name[:2])
+            labels = json.loads(path.read_text()) | {"identity": "one" if number % 2 else "other"}
+            (tmp_path / path.name).write_text(json.dumps(labels))
+        else:
+            shutil.copy(path, tmp_path)
+    scores = OnlineProbe((str(tmp_path),), 64, "expression")(Pixels(), 64)
+    assert "probe_yaw_shared" in scores
+    assert "probe_identity_shared" not in scores
 
 
 def test_faces_without_labels_are_refused(faces, tmp_path):

@@ -242,8 +242,18 @@ def test_another_number_is_refused_for_a_begun_run(config, missing, change, said
     begun = {name: value for name, value in asdict(config).items() if name != missing}
     Path(config.out).mkdir()
     Path(config.out, "config.json").write_text(json.dumps(begun))
+    Path(config.out, "checkpoint-00000001.safetensors").touch()
     with pytest.raises(OptionError, match=said):
         run(replace(config, **change))
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_takes_other_options(simclr, tmp_path, monkeypatch):
+    breaking(monkeypatch, 1, lambda loss: loss * float("nan"))
+    with pytest.raises(FacepclError, match="last good checkpoint is none; start again with a lower --lr"):
+        run(simclr)
+    monkeypatch.undo()
+    run(replace(simclr, lr=1e-5, steps=1))
+    assert recorded(simclr)["lr"] == 1e-5
 
 
 def test_only_the_newest_checkpoints_stay(simclr, tmp_path):
@@ -323,7 +333,7 @@ def test_a_run_folder_that_cannot_be_written_is_said_before_the_data_is_read(con
     (tmp_path / "locked").mkdir(mode=0o500)
     if os.access(tmp_path / "locked", os.W_OK):
         pytest.skip("this user may write everywhere")
-    with pytest.raises(WriteError, match="locked/run could not be written: you may not write there"):
+    with pytest.raises(WriteError, match="locked/run could not be written: permission denied"):
         run(replace(config, out=str(tmp_path / "locked/run"), data=("not read",)))
 
 
@@ -387,7 +397,7 @@ def assert_good(path):
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(simclr, tmp_path, monkeypatch, value):
     breaking(monkeypatch, 3, lambda loss: loss * value)
     last = tmp_path / "run/checkpoint-00000002.safetensors"
-    said = f"shared is no longer finite at step 3; the last good checkpoint is {last}; lower --lr"
+    said = f"shared is no longer finite at step 3; the last good checkpoint is {last}; start again"
     with pytest.raises(FacepclError, match=re.escape(said)):
         run(replace(simclr, steps=6, log_steps=100, checkpoint_minutes=0.0))
     assert checkpoints(tmp_path / "run")[-1] == last

@@ -13,9 +13,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import facepcl
 from facepcl import FaceEmbedder
-from facepcl.errors import WeightsError
+from facepcl.errors import OptionError, WeightsError
 from facepcl.models.io import load_tensors, save_encoder, save_tensors
-from facepcl.pretrain import Config, networks, run
+from facepcl.pretrain import Config, loop, networks, run
 from facepcl.pretrain.networks import Networks
 
 
@@ -75,6 +75,23 @@ def test_heads_begin_as_the_released_ones_of_the_weights(finished, tmp_path):
     for name in (name for name in known if name.endswith("weight")):
         # not equal: views of twelve images tell the statistics of the inputs roughly; of random heads it is 0
         assert F.cosine_similarity(found[name].flatten(), known[name].flatten(), dim=0) > 0.5
+
+
+def test_timing_dtypes_leaves_the_weights_statistics_alone(resnet, tmp_path):
+    """Heads of `--init` start from them, before the first step."""
+    label_faces(faces := tmp_path / "faces")
+    (out := tmp_path / "run").mkdir()
+    config = Config((str(faces),), str(out), model="pcl_resnet18", method="labels", dtype="auto")
+    training = loop._start(replace(config, init=f"local-dir:{resnet}", batch=6, steps=2), progress=False)
+    weights = load_tensors(resnet / "model.safetensors")
+    assert torch.equal(training.nets.encoder.bn1.running_mean, weights["bn1.running_mean"])
+
+
+def test_weights_of_another_width_are_one_sentence(tmp_path):
+    model = facepcl.create_model("pcl_resnet18", in_chans=1, num_classes=0)
+    init = f"local-dir:{save_encoder(model, tmp_path / 'grey')}"
+    with pytest.raises(OptionError, match=r"does not fit --model .*: conv1.weight is \[64, 1, 7, 7\]"):
+        Networks("pcl_resnet18", {}).start_from(init)
 
 
 def test_what_a_run_sees_is_normalised_as_its_weights_expect():

@@ -117,6 +117,14 @@ def test_what_an_interrupted_extraction_leaves_is_not_taken_for_features(
     assert extract(manifest, embedder, ("shared",), cache=cache).good.all()
 
 
+def test_features_whose_array_is_gone_are_extracted_again(manifest, embedder, tmp_path):
+    first = extract(manifest, embedder, ("shared",), cache=tmp_path).of["shared"]
+    for array in tmp_path.glob("*.npy"):
+        array.unlink()
+    again = extract(manifest, embedder, ("shared",), cache=tmp_path).of["shared"]
+    np.testing.assert_array_equal(again, first)
+
+
 @pytest.mark.parametrize("place", ["a file", "no home"])
 def test_without_a_folder_for_the_cache_the_features_are_not_kept(
     manifest, embedder, tmp_path, caplog, monkeypatch, place

@@ -74,6 +74,7 @@ def test_shots_are_the_mean_of_their_draws_with_its_deviation():
     assert result.numbers["accuracy"] == pytest.approx(draws.mean(), abs=1e-5)
     assert result.numbers["accuracy_std"] == pytest.approx(draws.std(ddof=1), abs=1e-5)
     assert draws.std() > 0
+    assert (result.numbers["subjects"], result.numbers["subjects_in_train_and_test"]) == (40, 0)
 
 
 def test_more_shots_than_images_is_an_error_that_names_the_class():

@@ -243,6 +243,11 @@ def test_a_wrong_word_is_one_sentence_before_any_work(shard, capsys, options, wo
     assert words in capsys.readouterr().err
 
 
+def test_codes_averaged_with_their_mirror_images_are_not_asked_for_disentanglement(shard):
+    with pytest.raises(OptionError, match="flip would make them equal"):
+        probes.run("disentangle", shard, flip=True)
+
+
 def test_a_task_that_does_not_exist_is_an_error_that_lists_them(shard):
     with pytest.raises(OptionError, match=r"Unknown task 'age'\. Available: expression, verification"):
         probes.run("age", shard)

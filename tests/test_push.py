@@ -144,12 +144,14 @@ def test_a_card_that_was_written_where_paths_have_blanks_names_the_repository(hu
     assert 'facepcl.create_model("hf-hub:org/faces", pretrained=True)' in text
 
 
-def test_weights_that_are_not_finite_are_not_pushed(hub, encoders, tmp_path):
-    folder = shutil.copytree(encoders("pcl_facecycle")[1], tmp_path / "encoder")
-    tensors = load_tensors(folder / "model.safetensors")
-    tensors["layer3_1.0.weight"].fill_(float("nan"))
-    save_tensors(tensors, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"not finite: layer3_1\.0\.weight"):
+@pytest.mark.parametrize(("file", "name"), [("model", "layer3_1.0.weight"), ("heads", "pose.weight")])
+def test_weights_that_are_not_finite_are_not_pushed(hub, tmp_path, file, name):
+    model, heads = facepcl.create_model("pcl_facecycle", True), facepcl.create_heads("pcl_facecycle")
+    folder = save_encoder(model, tmp_path / "encoder", heads=heads)
+    tensors = load_tensors(path := folder / f"{file}.safetensors")
+    tensors[name].fill_(float("nan"))
+    save_tensors(tensors, path)
+    with pytest.raises(WeightsError, match=f"not finite: {re.escape(name)}"):
         facepcl.hub.push(folder, "org/faces", dry_run=True)
 
 

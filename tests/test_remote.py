@@ -172,6 +172,21 @@ def test_a_read_that_fails_twice_is_tried_again(memory, monkeypatch):
     assert (item.data, item.error) == (b"x", None)
 
 
+@pytest.mark.parametrize("status", [404, 410, 451])
+def test_an_image_that_a_server_refuses_is_a_row_and_not_asked_for_again(memory, monkeypatch, status):
+    asked = []
+
+    def refuse(self, path, **_):
+        asked.append(path)
+        raise type("ClientResponseError", (Exception,), {"status": status})("Gone")
+
+    memory.pipe("/p/a.jpg", b"x")
+    monkeypatch.setattr(type(memory), "cat_file", refuse)
+    (item,) = read_items(list_entries(["memory://p"]))
+    assert item.error == "cannot be read: Gone"
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("out", ["e.npz", "e"])
 def test_a_network_that_is_gone_ends_the_job_and_makes_no_bad_rows(
     memory, monkeypatch, model, folder, whole, tmp_path, out
@@ -326,7 +341,7 @@ def test_a_missing_package_names_the_pip_line(monkeypatch):
 
 def test_a_table_is_not_written_to_a_url(folder, capsys):
     assert main(["embed", str(folder), "-o", "s3://bucket/e/"]) == 2
-    assert "s3://bucket/e/: tables are written to the file system" in capsys.readouterr().err
+    assert "s3://bucket/e/: tables cannot be written to a URL" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -336,6 +351,7 @@ def test_a_table_is_not_written_to_a_url(folder, capsys):
         ("s3://b/s.tar", "s3://b/s.tar/q/x.jpg", "s/q/x"),
         ("memory://p", "memory:///p/0/a.jpg", "a"),
         ("s3://b/", "s3://b//etc/a.jpg", "etc/a"),
+        ("https://b/?id=3", "https://b/?id=3", "face"),
     ],
 )
 def test_crops_of_photographs_behind_urls_stay_in_their_folder(source, path, stem):

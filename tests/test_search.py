@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.files import FACES, pack, photo_of
+from helpers.files import FACES, UNREADABLE, break_drive, pack, photo_of
 from PIL import Image
 
 import facepcl
@@ -509,6 +509,21 @@ def test_images_that_are_gone_are_empty_tiles_with_their_names(tmp_path, monkeyp
     assert {match.path for match in result.matches} >= {"kept/1.jpg", "shard.tar/3.jpg"}
 
 
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="Linux")
+def test_an_image_on_a_drive_that_fails_is_an_empty_tile(tmp_path):
+    from facepcl.embedding import search_sheet as drawn
+
+    faces = [Path(shutil.copy(face, tmp_path)) for face in FACES[:3]]
+    facepcl.embed(faces, tmp_path / "t.npz", dtype="float32")
+    break_drive(faces[1])
+    [result] = facepcl.search((), tmp_path / "t.npz", rows=[0], sheet=tmp_path / "found.png")
+    for place, match in enumerate(result.matches):
+        x = drawn.LEFT + place * (drawn.TILE + drawn.GAP)
+        shown = tile(tmp_path / "found.png", x, drawn.HEAD + 2 * drawn.GAP, drawn.TILE)
+        assert (shown.mean() > 245) == (match.path == str(faces[1]))
+
+
 def test_a_sheet_of_many_queries_draws_the_first(table, tmp_path, monkeypatch):
     from facepcl.embedding import search_sheet as drawn
 
@@ -545,6 +560,14 @@ def test_nearest_of_a_table_are_matches_of_a_vector_or_a_row():
 def test_nearest_says_what_it_takes(query, k, said):
     with pytest.raises(OptionError, match=said):
         random_rows(60).nearest(query, k)
+
+
+def test_a_vector_that_is_not_finite_says_so(tmp_path):
+    path = write(tmp_path / "t.npz", random_rows(9))
+    [result] = facepcl.search(np.full((1, 6), np.nan, np.float32), path)
+    assert (result.matches, result.error) == ((), "the vector is not finite")
+    with pytest.raises(OptionError, match="not finite"):
+        random_rows(9).nearest(np.full(6, np.nan), 1)
 
 
 def test_nearest_needs_the_vectors(tmp_path):

@@ -260,11 +260,11 @@ def test_no_file_of_the_working_folder_is_imported(tmp_path, trace, command):
     [
         ("pcl_resnet18", {"model_args": {"layers": [2, 2, 2, 2000]}}, "more layers than there are tensors"),
         ("pcl_resnet18", {"model_args": {"layers": [2, 2, 2, 10]}}, "encoder does not fit .* layer4.2"),
-        ("pcl_resnet18", {"model_args": {"channels": [64, 128, 256, 60000]}}, r"\[60000\] in the network"),
+        ("pcl_resnet18", {"model_args": {"channels": [64, 128, 256, 60000]}}, r"\[512\], not \[60000\]"),
         ("pcl_resnet18", {"model_args": {"base_width": 1 << 30}}, "base_width in its .* above 65536"),
         ("pcl_resnet18", {"model_args": {"layers": [1e999] * 4}}, "layers in its .* above 65536"),
         ("pcl_resnet18", {"model_args": {"checkpoint_path": "x.pth"}}, "'checkpoint_path' among model_args"),
-        ("pcl_facecycle", {"model_args": {"in_chans": 50000}}, r"\[64, 50000, 7, 7\] in the network"),
+        ("pcl_facecycle", {"model_args": {"in_chans": 50000}}, r"\[64, 3, 7, 7\], not \[64, 50000, 7, 7\]"),
         ("pcl_facecycle", {"num_classes": 10**9}, "num_classes in its config.json is 1000000000"),
         ("pcl_facecycle", {"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "not a size of images"),
         ("pcl_facecycle", {"pretrained_cfg": {"crop_pct": 1e-9}}, "not a share of an image"),

@@ -123,7 +123,7 @@ def test_a_query_that_is_not_there_says_how_to_go_on(model, tmp_path):
     assert (tmp_path / "s.png").is_file()
 
 
-@pytest.mark.parametrize("queries", [0, 101, [], "a.jpg"])
+@pytest.mark.parametrize("queries", [0, 101, [], "a.jpg", [3], 8.0])
 def test_queries_that_cannot_be_are_refused_before_the_work(model, tmp_path, queries):
     with pytest.raises(OptionError, match="queries"):
         embed(FACES[:3], tmp_path, model, queries=queries)

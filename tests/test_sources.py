@@ -97,7 +97,7 @@ def test_a_glob_follows_no_loop_and_tells_of_folders_it_leaves_out(tmp_path, cap
     assert paths(f"{tmp_path}/?/**/2.jpg") == [f"{tmp_path}/p/{name}/2.jpg" for name in ("in", "other")]
     assert not caplog.text
     assert paths(f"{tmp_path}/p/*") == [f"{tmp_path}/p/1.jpg"]
-    assert "2 folders match and are left out; ** goes into them" in caplog.text
+    assert "skipped 2 matching folders; use ** to descend into them" in caplog.text
 
 
 def test_an_empty_text_is_not_this_folder():
@@ -401,6 +401,19 @@ def test_what_is_wrong_with_one_file_stays_its_reason(tmp_path, monkeypatch, nam
     monkeypatch.setattr("builtins.open", failing(1, getattr(errno, name))(open))
     with pytest.raises((ImageError, MissingPath)):
         item.read()
+
+
+def test_a_shard_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    pack(tmp_path / "drive.tar", {"a.jpg": b"x"})
+    monkeypatch.setattr("builtins.open", failing(100, errno.EACCES)(open))
+    assert [item.error for item in items(tmp_path)] == ["cannot be read: Permission denied"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
+def test_a_pipe_that_is_called_a_shard_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "s.tar")
+    [item] = items(tmp_path)
+    assert item.error == "cannot be read: it is a folder, pipe or device, not a file"
 
 
 @pytest.mark.usefixtures("no_waits")

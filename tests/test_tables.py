@@ -1,5 +1,6 @@
 """Tables of embeddings: whole or not there, and aware of their space."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facepcl.embedding import tables
 from facepcl.embedding.embeddings import Embeddings, similarity
 from facepcl.embedding.tables import read_embeddings, write_table
 from facepcl.errors import MissingPath, OptionError, TableError
@@ -147,6 +149,30 @@ def test_similarity_is_the_cosine():
     found = similarity(x, y)
     assert np.allclose(found[:, :2], [[1, 0], [0.5**0.5, 0.5**0.5]])
     assert np.isnan(found[:, 2]).all()
+
+
+def test_tables_of_several_codes_are_compared_by_identity():
+    columns = {name: {"dimension": 2, "space": name} for name in ("face", "identity")}
+    vectors = np.array([[1.0, 0, 0, 1], [0, 1, 0, 2]])
+    table = Embeddings(vectors, ["a", "b"], [None] * 2, np.ones((2, 2)), {**META, "columns": columns})
+    assert similarity(table, table) == pytest.approx(np.ones((2, 2)))
+
+
+def test_a_table_without_its_vectors_has_no_similarities():
+    table = Embeddings(np.ones((1, 0)), ["x"], [None], np.ones((1, 2)), META)
+    with pytest.raises(OptionError, match="read without its vectors"):
+        similarity(table, table)
+
+
+def test_a_table_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("path\n")
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "t.csv")
+
+    monkeypatch.setitem(tables._READERS, ".csv", refuse)
+    with pytest.raises(PermissionError):
+        read_embeddings(tmp_path / "t.csv")
 
 
 def test_tables_of_different_spaces_do_not_compare():

@@ -170,7 +170,8 @@ def test_label_files_without_an_image_beside_them_are_counted(tmp_path, caplog):
     members = {"a.jpg": jpeg(), "b.jpg": jpeg(), "a.json": b'{"yaw": 5}', "b.json": b'{"yaw": 6}'}
     faces = read_faces([pack(tmp_path / "s.tar", members)], 16)
     assert faces.pose.isnan().all()
-    assert re.search(r"2 label files belong to no image: the first, .*s\.tar/a\.json", caplog.text)
+    said = r"2 label files have no image of the same name; the first is .*s\.tar/a\.json"
+    assert re.search(said, caplog.text)
 
 
 def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):

@@ -162,7 +162,7 @@ def test_a_stopped_run_by_the_clock_trains_for_the_rest_of_its_time(config, monk
 def test_two_lengths_at_once_are_refused(config, capsys):
     options = [*config.data, "--out", config.out, "--steps", "3", "--minutes", "2"]
     assert main(["pretrain", *options]) == 2
-    assert "--steps 3 and --minutes 2 exclude each other: give one" in capsys.readouterr().err
+    assert "--steps 3 and --minutes 2 are mutually exclusive: give one" in capsys.readouterr().err
 
 
 def test_a_run_leaves_the_callers_random_numbers_alone(config):
@@ -183,7 +183,7 @@ def test_a_run_leaves_the_callers_random_numbers_alone(config):
 def test_options_of_other_methods_are_named(method, words, unread_words, tmp_path, caplog):
     out = ["--out", str(tmp_path / "run"), "--steps", "1"]
     assert main(["pretrain", str(tmp_path / "gone"), *out, "--method", method, *words.split()]) == 2
-    assert f"without effect on this run of --method {method}: {unread_words}\n" in caplog.text
+    assert f"these options have no effect with --method {method}: {unread_words}\n" in caplog.text
 
 
 def test_layers_that_drop_at_random_draw_what_the_seeds_determine():

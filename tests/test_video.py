@@ -220,7 +220,7 @@ def test_a_video_of_an_unknown_codec_says_so(tmp_path):
     path = write_video(tmp_path / "clip.mkv", greys(2))
     path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_NEW/2030/CODE"))
     (row,) = items(path)
-    assert row.error == "not a whole video: it is coded in a way that FFmpeg does not decode"
+    assert row.error == "not a whole video: FFmpeg does not support its codec"
 
 
 def test_a_video_that_vanishes_is_a_reason(tmp_path):

@@ -65,17 +65,19 @@ def test_features_only_loads_from_a_path(saved, name):
 @pytest.mark.parametrize(
     "options", [{"num_classes": 0}, {"num_classes": 5}, {"features_only": True}], ids=str
 )
-@pytest.mark.parametrize("change", ["missing", "unexpected"])
-def test_a_missing_or_unexpected_tensor_is_always_an_error(saved, name, options, change):
+@pytest.mark.parametrize("change", ["missing", "unexpected", "wider"])
+def test_a_missing_unexpected_or_wider_tensor_is_always_an_error(saved, name, options, change):
     model, path = saved(name)
     tensors = dict(model.state_dict())
     victim = next(k for k in reversed(tensors) if k.startswith("layer"))
     if change == "missing":
         del tensors[victim]
+    elif change == "wider":
+        tensors[victim] = torch.zeros(4097)
     else:
-        tensors["layer9.weight"] = torch.zeros(2)
+        tensors[victim := "layer9.weight"] = torch.zeros(2)
     save_tensors(tensors, path)
-    with pytest.raises(WeightsError, match=victim if change == "missing" else "layer9"):
+    with pytest.raises(WeightsError, match=f"does not fit {name}: .*{victim}"):
         facepcl.create_model(name, pretrained=path, **options)
 
 

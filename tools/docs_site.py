@@ -23,8 +23,8 @@ HOME = {"README.md": "index.md"}
 ZOO, RESULTS = "models.md", ("scores", "heads", "pairs", "cosines", "series", "groups")
 TITLES = {
     "scores": "Linear probes on frozen codes",
-    "heads": "What the heads say",
-    "pairs": "Telling people apart",
+    "heads": "Head accuracy",
+    "pairs": "Verification",
     "cosines": "Similarity of identities",
     "series": "Disentanglement",
     "groups": "Results by subgroup",
@@ -134,7 +134,7 @@ def model_zoo() -> str:
         table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
         parts.append(f"## {name}\n\n| property | value |\n|---|---|\n{table}\n")
     parts.append(
-        "## Results\n\nThe tables are those of the [model card](../MODEL_CARD.md#what-they-reach), which "
+        "## Results\n\nThe tables are those of the [model card](../MODEL_CARD.md#results), which "
         "describes data and protocols.\n"
     )
     for name in RESULTS:

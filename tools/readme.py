@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 SPEEDS = ROOT / "results/infer-avx512_bf16.csv"  # benchmarks/zoo.py
-FACECYCLE = ("FaceCycle, published", "", "", "48.8", "73.7", "", "")  # MODEL_CARD.md, "What they reach"
+FACECYCLE = ("FaceCycle, published", "", "", "48.8", "73.7", "", "")  # MODEL_CARD.md, "Results"
 BLOCK = re.compile(r"```(python|bash)\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 
 

@@ -125,7 +125,7 @@ def align(
         OptionError: An argument is wrong.
         MissingPath: A source does not exist.
         MissingExtra: OpenCV is not installed.
-        WeightsError: The detector's file cannot be had.
+        WeightsError: The detector cannot be downloaded or is not the expected file.
     """
     folder = as_path(out, "out")
     sources = as_sources(source)
@@ -145,14 +145,14 @@ def align(
         if not job.read() and summary.path.exists() and _check_whole(job, wanted, sources):
             job.finish(lambda: True)  # after a kill while its state was removed
         else:
-            entries = list_entries(sources, job.selection)
-            job.check(COMMAND, job.read() or job.begin(COMMAND, wanted, entries), wanted)
+            previous = job.read() or job.begin(COMMAND, wanted, list_entries(sources, job.selection))
+            job.check(COMMAND, previous, wanted)
             writer = CropWriter(job, wanted, sources)
             bar = Progress(job.image_count(), "photos", progress, "aligning", initial=writer.done)
             summary.aligned, summary.seconds = run(job, writer, Aligner(alignment, size, known), workers, bar)
     for row in read_rows(summary.path):
         summary.count(row)
-    if known and summary.faceless == summary.photographs:
+    if known is not None and summary.faceless == summary.photographs:
         _logger.warning("%s names none of these photos: it names %s", landmarks, next(iter(known), "nothing"))
     if sheet is not None:
         draw_faces(folder, (row for row in read_rows(summary.path) if row["path"]), summary.faces, sheet)

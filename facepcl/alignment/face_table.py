@@ -70,11 +70,14 @@ def write_rows(path: Path, photos: Iterable[Photo]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of `faces.csv`."""
+    """Yield the rows of `faces.csv`. Raises OptionError if `write_rows` did not write it like that."""
     lines = csv_lines(path)
-    _, header = next(lines)
-    for _, cells in lines:
-        yield dict(zip(header, cells, strict=True))
+    if next(lines, (1, []))[1] != list(COLUMNS):
+        raise OptionError(f"{path} has other columns than `facepcl align` writes; delete {path.parent}")
+    for number, cells in lines:
+        if len(cells) != len(COLUMNS):
+            raise OptionError(f"{path}, line {number}, was changed; delete {path.parent}")
+        yield dict(zip(COLUMNS, cells, strict=True))
 
 
 def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
@@ -129,6 +132,7 @@ class CropNames:
     def __init__(self, sources: Sequence[str]):
         self._roots = sorted(map(_root, sources), key=len, reverse=True)
         self._taken: set[int] = set()  # a number for each: there may be millions
+        self._numbers: dict[int, int] = {}
 
     def take(self, stem: str) -> None:
         """Give this stem to no photo any more."""
@@ -140,10 +144,13 @@ class CropNames:
 
     def __call__(self, path: str) -> str:
         below = self._below_root(path)
-        stem, number = below, 1
+        key = hash(_fold(below))
+        number = self._numbers.get(key, 1)  # smaller ones are taken
+        stem = below if number == 1 else f"{below}-{number}"
         while hash(_fold(stem)) in self._taken:
             number += 1
             stem = f"{below}-{number}"
+            self._numbers[key] = number
         self.take(stem)
         return stem
 
@@ -154,9 +161,8 @@ class CropNames:
         if is_url(path):  # without signatures
             below = "/".join(part.partition("?")[0] for part in below.split("/"))
         # a member of a shard may be called ../../etc or C:\x: what is left is a plain name below the folder
-        parts = [
-            _plain(part) for part in PurePath(below.replace("\\", "/").lstrip("/")).with_suffix("").parts
-        ]
+        name = PurePath(below.replace("\\", "/").lstrip("/"))
+        parts = [_plain(part) for part in (name.with_suffix("") if name.name else name).parts]
         parts = [part for part in parts if part.strip(".")]
         while len("/".join(parts).encode()) > PATH_BYTES:
             del parts[0]

@@ -58,12 +58,12 @@ def analyze(
         model: Weights with heads, as for `FaceAnalyzer`.
         crops: The sources are face crops, and no detector is needed.
         one: Only the most prominent face of each photo or frame.
-        fps: The most frames that are read of a second of a video.
+        fps: Maximum frames per second of a video.
         batch_size: As for `embed`, like `workers`, `device`, `dtype`, `resume`, `on_error`, `all_files`,
             `rank`, `world_size` and `progress`.
         sheet: A .png or .jpg of some photos with what was found in them.
-        html: A page of photos with what their faces show, and of how the heads in videos turn; one .html file
-            that opens no address.
+        html: A self-contained .html page of photos with their analysis, and curves of head pose for videos;
+            it loads nothing from the network.
         detector: YuNet's ONNX file; None downloads it once from the Hub.
 
     Returns:

@@ -150,7 +150,7 @@ class AttributeEmbedder(FaceEmbedder):
 
 
 class FaceAnalyzer:
-    """Say where heads are turned, what faces do, and who they are like.
+    """Predict head pose, expression, action units and an identity vector of each face.
 
     Several threads may use one analyzer at once.
 
@@ -196,8 +196,8 @@ class FaceAnalyzer:
         )
 
     def __call__(self, images: Iterable[Any]) -> list[AnalyzedFace]:
-        """The faces of paths, encoded bytes, Pillow images, uint8 arrays or tensors, in order: those of a
-        photo from the most prominent on, none where no face is found; of a crop one.
+        """Analyze paths, encoded bytes, Pillow images, uint8 arrays or tensors, in order: the faces of a
+        photo, most prominent first (none if no face is found), or the one face of a crop.
 
         Raises:
             ImageError: An image cannot be read; it says which.

@@ -152,7 +152,7 @@ def _photo(photo: ShownPhoto) -> str:
 def _video(video: str, tracks: Sequence[Track], frames: Sequence[ShownPhoto]) -> Iterator[str]:
     left_out = f"; the {TRACKS} in most frames are drawn" if len(tracks) > TRACKS else ""
     yield f'<article class="card"><h2>{escaped(Path(video).name)}</h2>'
-    yield f'<p class="soft">{_count(len(tracks), "track")} of a face{left_out}</p><div class="tracks">'
+    yield f'<p class="soft">{_count(len(tracks), "face track")}{left_out}</p><div class="tracks">'
     for track in tracks[:TRACKS]:
         first, last = track.times[[0, -1]]
         words = f"Track {track.number}: {clock(first)} to {clock(last)}, {_count(len(track.times), 'frame')}"

@@ -51,7 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="average each code with that of the mirrored face: twice the time, slightly better identity",
+        help="average each code but pose with the mirrored face's: twice the time, slightly better identity",
     )
     add_job_options(parser, encoder.MODEL, ("auto", "float32", "bfloat16", "int8"))
     parser.add_argument(

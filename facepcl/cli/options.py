@@ -70,7 +70,7 @@ def add_job_options(parser: argparse.ArgumentParser, model: str, dtypes: tuple[s
         "--on-error",
         default="record",
         choices=("record", "raise"),
-        help="record: a bad image becomes a row with the reason; raise: it ends the command",
+        help="record: a bad image becomes a row with the reason; raise: stop at a bad image",
     )
     parser.add_argument("--one", action="store_true", help="only the most prominent face of each photo")
     add_detector(parser)
@@ -120,7 +120,7 @@ def tell_end(summary: "Summary | AlignSummary", counts: str, rate: str, drawn: s
     if summary.seconds:
         print(f"wrote {summary.path}: {counts}, {rate}{drawn}")
     else:
-        print(f"{summary.path} was there already: {counts}{drawn}")
+        print(f"{summary.path} was already complete: {counts}{drawn}")
     return 1 if summary.failed else 0
 
 

@@ -12,7 +12,7 @@ from facepcl.utils.launch import is_first
 
 _logger = logging.getLogger("facepcl")
 
-DESCRIPTION = "Train an encoder on faces with PCL, with labels, or with an ablation of PCL."
+DESCRIPTION = "Train an encoder on faces: PCL, pcl-relative, SimCLR, ablations, or supervised."
 EXAMPLE = """example: facepcl pretrain faces/ --out runs/first --preset small --epochs 2
 
 The same command resumes an interrupted run.
@@ -75,13 +75,13 @@ def run(args: argparse.Namespace) -> int:
     numbers = {**loop.PRESETS[args.preset], **given}
     lengths = [f"--{name} {given[name]:g}" for name in ("steps", "epochs", "minutes") if given.get(name)]
     if len(lengths) > 1:
-        raise OptionError(f"{' and '.join(lengths)} exclude each other: give one of them")
+        raise OptionError(f"{' and '.join(lengths)} are mutually exclusive: give one")
     if lengths and not given.get("epochs"):
         numbers["epochs"] = 0.0
     config = loop.Config(data=tuple(args.data), out=args.out, **numbers)
     if is_first() and (ignored := unread(config, given)):
         options = ", ".join("--" + name.replace("_", "-") for name in ignored)
-        _logger.warning("without effect on this run of --method %s: %s", config.method, options)
+        _logger.warning("these options have no effect with --method %s: %s", config.method, options)
     encoder = loop.run(config, progress=True)
     if is_first():
         skipped = _skipped(encoder.parent)

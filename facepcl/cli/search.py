@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crops",
         action=argparse.BooleanOptionalAction,
-        help="queries are face crops, or photos (default: what the images of the table are)",
+        help="queries are face crops, or photos (default: same as the table's images)",
     )
     add_detector(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")

@@ -14,7 +14,7 @@ from facepcl.data.labels import read_labels
 from facepcl.data.sources import SHARD_ERRORS, read_shard
 from facepcl.errors import DataError
 from facepcl.images.decode import MAX_BYTES, read_file
-from facepcl.utils.storage import open_text
+from facepcl.utils.storage import open_text, why_not
 
 _logger = logging.getLogger("facepcl")
 
@@ -64,9 +64,11 @@ def shard_labels(
             files: list[_Named] = []
             for member, read in members:
                 name, (_, parts, kind) = f"{shard}/{member.name}", _split(member.name)
-                if member.size > MAX_BYTES:  # a compressed shard may hold a file a thousand times its size
-                    raise DataError(f"{name}: {member.size:,} bytes are too many for an image")
-                if selection.takes_member(member.name):
+                is_image = selection.takes_member(member.name)
+                # a compressed shard may hold a file a thousand times its size
+                if member.size > MAX_BYTES and (is_image or kind in _KINDS):
+                    raise DataError(f"{name}: {member.size:,} bytes are too many for an image or its labels")
+                if is_image:
                     images.append(_Named(name, parts, {}))
                 elif kind in _KINDS:
                     files.append(_Named(name, parts, _read(read(), name, cls, classes)))
@@ -75,10 +77,10 @@ def shard_labels(
                 yield image.name, _merged([f for f in files if is_pair or f.belongs_to(image)])
             strays += [f.name for f in files if not (is_pair or any(map(f.belongs_to, images)))]
     except SHARD_ERRORS as error:
-        raise DataError(f"{shard} is cut off or not a tar file ({error})") from error
+        raise DataError(f"{shard}: {why_not(error, 'the shard is cut off or not a tar file')}") from error
     if strays:
         _logger.warning(
-            "%s: %d label files belong to no image: the first, %s, has none of its name beside it",
+            "%s: %d label files have no image of the same name; the first is %s",
             shard,
             len(strays),
             strays[0],

@@ -37,6 +37,8 @@ def people_below(folder: Path, images: Sequence[Path]) -> list[str]:
     if beside is not None:
         raise DataError(f"the folders in {folder} are not read as people, because {beside} is beside them")
     people = sorted(set(names))
+    if not people:
+        raise DataError(f"there are no images in {folder}")
     if len(people) == 1:
         raise DataError(
             f"all images of {folder} are in its folder {people[0]}: if the people are in there, pass "

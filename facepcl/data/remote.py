@@ -21,6 +21,9 @@ from facepcl.utils.storage import WAITS
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C: is a drive
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}  # of those protocols for which there is one
 CHANGING = ("ETag", "etag", "blob_id", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
+# Statuses of HTTP that belong to one file. Not 401, 403 (credentials, signatures that have expired), 408, 425
+# and 429 (later).
+REFUSED = {*range(400, 500)} - {401, 403, 408, 425, 429}
 BLOCK = 8 << 20  # bytes of a shard that are asked for together
 # Parameters of a query that give access, and those that are signed with them.
 _SECRET = re.compile(
@@ -88,6 +91,8 @@ def read_url(url: str) -> bytes:
             except (PermissionError, IsADirectoryError) as error:
                 raise ImageError(f"cannot be read: {_words(error)}") from error
             except Exception as error:
+                if getattr(error, "status", 0) in REFUSED:
+                    raise ImageError(f"cannot be read: {_words(error)}") from error
                 if wait is None or isinstance(error, FileNotFoundError):
                     raise
                 time.sleep(wait)

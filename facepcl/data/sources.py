@@ -33,7 +33,7 @@ from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
 from facepcl.utils.futures import in_order
-from facepcl.utils.storage import MISSING, RetriedFile, is_of_storage, open_text, retried
+from facepcl.utils.storage import MISSING, RetriedFile, is_of_storage, open_text, retried, why_not
 
 _logger = logging.getLogger("facepcl")
 
@@ -227,7 +227,7 @@ def _glob_entries(pattern: str, selection: Selection) -> list[Entry]:
         return [Entry(path) for path in matches if selection.takes(path)]
     matches = sorted(map(str, _expanded(Path(pattern))))
     if left_out := sum(map(os.path.isdir, matches)):
-        _logger.warning("%s: %d folders match and are left out; ** goes into them", pattern, left_out)
+        _logger.warning("%s: skipped %d matching folders; use ** to descend into them", pattern, left_out)
     return [Entry(path) for path in matches if not os.path.isdir(path) and selection.takes(path)]
 
 
@@ -377,8 +377,7 @@ def _shard_items(shard: str, selection: Selection) -> Iterator[Callable[[], Item
     except FileNotFoundError:
         yield partial(Item, name, error=MISSING)
     except SHARD_ERRORS as error:
-        reason = f"the shard is cut off or not a tar file: {error}"
-        yield partial(Item, name, error=reason)
+        yield partial(Item, name, error=why_not(error, "the shard is cut off or not a tar file"))
 
 
 def _frame_items(video: str, fps: float) -> Iterator[Callable[[], Item]]:
@@ -389,7 +388,7 @@ def _frame_items(video: str, fps: float) -> Iterator[Callable[[], Item]]:
     except FileNotFoundError:
         yield partial(Item, video, error=MISSING)
     except (OSError, ImageError) as error:
-        yield partial(Item, video, error=f"not a whole video: {error}")
+        yield partial(Item, video, error=why_not(error, "not a whole video"))
 
 
 def _frame_item(path: str, encoded: Callable[[], bytes]) -> Item:

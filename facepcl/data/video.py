@@ -118,7 +118,7 @@ class _Decoder:
             raise ImageError("it has no video stream")
         context = self._stream.codec_context
         if context is None:
-            raise ImageError("it is coded in a way that FFmpeg does not decode")
+            raise ImageError("FFmpeg does not support its codec")
         context.thread_type = threads
         check_pixels(context.width, context.height)
         context.options = {"max_pixels": str(max_pixels())}  # of frames that say they are larger

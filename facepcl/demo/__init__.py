@@ -78,7 +78,7 @@ def run(
                 enable_monitoring=False,
             )
             if progress:
-                print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+                print(f"the page is at {url} (press Ctrl-C to stop)", flush=True)
             try:
                 while not (signal := received()):
                     time.sleep(0.2)
@@ -104,7 +104,7 @@ def _check_address(host: str, port: int) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             raise OptionError(
-                f"{host}:{port} cannot be served ({reason.lower()}); choose another --port"
+                f"cannot listen on {host}:{port} ({reason.lower()}); choose another --port"
             ) from None
 
 

@@ -13,9 +13,9 @@ from facepcl.images.html import escaped, inline_image
 
 NEIGHBOURS = 6
 TITLES = {
-    "identity": "Identity: like this face",
-    "face": "Face branch: like this face",
-    "pose": "Pose branch: turned like it",
+    "identity": "Identity: similar faces",
+    "face": "Face branch: similar faces",
+    "pose": "Pose branch: similar head pose",
 }
 CSS = f"""
 {STYLE}
@@ -92,7 +92,7 @@ def overview(photos: Sequence[Photo], limits: str) -> str:
         )
         first += len(photo.faces)
     has_attributes = any(face.attributes for photo in photos for face in photo.shown.faces)
-    sentence = "Beside each photo the crops that the network sees."
+    sentence = "Beside each photo are the crops that the network sees."
     if has_attributes:
         sentence += f" {limits[:1].upper()}{limits[1:]}."
     legend = axes_legend() if has_attributes else ""
@@ -102,13 +102,13 @@ def overview(photos: Sequence[Photo], limits: str) -> str:
 def similarity_tables(faces: Sequence[Sample]) -> str:
     """The cosines of every two faces under each branch."""
     if len(faces) < 2:
-        return section("How alike", "Add a second face to compare with.") if faces else ""
+        return section("Similarity", "Add a second face to compare with.") if faces else ""
     tables = "".join(_matrix(faces, branch) for branch in faces[0].vectors)
     sentence = (
-        "Cosine: 1 is the same. Codes other than identity have a large common part, so that even strangers "
-        "have far more than 0: compare numbers within a table. The darker, the more alike."
+        "Cosine similarity. Codes other than identity have a large common part, so even different people "
+        "are far above 0: compare numbers within one table. Darker is more similar."
     )
-    return section("How alike", sentence, f'<div class="row">{tables}</div>')
+    return section("Similarity", sentence, f'<div class="row">{tables}</div>')
 
 
 def _matrix(faces: Sequence[Sample], branch: str) -> str:

@@ -16,9 +16,9 @@ MAX_FACES = 10  # on the page
 STALE_SECONDS = 60  # after which an empty upload is nobody's
 KEPT_SECONDS = 3600  # the faces of a visitor, in memory
 SAMPLES = sorted((Path(__file__).parent / "faces").glob("*.jpg"))  # rendered, CC0 1.0
-TITLE = "facepcl: what faces show, and which are alike"
+TITLE = "facepcl: analyze and compare faces"
 ABOUT = (
-    f"# {TITLE}\nWhere heads are turned, what faces do, and how alike they are by identity and by pose. "
+    f"# {TITLE}\nHead pose, expression and action units, and similarities by identity and by pose. "
     "Photos are deleted as soon as their faces are cut out; nothing leaves {where}."
 )
 
@@ -59,7 +59,7 @@ def build_page(comparer: Comparer, folder: str | None, local: bool) -> Any:
                 visible=local,
                 elem_id="folder",
             )
-            look = gr.Button("Look through it", size="sm", elem_id="look")
+            look = gr.Button("Search", size="sm", elem_id="look")
             near = [gr.HTML(elem_id="near")]
 
             def find(photos: list[Photo], named: str, progress: Any = gr.Progress()) -> str:  # noqa: B008

@@ -32,9 +32,9 @@ NUMBER, LINE = 16, 12  # heights of a cosine, and of a line of a name
 LEFT = 2 * TILE + 96  # the query, twice the size, and what the rows are
 WIDTH = LEFT + NEIGHBOURS * (TILE + GAP) + GAP
 ROWS = {
-    IDENTITY: "identity:\nlike this face",
-    "face": "face code:\nlike this face",
-    "pose": "pose code:\nturned like it",
+    IDENTITY: "identity:\nsimilar faces",
+    "face": "face code:\nsimilar faces",
+    "pose": "pose code:\nsimilar pose",
 }
 
 
@@ -55,10 +55,16 @@ class Neighbour(NamedTuple):
 
 def check_queries(queries: int | Sequence[str]) -> None:
     """Raise OptionError for what cannot be drawn: before the work."""
-    if isinstance(queries, int) and not 1 <= queries <= MOST_QUERIES:
-        raise OptionError(f"queries must be between 1 and {MOST_QUERIES}, or names of images, not {queries}")
-    if not isinstance(queries, int) and (isinstance(queries, str) or not queries):
-        raise OptionError("queries is a number, or a list of names, as in ['a.jpg', 'b.jpg']")
+    if isinstance(queries, int):
+        is_valid = 1 <= queries <= MOST_QUERIES
+    else:
+        is_list = isinstance(queries, Sequence) and not isinstance(queries, str)
+        is_valid = is_list and len(queries) > 0 and all(isinstance(name, str) for name in queries)
+    if not is_valid:
+        raise OptionError(
+            f"queries must be an int between 1 and {MOST_QUERIES}, or a list of names, as in "
+            f"['a.jpg', 'b.jpg'], not {queries!r:.80}"
+        )
 
 
 def draw_sheet(

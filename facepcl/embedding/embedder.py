@@ -143,7 +143,7 @@ class FaceEmbedder(Encoder):
         self.__dict__.update(state, _out_of_memory=Lock(), _making=Lock(), _process=os.getpid())
 
     def __call__(self, items: Iterable[Any]) -> np.ndarray:
-        """Embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row an input,
+        """Return embeddings `[N, D]` float32 of paths, Pillow images, uint8 arrays or tensors, one row each,
         in order.
 
         Raises ImageError or MissingPath that names the bad item, OptionError if not even half a batch fits
@@ -200,7 +200,7 @@ class FaceEmbedder(Encoder):
         Args:
             source: Files, folders, globs, `.csv` manifests with a column `path`, `.tar` shards.
             workers: Processes that decode; as for `facepcl.embed`, like `all_files`. 0 decodes in this
-                process, where a damaged file that hangs or crashes its decoder is not survived.
+                process, which a damaged file may then hang or crash.
 
         Yields:
             Rows with `path`, `vector` and `error`, which is the reason why an image cannot be embedded.

@@ -14,6 +14,7 @@ from facepcl.jobs.state import if_replaced
 
 MOST_LIKELY, EXPRESSION = "expression", "expression_"  # a column; what those of probabilities begin with
 ROWS_PER_GROUP = 1024  # of Parquet, and rows of an unfinished job that are written together
+NO_VECTORS = "this table was read without its vectors: leave out vectors=False"
 IDENTITY = "identity"  # the branch of weights with a head of this name, by which faces are compared
 
 
@@ -54,7 +55,7 @@ class Embeddings:
         paths: Where each image came from.
         errors: The reason for each row that failed; None for the others.
         sizes: Int32 array of shape [N, 2]: width and height of the images in pixels, 0 if unknown.
-        meta: Model, branch, preprocessing and what else tells one space of embeddings from another.
+        meta: Model, branch, preprocessing and whatever else identifies the embedding space.
         faces: Float32 array of shape [N, 16] with `FACE_COLUMNS` where faces were detected; NaN for none.
         attributes: Float32 array of shape [N, A] with the columns `meta["attributes"]` where faces were
             analyzed; NaN where there is no face.
@@ -102,7 +103,7 @@ class Embeddings:
             k: How many rows to return at most.
 
         Returns:
-            The matches, nearest first. Compared is the identity code of a table with several codes.
+            The matches, nearest first. For a table with several codes, the identity code is compared.
 
         Raises:
             OptionError: The query is of another width, there is no such row or it has no embedding, or the
@@ -119,7 +120,7 @@ class Embeddings:
         """Convert the table to a pandas DataFrame with the columns of a Parquet table.
 
         Returns:
-            A row for each row; each code is a column of float32 arrays, `embedding`, or `embedding_BRANCH` of
+            The same rows; each code is a column of float32 arrays, `embedding`, or `embedding_BRANCH` of
             several, and missing where a row has an error.
 
         Raises:
@@ -260,12 +261,14 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
 
     Raises:
         TableError: The two tables were computed with different weights or preprocessing.
-        OptionError: The arrays have different widths, or are none.
+        OptionError: The arrays have different widths, or an argument is not an array; a table has several
+            codes and none for identity, or was read without its vectors.
 
     Example:
         >>> table = facepcl.read_embeddings("embeddings.parquet")
         >>> facepcl.similarity(table.vectors[:1], table.vectors)
     """
+    a, b = (t.branch(compared_branch(t.meta, "a table")) if isinstance(t, Embeddings) else t for t in (a, b))
     if isinstance(a, Embeddings) and isinstance(b, Embeddings) and a.meta.get("space") != b.meta.get("space"):
         one, other = describe_space(a.meta), describe_space(b.meta)
         raise TableError(
@@ -281,6 +284,8 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
 def _vectors(given: Any) -> np.ndarray:
     """Embeddings as float32 `[N, D]`."""
     found: Any = given.vectors if isinstance(given, Embeddings) else given
+    if isinstance(given, Embeddings) and not found.shape[1]:
+        raise OptionError(NO_VECTORS)
     if hasattr(found, "detach"):  # a tensor, of any device
         found = found.detach().cpu().float()
     try:

@@ -213,7 +213,7 @@ def _check_options(
 ) -> None:
     """Raise for what cannot work, before anything is loaded."""
     if is_url(str(out)):
-        raise OptionError(f"{out}: tables are written to the file system; copy them there, or mount it")
+        raise OptionError(f"{out}: tables cannot be written to a URL; write a local file and copy it")
     if on_error not in ("record", "raise"):
         raise OptionError(f"on_error must be record or raise, not {on_error!r}")
     check_workers(workers)
@@ -274,11 +274,7 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
             f"{summary.path} is complete, but has other images or other names; choose another name"
         )
     if has_temporary_errors(table):
-        _logger.warning(
-            "%s holds images whose drive failed, or whose files were missing and are there now; it is made "
-            "again",
-            summary.path,
-        )
+        _logger.warning("%s has errors of files that are there now; it is written again", summary.path)
         return False
     _logger.info("%s is already complete; nothing was left to do", summary.path)
     summary.count(table)

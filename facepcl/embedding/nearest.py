@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from facepcl.embedding.embeddings import Embeddings, Match, compared_branch, unit
+from facepcl.embedding.embeddings import NO_VECTORS, Embeddings, Match, compared_branch, unit
 from facepcl.errors import OptionError
 from facepcl.utils.cpus import cores
 from facepcl.utils.torch_state import default_torch_state
@@ -41,7 +41,9 @@ class Nearest:
         own: Mapping[int, int] | None = None,
     ):
         self._queries, self._top = torch.from_numpy(unit(np.asarray(queries, np.float32))), top
-        self._own = dict(own or {})
+        self._own = np.full(len(queries), -1)
+        for query, row in (own or {}).items():
+            self._own[query] = row
         self._needed = np.full(len(queries), BELOW_ALL if least is None else least, np.float32)
         self._cosines = np.full((len(queries), top), -np.inf, np.float32)
         self._rows = np.full((len(queries), top), -1, np.int64)
@@ -81,10 +83,10 @@ class Nearest:
 
     def _take(self, first: int, rows: np.ndarray, cosines: np.ndarray) -> None:
         """Cosines `[Q, B]` of the queries from number `first` on."""
-        for query, row in self._own.items():
-            place = int(np.searchsorted(rows, row))
-            if first <= query < first + len(cosines) and place < len(rows) and rows[place] == row:
-                cosines[query - first, place] = -np.inf
+        own = self._own[first : first + len(cosines)]
+        places = np.searchsorted(rows, own).clip(max=len(rows) - 1)
+        is_there = rows[places] == own
+        cosines[is_there, places[is_there]] = -np.inf
         enough = cosines.max(1) >= self._needed[first : first + len(cosines)]
         with self._merges:
             for place in np.flatnonzero(enough).tolist():
@@ -137,6 +139,8 @@ def nearest_in(table: Embeddings, query: Any, k: int) -> list[Match]:
             raise OptionError(
                 f"the query is of the shape {list(vector.shape)}, and vectors are {list(width)}"
             )
+        if not np.isfinite(vector).all():
+            raise OptionError("the query is not finite")
     best = Nearest(vector[None], min(k, max(1, len(table))), own={} if row is None else {0: row})
     with default_torch_state():
         for rows, vectors in blocks_of(table):
@@ -148,7 +152,7 @@ def blocks_of(table: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The rows without an error as `Nearest.add` takes them."""
     good = np.flatnonzero([error is None for error in table.errors])
     if not (width := table.vectors.shape[1]):
-        raise OptionError("this table was read without its vectors: leave out vectors=False")
+        raise OptionError(NO_VECTORS)
     step = rows_per_block(width)
     for start in range(0, len(good), step):
         rows = good[start : start + step]

@@ -264,7 +264,8 @@ def to_pandas(table: Embeddings) -> Any:
     """As `Embeddings.to_pandas`."""
     pandas = require("pandas", "pandas")
     pa = require("pyarrow", "pandas")
-    meta = {key: value for key, value in table.meta.items() if key != "align" or table.faces is not None}
+    there = {"align": table.faces, "attributes": table.attributes}  # columns that may be missing
+    meta = {key: value for key, value in table.meta.items() if there.get(key, ()) is not None}
     rows = to_arrow(meta, table, np.arange(len(table)))
     if not table.vectors.shape[1]:  # they were not read
         rows = rows.drop_columns(list(_codes(meta)))

@@ -157,7 +157,12 @@ def _of_vectors(vectors: np.ndarray, width: int) -> list[_Query]:
             f"queries are an array of {list(vectors.shape)} {vectors.dtype}, and vectors of this table are "
             f"float [N, {width}]; images are given by their paths"
         )
-    return [_Query(SearchResult(f"vector {i}"), vector) for i, vector in enumerate(vectors)]
+    return [
+        _Query(SearchResult(f"vector {i}"), vector)
+        if np.isfinite(vector).all()
+        else _Query(SearchResult(f"vector {i}", (), "the vector is not finite"))
+        for i, vector in enumerate(vectors)
+    ]
 
 
 def _of_rows(table: Memory | Files, branch: str, rows: list[int]) -> list[_Query]:

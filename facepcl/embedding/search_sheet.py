@@ -20,7 +20,7 @@ from facepcl.images.geometry import TEMPLATES
 from facepcl.images.sheet import lines_of, save_sheet
 from facepcl.images.transform import Transform
 from facepcl.utils.cpus import cores
-from facepcl.utils.futures import in_order
+from facepcl.utils.futures import futures_in_order
 
 if TYPE_CHECKING:
     from facepcl.embedding.search import SearchResult
@@ -80,10 +80,13 @@ def _read(wanted: set[_Picture], meta: dict[str, Any]) -> dict[_Picture, np.ndar
                         asked.append(picture)
                         yield [item]
 
+    read: dict[_Picture, np.ndarray] = {}
     with Readers(Transform.square(QUERY), cores()) as readers:
-        answers = in_order(readers.submit, items(), cores())
-        pixels = [answer.pixels for [answer] in answers]
-    return {p: found for p, found in zip(asked, pixels, strict=True) if found is not None}
+        for number, future in enumerate(futures_in_order(readers.submit, items(), cores())):
+            with suppress(RemoteError):  # of a drive that fails: an empty tile
+                if (pixels := future.result()[0].pixels) is not None:
+                    read[asked[number]] = pixels
+    return read
 
 
 def _found(source: str, paths: set[str], fps: float) -> Iterator[Item]:
@@ -105,7 +108,7 @@ def _draw_result(result: "SearchResult", pixels: dict[_Picture, np.ndarray]) -> 
     row_of = "" if result.row is None else f"row {result.row}: "
     name = lines_of(f"{row_of}{stem(result.query)}", font(13), QUERY)
     if not result.matches:
-        name += lines_of(result.error or "no face is as similar as that", font(13), QUERY)
+        name += lines_of(result.error or "no face is similar enough", font(13), QUERY)
     height = max(QUERY + 16 * len(name), sum(heights)) + 4 * GAP
     block = Image.new("RGB", (WIDTH, height), "white")
     pen = ImageDraw.Draw(block)
@@ -130,7 +133,7 @@ def _draw_tile(block: Image.Image, pixels: np.ndarray | None, at: tuple[int, int
         return
     pen, (x, y) = ImageDraw.Draw(block), at
     pen.rectangle((x, y, x + size - 1, y + size - 1), outline=GONE)
-    pen.text((x + size / 2, y + size / 2), "not there", "gray", font(12), anchor="mm")
+    pen.text((x + size / 2, y + size / 2), "not found", "gray", font(12), anchor="mm")
 
 
 def _caption(path: str, number: int | None) -> list[str]:

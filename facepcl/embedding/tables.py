@@ -30,6 +30,7 @@ from facepcl.embedding.embeddings import (
 from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
 from facepcl.utils.files import as_path, atomic, beside, check_file, check_folder
+from facepcl.utils.storage import is_of_storage
 
 SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
 
@@ -268,6 +269,8 @@ def explained(path: Path) -> Iterator[None]:
     except FacepclError:
         raise
     except Exception as error:  # numpy, zipfile, csv and pyarrow raise almost anything on damaged files
+        if isinstance(error, OSError) and (is_of_storage(error) or isinstance(error, PermissionError)):
+            raise
         raise TableError(
             f"{path} is not a table of embeddings ({str(error) or type(error).__name__})"
         ) from error

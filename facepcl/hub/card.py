@@ -143,7 +143,7 @@ def _body(
 
     call = f"torch.rand(1, 3, {size}, {size}))  # {values}"
     alone = f"timm knows `{architecture}` after `import facepcl` (`pip install facepcl`):"
-    usage = f"""{"The trunk, with timm alone:" if stock else alone}
+    usage = f"""{"The backbone, with timm only:" if stock else alone}
 
 ```python
 import timm, torch{"" if stock else ", facepcl"}
@@ -184,7 +184,7 @@ A folder of faces:
 
     facepcl embed photos/ -o embeddings.parquet --model {shlex.quote(name)}
 {scores}
-## What it must not be used for
+## Out-of-scope use
 
 Identifying people, deciding about them, or watching them without their consent.
 """

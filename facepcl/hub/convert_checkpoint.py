@@ -18,6 +18,7 @@ from facepcl.models.factory import create_model
 from facepcl.models.io import ORIGINAL_HEADS_FILE, STOCK_NAMES, save_encoder, save_tensors, size_cfg
 from facepcl.models.model_args import LARGEST_SIDE
 from facepcl.models.remap import State
+from facepcl.models.weights import wrong_shape
 from facepcl.utils.files import SHOWN, as_path, check_folder, sha256_file
 
 ARCHS = tuple(STOCK_NAMES.values())
@@ -118,11 +119,10 @@ def _check_options(
 def _load(network: nn.Module, tensors: State, what: str) -> None:
     """Load all tensors of `network` from `tensors`, which hold no other; WeightsError names the first."""
     own = network.state_dict()
-    for key, value in tensors.items():
-        if key not in own:
-            raise WeightsError(f"{what}: {key} is not known")
-        if value.shape != own[key].shape:
-            raise WeightsError(f"{what}: {key} is {list(value.shape)}, expected {list(own[key].shape)}")
+    if unknown := [key for key in tensors if key not in own]:
+        raise WeightsError(f"{what}: {unknown[0]} is not known")
+    if wrong := wrong_shape(tensors, own):
+        raise WeightsError(f"{what}: {wrong}")
     if missing := network.load_state_dict(tensors, strict=False).missing_keys:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WeightsError(f"{what}: {missing[0]} is missing{more}")

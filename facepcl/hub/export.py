@@ -44,7 +44,7 @@ def run(
         name: As for `FaceEmbedder`.
         out: The file to write.
         with_preprocessing: The input is uint8 [B, H, W, 3] RGB; otherwise float32 [B, 3, H, W], RGB in [0, 1]
-            less the model's mean, over its standard deviation. Resizing stays outside either way.
+            minus the model's mean, divided by its standard deviation. Resizing is never included.
         size: Side of the input in pixels; 0 is the model's own.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any
 
 from facepcl.errors import FacepclError, HubError, MissingPath, OptionError, WeightsError
 from facepcl.hub.card import CARD_FILE, Facts, card_of, check_card
-from facepcl.models.factory import create_model
+from facepcl.models.factory import create_decoder, create_model, find_decoder, find_heads
 from facepcl.models.hub_folder import LOADED, architecture_of, reason
 from facepcl.models.io import CONFIG_FILE, ORIGINAL_HEADS_FILE, read_config
 from facepcl.utils.files import as_path
@@ -91,9 +91,11 @@ def _contents(
     folder: Path, repository: str, license: str | None, datasets: Sequence[str]
 ) -> dict[str, Path | bytes]:
     """The files of the repository: weights as they are, card and config as they are to be."""
-    tensors = create_model(f"local-dir:{folder}").state_dict()  # what does not load here is not published
-    if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise WeightsError(f"{folder} contains numbers that are not finite: {bad[0]}")
+    local = f"local-dir:{folder}"  # what does not load here is not published
+    decoder = create_decoder(local) if find_decoder(local) else None
+    for network in filter(None, (create_model(local), find_heads(local), decoder)):
+        if bad := [key for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
+            raise WeightsError(f"{folder} contains numbers that are not finite: {bad[0]}")
     contents: dict[str, Path | bytes] = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
     contents[CONFIG_FILE] = folder / CONFIG_FILE
     name = f"hf-hub:{repository}"

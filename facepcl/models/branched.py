@@ -127,4 +127,4 @@ def _check_map(model: BranchedModel) -> None:
     if maps.shape[2] == 1:
         raise OptionError(f"{name} has no feature map for branches, but one token: {list(maps.shape)}")
     if not model.feature_info:
-        raise OptionError(f"{name} does not say how far its feature map is reduced")
+        raise OptionError(f"{name} does not report the stride of its feature map")

@@ -115,7 +115,7 @@ def _create_of_timm(
         return timm.create_model(name, pretrained=bool(pretrained), **options)
     model = create_branched(name, bool(pretrained), **options)
     if pretrained:
-        _logger.warning("%s: the weights are those of timm's trunk; the branches are random", name)
+        _logger.warning("%s: the backbone has timm's weights; the branches are random", name)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import BRANCHES_FILE, CONFIG_FILE, DECODER_FILE, HEADS_FILE, WEIGHTS_FILE, read_config
 from facepcl.models.model_args import check_stock
 from facepcl.utils.files import FULL, sha256_file, unwritable_hub_cache
+from facepcl.utils.progress import hub_progress_bars
 
 FAMILY = "pcl_*"
 # What is fetched of a repository; whatever else lies there is not needed.
@@ -72,15 +74,15 @@ def _fetch(name: str, cache_dir: str | Path | None, progress: bool) -> Path:
     repository, _, revision = name.removeprefix("hf-hub:").partition("@")
     if repository.count("/") != 1:
         raise OptionError(f"{name}: expected hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION")
-    options: dict[str, Any] = {"cache_dir": cache_dir, "tqdm_class": None if progress else _silent_bar()}
+    download = partial(snapshot_download, repository, cache_dir=cache_dir)
     try:
-        # The config first: a model that is not ours may have many gigabytes. The second call names the
-        # commit that the first one found, so that both see the same files.
-        config_only = {**options, "allow_patterns": [CONFIG_FILE]}
-        folder = Path(snapshot_download(repository, revision=revision or None, **config_only))
-        if (folder / CONFIG_FILE).is_file():
-            architecture_of(read_config(folder), name)
-        snapshot_download(repository, revision=folder.name, allow_patterns=list(LOADED), **options)
+        with hub_progress_bars(progress):
+            # The config first: a model that is not ours may have many gigabytes. The second call names the
+            # commit that the first one found, so that both see the same files.
+            folder = Path(download(revision=revision or None, allow_patterns=[CONFIG_FILE]))
+            if (folder / CONFIG_FILE).is_file():
+                architecture_of(read_config(folder), name)
+            download(revision=folder.name, allow_patterns=list(LOADED))
     except WeightsError:
         raise
     except Exception as error:  # its own, its HTTP library's and the system's, by version
@@ -94,17 +96,6 @@ def _fetch(name: str, cache_dir: str | Path | None, progress: bool) -> Path:
     for file in (*LOADED, CONFIG_FILE):
         _check_against_cache(folder / file, name)
     return folder
-
-
-def _silent_bar() -> type:
-    from tqdm import tqdm
-
-    class Silent(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any):
-            kwargs.pop("name", None)  # huggingface_hub's own
-            super().__init__(*args, **{**kwargs, "disable": True})
-
-    return Silent
 
 
 def _check_against_cache(path: Path, name: str) -> None:

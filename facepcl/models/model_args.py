@@ -16,7 +16,7 @@ from torch import nn
 
 from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.models import PclFaceCycle, PclResNet
-from facepcl.models.weights import fit_state_dict
+from facepcl.models.weights import fit_state_dict, wrong_shape
 
 WIDEST = 1 << 16  # classes, channels or another number among the arguments
 LARGEST_SIDE = 4096  # pixels of an input, and of the image it is cut from
@@ -95,13 +95,8 @@ def check_model_args(
         raise WeightsError(f"{folder}: its config.json describes more layers than there are tensors")
     model = make_described(folder, architecture, cfg, arguments, device="meta")
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    own = model.state_dict()
-    for name, tensor in fit_state_dict(tensors, model, str(folder)).items():
-        if name in own and tensor.shape != own[name].shape:
-            raise WeightsError(
-                f"{folder}: {name} is {list(tensor.shape)} in its weights and {list(own[name].shape)} in the "
-                "network that its config.json describes"
-            )
+    if wrong := wrong_shape(fit_state_dict(tensors, model, str(folder)), model.state_dict()):
+        raise WeightsError(f"{folder} does not fit the network that its config.json describes: {wrong}")
 
 
 def make_described(

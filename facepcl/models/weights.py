@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def _listing(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
+def wrong_shape(tensors: Mapping[str, torch.Tensor], network: Mapping[str, torch.Tensor]) -> str:
+    """The first of the `tensors` whose shape is not that in the `network`; empty if there is none."""
+    for name, tensor in tensors.items():
+        if name in network and tensor.shape != network[name].shape:
+            return f"{name} is {list(tensor.shape)}, not {list(network[name].shape)}"
+    return ""
+
+
 def fit_state_dict(
     state_dict: dict[str, torch.Tensor], model: nn.Module, where: str = ""
 ) -> dict[str, torch.Tensor]:
@@ -132,9 +141,12 @@ def fit_state_dict(
     where = where or file or "the state dict"
     if missing:
         hint = " (made without branches? then ask for branches=False)" if all(map(is_branch, missing)) else ""
-        raise WeightsError(f"{where} does not fit {name}: no {_listing(missing)}{hint}")
+        raise WeightsError(f"{where} does not fit {name}: missing {_listing(missing)}{hint}")
     if unexpected:
-        raise WeightsError(f"{where} does not fit {name}: it also holds {_listing(unexpected)}")
+        raise WeightsError(f"{where} does not fit {name}: unexpected {_listing(unexpected)}")
+    replaced = (head, cfg.get("first_conv") or head)  # timm fits these to num_classes and in_chans
+    if wrong := wrong_shape({key: t for key, t in state_dict.items() if not key.startswith(replaced)}, own):
+        raise WeightsError(f"{where} does not fit {name}: {wrong}")
     if file and Path(file).is_file():
         _logger.info(
             "%s.%s: weights from %s, sha256 %s", name, cfg.get("tag"), file, check_sha256(Path(file))[:12]

@@ -142,15 +142,15 @@ def _load_optimizer(path: Path, nets: nn.Module, optimizer: torch.optim.Optimize
 
 
 def check_same_run(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read RUN/config.json of the run to resume; empty for a new run.
+    """Read RUN/config.json of the run to resume; empty for one without checkpoints, which begins anew.
 
     Raises OptionError if `config` differs in an option that affects the result. An option that is missing
     there had its default.
     """
-    if not path.is_file():
-        if checkpoints(path.parent):
-            raise OptionError(f"{path.parent} has checkpoints and no config.json; give another --out")
+    if not checkpoints(path.parent):
         return {}
+    if not path.is_file():
+        raise OptionError(f"{path.parent} has checkpoints and no config.json; give another --out")
     try:
         previous_config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -76,11 +76,11 @@ class Config:
     batch: int = option(256, "batch size", minimum=2)
     pose_batch: int = option(10, "batch size of the pose task", minimum=2)
     pose_negatives: int = option(100, "mirrored negatives per image of the pose task", minimum=1)
-    negatives: str = option("blocks", "negatives of all images mixed, or each image's own", ("blocks", "own"))
+    negatives: str = option("blocks", "blocks: from all images; own: the image's own", ("blocks", "own"))
     face_crops: str = option(
         "quadrants",
-        "views of the face task and simclr: crops of two quadrants, as published; two squares of 25 to 100 "
-        "%% of the whole face, mirrored or not; or the views of pcl-relative",
+        "views of the face task and simclr: two quadrants, as published; whole: two squares of 25 to 100 "
+        "%% of the face, mirrored or not; aligned: the views of pcl-relative",
         ("quadrants", "whole", "aligned"),
     )
     turn: float = option(20.0, "degrees: largest yaw by which aligned views turn the head")
@@ -92,18 +92,18 @@ class Config:
         "memory first)",
     )
     workers: int = option(
-        -1, "with --stream, decoding processes per training process (-1: by its cores; 0: itself)", minimum=-1
+        -1, "with --stream, decoding processes per training process (-1: from its cores; 0: none)", minimum=-1
     )
     # optimiser (METHOD 4.6)
     lr: float = option(1e-4, "Adam's learning rate")
     weight_decay: float = option(1e-3, "L2 term in the gradient")
     warmup: float = option(0.0, "fraction of the run with linear learning rate warm-up")
     gradients: str = option(
-        "zeros", "reset gradients between tasks to zeros, as the original, or none", ("zeros", "none")
+        "zeros", "reset gradients between tasks to zeros, as in the original, or to None", ("zeros", "none")
     )
     ema: float = option(
         0.0,
-        "decay of an exponential moving average of the weights, which is released, such as 0.999 (0: off)",
+        "save an exponential moving average of the weights with this decay, such as 0.999 (0: off)",
     )
     # weights and noise of the PCL losses
     noise: float = option(0.4, "standard deviation of the input noise of the disentangling task")
@@ -134,8 +134,8 @@ class Config:
     device: str = option("auto", "cpu, cuda, mps, or auto")
     dtype: str = option(
         "auto",
-        "autocast; auto times bfloat16, and matrix products instead of convolutions on tiny maps, and uses "
-        "what is faster",
+        "autocast dtype; auto times bfloat16, and matrix products for convolutions on tiny maps, and uses "
+        "the faster",
         ("auto", *DTYPES),
     )
     compile: bool = option(
@@ -147,8 +147,8 @@ class Config:
     log_steps: int = option(20, "iterations between lines of log.jsonl", minimum=1)
     probe_data: str = option(
         "",
-        "folder or .tar shard of labelled faces, from which the log tells every --probe-steps what each code "
-        "holds: head pose, expression and identity by linear probes",
+        "folder or .tar shard of labelled faces: every --probe-steps, log linear probes of each code for "
+        "head pose, expression and identity",
     )
     probe_steps: int = option(200, "iterations between the probes of --probe-data", minimum=1)
     sample_steps: int = option(500, "iterations between images in samples/", minimum=1)

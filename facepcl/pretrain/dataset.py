@@ -121,7 +121,7 @@ def read_samples(
 
 def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Selection) -> Iterator[Sample]:
     files = list(files_below(folder, selection))
-    images = [file for file in files if not is_shard_name(file.name)]
+    images = [file for file in files if file != folder and not is_shard_name(file.name)]  # itself: unreadable
     people, reason = {}, ""
     if with_labels and any(image.parent != folder for image in images):
         try:
@@ -179,7 +179,8 @@ def read_faces(
     there are no images.
     """
     names, label_rows, landmarks, skipped = [], [], [], []
-    transform, images, selection = Transform.square(size), _Images(size), Selection(labels=LABEL_SUFFIXES)
+    transform, selection = Transform.square(size), Selection(labels=LABEL_SUFFIXES)
+    images = bytearray()  # grows in place; stacking a list of arrays at the end would need twice the memory
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources, labels, cls, selection):
             try:
@@ -187,7 +188,7 @@ def read_faces(
             except ImageError as error:
                 skipped.append((sample.name, str(error)))
                 continue
-            images.append(transform(image))
+            images += transform(image).transpose(2, 0, 1).tobytes()
             landmarks.append(_landmarks(sample.labels, image.size, size))
             names.append(sample.name)
             label_rows.append(sample.labels)
@@ -204,30 +205,8 @@ def read_faces(
     if any("cls" in row for row in label_rows):
         _logger.info("NAME.cls is read as the %s (--cls)", cls)
     selection.tell()
-    return _collate(images.tensor(), names, label_rows, landmarks, skipped)
-
-
-class _Images:
-    """A growing array of images `[N, 3, S, S]` uint8; stacking a list at the end would need twice the memory.
-
-    realloc grows a large array without copying. It grows by an eighth, since numpy writes the new part.
-    """
-
-    def __init__(self, size: int):
-        self.count, self.store = 0, np.empty((64, 3, size, size), np.uint8)
-
-    def append(self, image: np.ndarray) -> None:
-        if self.count == len(self.store):
-            self._resize(self.count + self.count // 8)
-        self.store[self.count] = image.transpose(2, 0, 1)
-        self.count += 1
-
-    def tensor(self) -> torch.Tensor:
-        self._resize(self.count)
-        return torch.from_numpy(self.store)
-
-    def _resize(self, count: int) -> None:
-        self.store.resize((count, *self.store.shape[1:]), refcheck=False)  # there are no other references
+    pixels = torch.frombuffer(images, dtype=torch.uint8).view(-1, 3, size, size)
+    return _collate(pixels, names, label_rows, landmarks, skipped)
 
 
 def _landmarks(labels: dict[str, Any], image_size: tuple[int, int], size: int) -> np.ndarray:

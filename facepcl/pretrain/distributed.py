@@ -47,7 +47,8 @@ def process_group() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if isinstance(error, FacepclError) or not is_lost:
             raise
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise FacepclError(

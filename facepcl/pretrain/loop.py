@@ -6,6 +6,7 @@ random numbers of an iteration come from a generator seeded by (seed, step), so 
 with bit-identical results.
 """
 
+import copy
 import logging
 import math
 import time
@@ -253,13 +254,15 @@ def _start(config: Config, progress: bool) -> Training:
     nets.check_sizes(config.sizes or {size})
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(min(config.batch, 32), 3, size, size).to(device)
-    dtype = training_dtype(previous_config.get("autocast", config.dtype), nets.encoder, sample[:8])
+    timed = copy.deepcopy(nets.encoder)  # since passes move the statistics of batch norms
+    dtype = training_dtype(previous_config.get("autocast", config.dtype), timed, sample[:8])
     dtype = distributed.broadcast_object(dtype)
     if config.dtype == "auto" and not previous_config:
-        unfold = unfolding_pays(nets.encoder, sample, dtype)
+        unfold = unfolding_pays(timed, sample, dtype)
     else:  # as recorded, since rounding differs; a given dtype is reproducible without timing
         unfold = previous_config.get("unfold", False)
     unfold = distributed.broadcast_object(unfold)
+    del timed
     if config.freeze:
         nets.encoder.requires_grad_(False)  # now that passes with gradients have been timed
     tasks = Tasks(config, source, nets, size, dtype)
@@ -383,5 +386,8 @@ def _finite_losses(losses: Sequence[Loss], step: int, out: Path) -> dict[str, fl
         broken = next(
             (name for name, value in by_name.items() if not math.isfinite(value)), "a weighted loss"
         )
-        raise FacepclError(f"{broken} is no longer finite at step {step}; {last_checkpoint(out)}; lower --lr")
+        raise FacepclError(
+            f"{broken} is no longer finite at step {step}; {last_checkpoint(out)}; start again with a lower "
+            "--lr and another --out"
+        )
     return by_name

@@ -16,6 +16,7 @@ from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, res
 from facepcl.models.factory import create_decoder, create_model, find_decoder, find_heads, is_timms
 from facepcl.models.heads import Heads
 from facepcl.models.io import read_shapes
+from facepcl.models.weights import wrong_shape
 from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.label_heads import LabelHead, LabelHeads, Outputs
 
@@ -96,6 +97,8 @@ class Networks(nn.Module):
         state = source.state_dict()
         if isinstance(self.encoder, BranchedModel) and not isinstance(source, BranchedModel):
             state = {f"trunk.{key}": value for key, value in state.items()}  # it was saved without branches
+        if wrong := wrong_shape(state, self.encoder.state_dict()):
+            raise OptionError(f"--init {init} does not fit --model {model}: {wrong}")
         missing, _ = self.encoder.load_state_dict(state, strict=False)
         if missing := [key for key in missing if not is_branch(key)]:
             raise WeightsError(f"--init {init} has no {missing[0]}")

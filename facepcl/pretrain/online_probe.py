@@ -15,7 +15,7 @@ from facepcl.pretrain.rng import permutation
 MOST_FACES = 1000  # a second or two of one core
 EACH = 5  # images of a person, as long as there are other people
 FEWEST = 20  # of each half
-STRENGTH = 1e-2  # of the L2 term beside the mean square, for standardised codes divided by sqrt(D)
+STRENGTH = 1e-2  # of the L2 term beside the sum of squares, for standardised codes divided by sqrt(D)
 BATCH = 64
 
 
@@ -81,7 +81,7 @@ class OnlineProbe:
                 predicted, known = found
                 yield "expression", float((predicted.argmax(1) == self._expression[known]).float().mean())
         known = (self._people >= 0) & ~self._fits
-        if self._people[known].unique().numel() < int(known.sum()):
+        if 1 < self._people[known].unique().numel() < int(known.sum()):
             yield "identity", _auc(code[known], self._people[known])
 
     def _ridge(

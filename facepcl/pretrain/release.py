@@ -1,6 +1,7 @@
 """The released encoder: `--ema`, and batch norm statistics computed over clean images."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,16 +50,18 @@ def update_batch_norms(
     `[N, 3, S, S]`.
     """
     encoder, heads = networks.encoder, getattr(networks, "label_heads", None)
-    device = next(encoder.parameters()).device
+    device, images = next(encoder.parameters()).device, sample(IMAGES)
+    if len(images) < 2:
+        return
 
     def batches() -> Iterator[torch.Tensor]:
-        for block in sample(IMAGES).split(BATCH):
-            if len(block) > 1:
-                yield network_input(encoder, to_float(resize(block.to(device), size)))
+        # of almost equal lengths, as update_bn averages over them
+        for block in images.tensor_split(math.ceil(len(images) / BATCH)):
+            yield network_input(encoder, to_float(resize(block.to(device), size)))
 
     if not is_frozen:
         update_bn(batches(), encoder.train())
     if heads is not None:
         encoder.eval()
         # in a list, of which update_bn takes the first element
-        update_bn(([encoder.forward_branches(images)] for images in batches()), heads)
+        update_bn(([encoder.forward_branches(batch)] for batch in batches()), heads)

@@ -334,18 +334,21 @@ class Stream:
         return [items[i] for i in permutation(len(items), self.config.seed, IMAGES, epoch, shard).tolist()]
 
     def sample(self, limit: int) -> torch.Tensor:
-        """About `limit` images of the first shard that has any."""
+        """About `limit` images, or all, of as many shards as it takes."""
         if not self._lanes:
             self._start()
+        images: list[np.ndarray] = []
         for path in self.listing.paths:
             items = read_whole(path, self._stopped)
-            items = items[:: max(1, math.ceil(len(items) / limit))]
+            items = items[:: max(1, math.ceil(len(items) / (limit - len(images))))]
             pieces = [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
             decoded = in_order(self._readers.submit, pieces, 2 * max(1, self._workers))
-            images = [image.pixels for piece in decoded for image in piece if image.pixels is not None]
-            if images:
-                return _stack(images)
-        raise DataError("no shard has a readable image any more")
+            images += [image.pixels for piece in decoded for image in piece if image.pixels is not None]
+            if len(images) >= limit / 2:
+                break
+        if not images:
+            raise DataError("no shard has a readable image any more")
+        return _stack(images)
 
     def close(self) -> None:
         self._open.close()

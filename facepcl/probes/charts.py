@@ -160,7 +160,7 @@ class Bars(Plot):
         axes.set_ylim(count - 0.4, -0.6)
         axes.grid(axis="x")
         axes.set_xlabel(self.y_label)
-        return "" if self.high is None else "Thin lines: 95 % confidence."
+        return "" if self.high is None else "Thin lines: 95 % confidence intervals."
 
 
 @dataclass

@@ -31,7 +31,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: common.O
     embeddings = Map("Embeddings of the test split", x[shown], [classes[labels[i]] for i in shown])
     if options.shots:
         numbers, bars = _few_shots(x, labels, classes, rows, options)
-        return Result(numbers, [bars, embeddings], manifest)
+        return Result(common.describe_rows(manifest, rows) | numbers, [bars, embeddings], manifest)
     if options.protocol == "paper":
         scores, numbers, notes = _published(x, labels, count, rows, options.seed)
     else:
@@ -56,7 +56,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: common.O
     worst = wrong[np.argsort(-confidence[wrong, predicted[wrong]], kind="stable")][: common.MISTAKES]
     captions = [f"{classes[truth[i]]}, predicted {classes[predicted[i]]}" for i in worst]
     charts = [
-        Confusion("Confusion", matrix, classes),
+        Confusion("Confusion matrix", matrix, classes),
         Bars("F1 of each class", classes, f1, "F1"),
         Faces("Most confident errors", test[worst].tolist(), captions),
         embeddings,
@@ -128,7 +128,6 @@ def _few_shots(
         scores.append(metrics.class_scores(parts.sum(0), count))
     std = np.std(scores, 0, ddof=1) if len(scores) > 1 else np.full(len(SCORES), np.nan)
     numbers: dict[str, Any] = {"classes": list(classes), "shots": shots, "repeats": options.repeats}
-    numbers["n_test"] = len(rows.test)
     for i, (name, mean) in enumerate(zip(SCORES, np.mean(scores, 0), strict=True)):
         numbers |= {name: metrics.tidy(mean), f"{name}_std": metrics.tidy(std[i])}
     draws = tuple(f"draw {i + 1}" for i in range(len(scores)))

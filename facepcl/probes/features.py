@@ -75,7 +75,7 @@ def extract(
     names = [*branches, *(MIRRORED + branch for branch in branches if mirrored)]
     data = _data_hash(manifest)
     keys = {name: _key(embedder, name, data) for name in names}
-    if not all(os.path.isfile(cache / f"{key}.json") for key in keys.values()):
+    if not all(os.path.isfile(cache / f"{key}.{end}") for key in keys.values() for end in ("json", "npy")):
         try:
             _check_writable(cache)
         except OSError as error:

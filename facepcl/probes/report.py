@@ -102,7 +102,7 @@ def _main_figures(numbers: dict[str, Any]) -> Iterator[str]:
         yield f"<div><dt>{escaped(figure.name)}</dt><dd>{value}{unit}{spread}</dd></div>"
     yield "</dl>"
     if any(f"{figure.key}_low" in numbers for figure, _ in shown):
-        yield '<p class="soft">In brackets: 95 % confidence.</p>'
+        yield '<p class="soft">In brackets: 95 % confidence intervals.</p>'
 
 
 def _tables(numbers: dict[str, Any]) -> Iterator[str]:

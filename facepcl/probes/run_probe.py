@@ -107,7 +107,7 @@ def run(
         WeightsError: There are no weights.
     """
     options = Options(protocol, seed, shots, repeats)
-    _check(task, branch, pool, options)
+    _check(task, branch, pool, flip, options)
     if report is not None:
         check_report(Path(report))
     if out is not None:
@@ -193,7 +193,7 @@ def run(
     return result
 
 
-def _check(task: str, branch: str, pool: str | None, options: Options) -> None:
+def _check(task: str, branch: str, pool: str | None, flip: bool, options: Options) -> None:
     _, seed, shots, repeats = dataclasses.astuple(options)
     if task not in TASKS:
         raise OptionError(unknown("task", task, TASKS))
@@ -205,6 +205,8 @@ def _check(task: str, branch: str, pool: str | None, options: Options) -> None:
         raise OptionError(f"protocol 'paper' has pool {PAPER_POOL!r}; leave out pool {pool!r}")
     if branch not in BRANCH_NAMES:
         raise OptionError(unknown("branch", branch, BRANCH_NAMES))
+    if task == DISENTANGLE and flip:
+        raise OptionError(f"{task} compares images with their mirror images: flip would make them equal")
     if seed < 0:
         raise OptionError(f"--seed must be at least 0, not {seed}")
     if shots and (task != "expression" or options.protocol == "paper"):

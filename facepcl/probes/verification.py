@@ -70,10 +70,10 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         "chance": metrics.tidy(max(same.mean(), 1 - same.mean())),
     }
     charts: list[Chart] = [
-        Curve("ROC", false, true, "false acceptance", "true acceptance", log_x=True),
+        Curve("ROC", false, true, "false accept rate", "true accept rate", log_x=True),
         Bars("Accuracy of each fold", tuple(map(str, folds)), accuracies, "accuracy"),
     ]
-    for kind, title in ((True, "The same person, taken for two"), (False, "Two people, taken for one")):
+    for kind, title in ((True, "Same person, rejected"), (False, "Different people, accepted")):
         wrong = np.flatnonzero(~right & (same == kind))
         worst = wrong[np.argsort(cosine[wrong] if kind else -cosine[wrong], kind="stable")][: MISTAKES // 2]
         captions = []

@@ -26,7 +26,7 @@ FULL = "there is no room left on the disk"
 _REASONS = {
     **dict.fromkeys((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), FULL),
     errno.EROFS: "the disk is read-only",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "you may not write there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
     errno.ENAMETOOLONG: "the file system allows no path of this length",
     errno.ENOTDIR: "a folder in its path is a file",
 }

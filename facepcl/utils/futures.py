@@ -1,8 +1,9 @@
 """Futures that are submitted ahead, with results in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
@@ -15,6 +16,15 @@ def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahe
 
     What fails in `work` itself is raised after the results before it.
     """
+    with closing(futures_in_order(submit, work, ahead)) as futures:
+        for future in futures:
+            yield future.result()
+
+
+def futures_in_order(
+    submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahead: int
+) -> Generator[Future[Made], None, None]:
+    """As `in_order`, the futures, of which some may have failed."""
     waiting: deque[Future[Made]] = deque()
     failure: Exception | None = None
     pieces = iter(work)
@@ -29,9 +39,9 @@ def in_order(submit: Callable[[Given], Future[Made]], work: Iterable[Given], ahe
             else:
                 waiting.append(submit(piece))
                 if len(waiting) > ahead:
-                    yield waiting.popleft().result()
+                    yield waiting.popleft()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()
         if failure:
             raise failure
     finally:

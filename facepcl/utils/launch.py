@@ -92,8 +92,8 @@ def _number(environ: Mapping[str, str], name: str) -> int:
         return int(environ[name])
     except (KeyError, ValueError):
         raise OptionError(
-            f"{name} in the environment is {environ.get(name)!r}, not a number: correct or unset it, or give "
-            "--rank and --world-size to facepcl embed"
+            f"{name} in the environment is {environ.get(name)!r}, not a number: correct or unset it "
+            "(facepcl embed also takes --rank and --world-size)"
         ) from None
 
 

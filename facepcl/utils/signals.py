@@ -38,4 +38,5 @@ def until_interrupted() -> Iterator[Callable[[], int]]:
         yield lambda: asked
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # a handler of a program written in C, which cannot be restored
+                signal.signal(number, handler)

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import stat
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,6 @@ EUCLEAN EBADMSG EHOSTDOWN EHOSTUNREACH ENETDOWN ENETRESET ENETUNREACH ECONNABORT
 ESHUTDOWN EKEYEXPIRED EKEYREVOKED EAGAIN EBUSY EDEADLK EMFILE ENFILE ENOBUFS ENOMEM"""
 _CODES = frozenset(getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name))
 _WINDOWS = frozenset([21, 53, 55, 59, 64, 67, 121, 1117, 1167, 1231])  # which have no errno of their own
-_REASONS = frozenset(f"cannot be read: {os.strerror(code)}" for code in _CODES)
 
 MISSING = "there is no such file"  # the reason of a row
 SHORT = "the drive gives fewer bytes than the file has"  # some give up without an error
@@ -33,15 +33,20 @@ def is_of_storage(error: OSError) -> bool:
 
 
 def is_temporary(reason: str | None, path: str) -> bool:
-    """Whether the image of a row with this reason is worth another try: it failed by storage, which earlier
-    versions recorded as a bad image, or its file was missing, as on a drive that was not mounted, and is
-    there now."""
-    return reason in _REASONS or (reason == MISSING and os.path.exists(path))
+    """Whether the image of a row with this reason is worth another try: its file was missing, as on a drive
+    that was not mounted, and is there now."""
+    return reason == MISSING and os.path.exists(path)
 
 
 def unreadable(path: str | Path, reason: str) -> str:
     """The message about a file whose drive fails."""
     return f"{shortened(path)} cannot be read: {reason}; check the drive or network it is on"
+
+
+def why_not(error: Exception, damage: str) -> str:
+    """Why a tar or video was not read: the file system's reason, or else its `damage`."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"cannot be read: {reason}" if reason else f"{damage}: {error}"
 
 
 def retried(path: str | Path, read: Callable[[], Read]) -> Read:
@@ -65,6 +70,9 @@ class RetriedFile(io.RawIOBase):
 
     def __init__(self, path: str):
         self._path, self._place = path, 0
+        self._file: io.BufferedIOBase = io.BytesIO()  # for `close`, if there is no file to open
+        if not stat.S_ISREG(retried(path, partial(os.stat, path)).st_mode):  # opening a pipe waits for ever
+            raise OSError(errno.EINVAL, "it is a folder, pipe or device, not a file", path)
         self._file = retried(path, lambda: open(path, "rb"))  # noqa: SIM115
         self._size = os.fstat(self._file.fileno()).st_size
 

@@ -96,7 +96,7 @@ def _mat_labels(
     except KeyError as error:
         raise DataError(f"{file} holds no Pose_Para") from error
     except Exception as error:  # a damaged .mat raises nearly any error
-        raise DataError(f"{file} is no .mat file, or is cut off ({error})") from error
+        raise DataError(f"{file} is not a .mat file, or is cut off ({error})") from error
     if angles.shape != (3,) or not np.isfinite(angles).all():
         raise DataError(f"{file}: Pose_Para does not begin with pitch, yaw and roll")
     points = np.asarray(content.get("pt3d_68", content.get("pt2d", np.empty((0, 0)))), np.float64)
