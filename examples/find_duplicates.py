@@ -6,11 +6,11 @@
 Prints a line for each group: the lowest cosine of its first face with another, then the paths. A table of
 `facepcl embed --branch identity --flip` may stand in place of the folder.
 
-Faces are compared by the identity embeddings of an image and its mirror image (flip). The threshold is the
-one in the index that accepts one in a hundred thousand pairs of different people of LFW. Of the faces in 90
-photographs, 96 % were found again in copies (JPEG quality 40; half the size; 3 % cut off at each side, where
-faces at the edge are lost), and no two people were taken for one. Pictures of one person in the same pose and
-light can be as similar as copies: look before you delete.
+Faces are compared by the identity embeddings of an image and its mirror image (flip). The threshold is halfway
+between 1 and the one in the index that accepts one in a hundred thousand pairs of different people of LFW. Of
+the faces in 90 photographs, 90 % were found again in copies (JPEG quality 40; half the size; 3 % cut off at
+each side, where faces at the edge are lost), and no two people were taken for one. Pictures of one person in
+the same pose and light can be as similar as copies: look before you delete.
 """
 
 import argparse
@@ -39,13 +39,13 @@ def load(source: str, align: bool) -> Embeddings:
 
 
 def threshold_of(table: Embeddings) -> float:
-    """The cosine that the index has for the weights of a table."""
+    """Halfway between 1 and the cosine that the index has for the weights of a table."""
     if not table.meta.get("flip"):
         raise OptionError("this table was made without --flip: facepcl embed ... --branch identity --flip")
     for row in read_index():
         thresholds = row.cosines.get("thresholds_flip", {})
         if (row.model, row.tag) == (table.meta["model"], table.meta["tag"]) and thresholds:
-            return float(thresholds[FALSE_ACCEPT_RATE][0])
+            return (1 + float(thresholds[FALSE_ACCEPT_RATE][0])) / 2
     raise OptionError(f"the index has no threshold for this {table.meta['model']}: give --threshold")
 
 

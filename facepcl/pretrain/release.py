@@ -50,13 +50,12 @@ def update_batch_norms(
     `[N, 3, S, S]`.
     """
     encoder, heads = networks.encoder, getattr(networks, "label_heads", None)
-    device, images = next(encoder.parameters()).device, sample(IMAGES)
-    if len(images) < 2:
-        return
+    device = next(encoder.parameters()).device
 
     def batches() -> Iterator[torch.Tensor]:
+        images = sample(IMAGES)
         # of almost equal lengths, as update_bn averages over them
-        for block in images.tensor_split(math.ceil(len(images) / BATCH)):
+        for block in images.tensor_split(math.ceil(len(images) / BATCH)) if len(images) > 1 else ():
             yield network_input(encoder, to_float(resize(block.to(device), size)))
 
     if not is_frozen:
