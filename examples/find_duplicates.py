@@ -6,11 +6,11 @@
 Prints a line for each group: the lowest cosine of its first face with another, then the paths. A table of
 `facepcl embed --branch identity --flip` may stand in place of the folder.
 
-Faces are compared by the identity embeddings of an image and its mirror image (flip). The threshold is halfway
-between 1 and the one in the index that accepts one in a hundred thousand pairs of different people of LFW. Of
-the faces in 90 photographs, 90 % were found again in copies (JPEG quality 40; half the size; 3 % cut off at
-each side, where faces at the edge are lost), and no two people were taken for one. Pictures of one person in
-the same pose and light can be as similar as copies: look before you delete.
+Faces are compared by the identity embeddings of an image and its mirror image (flip). The threshold is
+halfway between 1 and the one in the index that accepts one in a hundred thousand pairs of different people of
+LFW. Of the faces in 90 photographs, 90 % were found again in copies (JPEG quality 40; half the size; 3 % cut
+off at each side, where faces at the edge are lost), and no two people were taken for one. Pictures of one
+person in the same pose and light can be as similar as copies: look before you delete.
 """
 
 import argparse
