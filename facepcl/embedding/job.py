@@ -274,7 +274,7 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
             f"{summary.path} is complete, but has other images or other names; choose another name"
         )
     if has_temporary_errors(table):
-        _logger.warning("%s has errors of files that are there now; it is written again", summary.path)
+        _logger.warning("%s has errors for files that exist now; it is written again", summary.path)
         return False
     _logger.info("%s is already complete; nothing was left to do", summary.path)
     summary.count(table)

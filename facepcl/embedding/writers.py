@@ -178,7 +178,7 @@ class FolderWriter(TableWriter):
         if shards != len(self._tables) or not is_same:
             self._refuse(f"{path} holds other images than its sources now")
         if has_temporary_errors(rows):
-            _logger.warning("%s has errors of files that are there now; it is written again", path)
+            _logger.warning("%s has errors for files that exist now; it is written again", path)
             return False
         self.summary.count(rows)
         self.summary.shards += 1

@@ -215,7 +215,7 @@ class Job:
         parts = self.parts()
         for number, part in enumerate(parts):
             if has_failed(part):
-                _logger.warning("%s: files that were missing and are there now are tried again", self.out)
+                _logger.warning("%s: retrying files that were missing and exist now", self.out)
                 for later in reversed(parts[number:]):  # a kill must not leave a gap
                     later.unlink()
                 return

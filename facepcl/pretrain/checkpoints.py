@@ -142,7 +142,7 @@ def _load_optimizer(path: Path, nets: nn.Module, optimizer: torch.optim.Optimize
 
 
 def check_same_run(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read RUN/config.json of the run to resume; empty for one without checkpoints, which begins anew.
+    """Read RUN/config.json of the run to resume; empty without checkpoints, since the run then starts over.
 
     Raises OptionError if `config` differs in an option that affects the result. An option that is missing
     there had its default.

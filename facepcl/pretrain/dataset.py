@@ -121,7 +121,8 @@ def read_samples(
 
 def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Selection) -> Iterator[Sample]:
     files = list(files_below(folder, selection))
-    images = [file for file in files if file != folder and not is_shard_name(file.name)]  # itself: unreadable
+    # a folder that cannot be listed is in its own list, to be reported
+    images = [file for file in files if file != folder and not is_shard_name(file.name)]
     people, reason = {}, ""
     if with_labels and any(image.parent != folder for image in images):
         try:
