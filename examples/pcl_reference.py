@@ -204,6 +204,7 @@ def main():
     parser.add_argument("--steps", type=int, help="stop after this many iterations (default: all epochs)")
     parser.add_argument("--batch", type=int, default=256, help="images per step (default: %(default)s)")
     parser.add_argument("--negatives", type=int, default=100, help="per image (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args()
 
     paths = sorted(p for p in Path(args.data).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -213,8 +214,8 @@ def main():
     epoch_steps = len(paths) // args.batch
     steps = min(args.steps or args.epochs * epoch_steps, args.epochs * epoch_steps)
 
-    random.seed(0)
-    torch.manual_seed(0)
+    random.seed(args.seed)
+    torch.manual_seed(args.seed)
     model = PCL().to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epochs)
