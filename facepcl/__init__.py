@@ -4,7 +4,6 @@ Importing it registers `pcl_facecycle`, `pcl_resnet18` and `pcl_resnet50` with t
 """
 
 import importlib
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +36,6 @@ if not os.path.isfile(os.path.join(os.path.dirname(__file__), "weights", "index.
         f"facepcl cannot run from {os.path.dirname(__file__)}: weights/index.json is not a file there; "
         "unpack the package to a folder if it is in a zip file or a frozen program"
     )
-
-# A library is silent until its user configures logging.
-logging.getLogger("facepcl").addHandler(logging.NullHandler())
 
 register_models()
 

@@ -352,6 +352,18 @@ def test_a_photo_without_a_face_is_a_row_and_a_broken_one_an_error(detector, tmp
         assert sheet.width == 1604
 
 
+def test_crops_that_were_deleted_are_gaps_in_a_later_sheet(given, tmp_path):
+    folder, landmarks = given
+    sizes = {"size": np.int64(64), "score": np.float32(0.5)}  # as numpy's numbers
+    alignment.align(folder, tmp_path / "crops", landmarks=landmarks, **sizes)
+    first = min((tmp_path / "crops").rglob("*.jpg"))
+    first.unlink()
+    alignment.align(folder, tmp_path / "crops", landmarks=landmarks, sheet=tmp_path / "faces.png", **sizes)
+    with Image.open(tmp_path / "faces.png") as sheet:
+        tiles = np.asarray(sheet)[40:120]
+        assert (tiles[:, 8:90].min(), tiles[:, 108:190].min() < 255) == (255, True)
+
+
 @pytest.fixture(scope="module")
 def cutter(detector):
     return FaceCutter(Alignment(str(detector)), Transform.square(112))

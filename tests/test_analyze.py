@@ -58,6 +58,11 @@ def test_a_record_says_of_a_crop_what_its_heads_say(attribute_weights, analyzer)
         np.testing.assert_allclose(record.identity, outputs["identity"][number], atol=1e-5)
 
 
+def test_records_are_told_apart_and_collected(analyzer):
+    faces = analyzer([FACES[0], FACES[0]])
+    assert (faces[0] == faces[0], faces[0] == faces[1], len({*faces})) == (True, False, 2)
+
+
 def test_batches_change_nothing(attribute_weights, analyzer):
     small = facepcl.FaceAnalyzer(attribute_weights, crops=True, batch_size=2, **FLOAT32)
     for one, other in zip(small(FACES[:5]), analyzer(FACES[:5]), strict=True):

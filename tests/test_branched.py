@@ -91,6 +91,16 @@ def test_a_folder_takes_a_classifier_for_fine_tuning(tmp_path):
     assert model(torch.rand(2, 3, 64, 64)).shape == (2, 3)
 
 
+def test_it_is_fine_tuned_by_timms_methods():
+    model = facepcl.create_model(SMALL, num_classes=5)
+    assert (model.num_classes, model.get_classifier().out_features) == (5, 5)
+    model.reset_classifier(3)
+    model.set_grad_checkpointing()
+    assert model.num_classes == 3
+    model(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert model.get_classifier().weight.grad.abs().sum() > 0
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     folder = save_encoder(facepcl.create_model(SMALL, num_classes=0), tmp_path / "encoder")
     other = {"architecture": "regnety_002"}

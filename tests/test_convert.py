@@ -3,6 +3,7 @@
 import argparse
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -153,7 +154,7 @@ def test_a_resnet_of_others_becomes_a_trunk_that_says_its_own_normalisation(tmp_
         assert tuple(config["mean"]) == IMAGENET_DEFAULT_MEAN
         assert tuple(config["input_size"]) == (3, 112, 112)
     assert json.loads((folder / "config.json").read_text())["architecture"] == "resnet18"
-    other = facepcl.hub.convert(path, tmp_path / "b", arch="resnet18", mean=(0.5,) * 3, std=(0.25,) * 3)
+    other = facepcl.hub.convert(path, tmp_path / "b", arch="resnet18", mean=np.full(3, 0.5), std=(0.25,) * 3)
     cfg = json.loads((other / "config.json").read_text())["pretrained_cfg"]
     assert (cfg["mean"], cfg["std"], cfg["input_size"]) == ([0.5] * 3, [0.25] * 3, [3, 224, 224])
 

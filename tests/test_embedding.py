@@ -208,6 +208,13 @@ def test_an_output_does_not_replace_a_source(model, folder, tmp_path):
     assert (tmp_path / "list.csv").read_text().startswith("path")
 
 
+def test_a_sheet_is_not_written_among_the_images_where_the_next_run_would_read_it(model, folder, tmp_path):
+    for sources in ([folder], [tmp_path / "a.jpg", folder.parent]):
+        with pytest.raises(OptionError, match=r"sheet.png is inside .* and would be read with its images"):
+            facepcl.embed(sources, tmp_path / "e.npz", model=model, sheet=folder / "sheet.png")
+    assert not (folder / "sheet.png").exists()
+
+
 def test_the_order_of_files_changes_no_embedding(model, folder, tmp_path):
     files = sorted(folder.iterdir())
     facepcl.embed(files, tmp_path / "a.npz", model=model, **FLOAT32)

@@ -77,6 +77,17 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
         decode(bomb)
 
 
+def test_a_crop_without_pixels_is_no_image(picture):
+    with pytest.raises(ImageError, match="an image of 0 x 30 pixels has none"):
+        open_image(picture.crop((10, 10, 10, 40)))
+
+
+def test_entries_of_a_folder_are_opened(picture, tmp_path):
+    picture.save(tmp_path / "face.png")
+    [entry] = os.scandir(tmp_path)
+    assert levels(open_image(entry)).tolist() == levels(picture).tolist()
+
+
 def test_cmyk_becomes_rgb(picture):
     found = decode(encoded(picture.convert("CMYK"), "TIFF"))
     assert found.mode == "RGB"

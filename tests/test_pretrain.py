@@ -362,7 +362,7 @@ def test_the_last_line_counts_broken_images_and_has_the_call_that_loads(config, 
 
 
 def test_a_run_inside_its_data_is_refused(config):
-    with pytest.raises(OptionError, match=r"run is inside .*, so its pictures would be read as images"):
+    with pytest.raises(OptionError, match=r"run is inside .* and would be read with its images"):
         run(replace(config, out=f"{config.data[0]}/run"))
 
 

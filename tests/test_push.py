@@ -107,7 +107,7 @@ def test_a_dry_run_checks_and_sends_nothing(hub, encoders, tmp_path):
 
 
 def test_the_card_can_be_read_back_and_names_the_call_that_loads_it(hub, encoders, tmp_path):
-    facepcl.hub.push(encoders("pcl_resnet18")[1], "org/faces", license="Someone's", datasets=["org/photos"])
+    facepcl.hub.push(encoders("pcl_resnet18")[1], "org/faces", license="Someone's", datasets="org/photos")
     (files,) = list(hub.repositories["org/faces"].commits.values())[1:]
     text = files["README.md"].decode()
     data = ModelCard(text).data

@@ -192,6 +192,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not alive(pid)
 
 
+def test_a_path_that_is_no_text_is_not_imported_from(items, tmp_path, monkeypatch, reader):
+    """Python ignores a `Path` on its path, which notebooks put there."""
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    assert [found.error is None for found in reader.prepare(items)].count(True) == 9
+
+
 @pytest.mark.parametrize("entry", ["", "."])
 def test_a_reader_imports_no_file_of_the_working_folder(items, tmp_path, monkeypatch, reader, entry):
     """A folder of photos may come from anybody, and its json.py with it; "" and the folder are on the path of

@@ -31,6 +31,11 @@ def test_the_package_its_help_and_its_list_of_models_import_nothing_heavy(script
     assert found.stdout.splitlines()[-1] == "[]"
 
 
+def test_warnings_are_seen_where_no_logging_is_configured():
+    script = "import facepcl, logging; of_ours = logging.getLogger('facepcl')"
+    assert run_python(f"{script}; of_ours.warning('seen'); of_ours.info('unseen')").stderr == "seen\n"
+
+
 @pytest.mark.parametrize(
     "imports",
     [

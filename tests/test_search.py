@@ -250,6 +250,8 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
         ({"rows": [40]}, "this table has no row 40: its 40 rows are numbered from 0"),
         ({"rows": [-1]}, "has no row -1"),
         ({"rows": ["a"]}, "a row is a whole number, not 'a'"),
+        ({"rows": 40}, "has no row 40"),
+        ({"rows": None}, "a row is a whole number, not None"),
         ({"rows": [0], "top": 0}, "top must be a whole number of at least 1, not 0"),
         ({"rows": [0], "top": 2.5}, "top must be a whole number"),
         ({"rows": [0], "min_similarity": 90}, "min_similarity 90: .* between -1 and 1"),
@@ -257,6 +259,7 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
         ({"queries": np.ones((2, 4))}, r"an array of \[2, 4\] float64, and vectors .* float \[N, 6\]"),
         ({"queries": np.ones((2, 8, 8, 3), np.uint8)}, "images are given by their paths"),
         ({"queries": [Image.new("RGB", (8, 8))]}, "a source is a path"),
+        ({"queries": np.array(["me.jpg"])}, r"does not name the weights that made it"),
         ({"queries": "me.jpg"}, r"does not name the weights that made it \(a m\); name them with --model"),
     ],
 )

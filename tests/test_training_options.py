@@ -1,9 +1,10 @@
 """Options of a run that change what it trains or releases: `--ema`, `--resolution-schedule`, `--minutes`."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.training import assert_same, end_of, log_of, recorded, stop_in_step
@@ -73,6 +74,28 @@ def test_a_head_is_not_turned_to_its_side(config):
 def test_more_edges_than_views_are_refused(config):
     with pytest.raises(OptionError, match=r"--edges must be a probability of at most 1, not 1.5"):
         run(replace(config, edges=1.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lr": "1e-4"}, "--lr must be float, not '1e-4'"),  # as PyYAML reads it
+        ({"batch": 16.5}, "--batch must be int, not 16.5"),
+        ({"init": None}, "--init must be str, not None"),
+        ({"tensorboard": "no"}, "--tensorboard must be bool, not 'no'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_before_the_data_are_read(config, values, said):
+    with pytest.raises(OptionError, match=said):
+        run(replace(config, data=("nowhere",), **values))
+
+
+def test_paths_devices_and_numbers_of_numpy_become_what_json_holds(config):
+    found = replace(
+        config, init=Path("a.safetensors"), device=torch.device("cpu"), steps=np.int64(3), batch=8.0, lr=1
+    )
+    assert json.loads(json.dumps(asdict(found)))["init"] == "a.safetensors"
+    assert (found.device, found.steps, found.batch, type(found.batch)) == ("cpu", 3, 8, int)
 
 
 def sizes_seen(monkeypatch):

@@ -17,7 +17,8 @@ from PIL import Image
 from facepcl._version import __version__
 from facepcl.alignment.contact_sheet import draw_faces
 from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_landmarks, read_rows, write_rows
-from facepcl.data.sources import Item, as_sources, check_no_source, is_table_of, list_entries, printable
+from facepcl.data.file_types import check_no_source
+from facepcl.data.sources import Item, as_sources, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
 from facepcl.errors import OptionError, shortened, unknown
 from facepcl.images.cropper import Alignment
@@ -131,6 +132,7 @@ def align(
     sources = as_sources(source)
     job = Job(folder, all_files=all_files, sources=sources)
     _check_options(job, sources, size, format, workers, sheet)
+    size, score = int(size), float(score)  # numpy's numbers do not go into JSON
     list_entries(sources, job.selection.again())  # raises for what is not there
     known = None if landmarks is None else read_landmarks(landmarks)
     file = None if known is not None else find_detector(detector)

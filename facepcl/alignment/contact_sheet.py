@@ -1,11 +1,13 @@
 """A sheet of aligned faces, to look at: whether they are faces, upright, and cut alike."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from facepcl.errors import ImageError, MissingPath
 from facepcl.images.decode import open_image
 from facepcl.images.sheet import save_sheet
 
@@ -26,7 +28,9 @@ def draw_faces(folder: Path, rows: Iterable[dict[str, str]], count: int, path: s
     small = ImageFont.load_default(10)
     for place, row in enumerate(chosen):
         x, y = GAP + place % ACROSS * (TILE + GAP), HEAD + place // ACROSS * (TILE + CAPTION + GAP)
-        sheet.paste(open_image(folder / row["path"]).resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
+        with suppress(ImageError, MissingPath):  # deleted since
+            face = open_image(folder / row["path"])
+            sheet.paste(face.resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
         name = Path(row["path"]).stem
         caption = f"{row['score'][:4]} {name if len(name) < 14 else '…' + name[-12:]}".strip()
         pen.text((x, y + TILE), caption, "dimgray", small)

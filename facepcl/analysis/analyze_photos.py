@@ -74,7 +74,7 @@ def analyze(
         MissingPath: A source does not exist.
         WeightsError: There are no weights or no detector.
     """
-    sources = as_sources(source)
+    sources, fps = as_sources(source), float(fps)  # numpy's numbers do not go into JSON
     device = own_device(device) if is_folder(out) else device
 
     def load(dtype: str) -> AttributeEmbedder:

@@ -31,7 +31,7 @@ LIMITS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays are neither compared nor hashed
 class AnalyzedFace:
     """What `FaceAnalyzer` says of one face.
 

@@ -59,12 +59,16 @@ class Tracker:
         self, time: float, boxes: np.ndarray, identities: np.ndarray
     ) -> Iterator[tuple[float, int, int]]:
         """Pairs that may be one person: how well they fit, the face, and the track."""
-        for track in self.tracks:
-            mean = track.identity / max(float(np.linalg.norm(track.identity)), 1e-12)
-            for face, (box, identity) in enumerate(zip(boxes, identities, strict=True)):
-                cosine = float(mean @ identity)
-                overlap = overlap_of(track.box, box) if time - track.time <= GAP else 0.0
-                nearest = max(cosine, float(track.last @ identity))
+        if not self.tracks:
+            return
+        sums = np.stack([track.identity for track in self.tracks])
+        cosines = sums @ identities.T / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)
+        for track, cosines_of_track in zip(self.tracks, cosines, strict=True):
+            recent = time - track.time <= GAP
+            for face in range(len(boxes)) if recent else np.flatnonzero(cosines_of_track >= SAME).tolist():
+                cosine = float(cosines_of_track[face])
+                overlap = overlap_of(track.box, boxes[face]) if recent else 0.0
+                nearest = max(cosine, float(track.last @ identities[face]))
                 if cosine >= SAME or (overlap >= OVERLAP and nearest >= SIMILAR):
                     yield overlap + cosine, face, track.number
 

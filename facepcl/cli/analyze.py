@@ -75,8 +75,8 @@ def _print_faces(args: argparse.Namespace) -> int:
     from facepcl.analysis.analyze_photos import draw
     from facepcl.analysis.analyzer import AttributeEmbedder
     from facepcl.analysis.tracks import with_tracks
-    from facepcl.data.file_types import ADVICE, Selection
-    from facepcl.data.sources import as_sources, check_no_source, list_entries, no_images, read_items
+    from facepcl.data.file_types import ADVICE, Selection, check_no_source
+    from facepcl.data.sources import as_sources, list_entries, no_images, read_items
     from facepcl.embedding.embeddings import joined
     from facepcl.images.face import NO_FACE
     from facepcl.images.html import check_page

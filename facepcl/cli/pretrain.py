@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ two processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    from facepcl.pretrain.config import PRESETS, Config
+    from facepcl.pretrain.config import PRESETS, Config, options_of
 
     parser.add_argument(
         "data",
@@ -34,22 +33,21 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--preset", choices=PRESETS, default="paper", help="default values (default: paper)")
-    for field in fields(Config):
-        if field.metadata:
-            option, help_ = "--" + field.name.replace("_", "-"), field.metadata["help"]
-            if field.default is False:
-                parser.add_argument(option, action="store_true", default=None, help=help_)
-                continue
-            paper, small = (PRESETS[preset].get(field.name) for preset in ("paper", "small"))
-            shown = _shown(paper or field.default) + (f"; small {_shown(small)}" if small else "")
-            parser.add_argument(
-                option,
-                type=type(field.default),
-                choices=field.metadata["choices"],
-                default=None,
-                metavar=None if field.metadata["choices"] else field.name.rpartition("_")[2].upper(),
-                help=f"{help_} (default: {shown})",
-            )
+    for field in options_of(Config):
+        option, help_ = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        if field.default is False:
+            parser.add_argument(option, action="store_true", default=None, help=help_)
+            continue
+        paper, small = (PRESETS[preset].get(field.name) for preset in ("paper", "small"))
+        shown = _shown(paper or field.default) + (f"; small {_shown(small)}" if small else "")
+        parser.add_argument(
+            option,
+            type=type(field.default),
+            choices=field.metadata["choices"],
+            default=None,
+            metavar=None if field.metadata["choices"] else field.name.rpartition("_")[2].upper(),
+            help=f"{help_} (default: {shown})",
+        )
 
 
 def _shown(value: Any) -> str:
@@ -68,9 +66,9 @@ def _skipped(run: Path) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from facepcl.pretrain import loop
-    from facepcl.pretrain.config import unread
+    from facepcl.pretrain.config import options_of, unread
 
-    given = {f.name: getattr(args, f.name) for f in fields(loop.Config) if f.metadata}
+    given = {f.name: getattr(args, f.name) for f in options_of(loop.Config)}
     given = {name: value for name, value in given.items() if value is not None}
     numbers = {**loop.PRESETS[args.preset], **given}
     lengths = [f"--{name} {given[name]:g}" for name in ("steps", "epochs", "minutes") if given.get(name)]

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from PIL import Image
 from facepcl.data.remote import is_url
 from facepcl.data.video import MOST_FPS, VIDEO_EXTRA, VIDEO_SUFFIXES, can_read_videos
 from facepcl.errors import OptionError, shortened
+from facepcl.utils.files import check_outside
 from facepcl.utils.storage import retried
 
 _logger = logging.getLogger("facepcl")
@@ -63,6 +64,15 @@ def is_image_name(name: str) -> bool:
     """Whether a file's name ends as those of images do that the installed decoders read."""
     suffixes = {_suffix(name), _suffix(without_query(name))}
     return not suffixes.isdisjoint(_image_suffixes()) and not _is_hidden(name)
+
+
+def check_no_source(path: str | Path, sources: Sequence[str]) -> None:
+    """Raise OptionError if the file `path` would replace one of the `sources`, or be an image in one."""
+    if is_image_name(os.path.basename(path)):
+        check_outside(path, sources)
+    files = [os.path.realpath(source) for source in sources if not is_url(source) and os.path.isfile(source)]
+    if os.path.realpath(path) in files:
+        raise OptionError(f"{path} is one of the sources and would be overwritten; choose another name")
 
 
 def is_shard_name(name: str) -> bool:

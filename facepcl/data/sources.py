@@ -59,13 +59,6 @@ def as_sources(source: Any) -> list[str]:
     return [str(one) for one in listed]
 
 
-def check_no_source(path: str | Path, sources: Sequence[str]) -> None:
-    """Raise OptionError if the file `path` would replace one of the `sources`."""
-    files = [os.path.realpath(source) for source in sources if not is_url(source) and os.path.isfile(source)]
-    if os.path.realpath(path) in files:
-        raise OptionError(f"{path} is one of the sources and would be overwritten; choose another name")
-
-
 class Entry(NamedTuple):
     """One line of a listing: an image file, a shard or a video; or the reason why it is none of them."""
 

@@ -54,7 +54,8 @@ def _import_path() -> list[str]:
     excluded = {os.path.realpath(os.path.dirname(script))} & {os.path.realpath(sys.path[0])}
     with suppress(OSError):  # the working folder was deleted
         excluded.add(os.path.realpath(os.getcwd()))
-    return [*(p for p in sys.path if os.path.isabs(p) and os.path.realpath(p) not in excluded), package]
+    folders = [p for p in sys.path if isinstance(p, str) and os.path.isabs(p)]  # Python ignores other types
+    return [*(p for p in folders if os.path.realpath(p) not in excluded), package]
 
 
 class Prepared(NamedTuple):

@@ -177,14 +177,14 @@ class FaceEmbedder(Encoder):
         return FaceCutter(replace(self.alignment, one=True), self.transform)
 
     def _crop(self, item: Any) -> np.ndarray:
-        item = _read(item) if isinstance(item, (str, Path)) else item
+        item = _read(item) if isinstance(item, (str, os.PathLike)) else item
         if isinstance(item, bytes):
             return self.transform(*decode_reduced(item, self.transform.needed))
         return self.transform(open_image(item))
 
     def _faces(self, item: Any, cutter: FaceCutter) -> tuple[list[Face], np.ndarray]:
         """The faces of a photo and their crops."""
-        item = _read(item) if isinstance(item, (str, Path)) else item
+        item = _read(item) if isinstance(item, (str, os.PathLike)) else item
         if isinstance(item, bytes):
             return cutter.of_file(item)[1:]
         return cutter.of_image(open_image(item))
@@ -330,13 +330,13 @@ def named_in_errors(place: int, item: Any) -> Iterator[None]:
         raise ImageError(f"item {place}{name}: {error}") from error
 
 
-def _read(path: str | Path) -> bytes:
+def _read(path: str | os.PathLike) -> bytes:
     """The bytes of a file. Raises ImageError, MissingPath or RemoteError."""
     if isinstance(path, str) and is_url(path):
         raise ImageError("a URL is not opened here; use embedder.stream([url]), or give the bytes behind it")
     if isinstance(path, str) and path.startswith("data:"):
         raise ImageError("a data: URL is not decoded here; give base64.b64decode(text.partition(',')[2])")
-    return read_file(path)
+    return read_file(os.fspath(path))
 
 
 def _by_face(prepared: list[Prepared]) -> tuple[list[Prepared], list[Face | None], list[int]]:

@@ -18,7 +18,7 @@ NO_VECTORS = "this table was read without its vectors: leave out vectors=False"
 IDENTITY = "identity"  # the branch of weights with a head of this name, by which faces are compared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays are neither compared nor hashed
 class Row:
     """One image: `vector` float32 `[D]`, or None and the reason in `error`; `width` and `height` in
     pixels. Where faces were looked for: one face, its place in the photo and its `number` there. Of a

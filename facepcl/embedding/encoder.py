@@ -60,6 +60,7 @@ class Encoder:
         backend: str = "auto",
     ):
         _check_options(branch, pool, batch_size, size, dtype, backend)
+        batch_size, size = int(batch_size), int(size)  # numpy's integers do not go into JSON
         self.branch, self.pool, self.normalize, self.batch_size = branch, pool, normalize, batch_size
         self.flip, self._int8, self._backend = flip, dtype == INT8, backend
         self._runs: dict[bool, Run] = {}

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from facepcl.data.file_types import check_no_source
 from facepcl.data.remote import is_url
-from facepcl.data.sources import as_sources, check_no_source, is_table_of, list_entries
+from facepcl.data.sources import as_sources, is_table_of, list_entries
 from facepcl.data.workers import check_workers
 from facepcl.embedding.contact_sheet import QUERIES, check_queries, draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder

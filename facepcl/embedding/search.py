@@ -1,14 +1,15 @@
 """Which faces of a table look like these: `search`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facepcl.data.sources import as_sources, check_no_source
+from facepcl.data.file_types import check_no_source
+from facepcl.data.sources import as_sources
 from facepcl.embedding.embeddings import (
     Embeddings,
     Match,
@@ -59,7 +60,7 @@ def search(
     table: str | Path | Embeddings,
     top: int = 10,
     *,
-    rows: Sequence[int] = (),
+    rows: int | Sequence[int] = (),
     min_similarity: float | None = None,
     branch: str | None = None,
     model: str | None = None,
@@ -105,8 +106,9 @@ def search(
         >>> [result] = facepcl.search("me.jpg", "faces.parquet", top=3)
         >>> [(match.path, match.similarity) for match in result.matches]
     """
-    vectors = queries if isinstance(queries, np.ndarray) else None
+    vectors = queries if isinstance(queries, np.ndarray) and queries.dtype.kind not in "OUS" else None
     sources = [] if vectors is not None else as_sources(queries)
+    rows = list(rows) if isinstance(rows, Iterable) else [rows]
     _check_options(sources, vectors, rows, top, min_similarity, sheet)
     opened = open_table(table)
     branch = compared_branch(opened.meta, opened.name, branch)
@@ -141,7 +143,7 @@ def _check_options(
     sheet: str | Path | None,
 ) -> None:
     """Raise for what cannot work, before anything is loaded."""
-    if not sources and vectors is None and not len(rows):
+    if not sources and vectors is None and not rows:
         raise OptionError("there is nothing to search for: name a photo, or a row with --row N (rows=[N])")
     check_top(top, "top")
     if min_similarity is not None and not -1 <= min_similarity <= 1:

@@ -59,6 +59,7 @@ def convert(
         WeightsError: The file is damaged or holds another model.
     """
     checkpoint, out = as_path(checkpoint, "checkpoint"), as_path(out, "out")
+    mean, std = (None if numbers is None else tuple(map(float, numbers)) for numbers in (mean, std))
     _check_options(out, arch, mean, std, size)
     parts = recognise(read_checkpoint(checkpoint), arch, checkpoint)
     model: Any = create_model(parts.architecture, pretrained=False, num_classes=0)

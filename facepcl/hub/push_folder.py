@@ -37,7 +37,7 @@ def push(
     private: bool = False,
     dry_run: bool = False,
     license: str | None = None,
-    datasets: Sequence[str] = (),
+    datasets: str | Sequence[str] = (),
     progress: bool = False,
 ) -> Pushed:
     """Publish a folder of weights as a model repository on the Hugging Face Hub, in one commit.
@@ -65,6 +65,7 @@ def push(
     _check_name(repository)
     if not folder.is_dir():
         raise MissingPath(f"{folder}: there is no such folder")
+    datasets = [datasets] if isinstance(datasets, str) else datasets
     contents = _contents(folder, repository, license, datasets)
     sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in contents.items()}
     if dry_run:

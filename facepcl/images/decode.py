@@ -285,13 +285,15 @@ def open_image(item: Any) -> Image.Image:
     """A path, encoded bytes, Pillow image, uint8 array `[H, W, 3]`, or uint8 or float [0, 1] tensor `[3, H,
     W]` as upright RGB. Raises MissingPath or ImageError."""
     if isinstance(item, Image.Image):
+        if not (item.width and item.height):
+            raise ImageError(f"an image of {item.width} x {item.height} pixels has none")
         with _explained():  # Pillow opens lazily, so the file behind it may be cut off
             item.load()  # a truncated file shows only now
             return to_rgb(item)
     if isinstance(item, bytes):
         return decode(item)
-    if isinstance(item, (str, Path)):
-        return decode(read_file(item))
+    if isinstance(item, (str, os.PathLike)):
+        return decode(read_file(os.fspath(item)))
     if isinstance(item, np.ndarray):
         return _from_array(item)
     if "torch" in sys.modules and isinstance(item, sys.modules["torch"].Tensor):

@@ -151,7 +151,7 @@ def find_detector(path: str | Path | None = None) -> Path:
     if path is not None:
         if not Path(path).is_file():
             raise MissingPath(f"{path}: there is no such file; the face detector is {_where()}")
-        return Path(path)
+        return Path(path).absolute()  # each process and thread opens it, perhaps in another working folder
     path = _fetch()
     if (digest := sha256_file(path)) != SHA256:
         raise WeightsError(

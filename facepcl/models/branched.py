@@ -51,6 +51,23 @@ class BranchedModel(BranchOutputs, nn.Module):
         """timm's list of the trunk's stages."""
         return self.trunk.feature_info
 
+    @property
+    def num_classes(self) -> int:
+        """The classes of the trunk's classifier."""
+        return self.trunk.num_classes
+
+    def get_classifier(self) -> nn.Module:
+        """The trunk's classifier."""
+        return self.trunk.get_classifier()
+
+    def reset_classifier(self, *args: Any, **options: Any) -> None:
+        """Give the trunk a new classifier, by the arguments of its own method."""
+        self.trunk.reset_classifier(*args, **options)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Save memory in training by computing the trunk's activations twice."""
+        self.trunk.set_grad_checkpointing(enable)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What timm's model gives."""
         return self.trunk(x)

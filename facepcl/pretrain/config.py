@@ -1,13 +1,13 @@
 """The hyperparameters of a run: each a command-line option and a field of RUN/config.json."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from facepcl.data.label_files import CLS_LABELS
-from facepcl.errors import OptionError, unknown
+from facepcl.errors import OptionError, shortened, unknown
 from facepcl.pretrain.label_views import VIEWS
 from facepcl.utils.device import DTYPES
 
@@ -30,6 +30,19 @@ MAXIMUM = 1e18  # of any number: seeds and counts fit into 64 bits
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None, minimum: int = 0) -> Any:
     """A field with a command-line option."""
     return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+
+
+def options_of(config: type) -> list[Field]:
+    """The fields that are options of `facepcl pretrain`."""
+    return [field_ for field_ in fields(config) if field_.metadata]
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """Paths, devices and numpy's numbers as what JSON holds."""
+    value = value.item() if hasattr(value, "item") else value
+    if kind is str:
+        return value if value is None else str(value)
+    return int(value) if kind is int and isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,9 @@ class Config:
         paths = (self.data,) if isinstance(self.data, (str, Path)) else self.data
         object.__setattr__(self, "data", tuple(map(str, paths)))
         object.__setattr__(self, "out", str(self.out))
+        for option_ in options_of(Config):
+            value = _plain(getattr(self, option_.name), type(option_.default))
+            object.__setattr__(self, option_.name, value)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -203,9 +219,12 @@ class Config:
 
     def check(self) -> None:
         """Raise OptionError for an invalid value, naming the option and its range."""
-        for field_ in fields(self):
-            value, choices = getattr(self, field_.name), field_.metadata.get("choices")
-            name, minimum = "--" + field_.name.replace("_", "-"), field_.metadata.get("minimum", 0)
+        for field_ in options_of(Config):
+            value, choices = getattr(self, field_.name), field_.metadata["choices"]
+            name, minimum = "--" + field_.name.replace("_", "-"), field_.metadata["minimum"]
+            kind = type(field_.default)
+            if not isinstance(value, (int, float) if kind is float else kind):
+                raise OptionError(f"{name} must be {kind.__name__}, not {shortened(repr(value))}")
             if choices and value not in choices:
                 raise OptionError(unknown(name, value, choices))
             if isinstance(value, (int, float)) and not minimum <= value <= MAXIMUM:
@@ -318,4 +337,4 @@ MAY_CHANGE = frozenset(
 )
 
 # The values of a run whose config.json predates an option.
-DEFAULTS = {field_.name: field_.default for field_ in fields(Config) if field_.metadata}
+DEFAULTS = {option_.name: option_.default for option_ in options_of(Config)}

@@ -106,7 +106,8 @@ def run(
         DataError: The data set is not in the layout; names file and line.
         WeightsError: There are no weights.
     """
-    options = Options(protocol, seed, shots, repeats)
+    seed, repeats = int(seed), int(repeats)  # numpy's integers do not go into JSON
+    options = Options(protocol, seed, shots if shots is None else int(shots), repeats)
     _check(task, branch, pool, flip, options)
     if report is not None:
         check_report(Path(report))

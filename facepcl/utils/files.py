@@ -72,14 +72,14 @@ def check_file(path: Path) -> None:
             temporary.touch()
 
 
-def check_outside(folder: str | Path, sources: Sequence[str]) -> None:
-    """Raise OptionError if the output `folder` is in a folder of the `sources`, where its pictures would be
-    read as images."""
-    real = Path(os.path.realpath(folder))
+def check_outside(path: str | Path, sources: Sequence[str]) -> None:
+    """Raise OptionError if the output `path`, a picture or a folder of them, is in a folder of the
+    `sources`."""
+    real = Path(os.path.realpath(path))
     for source in sources:
         if os.path.isdir(source) and real.is_relative_to(os.path.realpath(source)):
             raise OptionError(
-                f"{folder} is inside {source}, so its pictures would be read as images; choose another"
+                f"{path} is inside {source} and would be read with its images; choose another place"
             )
 
 
