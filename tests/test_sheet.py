@@ -149,6 +149,16 @@ def test_a_long_name_is_whole_and_broken_behind_its_words():
     assert all(line[-1] in "_-." for line in lines[:2])
 
 
+def test_a_sheet_too_tall_for_a_jpeg_is_cut_off_with_a_warning(tmp_path, caplog):
+    for name, height in (("sheet.jpg", 65_500), ("sheet.png", 65_600)):
+        save_sheet(Image.new("RGB", (8, 65_600)), tmp_path / name)
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.size == (8, height)
+    assert caplog.messages == [
+        f"{tmp_path}/sheet.jpg ends after 65500 pixels, the most of a JPEG; a .png has room for all"
+    ]
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_a_sheet_replaces_a_sheet_and_never_a_photo(tmp_path, ending):
     path = tmp_path / f"sheet.{ending}"

@@ -1,5 +1,6 @@
 """Contact sheets as files."""
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,10 @@ from PIL import Image, ImageFont, PngImagePlugin
 from facepcl.errors import OptionError
 from facepcl.utils.files import atomic, check_file
 
+_logger = logging.getLogger("facepcl")
+
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+JPEG_SIDE = 65_500  # pixels, the most of libjpeg
 MARK = "sheet of facepcl"  # inside the file: another image of that name is somebody's photo
 
 
@@ -37,6 +41,11 @@ def save_sheet(sheet: Image.Image, path: str | Path) -> None:
     if kind == "PNG":
         options = {"pnginfo": PngImagePlugin.PngInfo()}
         options["pnginfo"].add_text("Comment", MARK)
+    elif sheet.height > JPEG_SIDE:
+        _logger.warning(
+            "%s ends after %s pixels, the most of a JPEG; a .png has room for all", path, JPEG_SIDE
+        )
+        sheet = sheet.crop((0, 0, sheet.width, JPEG_SIDE))
     with atomic(path) as temporary:
         sheet.save(temporary, kind, **options)
 
