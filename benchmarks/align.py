@@ -14,12 +14,11 @@ import json
 import os
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from embed import milliseconds
 from jobs import FACEPCL, run
 from machine import describe
 from PIL import Image
@@ -105,16 +104,6 @@ def show_turns(detector: Detector, images: list[Image.Image], counted: list[tupl
     detector.SURE = sure
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    work()
-    best = float("inf")
-    for _ in range(5):
-        start = time.process_time()
-        work()
-        best = min(best, time.process_time() - start)
-    return 1000 * best
-
-
 def show_cost(path: Path, images: list[Image.Image]) -> None:
     """A JPEG of 8 megapixels with five faces, by steps and as the command does it."""
     large = next(i for i in images if i.size == (900, 600)).resize((3456, 2304), Image.Resampling.BICUBIC)
@@ -134,7 +123,7 @@ def show_cost(path: Path, images: list[Image.Image]) -> None:
         "one crop of 112 px from the whole": lambda: cut_to_size(large, square, 112),
         f"all, {len(net(large))} faces": lambda: cutter.of_file(data),
     }.items():
-        print(f"  {name}: {milliseconds(work):.0f}")
+        print(f"  {name}: {milliseconds(work, 1, seconds=0):.0f}")
 
 
 def peak(paths: list[Path], count: int, folder: Path, detector: str) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from machine import describe
 import facepcl
 from facepcl import views
 from facepcl.embedding.encoder import Encoder
+from facepcl.utils.device import least_seconds
 from facepcl.utils.memory import keep_freed_memory
 
 BATCH = 64
@@ -31,14 +32,9 @@ BACKENDS = (
 )
 
 
-def rate(step: Callable[[], object], images: int, runs: int = 4) -> float:
-    """Images a second of the fastest of several runs, after one that warms up."""
-    best = float("inf")
-    for number in range(runs + 1):
-        start = time.perf_counter()
-        step()
-        best = min(best, time.perf_counter() - start) if number else best
-    return images / best
+def rate(step: Callable[[], object], images: int) -> float:
+    """Images a second of the fastest of five runs."""
+    return images / least_seconds({"": step}, 5)[""]
 
 
 def compare_backends(compiled: bool, rounds: int) -> None:

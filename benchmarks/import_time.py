@@ -6,25 +6,17 @@
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs import run
 from machine import describe
 
 FACE = Path(__file__).resolve().parents[1] / "examples/faces/person1_yaw+06_surprise.jpg"
 PYTHON = (sys.executable, "-c")
-
-
-def cpu_seconds(command: Sequence[object]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main(words: list[str] | None = None) -> None:
@@ -50,7 +42,7 @@ def main(words: list[str] | None = None) -> None:
 
 def compare(commands: dict[str, Sequence[object]], runs: int) -> None:
     """A row for each command; the ratio is the median over the rounds, in which all take turns."""
-    rounds = [[cpu_seconds(command) for command in commands.values()] for _ in range(runs)]
+    rounds = [[run(command).cpu for command in commands.values()] for _ in range(runs)]
     for name, seconds in zip(commands, zip(*rounds, strict=True), strict=True):
         ratio = statistics.median(s / first[0] for s, first in zip(seconds, rounds, strict=True))
         print(f"| {name} | {statistics.median(seconds):.2f} | {ratio:.3f} |", flush=True)

@@ -4,12 +4,12 @@ python benchmarks/losses.py
 """
 
 import argparse
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from machine import describe
+from torch.utils.benchmark import Timer
 
 from facepcl import losses
 
@@ -57,16 +57,6 @@ def naive_pose_contrast(
     return F.cross_entropy(logits / losses.TEMPERATURE, torch.zeros(2 * batch, dtype=torch.long))
 
 
-def seconds(step: Callable[[], None], least: float) -> float:
-    """The fastest of several runs that take `least` seconds together."""
-    best, start = float("inf"), time.perf_counter()
-    while time.perf_counter() - start < least:
-        begin = time.perf_counter()
-        step()
-        best = min(best, time.perf_counter() - begin)
-    return best
-
-
 def peak_bytes(step: Callable[[], None]) -> int:
     """The largest number of bytes that torch holds at a time beyond what it held before."""
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -89,7 +79,8 @@ def compare(
         return run
 
     torch.testing.assert_close(closed(*inputs, *rest), naive(*inputs, *rest), rtol=1e-4, atol=1e-7)
-    time_closed, time_naive = seconds(step(closed), 2), seconds(step(naive), 2)
+    timers = [Timer("run()", globals={"run": step(loss)}) for loss in (closed, naive)]
+    time_closed, time_naive = (min(timer.blocked_autorange(min_run_time=2).times) for timer in timers)
     bytes_closed, bytes_naive = peak_bytes(step(closed)), peak_bytes(step(naive))
     times = f"{1e3 * time_naive:.1f} ms | {1e3 * time_closed:.2f} ms | {time_naive / time_closed:.1f}"
     memory = (

@@ -31,7 +31,7 @@ from model_card_pairs import cosines_of, cosines_table, pairs_scores, pairs_tabl
 from facepcl import probes
 from facepcl.embedding.encoder import IDENTITY
 from facepcl.models.registry import Row, read_index, weights_table, write_index
-from facepcl.utils.files import atomic
+from facepcl.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD, COMPARISONS = ROOT / "MODEL_CARD.md", ROOT / "docs/comparisons.md"
@@ -152,8 +152,7 @@ def read_scores() -> list[Scores]:
 
 
 def write_scores(scores: list[Scores]) -> None:
-    with atomic(SCORES) as temporary:
-        temporary.write_text("".join(json.dumps(s) + "\n" for s in scores), "utf-8")
+    write_text(SCORES, "".join(json.dumps(s) + "\n" for s in scores))
 
 
 def probe(encoder: Encoder, seeds: int, data: Path, out: Path, scores: list[Scores]) -> None:

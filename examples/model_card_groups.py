@@ -14,12 +14,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 import facepcl
+from facepcl.images.geometry import HALF_SIDE
 from facepcl.models import Branches
 from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.dataset import Faces, read_faces, read_samples
 from facepcl.pretrain.label_views import face_frames
 
-HALF_SIDE = 1.5  # of the crop, in eyes-to-mouth distances: what the card tells users to feed
 GROUPS = {
     "skin": (("light", 0.0, 0.33), ("middle", 0.33, 0.67), ("dark", 0.67, 1.01)),
     "age": (("up to about 20", 0.0, 0.4), ("20 to 60", 0.4, 0.75), ("above 60", 0.75, 1.01)),

@@ -23,7 +23,7 @@ from facepcl.models.registry import read_index
 from facepcl.probes.datasets import read_manifest
 from facepcl.probes.features import aligned
 from facepcl.probes.manifest import TEST, TRAIN, Labelled, Manifest
-from facepcl.utils.files import atomic, sha256_file
+from facepcl.utils.files import sha256_file, write_text
 
 BINS = 15  # of the expected calibration error (Guo et al. 2017)
 OTHER_NAMES = {"angry": "anger"}  # FER-2013's
@@ -177,8 +177,7 @@ def heads_scores(data: Path, work: Path) -> list[dict[str, Any]]:
             title, digest = f"{row.model}.{row.tag}", sha256_file(row.path.with_suffix(f".{HEADS_FILE}"))
             key = title, f"{row.sha256[:12]} {digest[:12]}"
             scores.append(known.get(key) or {"title": title, "sha256": key[1], **heads_of(title, data, work)})
-    with atomic(SCORES) as temporary:
-        temporary.write_text("".join(json.dumps(score) + "\n" for score in scores), "utf-8")
+    write_text(SCORES, "".join(json.dumps(score) + "\n" for score in scores))
     return scores
 
 

@@ -21,7 +21,7 @@ from facepcl.probes.datasets import read_manifest
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.metrics import auc
 from facepcl.probes.verification import best_threshold
-from facepcl.utils.files import atomic, sha256_file
+from facepcl.utils.files import sha256_file, write_text
 
 FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-5)
 SHOWN_RATES = FALSE_ACCEPT_RATES[1:3]  # among the scores of a code
@@ -44,8 +44,7 @@ def pairs_scores(work: Path) -> list[dict[str, Any]]:
             known[key] |= _scores(lfw, _embed(lfw, *key[:3]))
             print(f"LFW's pairs: {', '.join(map(str, key[:3]))}", flush=True)
         scores.append(known[key])
-    with atomic(SCORES) as temporary:
-        temporary.write_text("".join(json.dumps(score) + "\n" for score in scores), "utf-8")
+    write_text(SCORES, "".join(json.dumps(score) + "\n" for score in scores))
     return scores
 
 

@@ -109,6 +109,12 @@ def unknown(kind: str, name: object, known: Iterable[str], meant: str = "") -> s
     return f"Unknown {kind} {name!r:.80}.{hint} Available: {', '.join(known)}"
 
 
+def check_known(kind: str, name: object, known: Iterable[str]) -> None:
+    """Raise OptionError unless `name` is one of the `known`."""
+    if name not in (known := list(known)):
+        raise OptionError(unknown(kind, name, known))
+
+
 def first_cause(error: BaseException) -> str:
     """What went wrong at first, in one line: exporters and compilers wrap it in pages."""
     while error.__cause__ is not None:

@@ -10,8 +10,8 @@ from reference.fill import image_u8, unit
 
 import facepcl
 from facepcl import losses, views
+from facepcl.hub.torch_checkpoint import recognise
 from facepcl.models.decoder import Decoder, ProjectionHead
-from facepcl.models.remap import split_original
 from facepcl.pretrain import dynamic_weights
 from facepcl.pretrain.augment import crop_around, crop_ranges
 from facepcl.pretrain.networks import Networks
@@ -48,7 +48,11 @@ def check(found, values, name):
 
 @pytest.fixture(scope="module")
 def parts(original_state):
-    return split_original(original_state)
+    return recognise(original_state, None, "the original")
+
+
+def below(tensors, prefix):
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ def test_decoder_in_eval_and_train_mode(parts, reference):
 def test_projection_heads_in_eval_and_train_mode(parts, reference, name):
     values = reference("heads")
     head = ProjectionHead().double().eval()
-    head.load_state_dict(parts.face_head if name == "exp_fc" else parts.pose_head)
+    head.load_state_dict(below(parts.heads, "face_head." if name == "exp_fc" else "pose_head."))
     x = uniform(f"heads.{name}", 6, 2048)
     check(head(x), values, f"{name}.eval")
     check(head.train()(x), values, f"{name}.train")
@@ -285,8 +289,8 @@ def test_one_whole_step(original_state, parts, step_values, variant):
     v = step_values
     nets = Networks("pcl_facecycle", {}).double().train()
     nets.encoder.load_state_dict(parts.encoder)
-    nets.face_head.load_state_dict(parts.face_head)
-    nets.pose_head.load_state_dict(parts.pose_head)
+    nets.face_head.load_state_dict(below(parts.heads, "face_head."))
+    nets.pose_head.load_state_dict(below(parts.heads, "pose_head."))
     nets.decoder.load_state_dict(parts.decoder)
     ours = {"layer3_2_exp": "face", "layer3_2_pose": "pose"}
 

@@ -30,7 +30,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +40,7 @@ from synthetic_faces.generator import VERSION  # noqa: E402
 
 import facepcl  # noqa: E402
 from facepcl import probes  # noqa: E402
-from facepcl.errors import WeightsError  # noqa: E402
+from facepcl.models.factory import find_heads  # noqa: E402
 from facepcl.models.heads import describe_heads  # noqa: E402
 from facepcl.models.io import HEADS_FILE, save_tensors  # noqa: E402
 from facepcl.models.registry import read_index  # noqa: E402
@@ -94,22 +93,6 @@ REPORT = (
     *verification("LFW", "lfw.csv"),
     Score("YTF °", "head-pose", "ytf-pose.tar", "mae", 1, "pose", align=True),
 )
-
-
-class IdentityEncoder(nn.Module):
-    """An encoder whose code is what its identity head says."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.encoder: Any = facepcl.create_model(name, pretrained=True)
-        self.heads = facepcl.create_heads(name)
-        self.pretrained_cfg = self.encoder.pretrained_cfg
-
-    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        return self.heads(self.encoder.forward_branches(images))[IDENTITY][:, :, None, None]
-
-    def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
-        return maps.flatten(1)
 
 
 def main() -> None:
@@ -258,14 +241,10 @@ def save_halves(network: nn.Module, path: Path, number: int) -> None:
 
 def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REPORT) -> dict[str, Any]:
     """The development scores of an encoder, and those of the `report`."""
-    try:
-        identity: Any = IdentityEncoder(encoder)
-    except WeightsError:  # weights without heads
-        identity = None
+    heads = find_heads(encoder)  # None for weights without
     found: dict[str, Any] = {}
     for score in (*DEVELOPMENT, *report):
-        model = identity if score.branch == IDENTITY else encoder
-        if model is None:
+        if score.branch == IDENTITY and not (heads and IDENTITY in heads.specs):
             found[score.title] = ""
             continue
         places = (work, data, data / "real")
@@ -273,8 +252,8 @@ def scores(encoder: str, data: Path, work: Path, report: tuple[Score, ...] = REP
         numbers = probes.run(
             score.task,
             source,
-            model=model,
-            branch="shared" if score.branch == IDENTITY else score.branch,
+            model=encoder,
+            branch=score.branch,
             align=score.align,
             dtype="auto",  # bfloat16 where the processor has units for it: a quarter of the time
             cache=work / "features",

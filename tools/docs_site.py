@@ -65,14 +65,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{label}({posixpath.relpath(target, here or '.')}{mark}{anchor})"
 
     pieces = CODE.split(markdown)
-    pieces[::2] = _joined(pieces, LINK, rewritten)
+    pieces[::2] = LINK.sub(rewritten, "\x00".join(pieces[::2])).split("\x00")  # labels may hold code
     return "".join(pieces)
-
-
-def _joined(pieces: list[str], pattern: re.Pattern[str], rewritten) -> list[str]:  # type: ignore[no-untyped-def]
-    """The pieces outside code, with links rewritten whose label may hold code."""
-    whole = "\x00".join(pieces[::2])
-    return pattern.sub(rewritten, whole).split("\x00")
 
 
 def _in_nav(nav: object) -> Iterator[str]:

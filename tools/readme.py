@@ -90,7 +90,7 @@ def outputs(text: str) -> list[tuple[str, str]]:
                     exec(code, {})
                 else:
                     _run(code)
-            found.append((_without_files(printed.getvalue()), written))
+            found.append((re.sub(r"(?m)^wrote .*\n", "", printed.getvalue()), written))  # not the files
         os.chdir(working_folder)
     return found
 
@@ -103,11 +103,6 @@ def _run(code: str) -> None:
         program, *words = shlex.split(line, comments=True) or [""]
         if program == "facepcl" and main(words):
             raise RuntimeError(f"this failed: {line}")
-
-
-def _without_files(printed: str) -> str:
-    """The output without the lines that say which file was written."""
-    return "".join(line for line in printed.splitlines(keepends=True) if not line.startswith("wrote "))
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,16 +66,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"--sheet {args.sheet}: a sheet is a .png")
     if args.sheet and not args.sheet.absolute().parent.is_dir():
         raise MissingPath(f"--sheet {args.sheet}: there is no such folder to write to")
-    job = Job(
-        people=args.people,
-        images=args.images,
-        size=args.size,
-        seed=args.seed,
-        start=args.start,
-        quality=args.quality,
-        series=tuple(args.series),
-        shard_images=args.shard_images,
-    )
+    options = {field.name: getattr(args, field.name) for field in fields(Job)}
+    job = Job(**options | {"series": tuple(args.series)})
     shards = write_faces(args.out, job, args.workers, progress=True)
     print(f"{args.out}: {job.people * job.images_of_person} images in {len(shards)} shards")
     if args.sheet:

@@ -4,13 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from facepcl.images.face import LANDMARKS
 from synthetic_faces.expressions import action_units
 from synthetic_faces.head import Head
 from synthetic_faces.light import Lighting
 from synthetic_faces.person import Person
 from synthetic_faces.render import Picture, Shot
-
-LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 
 
 def make_labels(head: Head, person: Person, shot: Shot, picture: Picture) -> dict[str, Any]:

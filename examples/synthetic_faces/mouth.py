@@ -8,7 +8,6 @@ from synthetic_faces.model import Model
 from synthetic_faces.texture import smoothstep
 
 _STEPS = 3  # columns of an arch for each of the source's
-_SIDE = 0.31  # decimetres: x of the source's last column
 _ARCHES = {  # x, y, z of the outer columns on one side, at the teeth's edge, the gum's rim and above it
     UPPER_TEETH: (
         ((0.089, 6.604, 1.464), (0.083, 6.701, 1.487), (0.078, 6.792, 1.508)),

@@ -40,7 +40,9 @@ class _Hands:
     def thing(self, solid: tuple[np.ndarray, np.ndarray], colour: np.ndarray, shine: float = 0.2) -> None:
         self.model.add(*solid, PLAIN, self.model.add_plain(colour, shine))
 
-    def arm(self, wrist: np.ndarray) -> None:
+    def arm(self, hand: np.ndarray, wrist: np.ndarray, radii: tuple[float, float] = (0.3, 0.28)) -> None:
+        """The back of the hand and the arm below it."""
+        self.limb(radii, hand, wrist)
         self.limb((0.27, 0.36), wrist, wrist + self.at(0.5, -1.6, 0.2))
 
 
@@ -68,9 +70,7 @@ def _chin_in_hand(hands: _Hands) -> None:
         tip = hands.on_face(x, y + 0.12, 0.06)
         hands.limb((0.1, FINGER), hands.on_face(0.25 - 0.1 * k, y - 0.15, 0.1), tip)
     hands.limb((0.11, FINGER), hands.at(0.5, y - 0.2, 1.0), hands.on_face(0.6, y + 0.45, 0.03))
-    wrist = hands.at(0.3, y - 0.75, 1.15)
-    hands.limb((0.3, 0.34), hands.at(0.1, y - 0.35, 1.15), wrist)
-    hands.arm(wrist)
+    hands.arm(hands.at(0.1, y - 0.35, 1.15), hands.at(0.3, y - 0.75, 1.15), (0.3, 0.34))
 
 
 def _hand_at_cheek(hands: _Hands) -> None:
@@ -81,9 +81,7 @@ def _hand_at_cheek(hands: _Hands) -> None:
         middle = hands.on_face(x + 0.5 * lean, y + 0.5 * length, 0.05)
         tip = hands.on_face(x + lean, y + length, 0.03)
         hands.limb((0.1, 0.075), hands.on_face(x, y, 0.07), middle, tip)
-    wrist = hands.at(0.75, y - 0.85, 0.95)
-    hands.limb((0.32, 0.28), hands.at(0.6, y - 0.2, 0.95), wrist)
-    hands.arm(wrist)
+    hands.arm(hands.at(0.6, y - 0.2, 0.95), hands.at(0.75, y - 0.85, 0.95), (0.32, 0.28))
 
 
 def _hands_at_cheeks(hands: _Hands) -> None:
@@ -100,9 +98,7 @@ def _hand_over_eye(hands: _Hands) -> None:
         height, reach = y + 0.165 * k, -0.1 + 0.1 * abs(k - 1.5)
         points = [hands.on_face(x, height + tilt * (x - 0.4), 0.05) for x in (0.6, 0.35, reach)]
         hands.limb((0.1, FINGER), *points)
-    wrist = hands.at(1.2, y - 0.5, 1.2)
-    hands.limb((0.3, 0.28), hands.at(0.9, y + 0.15, 1.05), wrist)
-    hands.arm(wrist)
+    hands.arm(hands.at(0.9, y + 0.15, 1.05), hands.at(1.2, y - 0.5, 1.2))
 
 
 def _strands(hands: _Hands) -> None:
@@ -128,9 +124,7 @@ def _hand_before_mouth(hands: _Hands) -> None:
         height, reach = y - 0.165 * k, -0.25 + 0.08 * abs(k - 1)
         points = [hands.on_face(x, height + tilt * x, 0.06) for x in (0.65, 0.2, reach)]
         hands.limb((0.1, FINGER), *points)
-    wrist = hands.at(1.05, y - 0.75, 1.1)
-    hands.limb((0.3, 0.28), hands.at(0.8, y - 0.25, 1.1), wrist)
-    hands.arm(wrist)
+    hands.arm(hands.at(0.8, y - 0.25, 1.1), hands.at(1.05, y - 0.75, 1.1))
 
 
 def _phone(hands: _Hands) -> None:
@@ -143,9 +137,7 @@ def _phone(hands: _Hands) -> None:
         hands.limb(
             (0.1, FINGER), hands.at(1.08, y, 0.3), hands.at(1.08, y + 0.02, 0.75), hands.at(0.95, y, 0.9)
         )
-    wrist = hands.at(1.15, 6.1, 0.5)
-    hands.limb((0.3, 0.28), hands.at(1.15, 6.6, 0.4), wrist)
-    hands.arm(wrist)
+    hands.arm(hands.at(1.15, 6.6, 0.4), hands.at(1.15, 6.1, 0.5))
 
 
 def _cup(hands: _Hands) -> None:
@@ -157,9 +149,7 @@ def _cup(hands: _Hands) -> None:
         place = top + np.array([0, -0.2 - 0.17 * k, 0.03 * k])
         points = (hands.at(0.5, 0, -0.1), hands.at(0.3, 0, 0.32), hands.at(-0.1, 0, 0.4))
         hands.limb((0.1, FINGER), *(place + point for point in points))
-    wrist = hands.at(0.9, 5.7, 1.6)
-    hands.limb((0.28, 0.28), hands.at(0.6, 6.2, 1.7), wrist)
-    hands.arm(wrist)
+    hands.arm(hands.at(0.6, 6.2, 1.7), hands.at(0.9, 5.7, 1.6), (0.28, 0.28))
 
 
 def _microphone(hands: _Hands) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 
 from facepcl.errors import MissingPath, OptionError
-from facepcl.utils.files import atomic
+from facepcl.utils.files import atomic, write_text
 from facepcl.utils.progress import Progress
 from facepcl.utils.signals import until_interrupted
 from synthetic_faces.generator import Generator
@@ -110,8 +110,7 @@ def _same_job(path: Path, job: Job) -> None:
     """Note the options, or raise OptionError if the folder holds faces of others."""
     options = json.dumps(asdict(job), indent=1) + "\n"
     if not path.exists():
-        with atomic(path) as temporary:
-            temporary.write_text(options, "utf-8")
+        write_text(path, options)
     elif path.read_text("utf-8") != options:
         raise OptionError(
             f"{path.parent} holds faces of other options (see {path.name}): give another folder"

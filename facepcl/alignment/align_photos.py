@@ -20,7 +20,7 @@ from facepcl.alignment.face_table import META, TABLE, CropNames, Photo, read_lan
 from facepcl.data.file_types import check_no_source
 from facepcl.data.sources import Item, as_sources, is_table_of, list_entries, printable
 from facepcl.data.workers import Prepared, Readers, check_workers
-from facepcl.errors import OptionError, shortened, unknown
+from facepcl.errors import OptionError, check_known, shortened
 from facepcl.images.cropper import Alignment
 from facepcl.images.detector import SCORE, Detector, find_detector
 from facepcl.images.face import NO_FACE, Face
@@ -31,12 +31,12 @@ from facepcl.jobs.state import Job, check_same, describe_sources
 from facepcl.utils.cpus import cores
 from facepcl.utils.files import (
     as_path,
-    atomic,
     beside,
     check_folder,
     check_outside,
     remove_temporaries,
     sha256_file,
+    write_text,
     writing,
 )
 from facepcl.utils.futures import in_order
@@ -167,8 +167,7 @@ def _check_options(
     """Raise for what cannot work, before anything is done."""
     if not 16 <= size <= 1024:
         raise OptionError(f"size must be between 16 and 1024 pixels, not {size}")
-    if format not in FORMATS:
-        raise OptionError(unknown("format", format, FORMATS))
+    check_known("format", format, FORMATS)
     check_workers(workers)
     if sheet is not None:
         check_no_source(sheet, sources)
@@ -272,8 +271,8 @@ class CropWriter(Writer):
 
     def write(self, stream: Stream, parts: Iterator[list[list[Photo]]]) -> None:
         for number, photos in enumerate(parts, len(self.job.parts())):
-            with atomic(self.job.part(number, ".jsonl")) as temporary:
-                temporary.write_text("".join(photo.to_line() for some in photos for photo in some), "ascii")
+            lines = "".join(photo.to_line() for some in photos for photo in some)
+            write_text(self.job.part(number, ".jsonl"), lines)
             self.done += sum(map(len, photos))
 
     def kept(self) -> str:
@@ -286,8 +285,7 @@ class CropWriter(Writer):
         for path in (self.folder / TABLE, self.folder / META):
             remove_temporaries(path)
         write_rows(self.folder / TABLE, self._photos())
-        with atomic(self.folder / META) as temporary:
-            temporary.write_text(json.dumps({**self.description, "facepcl": __version__}, indent=2), "utf-8")
+        write_text(self.folder / META, json.dumps({**self.description, "facepcl": __version__}, indent=2))
 
 
 def _photos(part: Path) -> Iterator[Photo]:

@@ -66,11 +66,11 @@ def _skipped(run: Path) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from facepcl.pretrain import loop
-    from facepcl.pretrain.config import options_of, unread
+    from facepcl.pretrain.config import PRESETS, options_of, unread
 
     given = {f.name: getattr(args, f.name) for f in options_of(loop.Config)}
     given = {name: value for name, value in given.items() if value is not None}
-    numbers = {**loop.PRESETS[args.preset], **given}
+    numbers = {**PRESETS[args.preset], **given}
     lengths = [f"--{name} {given[name]:g}" for name in ("steps", "epochs", "minutes") if given.get(name)]
     if len(lengths) > 1:
         raise OptionError(f"{' and '.join(lengths)} are mutually exclusive: give one")

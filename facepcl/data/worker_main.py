@@ -133,26 +133,22 @@ def answerer(
     prepare = (
         partial(_answer_faces, FaceCutter(alignment, transform)) if alignment else partial(_answer, transform)
     )
-    return partial(_answer_or_say_why, prepare, reading)
 
+    def answer(item: Item) -> Answer:
+        try:
+            with reading(item.path):
+                data = item.read()
+            return prepare(item, data)
+        except RemoteError as error:  # the storage fails, not the image
+            return {"failure": str(error)}, b""
+        except MissingPath:  # its path is in the row already
+            return {"error": MISSING}, b""
+        except FacepclError as error:
+            return {"error": str(error)}, b""
+        except Exception as error:  # whatever it is, it is this image's, and the next ones wait
+            return {"error": f"cannot be prepared: {error or type(error).__name__}"}, b""
 
-def _answer_or_say_why(
-    answer: Callable[[Item, bytes], Answer],
-    reading: Callable[[str], AbstractContextManager[None]],
-    item: Item,
-) -> Answer:
-    try:
-        with reading(item.path):
-            data = item.read()
-        return answer(item, data)
-    except RemoteError as error:  # the storage fails, not the image
-        return {"failure": str(error)}, b""
-    except MissingPath:  # its path is in the row already
-        return {"error": MISSING}, b""
-    except FacepclError as error:
-        return {"error": str(error)}, b""
-    except Exception as error:  # whatever it is, it is this image's, and the next ones wait
-        return {"error": f"cannot be prepared: {error or type(error).__name__}"}, b""
+    return answer
 
 
 def _answer(transform: Transform, item: Item, data: bytes) -> Answer:

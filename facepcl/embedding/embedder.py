@@ -115,18 +115,7 @@ class FaceEmbedder(Encoder):
             file = find_detector(detector)
             Detector(file)  # raises before the weights are loaded
             self.alignment = Alignment(str(file), one=one)
-        super().__init__(
-            model,
-            branch,
-            pool=pool,
-            normalize=normalize,
-            flip=flip,
-            size=size,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            backend=backend,
-        )
+        super().__init__(model, branch, pool, normalize, flip, size, batch_size, device, dtype, backend)
         if self.alignment:
             # Not a part of `space`: crops that `facepcl align` wrote are embedded without it, and so are the
             # user's own of that kind; all of them are to compare.

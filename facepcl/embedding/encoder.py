@@ -22,7 +22,7 @@ from facepcl.data.file_types import is_image_name
 from facepcl.embedding.backends import BACKENDS, ONNX, Run, make_run
 from facepcl.embedding.embeddings import IDENTITY
 from facepcl.embedding.int8 import INT8, make_int8_run
-from facepcl.errors import OptionError, WeightsError, unknown
+from facepcl.errors import OptionError, WeightsError, check_known, unknown
 from facepcl.images.transform import Transform
 from facepcl.models import Branches
 from facepcl.models.branched import as_map, check_input
@@ -49,7 +49,6 @@ class Encoder:
         self,
         model: str | nn.Module = MODEL,
         branch: str = BRANCH,
-        *,
         pool: str = POOL,
         normalize: bool = False,
         flip: bool = False,
@@ -312,12 +311,10 @@ def _check_options(branch: Any, pool: str, batch_size: Any, size: Any, dtype: st
         if not isinstance(number, Integral):
             raise OptionError(f"{name} is a whole number, not {number!r:.40}")
     branches_of(branch)
-    if pool not in POOLS:
-        raise OptionError(unknown("pool", pool, POOLS))
+    check_known("pool", pool, POOLS)
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, not {batch_size}")
-    if backend not in BACKENDS:
-        raise OptionError(unknown("backend", backend, BACKENDS))
+    check_known("backend", backend, BACKENDS)
     if dtype != INT8:
         check_dtype(dtype)
 

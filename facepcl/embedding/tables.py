@@ -29,7 +29,7 @@ from facepcl.embedding.embeddings import (
 )
 from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
-from facepcl.utils.files import as_path, atomic, beside, check_file, check_folder
+from facepcl.utils.files import as_path, atomic, beside, check_file, check_folder, write_text
 from facepcl.utils.storage import is_of_storage
 
 SIDECAR = ".meta.json"  # a csv has no room for metadata that other readers would not stumble over
@@ -60,8 +60,7 @@ def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddi
         if path.suffix == ".csv":  # the old metadata must not be read for the new vectors
             _sidecar(path).unlink(missing_ok=True)
     if path.suffix == ".csv":
-        with atomic(_sidecar(path)) as temporary:
-            temporary.write_text(json.dumps({**meta, "rows": count}, indent=2), "utf-8")
+        write_text(_sidecar(path), json.dumps({**meta, "rows": count}, indent=2))
 
 
 def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:

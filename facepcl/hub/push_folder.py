@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,13 @@ def push(
     if dry_run:
         return Pushed(repository, sizes, None, False)
     architecture = architecture_of(read_config(folder), folder)
-    with _one_sentence(repository), hub_progress_bars(progress):
-        before, revision = _commit(contents, repository, private, architecture)
+    try:
+        with hub_progress_bars(progress):
+            before, revision = _commit(contents, repository, private, architecture)
+    except FacepclError:
+        raise
+    except Exception as error:  # its own, its HTTP library's and the system's, by version
+        raise HubError(f"{repository} was not pushed: {reason(error, repository)}") from error
     return Pushed(repository, sizes, revision, revision != before)
 
 
@@ -151,14 +155,3 @@ def _commit(
     message = f"{architecture} by facepcl"
     commit = api.create_commit(repository, operations, commit_message=message, parent_commit=info.sha)
     return str(info.sha), commit.oid
-
-
-@contextmanager
-def _one_sentence(repository: str) -> Iterator[None]:
-    """Turn whatever a call to the Hub raises into a HubError of one sentence."""
-    try:
-        yield
-    except FacepclError:
-        raise
-    except Exception as error:  # its own, its HTTP library's and the system's, by version
-        raise HubError(f"{repository} was not pushed: {reason(error, repository)}") from error

@@ -11,7 +11,7 @@ import torch
 
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import load_tensors
-from facepcl.models.remap import State, rename_original_keys, split_original
+from facepcl.models.remap import State, rename_original_keys
 
 # A network is found by one of its tensors, under whatever names the program that saved it put before it.
 ANCHORS = {"resnet": "layer1.0.conv1.weight", "pcl_facecycle": "layer3_1.2.weight"}
@@ -146,15 +146,14 @@ def _parts_of_pcl(tensors: State, note: str, path: str | Path) -> Parts:
             f"{path} is FaceCycle's encoder, not PCL's: its layer3_1 ends in 256 channels, where "
             "pcl_facecycle has 128"
         )
-    encoder, face, pose, decoder = split_original(tensors)
+    encoder, face, pose, decoder = (_below(tensors, part) for part in PARTS)
     heads = {f"face_head.{key}": value for key, value in face.items()}
     heads |= {f"pose_head.{key}": value for key, value in pose.items()}
     if not encoder:  # an encoder alone, or with a linear probe
-        own = {k: v for k, v in tensors.items() if not k.startswith((*PARTS, *PROBES))}
-        encoder = rename_original_keys(own)
+        encoder = {k: v for k, v in tensors.items() if not k.startswith((*PARTS, *PROBES))}
         for old, new in PROBES.items():
             heads |= {new + key[len(old) :]: v for key, v in tensors.items() if key.startswith(old)}
-    return Parts("pcl_facecycle", encoder, heads, decoder, note)
+    return Parts("pcl_facecycle", rename_original_keys(encoder), heads, decoder, note)
 
 
 def _prefixes(tensors: State, anchor: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facepcl.errors import OptionError, unknown
+from facepcl.errors import OptionError, check_known
 from facepcl.images.decode import Picture, decode_reduced
 from facepcl.images.detector import LONGER_SIDE, SCORE, Detector
 from facepcl.images.face import Face, most_prominent_first
@@ -34,8 +34,7 @@ class Alignment:
     one: bool = False
 
     def __post_init__(self) -> None:
-        if self.template not in TEMPLATES:
-            raise OptionError(unknown("template", self.template, TEMPLATES))
+        check_known("template", self.template, TEMPLATES)
         if not 0 < self.score < 1:
             raise OptionError(f"score must be between 0 and 1, not {self.score:g}")
 

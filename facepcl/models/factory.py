@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -11,8 +12,7 @@ import timm
 from torch import nn
 
 from facepcl.errors import OptionError, WeightsError, near, unknown
-from facepcl.models.branched import create_branched
-from facepcl.models.branched_folder import load_branched
+from facepcl.models.branched import BranchedModel, create_branched
 from facepcl.models.branches import is_branch
 from facepcl.models.decoder import Decoder
 from facepcl.models.heads import Heads, HeadSpec, read_specs
@@ -215,7 +215,7 @@ def _create_from_folder(
     arguments = config.get("model_args", {})
     if is_timms(architecture):
         if branches or (branches is None and own.get("branches")):
-            return load_branched(folder, cfg, arguments, options, pretrained)
+            return _load_branched(folder, cfg, arguments, options, pretrained)
         return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
     shapes = read_shapes(folder / WEIGHTS_FILE)
     if branches is None:
@@ -243,6 +243,38 @@ def _create_from_folder(
     else:
         model = make_described(folder, architecture, cfg, arguments, pretrained=pretrained)
     model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
+    return model
+
+
+def _load_branched(
+    folder: Path,
+    cfg: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    options: Mapping[str, Any],
+    pretrained: bool,
+) -> nn.Module:
+    """The model of timm in a folder, with its branches; the caller's `options` replace the `arguments` of
+    config.json, and a classifier of another width keeps its random weights. Raises WeightsError if the
+    weights are not those of the network that config.json describes."""
+    tensors = {f"trunk.{key}": value for key, value in load_tensors(folder / WEIGHTS_FILE).items()}
+    tensors |= load_tensors(folder / BRANCHES_FILE)
+    make = partial(make_described, folder, cfg["architecture"], cfg, {**arguments, **options})
+    on_meta = BranchedModel(make(device="meta"))  # takes no memory, whatever is described
+    head = f"trunk.{on_meta.pretrained_cfg.get('classifier')}." if "num_classes" in options else None
+    tensors, network = (
+        {name: tensor for name, tensor in some.items() if not (head and name.startswith(head))}
+        for some in (tensors, on_meta.state_dict())
+    )
+    for name in sorted({*tensors, *network}):
+        found, wanted = (list(some[name].shape) if name in some else "missing" for some in (tensors, network))
+        if found != wanted:
+            raise WeightsError(
+                f"{folder}: {name} is {found} in its weights and {wanted} in the network that config.json "
+                "describes"
+            )
+    model = BranchedModel(make())
+    if pretrained:
+        model.load_state_dict(tensors, strict=head is None)
     return model
 
 

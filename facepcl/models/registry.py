@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from facepcl.utils.files import atomic
+from facepcl.utils.files import write_text
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
@@ -48,9 +48,8 @@ def read_index() -> tuple[Row, ...]:
 
 def write_index(rows: Iterable[Row]) -> None:
     """Replace the index by these rows."""
-    with atomic(WEIGHTS / "index.json") as temporary:
-        text = json.dumps({"weights": [asdict(row) for row in rows]}, indent=2) + "\n"
-        temporary.write_text(text, "utf-8")
+    text = json.dumps({"weights": [asdict(row) for row in rows]}, indent=2) + "\n"
+    write_text(WEIGHTS / "index.json", text)
     read_index.cache_clear()
 
 

@@ -11,17 +11,11 @@ from torch import nn
 from facepcl.errors import FacepclError, OptionError, WeightsError
 from facepcl.models.io import load_tensors, read_metadata, save_tensors
 from facepcl.pretrain.config import DEFAULTS, MAY_CHANGE
-from facepcl.utils.files import atomic, check_folder, delete
+from facepcl.utils.files import check_folder, delete
 
 AVERAGED = "averaged."  # prefix of the moving average in a checkpoint
 KEPT = 2  # checkpoints
 _FACTS = {"images": int, "shards": dict, "autocast": str, "unfold": bool}  # of config.json
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write a JSON file atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
 FOLDERS = ("samples", "encoder", "tensorboard")

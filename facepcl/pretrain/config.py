@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from facepcl.data.label_files import CLS_LABELS
-from facepcl.errors import OptionError, shortened, unknown
+from facepcl.errors import OptionError, check_known, shortened
 from facepcl.pretrain.label_views import VIEWS
 from facepcl.utils.device import DTYPES
 
@@ -225,8 +225,7 @@ class Config:
             kind = type(field_.default)
             if not isinstance(value, (int, float) if kind is float else kind):
                 raise OptionError(f"{name} must be {kind.__name__}, not {shortened(repr(value))}")
-            if choices and value not in choices:
-                raise OptionError(unknown(name, value, choices))
+            check_known(name, value, choices or [value])
             if isinstance(value, (int, float)) and not minimum <= value <= MAXIMUM:
                 raise OptionError(f"{name} must be between {minimum} and {MAXIMUM:g}, not {value}")
         if 0 < self.size < 32:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from facepcl.utils.files import atomic, writing
+from facepcl.utils.files import atomic, write_text, writing
 
 _logger = logging.getLogger("facepcl")
 
@@ -80,8 +80,7 @@ class Log:
         self.last_step, self.last_flops, self.last_time = step, 0, time.monotonic()
         if path.is_file():
             kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
-            with atomic(path) as temporary:
-                temporary.write_text("".join(kept), "utf-8")
+            write_text(path, "".join(kept))
 
     def leave_out(self, seconds: float) -> None:
         """Do not count this time, in which no step was made, in the next rates."""

@@ -7,6 +7,7 @@ with bit-identical results.
 """
 
 import copy
+import json
 import logging
 import math
 import time
@@ -38,9 +39,8 @@ from facepcl.pretrain.checkpoints import (
     last_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    write_json,
 )
-from facepcl.pretrain.config import CONTRASTS, PRESETS, Config
+from facepcl.pretrain.config import CONTRASTS, Config
 from facepcl.pretrain.log import Flops, Log, tensorboard_writer
 from facepcl.pretrain.networks import NORMALISATION, Networks, released_heads
 from facepcl.pretrain.online_probe import OnlineProbe
@@ -51,12 +51,10 @@ from facepcl.pretrain.stream import Stream
 from facepcl.pretrain.substeps import Loss, Source, Tasks
 from facepcl.pretrain.unfolded import unfolded_convs, unfolding_pays
 from facepcl.utils.device import find_device, matmul_peak, training_dtype
-from facepcl.utils.files import alone, check_outside
+from facepcl.utils.files import alone, check_outside, write_text
 from facepcl.utils.progress import Progress
 from facepcl.utils.signals import Stopped, until_interrupted
 from facepcl.utils.torch_state import default_torch_state
-
-__all__ = ["PRESETS", "Config", "dynamic_weights", "run"]
 
 _logger = logging.getLogger("facepcl")
 
@@ -292,7 +290,7 @@ def _start(config: Config, progress: bool) -> Training:
             **{key: nets.encoder.pretrained_cfg[key] for key in NORMALISATION},
             **source.facts,
         }
-        write_json({**asdict(config), **facts}, out / "config.json")
+        write_text(out / "config.json", json.dumps({**asdict(config), **facts}, indent=2) + "\n")
     if saved:
         try:
             training.restore(saved[-1])

@@ -1,7 +1,8 @@
 """Shared by the probes: options, the images of each split, the fit of a linear probe, mistakes to show."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,24 +88,21 @@ def fit(
     x: np.ndarray,
     targets: np.ndarray,
     rows: Rows,
-    path: Callable[[Basis, np.ndarray, Sequence[float]], Iterator[Linear]],
+    path: Callable[..., Iterator[Linear]],
     score: Callable[[np.ndarray, np.ndarray], float],
 ) -> tuple[Linear, float]:
     """Fit a probe on train and val with the strength that has the highest `score(outputs, targets)` on val,
     the strongest of equal ones. Returns the probe and its strength."""
     val, basis = x[rows.val], Basis(x, rows.train)
-    linears = path(basis, targets[rows.train], STRENGTHS)
+    linears = path(basis, targets[rows.train])
     best = int(np.argmax([score(linear(val), targets[rows.val]) for linear in linears]))
-    *_, linear = path(Basis(x, rows.fitted), targets[rows.fitted], STRENGTHS[: best + 1])
+    *_, linear = path(Basis(x, rows.fitted), targets[rows.fitted], strengths=STRENGTHS[: best + 1])
     return linear, STRENGTHS[best]
 
 
 def fit_classes(x: np.ndarray, labels: np.ndarray, rows: Rows, classes: int) -> tuple[Linear, float]:
     """`fit` logistic regression for the accuracy of `labels` `[N]`."""
-
-    def path(basis: Basis, targets: np.ndarray, strengths: Sequence[float]) -> Iterator[Linear]:
-        return class_path(basis, targets, classes, strengths)
-
+    path = partial(class_path, classes=classes)
     return fit(x, labels, rows, path, lambda scores, truth: (scores.argmax(1) == truth).mean())
 
 

@@ -18,7 +18,7 @@ from facepcl.embedding.embedder import NOT_FINITE, FaceEmbedder
 from facepcl.errors import DataError, OptionError, WriteError
 from facepcl.images.geometry import square_around
 from facepcl.probes.manifest import Labelled, Manifest
-from facepcl.utils.files import allocate, atomic, writing
+from facepcl.utils.files import allocate, write_text, writing
 from facepcl.utils.progress import Progress
 
 _logger = logging.getLogger("facepcl")
@@ -181,9 +181,8 @@ def _extract(
             if name in arrays:  # there is at least one good image
                 arrays[name].flush()
                 os.replace(partial[name], cache / f"{key}.npy")
-            with atomic(cache / f"{key}.json") as temporary:  # last: it marks the array as complete
-                meta = {**embedder.meta, "branch": name}
-                temporary.write_text(json.dumps({"errors": errors, "meta": meta}), "utf-8")
+            text = json.dumps({"errors": errors, "meta": {**embedder.meta, "branch": name}})
+            write_text(cache / f"{key}.json", text)  # last: it marks the array as complete
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)

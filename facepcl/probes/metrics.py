@@ -81,11 +81,6 @@ def estimate(
     return Estimate(score(parts.sum(0)), low, high)
 
 
-def ratio(sums: np.ndarray) -> np.ndarray:
-    """The mean of a score: first over second column of sums `[..., 2]`."""
-    return divide(sums[..., 0], sums[..., 1])
-
-
 def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """`a / b`, NaN or infinite without a warning where `b` is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):

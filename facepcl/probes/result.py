@@ -8,7 +8,7 @@ from typing import Any
 from facepcl.errors import DataError
 from facepcl.probes.charts import Chart
 from facepcl.probes.manifest import Manifest
-from facepcl.utils.files import atomic, writing
+from facepcl.utils.files import write_text, writing
 
 
 @dataclass
@@ -25,8 +25,7 @@ class Result:
         """Write the numbers as JSON."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(self.numbers, indent=1) + "\n", "utf-8")
+        write_text(path, json.dumps(self.numbers, indent=1) + "\n")
 
 
 def read_numbers(path: Path) -> dict[str, Any]:

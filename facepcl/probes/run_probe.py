@@ -14,7 +14,7 @@ from facepcl._version import __version__
 from facepcl.data.label_files import CLS_LABELS
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, IDENTITY, MODEL, POOL
-from facepcl.errors import OptionError, require, unknown
+from facepcl.errors import OptionError, check_known, require
 from facepcl.models import Branches
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
 from facepcl.probes.baselines import BASELINES, load_encoder
@@ -28,8 +28,6 @@ from facepcl.probes.result import Result
 from facepcl.probes.splits import join
 from facepcl.utils.files import check_folder
 from facepcl.utils.torch_state import default_torch_state
-
-__all__ = ["TASKS", "Result", "run"]
 
 BRANCH_PROBES: dict[str, Callable[[Manifest, Features, str, Options], Result]] = {
     "expression": expression.probe,
@@ -196,16 +194,13 @@ def run(
 
 def _check(task: str, branch: str, pool: str | None, flip: bool, options: Options) -> None:
     _, seed, shots, repeats = dataclasses.astuple(options)
-    if task not in TASKS:
-        raise OptionError(unknown("task", task, TASKS))
-    if options.protocol not in PROTOCOLS:
-        raise OptionError(unknown("protocol", options.protocol, PROTOCOLS))
+    check_known("task", task, TASKS)
+    check_known("protocol", options.protocol, PROTOCOLS)
     if options.protocol == "paper" and task not in PAPER_SIZE:
         raise OptionError(f"no protocol is published for PCL's probe of {task}; use --protocol clean")
     if options.protocol == "paper" and pool not in (None, PAPER_POOL):
         raise OptionError(f"protocol 'paper' has pool {PAPER_POOL!r}; leave out pool {pool!r}")
-    if branch not in BRANCH_NAMES:
-        raise OptionError(unknown("branch", branch, BRANCH_NAMES))
+    check_known("branch", branch, BRANCH_NAMES)
     if task == DISENTANGLE and flip:
         raise OptionError(f"{task} compares images with their mirror images: flip would make them equal")
     if seed < 0:

@@ -44,7 +44,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     estimate = metrics.estimate(
         first,
         np.stack([right, one, centred_right, one], 1),
-        lambda sums: np.stack([metrics.ratio(sums[..., :2]), metrics.ratio(sums[..., 2:])], -1),
+        lambda sums: metrics.divide(sums[..., [0, 2]], sums[..., [1, 3]]),
         options.seed,
         second,
     )

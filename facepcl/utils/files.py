@@ -127,6 +127,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
 @contextmanager
 def atomic_first(path: str | Path) -> Iterator[Path]:
     """As `atomic`, but where another process was first, what it wrote stays."""

@@ -53,15 +53,12 @@ class Subject:
         """The damaged file `number` of those that begin with `seed`."""
         rng = random.Random(f"{seed} {self.name} {number}")
         seed_file, another_way = rng.choice(seeds), rng.random() < 0.5
-        way = rng.choice((*self.repairs, *self.inside)) if another_way and self.has_other_ways else None
+        ways = (*self.repairs, *self.inside)
+        way = rng.choice(ways) if another_way and ways else None
         if way in self.inside:
             return way(seed_file, rng)
         data = mutate.mutated(seed_file, seeds, rng)
         return way(data, rng) if way else data
-
-    @property
-    def has_other_ways(self) -> bool:
-        return bool(self.repairs or self.inside)
 
 
 def _picture(mode: str = "RGB", size: tuple[int, int] = (96, 80)) -> Image.Image:
@@ -335,7 +332,7 @@ SUBJECTS = (
     Subject("safetensors", 12, _safetensors, _read_safetensors, inside=(mutate.safetensors,)),
     Subject("encoder config", 2, _configs, _create, inside=(mutate.values,)),
     Subject("run config", 2, _run_configs, _read_run_config, inside=(mutate.values,)),
-    Subject("labels", 4, _labels, lambda data, folder: _check_labels(data), inside=(mutate.values,)),
+    Subject("labels", 4, _labels, lambda data, _: read_labels(data, "labels.json"), inside=(mutate.values,)),
     Subject("manifest", 3, _csvs, _read_manifest),
     Subject("landmarks", 2, _face_csvs, _read_faces),
     Subject("npz table", 4, _tables("npz"), _read_table("npz"), inside=(mutate.zipped,)),
@@ -344,10 +341,6 @@ SUBJECTS = (
     Subject("pairs .bin", 1, _bins, _read_bin),
     Subject("checkpoint", 2, _checkpoints, _read_checkpoint, inside=(mutate.zipped,)),
 )
-
-
-def _check_labels(data: bytes) -> None:
-    read_labels(data, "labels.json")
 
 
 assert sum(subject.share for subject in SUBJECTS) == 100

@@ -5,7 +5,7 @@ from pathlib import Path
 from facepcl.data.file_types import Selection, unsupported
 from facepcl.data.label_files import CLS_LABELS
 from facepcl.data.sources import files_below
-from facepcl.errors import DataError, MissingPath, OptionError, unknown
+from facepcl.errors import DataError, MissingPath, OptionError, check_known
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
 from facepcl.probes.datasets.common import Layout
 from facepcl.probes.datasets.csv_files import csv_layout
@@ -44,11 +44,9 @@ def read_manifest(
         DataError: No layout recognises the data, or its labels are invalid.
     """
     path = as_path(path, "data")
-    if task not in LAYOUTS:
-        raise OptionError(unknown("task", task, LAYOUTS))
+    check_known("task", task, LAYOUTS)
     layouts = {known.name: known for known in LAYOUTS[task]}
-    if layout != "auto" and layout not in layouts:
-        raise OptionError(unknown(f"layout of {task}", layout, ("auto", *layouts)))
+    check_known(f"layout of {task}", layout, ("auto", *layouts))
     if not path.exists():
         raise MissingPath(f"{path}: there is no such file or folder")
     if cls not in CLS_LABELS:
