@@ -61,7 +61,7 @@ class MirrorPart(nn.Module):
         return (maps + self.sign * mirrored) / 2
 
     def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
-        return self.encoder.shared_code(maps)
+        return self.encoder.shared_code(maps) if hasattr(self.encoder, "shared_code") else maps.mean((2, 3))
 
 
 def plan(config: pretrain.Config, views: int) -> dict[str, pretrain.Config]:
@@ -135,7 +135,7 @@ def named(option: str, words: list[str], names: Iterable[str]) -> dict[str, str]
 
 def numbers(words: list[str], base: pretrain.Config) -> Row:
     """What `--set` changes, each value in the type of the option."""
-    fixed = ("method", "seed", "steps", "epochs")
+    fixed = ("method", "seed", "steps", "epochs", "minutes")
     named_fields = (f for f in fields(base) if f.metadata and f.name not in fixed)
     names = [f.name for f in named_fields if not isinstance(f.default, bool)]
     found: Row = {}

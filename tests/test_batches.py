@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from facepcl.errors import DataError
 from facepcl.pretrain import run
@@ -55,6 +56,15 @@ def test_a_run_does_not_go_on_with_other_labels_or_names(config, faces_folder):
     image = next(faces_folder.rglob("*.jpg"))
     image.rename(image.with_stem("another"))
     with pytest.raises(DataError, match="other images or labels"):
+        InMemory(config, begun)
+
+
+def test_a_run_does_not_go_on_with_other_files_of_the_same_names(config, faces_folder):
+    config = replace(config, method="simclr")
+    begun = InMemory(config, {}).facts
+    path = next(faces_folder.rglob("*.jpg"))
+    Image.open(path).resize((60, 60)).save(path)
+    with pytest.raises(DataError, match="started with other images or labels"):
         InMemory(config, begun)
 
 

@@ -29,7 +29,8 @@ OUTPUTS = {
     "pose": ("yaw", "pitch", "roll"),
 }
 POSE = {"input": "pose", "side": 2, "activation": "none", "outputs": 3}
-MODELS = ("pcl_facecycle", "pcl_resnet18")
+SIDES = {"pcl_facecycle": 64, "pcl_resnet18": 96}  # pixels that the bundled weights take
+MODELS = tuple(SIDES)
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_the_average_has_heads_of_its_own(averaged):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_heads_are_trained_for_an_encoder_that_stays_as_it_is(config, model):
-    frozen = replace(config, model=model, init=model, freeze=True, ema=0.9, dtype="auto")
+    frozen = replace(config, model=model, init=model, size=SIDES[model], freeze=True, ema=0.9, dtype="auto")
     folder = run(frozen)
     before, after = (facepcl.create_model(n, True).state_dict() for n in (model, f"local-dir:{folder}"))
     assert all(torch.equal(before[name], value) for name, value in after.items())
@@ -232,9 +233,39 @@ def test_only_the_heads_of_labels_are_trained_alone(config, change):
         run(replace(config, **{"init": "pcl_facecycle", "freeze": True, **change}))
 
 
+def test_heads_for_views_of_another_side_or_for_a_branch_that_is_not_there_are_refused(config, tmp_path):
+    frozen = replace(config, model="pcl_resnet18", init="pcl_resnet18", freeze=True)
+    with pytest.raises(OptionError, match=r"takes images of 96 pixels; with --freeze, add --size 96"):
+        run(frozen)
+    trunk = facepcl.create_model("pcl_resnet18", num_classes=0, branches=False)
+    init = f"local-dir:{save_encoder(trunk, tmp_path / 'trunk')}"
+    with pytest.raises(
+        OptionError, match=r"--freeze trains heads alone, and --init .*trunk has no face branch"
+    ):
+        run(replace(frozen, init=init))
+
+
+def test_a_branch_that_no_label_trains_is_named(config, faces_folder, caplog):
+    for path in faces_folder.rglob("*.json"):
+        path.write_text(json.dumps({"yaw": 3.0, "pitch": 2.0, "roll": 1.0}))
+    run(replace(config, steps=1))
+    assert "no label of the data trains the face branch: its code stays as it begins" in caplog.messages
+    assert not any("trains the pose branch" in message for message in caplog.messages)
+
+
+def test_faces_that_are_turned_too_far_are_counted(config, caplog):
+    run(replace(config, steps=1, batch=2, max_yaw=10.0))
+    assert (
+        "6 of 12 faces are left out: they are turned further than --max-yaw 10 or --max-pitch 27"
+        in caplog.messages
+    )
+
+
 def test_weights_without_heads_are_refused_with_what_writes_them(tmp_path):
     folder = f"local-dir:{save_encoder(facepcl.create_model('pcl_facecycle'), tmp_path / 'encoder')}"
-    with pytest.raises(WeightsError, match=r"encoder comes without heads; .*--method labels --init"):
+    with pytest.raises(
+        WeightsError, match=r"encoder comes without heads; .*--method labels --model MODEL --init"
+    ):
         facepcl.create_heads(folder)
     with pytest.raises(OptionError, match=r"'pcl_resnet5'\. Did you mean 'pcl_resnet50'"):
         facepcl.create_heads("pcl_resnet5")

@@ -36,6 +36,17 @@ def test_a_fold_of_many_images_has_three_hundred_pairs_of_each_kind():
     }
 
 
+def test_pairs_of_a_person_in_several_videos_are_of_different_ones(tmp_path):
+    for person, videos in (("p0", 2), ("p1", 3), ("p2", 1)):
+        for video in range(videos):
+            for number in range(2):
+                put_face(tmp_path / f"{person}/clip{video}/{number}.jpg", number + 2 * video)
+    manifest = read(tmp_path, seed=0)
+    same = [[Path(manifest.images[i].name) for i in (p.a, p.b)] for p in manifest.pairs if p.same]
+    assert all((a.parent != b.parent) == (a.parts[-3] != "p2") for a, b in same)
+    assert {a.parts[-3] for a, _ in same} >= {"p0", "p1"}
+
+
 def test_identity_folders_give_pairs_and_only_the_images_that_are_in_one(tmp_path):
     for person in range(4):
         for number in range(2):

@@ -53,6 +53,11 @@ def test_an_interval_draws_whole_subjects():
     np.testing.assert_allclose([low, high], np.percentile(draws, [2.5, 97.5]), atol=0.02)
 
 
+def test_one_subject_alone_has_no_interval():
+    found = metrics.estimate(np.zeros(5, int), np.ones((5, 2)), ratio, seed=0)
+    assert (found.value, np.isnan(found.low), np.isnan(found.high)) == (1, True, True)
+
+
 def test_a_pair_counts_as_often_as_both_of_its_people_are_drawn():
     random = np.random.default_rng(0)
     a, b = random.integers(0, 30, (2, 400))

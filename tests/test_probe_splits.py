@@ -5,6 +5,8 @@ import pytest
 
 from facepcl.data.sources import Item
 from facepcl.errors import DataError
+from facepcl.probes.common import split_rows
+from facepcl.probes.features import Features
 from facepcl.probes.manifest import Labelled, Manifest
 from facepcl.probes.splits import complete_splits, fold_of, join
 
@@ -42,6 +44,13 @@ def test_the_seed_draws_the_splits():
 def test_a_split_of_some_images_only_is_an_error_that_names_one():
     with pytest.raises(DataError, match=r"1\.jpg has no split"):
         complete_splits(data_set(["train", "", "test"]), 0)
+
+
+def test_an_image_that_is_in_train_and_in_test_is_an_error_that_names_it():
+    both = join(data_set(["", "", "", ""]), data_set(["", ""]))
+    features = Features({}, np.ones(len(both.images), bool), [], {})
+    with pytest.raises(DataError, match=r"0\.jpg is in train and in test; leave it out of one of them"):
+        split_rows(both, features, 0)
 
 
 def test_folds_of_subjects_hold_about_as_many_images():

@@ -217,7 +217,8 @@ def test_errors_of_head_pose_are_those_of_a_fixed_offset():
     images, x, pose = posed_data()
     manifest, features = data_set([i._replace(split="train") for i in images], x)
     offset = [(p[0] + 5, p[1], p[2]) for p in pose.tolist()]
-    manifest.images += [i._replace(split="test", pose=p) for i, p in zip(images, offset, strict=True)]
+    tested = [i._replace(name=f"test/{i.name}", split="test") for i in images]
+    manifest.images += [i._replace(pose=p) for i, p in zip(tested, offset, strict=True)]
     features = Features(
         {"shared": np.concatenate([x, x]).astype(np.float32)}, np.ones(2 * len(x), bool), [], {}
     )

@@ -190,6 +190,12 @@ def test_a_label_that_is_missing_is_unknown_except_inside_au(tmp_path):
     assert au[2].isnan()
 
 
+def test_head_poses_without_an_angle_are_refused(tmp_path):
+    path = pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.json": b'{"yaw": 5, "roll": 0}'})
+    with pytest.raises(DataError, match="head pose needs yaw, pitch and roll, and no image has a pitch"):
+        read_faces([path], 16).label_outputs(4)
+
+
 def test_nothing_to_train_on_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no images"):
         read_faces([tmp_path], 16)

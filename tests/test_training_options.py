@@ -197,10 +197,12 @@ def test_a_run_leaves_the_callers_random_numbers_alone(config):
 @pytest.mark.parametrize(
     ("method", "words", "unread_words"),
     [
-        ("simclr", "--noise 0.1 --lr 0.1 --turn 5", "--noise"),
+        ("simclr", "--noise 0.1 --lr 0.1", "--noise"),
         ("labels", "--edges 0.1 --max-yaw 9 --cls identity", "--edges"),
         ("pcl", "--weight-pose 1 --pose-batch 4 --probe-steps 7", "--weight-pose, --probe-steps"),
         ("pcl-relative", "--face-crops whole --turn 5", "--face-crops"),
+        ("simclr", "--face-crops aligned --edges 0.3 --turn 5", "--edges"),
+        ("pcl", "--face-crops whole --edges 0.3 --turn 5", "--turn"),
     ],
 )
 def test_options_of_other_methods_are_named(method, words, unread_words, tmp_path, caplog):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from facepcl.analysis.analyzer import AttributeEmbedder
@@ -74,7 +75,8 @@ def analyze(
         MissingPath: A source does not exist.
         WeightsError: There are no weights or no detector.
     """
-    sources, fps = as_sources(source), float(fps)  # numpy's numbers do not go into JSON
+    sources = as_sources(source)
+    fps = fps.item() if isinstance(fps, np.generic) else fps  # which does not go into JSON
     device = own_device(device) if is_folder(out) else device
 
     def load(dtype: str) -> AttributeEmbedder:

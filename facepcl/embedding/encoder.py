@@ -120,7 +120,8 @@ class Encoder:
         if IDENTITY in names and not self.has_identity:
             raise OptionError(
                 f"{self.name} has no identity head, so branch {IDENTITY!r} does not exist; "
-                "facepcl pretrain FACES --method labels --init WEIGHTS --freeze --out RUN trains one"
+                "facepcl pretrain FACES --preset small --method labels --model MODEL --init WEIGHTS --freeze "
+                "--out RUN trains one"
             )
         if IDENTITY in names and self.pool != POOL:
             raise OptionError(f"branch {IDENTITY!r} has a pool of its own; leave out pool {self.pool!r}")

@@ -358,8 +358,8 @@ def create_heads(name: str) -> Heads:
     if heads := find_heads(name):
         return heads
     raise WeightsError(
-        f"{name} comes without heads; facepcl pretrain FACES --method labels --init {name} --freeze "
-        "--out RUN trains them on labelled faces"
+        f"{name} comes without heads; facepcl pretrain FACES --preset small --method labels --model MODEL "
+        f"--init {name} --freeze --out RUN trains them on labelled faces"
     )
 
 

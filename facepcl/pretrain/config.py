@@ -312,7 +312,9 @@ READ_BY: dict[str, tuple[str, ...]] = {
 def unread(config: Config, given: Iterable[str]) -> list[str]:
     """Of the options `given`, by the names of their fields, those that the run does not read."""
     in_use = {*config.tasks, *(f.name for f in fields(config) if getattr(config, f.name))}
-    return [name for name in given if name in READ_BY and in_use.isdisjoint(READ_BY[name])]
+    of_crops = {"edges": ("pose",)} if config.face_crops == "aligned" else {"turn": ("relative",)}
+    read_by = READ_BY | of_crops
+    return [name for name in given if name in read_by and in_use.isdisjoint(read_by[name])]
 
 
 PRESETS: dict[str, dict[str, Any]] = {

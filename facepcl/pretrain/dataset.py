@@ -50,6 +50,7 @@ class Faces:
     au_names: tuple[str, ...] = ()
     expression_names: tuple[str, ...] = ()
     skipped: list[tuple[str, str]] = field(default_factory=list)  # names of broken images, reasons
+    file_bytes: int = 0  # of the images together
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,11 +61,16 @@ class Faces:
         Raises DataError if there are no labels.
         """
         images_each = self.identity[self.identity >= 0].unique(return_counts=True)[1]
+        known = (~self.pose.isnan()).any(0).tolist()
+        if any(known) and not all(known):
+            raise DataError(
+                f"head pose needs yaw, pitch and roll, and no image has a {ANGLES[known.index(False)]}"
+            )
         outputs: dict[str, tuple[str, ...] | int] = {
             "au": self.au_names,
             "expression": self.expression_names,
             "identity": identity_width if (images_each > 1).any() else 0,
-            "pose": ANGLES if not self.pose.isnan().all() else (),
+            "pose": ANGLES if any(known) else (),
         }
         if not any(outputs.values()):
             raise DataError(
@@ -179,19 +185,21 @@ def read_faces(
     `cls` is the label that NAME.cls holds. Broken images are skipped. Raises MissingPath, or DataError if
     there are no images.
     """
-    names, label_rows, landmarks, skipped = [], [], [], []
+    names, label_rows, landmarks, skipped, file_bytes = [], [], [], [], 0
     transform, selection = Transform.square(size), Selection(labels=LABEL_SUFFIXES)
     images = bytearray()  # grows in place; stacking a list of arrays at the end would need twice the memory
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
         for sample in read_samples(sources, labels, cls, selection):
             try:
-                image = decode(Item(*sample[:2], sample.error).read())
+                data = Item(*sample[:2], sample.error).read()
+                image = decode(data)
             except ImageError as error:
                 skipped.append((sample.name, str(error)))
                 continue
             images += transform(image).transpose(2, 0, 1).tobytes()
             landmarks.append(_landmarks(sample.labels, image.size, size))
             names.append(sample.name)
+            file_bytes += len(data)
             label_rows.append(sample.labels)
             bar.update(1)
     for name, reason in skipped[:5]:
@@ -207,7 +215,7 @@ def read_faces(
         _logger.info("NAME.cls is read as the %s (--cls)", cls)
     selection.tell()
     pixels = torch.frombuffer(images, dtype=torch.uint8).view(-1, 3, size, size)
-    return _collate(pixels, names, label_rows, landmarks, skipped)
+    return _collate(pixels, names, label_rows, landmarks, skipped, file_bytes)
 
 
 def _landmarks(labels: dict[str, Any], image_size: tuple[int, int], size: int) -> np.ndarray:
@@ -225,6 +233,7 @@ def _collate(
     labels: list[dict[str, Any]],
     landmarks: list[np.ndarray],
     skipped: list[tuple[str, str]],
+    file_bytes: int,
 ) -> Faces:
     au_names = tuple(sorted({unit for row in labels for unit in row.get("au") or {}}))
     expression_names = tuple(sorted({row["expression"] for row in labels if row.get("expression")}))
@@ -245,4 +254,5 @@ def _collate(
         au_names,
         expression_names,
         skipped,
+        file_bytes,
     )

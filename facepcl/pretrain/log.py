@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from facepcl.pretrain import distributed
 from facepcl.utils.files import atomic, write_text, writing
 
 _logger = logging.getLogger("facepcl")
@@ -78,7 +79,7 @@ class Log:
     def __init__(self, path: Path, views_per_step: int, step: int, peak: float, writer: Any = None):
         self.path, self.views_per_step, self.peak, self.writer = path, views_per_step, peak, writer
         self.last_step, self.last_flops, self.last_time = step, 0, time.monotonic()
-        if path.is_file():
+        if path.is_file() and distributed.is_first():
             kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
             write_text(path, "".join(kept))
 

@@ -239,9 +239,13 @@ def _start(config: Config, progress: bool) -> Training:
     )
     torch.default_generator.manual_seed(config.seed)
     nets = Networks(config.model, source.label_outputs, config.tasks)
+    if source.label_outputs and distributed.is_first():
+        read = {spec.input for spec in nets.label_heads.specs.values()}
+        for branch in sorted({"face", "pose"} - read):
+            _logger.warning("no label of the data trains the %s branch: its code stays as it begins", branch)
     saved = distributed.broadcast_object(checkpoints(out))  # a shared file system may lag behind
     if config.init and not saved:
-        nets.start_from(config.init)
+        nets.start_from(config.init, (config.final_size or nets.own_size) if config.freeze else 0)
     elif saved:
         known = [key for key in NORMALISATION if key in previous_config]  # not in runs of earlier versions
         nets.encoder.pretrained_cfg |= {key: tuple(previous_config[key]) for key in known}
@@ -250,6 +254,12 @@ def _start(config: Config, progress: bool) -> Training:
         nets.encoder.eval()
     size = config.final_size or nets.own_size
     nets.check_sizes(config.sizes or {size})
+    if size > config.source_size and distributed.is_first():
+        _logger.warning(
+            "views of %d pixels are enlarged from --source-size %d; raise it if the images are larger",
+            size,
+            config.source_size,
+        )
     nets.encoder.pretrained_cfg |= size_cfg(nets.encoder, size)
     sample = torch.rand(min(config.batch, 32), 3, size, size).to(device)
     timed = copy.deepcopy(nets.encoder)  # since passes move the statistics of batch norms

@@ -78,12 +78,13 @@ class Networks(nn.Module):
         for size in sizes:
             check_input(self.encoder, name, torch.zeros(1, 3, size, size, device=device))
 
-    def start_from(self, init: str) -> None:
+    def start_from(self, init: str, frozen_size: int = 0) -> None:
         """Load the encoder, how it wants images normalised, and the decoder if there is one, from `init`: a
         name for `create_model` or a `.safetensors` file.
 
         Branches that `init` lacks keep their random initialisation. Raises OptionError if it is another
-        model, and what `create_model` raises.
+        model or, with `--freeze`, lacks a branch or takes images of another side than `frozen_size`; and what
+        `create_model` raises.
         """
         model = self.encoder.pretrained_cfg["architecture"]
         is_file = init.endswith(".safetensors")
@@ -100,8 +101,19 @@ class Networks(nn.Module):
         if wrong := wrong_shape(state, self.encoder.state_dict()):
             raise OptionError(f"--init {init} does not fit --model {model}: {wrong}")
         missing, _ = self.encoder.load_state_dict(state, strict=False)
-        if missing := [key for key in missing if not is_branch(key)]:
-            raise WeightsError(f"--init {init} has no {missing[0]}")
+        if unknown := [key for key in missing if not is_branch(key)]:
+            raise WeightsError(f"--init {init} has no {unknown[0]}")
+        if frozen_size:
+            read = {spec.input for spec in self.label_heads.specs.values()}
+            if lacking := read & {key.partition(".")[0] for key in missing}:
+                raise OptionError(
+                    f"--freeze trains heads alone, and --init {init} has no {min(lacking)} branch"
+                )
+            own_size = source.pretrained_cfg["input_size"][-1]
+            if own_size != frozen_size and not is_file:
+                raise OptionError(
+                    f"--init {init} takes images of {own_size} pixels; with --freeze, add --size {own_size}"
+                )
         if not is_file:
             self.encoder.pretrained_cfg |= {key: source.pretrained_cfg[key] for key in NORMALISATION}
         if hasattr(self, "decoder") and _is_ours(init) and find_decoder(init):

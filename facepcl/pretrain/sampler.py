@@ -1,5 +1,6 @@
 """Which images and labels a step sees when all are in memory: functions of seed and step."""
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from facepcl.pretrain.dataset import Faces, read_faces
 from facepcl.pretrain.label_heads import IDENTITY_WIDTH, Outputs
 from facepcl.pretrain.label_views import LabelViews, turned_pose, upright_crops
 from facepcl.pretrain.rng import permutation
+
+_logger = logging.getLogger("facepcl")
 
 
 def shuffled_rows(count: int, batch: int, position: int, seed: int, stream: int) -> torch.Tensor:
@@ -48,7 +51,11 @@ class InMemory:
                 f"{Path(config.out)} was started with {previous_config['images']} images, but DATA now holds "
                 f"{self.count}"
             )
-        if digest != previous_config.get("images_digest", digest):
+        size = self.faces.file_bytes
+        if (digest, size) != (
+            previous_config.get("images_digest", digest),
+            previous_config.get("images_bytes", size),
+        ):
             raise DataError(
                 f"{Path(config.out)} was started with other images or labels than DATA now holds; restore "
                 "them, or choose another --out"
@@ -57,6 +64,7 @@ class InMemory:
         self.facts = {  # for RUN/config.json
             "images": self.count,
             "images_digest": digest,
+            "images_bytes": size,
             "skipped": [name for name, _ in self.faces.skipped],
             "label_outputs": self.label_outputs,
         }
@@ -95,6 +103,14 @@ class LabelRows:
         self.batch, self.seed = config.batch, config.seed
         angles = faces.pose.nan_to_num().abs()
         self.pool = ((angles[:, 0] <= config.max_yaw) & (angles[:, 1] <= config.max_pitch)).nonzero()[:, 0]
+        if (left_out := len(faces) - len(self.pool)) and distributed.is_first():
+            _logger.warning(
+                "%d of %d faces are left out: they are turned further than --max-yaw %g or --max-pitch %g",
+                left_out,
+                len(faces),
+                config.max_yaw,
+                config.max_pitch,
+            )
         people, rest = self._people(faces.identity)
         self.groups = [*people, *(pair for pair in rest.split(2) if len(pair) == 2)]
         if len(self.groups) < self.batch // 2:

@@ -50,6 +50,10 @@ def split_rows(manifest: Manifest, features: Features, seed: int) -> Rows:
     for name, indices in zip(Rows._fields, rows, strict=True):
         if not len(indices):
             raise DataError(f"no readable image of the {manifest.layout} data is in the split {name!r}")
+    faces = [(image.name, image.square) for image in manifest.images]
+    fitted = {faces[i] for i in rows.fitted}
+    if both := next((faces[i] for i in rows.test if faces[i] in fitted), None):
+        raise DataError(f"{both[0]} is in train and in test; leave it out of one of them")
     return rows
 
 

@@ -64,6 +64,9 @@ def estimate(
         others: Index of the second subject of each pair, `[N]`; a pair counts as often as both are drawn.
     """
     count = int(max(subjects.max(), others.max() if others is not None else 0)) + 1
+    if count < 2:  # every draw would be the same: nothing is known about other people
+        value = np.asarray(score(parts.sum(0)))
+        return Estimate(value, np.full(value.shape, np.nan), np.full(value.shape, np.nan))
     # sums of a subject once, instead of its examples in every draw; pairs of two subjects stay as they are
     if others is None:
         sums = np.zeros((count, parts.shape[1]))

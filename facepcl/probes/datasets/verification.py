@@ -315,7 +315,9 @@ def with_drawn_pairs(manifest: Manifest, seed: int) -> Manifest:
     """The manifest reduced to pairs drawn from it: up to ten folds of different people, each with as many
     same as different pairs, at most 300. Raises DataError for fewer than two people, or if nobody has two
     images."""
-    pairs = draw_pairs([image.subject for image in manifest.images], seed)
+    has_videos = manifest.layout == "identity-folders"
+    videos = [os.path.dirname(image.name) if has_videos else "" for image in manifest.images]
+    pairs = draw_pairs([image.subject for image in manifest.images], seed, videos)
     used = sorted({index for pair in pairs for index in (pair.a, pair.b)})
     total = len(manifest.images)
     manifest = keep(manifest, np.isin(np.arange(total), used).tolist())
@@ -328,8 +330,10 @@ def with_drawn_pairs(manifest: Manifest, seed: int) -> Manifest:
     return manifest
 
 
-def draw_pairs(subjects: Sequence[str], seed: int) -> list[Pair]:
-    """Pairs of images given the person of each; the same seed gives the same pairs."""
+def draw_pairs(subjects: Sequence[str], seed: int, videos: Sequence[str] = ()) -> list[Pair]:
+    """Pairs of images given the person of each; the same seed gives the same pairs. The images of a person in
+    several `videos` are paired with those of others of them."""
+    videos = videos or [""] * len(subjects)
     people: defaultdict[str, list[int]] = defaultdict(list)
     for index, subject in enumerate(subjects):
         people[subject].append(index)
@@ -341,15 +345,18 @@ def draw_pairs(subjects: Sequence[str], seed: int) -> list[Pair]:
     single = [images for images in people.values() if len(images) == 1]
     # people with several images are dealt first, so that each fold has some
     dealt = [group[i] for group in (multiple, single) for i in rng.permutation(len(group))]
-    return [pair for fold in range(folds) for pair in _fold_pairs(dealt[fold::folds], fold, rng)]
+    return [pair for fold in range(folds) for pair in _fold_pairs(dealt[fold::folds], fold, rng, videos)]
 
 
-def _fold_pairs(people: list[list[int]], fold: int, rng: np.random.Generator) -> Iterator[Pair]:
+def _fold_pairs(
+    people: list[list[int]], fold: int, rng: np.random.Generator, videos: Sequence[str]
+) -> Iterator[Pair]:
     same_pairs, images = sum(len(p) * (len(p) - 1) // 2 for p in people), sum(map(len, people))
     count = min(MAX_PAIRS, same_pairs, images * (images - 1) // 2 - same_pairs)
     # one pair of each person in turn, or a person with many images would outweigh all others
-    rounds = zip_longest(*(_same_pairs(p, rng) for p in people))
+    rounds = zip_longest(*(_same_pairs(p, rng, videos) for p in people))
     same = [pair for pairs in rounds for pair in pairs if pair is not None]
+    count = min(count, len(same))
     yield from (Pair(a, b, True, fold) for a, b in same[:count])
     different: dict[tuple[int, int], None] = {}
     while len(different) < count:  # by person and then by image, each pair once
@@ -359,10 +366,11 @@ def _fold_pairs(people: list[list[int]], fold: int, rng: np.random.Generator) ->
     yield from (Pair(a, b, False, fold) for a, b in different)
 
 
-def _same_pairs(images: list[int], rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Up to 300 pairs of one person's images, in random order."""
+def _same_pairs(images: list[int], rng: np.random.Generator, videos: Sequence[str]) -> list[tuple[int, int]]:
+    """Up to 300 pairs of one person's images, of different videos if there are several, in random order."""
     chosen = sorted(rng.permutation(len(images))[:_MAX_IMAGES])
     pairs = [(images[a], images[b]) for a, b in combinations(chosen, 2)]
+    pairs = [(a, b) for a, b in pairs if videos[a] != videos[b]] or pairs
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
