@@ -2,7 +2,6 @@
 
 import logging
 import math
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -85,12 +84,10 @@ def check_pretrained(model: str, pretrained: Any, options: dict[str, Any]) -> No
 
 def warn_untrained(name: str) -> None:
     """Say that the network of a folder or repository is made without its weights."""
-    message = (
+    _logger.warning(
         f"{name} is made with random weights, as pretrained=False says; "
         f'type create_model("{name}", pretrained=True) for its own'
     )
-    _logger.warning(message)
-    warnings.warn(message, stacklevel=3)  # for scripts, which configure no logging
 
 
 @cache
