@@ -1,6 +1,7 @@
 """The losses of PCL as it trains: examples/pcl_reference.py beside `facepcl pretrain`.
 
-    python examples/synthetic_faces FACES --people 100 --images 5 --size 96
+    python examples/synthetic_faces SHARDS --people 100 --images 5 --size 96
+    mkdir FACES && tar -xf SHARDS/*.tar -C FACES
     OMP_NUM_THREADS=1 python benchmarks/reference_curve.py FACES
 
 Both train pcl_facecycle from random weights with the paper's learning rate, in float32 and with equal
