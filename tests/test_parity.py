@@ -284,7 +284,8 @@ NO_GRADIENT = (
 )
 
 
-@pytest.mark.parametrize("variant", ["zeros", pytest.param("keep_none", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["zeros", "keep_none"])
 def test_one_whole_step(original_state, parts, step_values, variant):
     v = step_values
     nets = Networks("pcl_facecycle", {}).double().train()

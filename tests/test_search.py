@@ -514,7 +514,7 @@ def test_images_that_are_gone_are_empty_tiles_with_their_names(tmp_path, monkeyp
 
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.skipif(not UNREADABLE.exists(), reason="Linux")
-def test_an_image_on_a_drive_that_fails_is_an_empty_tile(tmp_path):
+def test_an_image_on_a_drive_that_fails_is_an_empty_tile(tmp_path, no_waits):
     from facepcl.embedding import search_sheet as drawn
 
     faces = [Path(shutil.copy(face, tmp_path)) for face in FACES[:3]]
