@@ -23,7 +23,7 @@ two processes: torchrun --nproc-per-node 2 -m facepcl pretrain faces/ --out runs
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    from facepcl.pretrain.config import PRESETS, Config, options_of
+    from facepcl.pretrain.config import PRESETS, option_fields
 
     parser.add_argument(
         "data",
@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--preset", choices=PRESETS, default="paper", help="default values (default: paper)")
-    for field in options_of(Config):
+    for field in option_fields():
         option, help_ = "--" + field.name.replace("_", "-"), field.metadata["help"]
         if field.default is False:
             parser.add_argument(option, action="store_true", default=None, help=help_)
@@ -66,9 +66,9 @@ def _skipped(run: Path) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from facepcl.pretrain import loop
-    from facepcl.pretrain.config import PRESETS, options_of, unread
+    from facepcl.pretrain.config import PRESETS, option_fields, unread
 
-    given = {f.name: getattr(args, f.name) for f in options_of(loop.Config)}
+    given = {f.name: getattr(args, f.name) for f in option_fields()}
     given = {name: value for name, value in given.items() if value is not None}
     numbers = {**PRESETS[args.preset], **given}
     lengths = [f"--{name} {given[name]:g}" for name in ("steps", "epochs", "minutes") if given.get(name)]

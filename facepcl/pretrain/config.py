@@ -32,11 +32,6 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None, mini
     return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
 
 
-def options_of(config: type) -> list[Field]:
-    """The fields that are options of `facepcl pretrain`."""
-    return [field_ for field_ in fields(config) if field_.metadata]
-
-
 def _plain(value: Any, kind: type) -> Any:
     """Paths, devices and numpy's numbers as what JSON holds."""
     value = value.item() if hasattr(value, "item") else value
@@ -171,7 +166,7 @@ class Config:
         paths = (self.data,) if isinstance(self.data, (str, Path)) else self.data
         object.__setattr__(self, "data", tuple(map(str, paths)))
         object.__setattr__(self, "out", str(self.out))
-        for option_ in options_of(Config):
+        for option_ in option_fields():
             value = _plain(getattr(self, option_.name), type(option_.default))
             object.__setattr__(self, option_.name, value)
 
@@ -219,13 +214,14 @@ class Config:
 
     def check(self) -> None:
         """Raise OptionError for an invalid value, naming the option and its range."""
-        for field_ in options_of(Config):
+        for field_ in option_fields():
             value, choices = getattr(self, field_.name), field_.metadata["choices"]
             name, minimum = "--" + field_.name.replace("_", "-"), field_.metadata["minimum"]
             kind = type(field_.default)
             if not isinstance(value, (int, float) if kind is float else kind):
                 raise OptionError(f"{name} must be {kind.__name__}, not {shortened(repr(value))}")
-            check_known(name, value, choices or [value])
+            if choices:
+                check_known(name, value, choices)
             if isinstance(value, (int, float)) and not minimum <= value <= MAXIMUM:
                 raise OptionError(f"{name} must be between {minimum} and {MAXIMUM:g}, not {value}")
         if 0 < self.size < 32:
@@ -317,6 +313,11 @@ def unread(config: Config, given: Iterable[str]) -> list[str]:
     return [name for name in given if name in read_by and in_use.isdisjoint(read_by[name])]
 
 
+def option_fields() -> list[Field]:
+    """The fields of `Config` that are options of `facepcl pretrain`."""
+    return [field_ for field_ in fields(Config) if field_.metadata]
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 6000.0},
     "small": {
@@ -338,4 +339,4 @@ MAY_CHANGE = frozenset(
 )
 
 # The values of a run whose config.json predates an option.
-DEFAULTS = {option_.name: option_.default for option_ in options_of(Config)}
+DEFAULTS = {option_.name: option_.default for option_ in option_fields()}

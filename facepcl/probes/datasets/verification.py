@@ -331,8 +331,8 @@ def with_drawn_pairs(manifest: Manifest, seed: int) -> Manifest:
 
 
 def draw_pairs(subjects: Sequence[str], seed: int, videos: Sequence[str] = ()) -> list[Pair]:
-    """Pairs of images given the person of each; the same seed gives the same pairs. The images of a person in
-    several `videos` are paired with those of others of them."""
+    """Pairs of images given the person of each; the same seed gives the same pairs. If a person
+    has several `videos`, both images of a pair come from different ones."""
     videos = videos or [""] * len(subjects)
     people: defaultdict[str, list[int]] = defaultdict(list)
     for index, subject in enumerate(subjects):
