@@ -4,8 +4,8 @@
 
 trains each method with each seed on FACES (folders or .tar shards, labels are not read) for the same number
 of views, probes the frozen encoders and untrained ones on the labelled data, and writes RUNS/ablation.md and
-RUNS/ablation.csv. A night's work on two cores. The same command goes on where it was stopped, and a run that
-is finished is not run again. A smoke test of ten minutes, which shows that it runs and nothing else:
+RUNS/ablation.csv. It takes about one night on two cores. The same command continues where it was stopped;
+finished runs are not repeated. A smoke test of ten minutes, which only checks that it runs:
 
     python examples/ablation.py FACES.tar --probe-data head-pose=POSES.tar --out runs/quick --quick
 

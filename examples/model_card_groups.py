@@ -14,8 +14,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 import facepcl
+from facepcl.embedding.encoder import IDENTITY
 from facepcl.images.geometry import HALF_SIDE
 from facepcl.models import Branches
+from facepcl.models.factory import find_heads
 from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.dataset import Faces, read_faces, read_samples
 from facepcl.pretrain.label_views import face_frames
@@ -54,9 +56,17 @@ def people(shard: Path) -> list[dict[str, float]]:
     return [sample.labels["person"] for sample in read_samples([shard])]
 
 
-def identity_auc(face: np.ndarray, identity: np.ndarray) -> float:
-    """How well the cosine of centred face codes tells same person from another, within the given faces."""
-    unit = face - face.mean(0)
+@torch.inference_mode()
+def identities(name: str, model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
+    """Identity embeddings `[N, 256]` of float images `[N, 3, S, S]`; None for weights without heads."""
+    if heads := find_heads(name):
+        return torch.cat([heads(model.forward_branches(part))[IDENTITY] for part in images.split(64)]).numpy()
+    return None
+
+
+def identity_auc(code: np.ndarray, identity: np.ndarray) -> float:
+    """How well the cosine of centred codes tells same person from another, within the given faces."""
+    unit = code - code.mean(0)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     i, j = np.triu_indices(len(unit), 1)
     return float(roc_auc_score(identity[i] == identity[j], (unit @ unit.T)[i, j]))
@@ -74,11 +84,13 @@ def groups_table(data: Path, names: Sequence[str]) -> str:
         size = model.pretrained_cfg["input_size"][-1]
         (x_train, rows_train), (x_test, rows_test) = aligned(train, size), aligned(test, size)
         code_train, code_test = codes(model, x_train), codes(model, x_test)
+        embedding = identities(name, model, x_test)
+        compared = code_test.face if embedding is None else embedding
         yaw_error, right, known = probed(code_train, code_test, train, test, rows_train, rows_test)
         identity = test.identity[rows_test].numpy()
         for label, chosen in groups([persons[i] for i in rows_test]):
             expression = 100 * right[chosen & known].mean()
-            auc = identity_auc(code_test.face[chosen], identity[chosen])
+            auc = identity_auc(compared[chosen], identity[chosen])
             scores = [f"{yaw_error[chosen].mean():.1f}", f"{expression:.0f}", f"{auc:.3f}"]
             lines.append([name, label, str(chosen.sum()), *scores])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -3,7 +3,7 @@
     python examples/scikit_learn_features.py examples/faces
 
 reads the head's yaw and prints the mean absolute error for people whom the model has not seen, beside that of
-a constant. Yaw and person stand in the names of the files (person1_yaw+06_surprise.jpg).
+a constant. File names contain person and yaw (person1_yaw+06_surprise.jpg).
 
     python examples/scikit_learn_features.py FACES/ --labels folder
 

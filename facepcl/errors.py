@@ -1,4 +1,4 @@
-"""What facepcl raises on its own account: one sentence that names the thing and what would be right.
+"""Exceptions raised by facepcl: one sentence that names the thing and what would be right.
 
 FacepclError
 ├── OptionError      (ValueError)         an argument or option that cannot work

@@ -481,7 +481,7 @@ def test_a_stream_tells_what_it_skipped(model, tmp_path, caplog):
     put_face(tmp_path / "b.dat")
     embedder = facepcl.FaceEmbedder(model, dtype="float32")
     assert len(list(embedder.stream(tmp_path, workers=1))) == 1
-    assert caplog.messages[-1] == "skipped 1 file: 1 .dat; --all-files tries them"
+    assert caplog.messages[-1] == "skipped 1 file: 1 .dat; use --all-files to read them"
     assert [row.error for row in embedder.stream(tmp_path, workers=1, all_files=True)] == [None, None]
 
 
@@ -497,6 +497,6 @@ def test_the_command_reads_all_files_if_that_is_asked_for(bundled, tmp_path, cap
     put_face(tmp_path / "faces/b")
     command = ["embed", str(tmp_path / "faces"), "-o", str(tmp_path / "e.npz"), "--workers", "1"]
     assert main(command) == 0
-    assert "skipped 1 file: 1 without extension; --all-files tries them" in caplog.text
+    assert "skipped 1 file: 1 without extension; use --all-files to read them" in caplog.text
     assert main([*command, "--all-files"]) == 0
     assert len(facepcl.read_embeddings(tmp_path / "e.npz")) == 2

@@ -597,7 +597,7 @@ def test_files_that_are_skipped_are_counted_in_one_line_also_by_a_job_that_conti
     caplog.clear()
     kind.run(model, resume=True)
     said = [message for message in caplog.messages if message.startswith("skipped")]
-    assert said == ["skipped 4 files: 2 .NEF, 1 .nef, 1 without extension; --all-files tries them"]
+    assert said == ["skipped 4 files: 2 .NEF, 1 .nef, 1 without extension; use --all-files to read them"]
 
 
 @every_kind

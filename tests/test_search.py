@@ -303,7 +303,7 @@ def test_a_crop_finds_itself_first_by_its_own_cosine(table, caplog):
     cosines = facepcl.similarity(stored.vectors[5:6], stored.vectors)[0]
     for match in result.matches:
         assert match.similarity == pytest.approx(cosines[match.row], abs=1e-5)  # batches of other sizes
-    assert "queries are taken as face crops" in caplog.text
+    assert "queries are treated as face crops" in caplog.text
     assert "comparing shared (2048 numbers) of pcl_facecycle.synth_labels" in caplog.text
 
 

@@ -236,7 +236,7 @@ def test_a_folder_without_images_is_an_error_that_says_what_it_holds(tmp_path):
         list_entries([tmp_path])
     write_files(tmp_path, "a.NEF", "b.NEF", "none")
     skipped = "skipped 3 files: 2 .NEF, 1 without extension"
-    with pytest.raises(OptionError, match=rf"no images in .*: {skipped}; --all-files tries them"):
+    with pytest.raises(OptionError, match=rf"no images in .*: {skipped}; use --all-files to read them"):
         list_entries([tmp_path])
     write_files(tmp_path, "train.rec")
     with pytest.raises(OptionError, match=r"; \.rec is an MXNet record file.*write its images to folders"):

@@ -283,7 +283,7 @@ def test_without_frames_videos_are_skipped_and_counted(tmp_path, caplog):
     found = list(read_items(list_entries([tmp_path], selection), selection=selection))
     selection.tell(ADVICE)
     assert [item.path for item in found] == [str(tmp_path / "b.jpg")]
-    assert "skipped 1 file: 1 .mp4; --all-files tries them" in caplog.text
+    assert "skipped 1 file: 1 .mp4; use --all-files to read them" in caplog.text
     with pytest.raises(OptionError, match=r"a\.mp4 is a video, which only facepcl analyze reads; extract"):
         list_entries([tmp_path / "a.mp4"])
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "align": "find faces in photos and write upright crops",
     "analyze": "head pose, expression and action units of faces in photos and videos",
     "embed": "embed files, folders and .tar shards",
-    "search": "find faces in a table that look like a photo",
+    "search": "find the faces in a table that are most similar to a query",
     "pretrain": "train an encoder on faces",
     "probe": "evaluate frozen features by linear probes",
     "convert": "convert a third-party checkpoint to a folder that timm loads",
@@ -56,7 +56,9 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser(typed: str = "") -> argparse.ArgumentParser:
     """The parser of all commands; only the one that is `typed` has its options."""
-    parser = Parser(prog="facepcl", description="Small, general face representations.")
+    parser = Parser(
+        prog="facepcl", description="Embeddings, head pose, expression, action units and search for faces."
+    )
     parser.add_argument("--version", action="version", version=f"facepcl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, help in COMMANDS.items():

@@ -11,8 +11,9 @@ DESCRIPTION = (
 EXAMPLE = """example: facepcl demo --folder examples/faces
 
 The page is served at http://127.0.0.1:7860 until Ctrl-C. It listens on localhost only, unless --host is
-given, and makes no outgoing requests. Photos are deleted as soon as their faces are cropped. On localhost a
-visitor may search any folder of this machine for nearest faces; with another --host only --folder's."""
+given. Apart from the first download of the detector, it makes no outgoing requests. Photos are deleted as
+soon as their faces are cropped. On localhost, a visitor may search any folder of this machine for nearest
+faces; with another --host, only --folder's."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ FORMS = ("text", "markdown", "csv")
 def add(parser: argparse.ArgumentParser) -> None:
     tasks = parser.add_subparsers(title="tasks", metavar="TASK", dest="task", required=True)
     for task, words in TASKS.items():
-        _add_options(tasks.add_parser(task, help=words, description=f"Linear probe: {words}."), task)
+        _add_options(tasks.add_parser(task, help=words, description=f"Linear probe of {words}."), task)
     table = tasks.add_parser(
         "table", help="a table of the results in a folder", description="Compare results."
     )

@@ -10,16 +10,16 @@ DESCRIPTION = "Publish a folder of weights as a model repository, with a card; n
 EXAMPLE = """example: facepcl push runs/first/encoder ORG/my-faces --dry-run
          facepcl push runs/first/encoder ORG/my-faces --license cc0-1.0
 
-OUT: the encoder/ of a run, or what facepcl convert wrote. Log in first: hf auth login."""
+FOLDER: the encoder/ of a run, or what facepcl convert wrote. Log in first: hf auth login."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", nargs="?", help="folder of weights")
+    parser.add_argument("out", metavar="FOLDER", nargs="?", help="folder of weights")
     parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="repository on the Hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="check everything, send nothing")
     parser.add_argument(
-        "--license", metavar="NAME", help="licence of the weights, such as cc0-1.0 (default: OUT's)"
+        "--license", metavar="NAME", help="licence of the weights, such as cc0-1.0 (default: the folder's)"
     )
     parser.add_argument(
         "--dataset",
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns when nothing has changed
     if not (args.out and args.repository):
-        raise OptionError("name the folder and the repository: facepcl push OUT ORG/NAME")
+        raise OptionError("name the folder and the repository: facepcl push FOLDER ORG/NAME")
     pushed = hub.push(
         args.out,
         args.repository,

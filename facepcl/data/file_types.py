@@ -184,7 +184,7 @@ class Selection:
         return f"; to read videos, type: {VIDEO_EXTRA}" if self.fps and skipped else ""
 
 
-ADVICE = "; --all-files tries them"
+ADVICE = "; use --all-files to read them"
 
 
 def _shown(suffix: str) -> str:

@@ -57,7 +57,7 @@ class FaceEmbedder(Encoder):
     """Compute embeddings of face crops, or of the faces in photos.
 
     Call it with a list of images, or use `stream` for any number of them. Several threads may use one
-    embedder at once. A child that is forked may use it on the CPU, with one thread.
+    embedder at once. A forked child process may use it on the CPU, with one thread.
 
     Args:
         model: A name with pretrained weights as for `facepcl.create_model`; the name, Hub repository or

@@ -86,7 +86,7 @@ class Embeddings:
 
     @property
     def images(self) -> int:
-        """Of how many images these are: a photo has a row for each face, or one without."""
+        """Number of images; a photo has a row for each face, or one if it shows none."""
         return len(self) if self.faces is None else int((~(self.faces[:, 0] > 0)).sum())
 
     def branch(self, name: str) -> "Embeddings":
@@ -131,7 +131,7 @@ class Embeddings:
         return to_pandas(self)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """One by one, numbered from `start`."""
+        """Iterate over the rows, numbered from `start`."""
         for i, (path, error) in enumerate(zip(self.paths, self.errors, strict=True)):
             if error:
                 yield Row(path, start + i, error)

@@ -182,7 +182,10 @@ def _of_images(embedder: "FaceEmbedder", sources: list[str], name: str) -> list[
     if embedder.alignment:
         _logger.info("queries are photos: the most prominent face of each is compared")
     else:
-        _logger.info("queries are taken as face crops: --no-crops (crops=False) finds the faces of photos")
+        _logger.info(
+            "queries are treated as face crops, as the table's images are; for photos, add --no-crops "
+            "(crops=False)"
+        )
     asked, photos = [], 0
     for row in embedder.stream(sources):
         asked.append(_Query(SearchResult(row.path, (), row.error, None, row.face), row.vector))

@@ -238,7 +238,7 @@ def check_whole(folder: Path, meta: dict[str, Any], count: int) -> None:
 
 
 def _space_of(table: Embeddings) -> str:
-    return describe_space(table.meta) + ("" if table.faces is None else ", a row a face")
+    return describe_space(table.meta) + ("" if table.faces is None else ", one row per face")
 
 
 def read_table(path: Path, vectors: bool = True, meta: Mapping[str, Any] | None = None) -> Embeddings:

@@ -343,8 +343,8 @@ def create_heads(name: str) -> Heads:
             `hf-hub:ORG/NAME[@REVISION]`.
 
     Returns:
-        A `torch.nn.Module` in evaluation mode; call it on what `forward_branches` of the same weights gives.
-        `heads.specs[NAME].names` has the names of a head's outputs. The format is in docs/hub.md.
+        A `torch.nn.Module` in evaluation mode; call it with the output of `forward_branches` of the same
+        weights. `heads.specs[NAME].names` has the names of a head's outputs. The format is in docs/hub.md.
 
     Raises:
         OptionError: There is no model of this name.
