@@ -1,5 +1,6 @@
 """Each closed form against its definition, over a grid of sizes, with gradients (float64)."""
 
+import pcl_reference as reference
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,29 +12,14 @@ TOLERANCE = 1e-10
 
 
 def naive_face_contrast(features, mask, permutation):
-    """METHOD 4.4 as it is written: every mixed negative is made, then normalised."""
-    rows = len(features)
-    logits = []
-    for i in range(rows):
-        o = (i + rows // 2) % rows
-        candidates = torch.stack([features[j] for j in range(rows) if j not in (i, o)])
-        mixed = mask[i, :, None] * candidates + (1 - mask[i, :, None]) * candidates[permutation]
-        negatives = F.normalize(mixed, eps=1e-12) @ F.normalize(features[i], dim=0, eps=1e-12)
-        positive = F.cosine_similarity(features[i], features[o], dim=0, eps=1e-12)
-        logits.append(torch.cat([positive[None], negatives]) / 0.07)
-    return F.cross_entropy(torch.stack(logits), torch.zeros(rows, dtype=torch.long))
+    """METHOD 4.4 as it is written: the negatives of a view are all views of other images, mixed in pairs."""
+    rows, batch = range(len(features)), len(features) // 2
+    others = [features[[j for j in rows if j % batch != i % batch]] for i in rows]
+    return reference.contrast(features, others, mask, permutation)
 
 
 def naive_pose_contrast(features, negatives, mask, permutation):
-    batch = len(features) // 2
-    logits = []
-    for i in range(2 * batch):
-        own = negatives[i % batch]
-        mixed = mask[i % batch, :, None] * own + (1 - mask[i % batch, :, None]) * own[permutation]
-        positive = F.cosine_similarity(features[i], features[(i + batch) % (2 * batch)], dim=0, eps=1e-12)
-        found = F.normalize(mixed, eps=1e-12) @ F.normalize(features[i], dim=0, eps=1e-12)
-        logits.append(torch.cat([positive[None], found]) / 0.07)
-    return F.cross_entropy(torch.stack(logits), torch.zeros(2 * batch, dtype=torch.long))
+    return reference.contrast(features, negatives.repeat(2, 1, 1), mask.repeat(2, 1), permutation)
 
 
 def naive_nt_xent(features):
@@ -47,14 +33,6 @@ def naive_nt_xent(features):
         others = sum(similar[j] for j in range(rows) if j != i)
         terms.append(-torch.log(similar[(i + rows // 2) % rows] / others))
     return torch.stack(terms).mean()
-
-
-def naive_orthogonality(x, y):
-    def unit(code):
-        centred = code - code.mean(0)
-        return centred / (centred.norm(dim=1, keepdim=True).detach() + 1e-6)
-
-    return (unit(x).T @ unit(y)).square().mean()
 
 
 def naive_supervised_contrast(features, labels, temperature=0.1):
@@ -124,7 +102,7 @@ def test_nt_xent_is_its_definition(batch, width):
 @pytest.mark.parametrize("width", [3, 40])
 def test_orthogonality_is_its_definition(rows, width):
     same_value_and_gradient(
-        losses.orthogonality, naive_orthogonality, normal(rows, width), normal(rows, width, seed=1)
+        losses.orthogonality, reference.orthogonality, normal(rows, width), normal(rows, width, seed=1)
     )
 
 

@@ -1,14 +1,20 @@
 """The models as timm's users meet them; the whole of timm's own suite runs in test_timm_suite.py."""
 
+import json
+import math
 import pickle
+import re
 from collections import Counter
 
 import pytest
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from timm.models import save_for_hf
+from timm.optim import create_optimizer_v2
 
 import facepcl
+from facepcl.models.io import save_tensors
 
 MODELS = ("pcl_facecycle", "pcl_resnet18", "pcl_resnet50")
 SIZES = {"pcl_facecycle": 64, "pcl_resnet18": 96, "pcl_resnet50": 96}  # those of the weights
@@ -90,12 +96,87 @@ def test_branches_come_behind_the_same_trunk(name):
 
 
 @each_model
-def test_features_only_has_no_branches_and_the_levels_of_feature_info(name):
-    model = facepcl.create_model(name, features_only=True, out_indices=(1, 3)).eval()
-    assert not any(k.startswith(("face", "pose", "model.face")) for k in model.state_dict())
-    maps = model(image(name))
-    assert [m.shape[1] for m in maps] == model.feature_info.channels()
-    assert [image(name).shape[2] // m.shape[2] for m in maps] == model.feature_info.reduction()
+@pytest.mark.parametrize("indices", [(-1,), (0,), (1, 3)], ids=str)
+@pytest.mark.parametrize("kind", ["cls", "getter", "hook", "fx"])
+@torch.no_grad()
+def test_features_only_gives_the_intermediates_and_has_no_branches(name, kind, indices):
+    model, x = timm.create_model(name).eval(), image(name)
+    intermediates = model.forward_intermediates(x, intermediates_only=True)
+    options = {} if kind == "cls" else {"feature_cls": kind}
+    extractor = facepcl.create_model(name, features_only=True, out_indices=indices, **options).eval()
+    own = {key: re.sub(r"^(model|body|graph_module)\.", "", key) for key in extractor.state_dict()}
+    assert not any(key.startswith(("face", "pose")) for key in own.values())
+    extractor.load_state_dict({key: model.state_dict()[name] for key, name in own.items()})
+    info = extractor.feature_info
+    for index, feature in zip(indices, extractor(x), strict=True):
+        close(feature, intermediates[index], 1e-4)
+        assert feature.shape[1] == info.channels(index)
+        assert feature.shape[2] == math.ceil(x.shape[2] / info.reduction(index))
+
+
+@each_model
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_numbers_of_channels_change_the_first_layer_only(name, channels, tmp_path):
+    tensors = timm.create_model(name).state_dict()
+    save_tensors(tensors, tmp_path / "w.safetensors")
+    path = tmp_path / "w.safetensors"
+    model = facepcl.create_model(name, pretrained=path, branches=False, in_chans=channels).eval()
+    for key, tensor in model.state_dict().items():
+        if key != f"{timm.models.get_pretrained_cfg(name).first_conv}.weight":
+            assert torch.equal(tensor, tensors[key]), key
+    assert model(image(name, chans=channels)).isfinite().all()
+
+
+@each_model
+@torch.no_grad()
+def test_the_batch_does_not_matter_in_eval_mode(name):
+    model, x = timm.create_model(name).eval(), image(name, 4)
+    close(model(x), torch.cat([model(part) for part in x.split(1)]))
+
+
+@pytest.mark.slow
+@each_model
+@torch.no_grad()
+def test_export_with_a_dynamic_batch_and_compile(name):
+    model, x = timm.create_model(name).eval(), image(name)
+    wanted = model(x)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
+    close(exported(x), wanted)
+    assert len(exported(image(name, 5))) == 5
+    close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), wanted)
+
+
+@each_model
+def test_layer_decay_distinguishes_the_stages(name):
+    model = timm.create_model(name, num_classes=3)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.7)
+    scales = {group.get("lr_scale", 1.0) for group in optimizer.param_groups}
+    assert len(scales) >= len(model.feature_info)
+
+
+@each_model
+def test_a_model_prints_nothing_and_changes_no_global_setting(name, capfd):
+    before = torch.get_num_threads(), torch.get_default_dtype()
+    timm.create_model(name).eval()(image(name))
+    assert tuple(capfd.readouterr()) == ("", "")
+    assert (torch.get_num_threads(), torch.get_default_dtype()) == before
+
+
+@each_model
+def test_every_parameter_of_the_branches_gets_a_gradient(name):
+    model = facepcl.create_model(name, num_classes=0).train()
+    sum(maps.square().mean() for maps in model.forward_branches(image(name))).backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@each_model
+def test_a_saved_config_has_no_path_of_this_machine(name, tmp_path):
+    for tagged in {name, *timm.list_models(name, include_tags=True)}:
+        save_for_hf(timm.create_model(tagged, num_classes=0), tmp_path, safe_serialization=True)
+        saved = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+        assert not saved.keys() & {"file", "url", "hf_hub_id", "source"}
+        assert not any(isinstance(value, str) and value.startswith("/") for value in saved.values())
 
 
 def test_facecycle_levels():

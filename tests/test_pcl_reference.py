@@ -102,16 +102,6 @@ def test_the_batch_norm_statistics_after_a_step_are_the_librarys(steps):
     close(ours.buffers, library.buffers)
 
 
-def test_orthogonality_and_its_gradients_are_the_librarys():
-    """By itself: in a step it is tiny beside the other terms."""
-    codes = torch.randn(2, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found, wanted = codes.clone().requires_grad_(), codes.clone().requires_grad_()
-    value, expected = reference.orthogonality(*found), losses.orthogonality(*wanted)
-    value.backward()
-    expected.backward()
-    close((value, found.grad), (expected, wanted.grad))
-
-
 @pytest.mark.parametrize(
     "history",
     [

@@ -1,4 +1,4 @@
-"""timm's own model tests, and what facepcl's models need beyond them."""
+"""timm's own model tests, on facepcl's models."""
 
 import pytest
 from timm_suite import command
@@ -26,14 +26,9 @@ def test_timms_own_tests_pass(timm_tests, name):
 
 
 @pytest.mark.slow
-def test_the_extra_checks_pass():
-    check(command.run_pass("extra", None))
-
-
-@pytest.mark.slow
-def test_a_pattern_without_models_is_an_error():
+def test_a_pattern_without_models_is_an_error(timm_tests):
     with pytest.raises(RuntimeError, match="no model of facepcl matches 'resnet18'; there are pcl_facecycle"):
-        command.run_pass("extra", None, models="resnet18")
+        command.run_pass("models", timm_tests, models="resnet18")
 
 
 def test_a_damaged_source_distribution_is_an_error(tmp_path):

@@ -17,7 +17,6 @@ TOOLS, ROOT = Path(__file__).resolve().parents[1], Path(__file__).resolve().pare
 PASSES = {
     "models": ("tests/test_models.py", "tests/test_prune.py"),
     "registry": ("tests/test_factory.py", "tests/test_hub.py"),
-    "extra": ("timm_suite/extra_checks.py",),
 }
 UNAVAILABLE = 3
 
@@ -40,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0: all passed; 1: a test failed, or none ran; 3: timm's tests are not available."""
     parser = argparse.ArgumentParser(
         prog="python tools/timm_suite",
-        description="Run timm's own model and registry tests on the models of facepcl, then extra_checks.py: "
-        "what the Hub and users need beyond them. The tests are those of the installed timm's source "
-        "distribution, which pip downloads once; they run without network access.",
+        description="Run timm's own model and registry tests on the models of facepcl. pip downloads the tests, "
+        "those of the installed timm, once; they run without network access.",
         epilog="example: python tools/timm_suite --models pcl_resnet18 --only models -k features -- -x",
     )
     parser.add_argument("--models", default="*", metavar="PATTERN", help="models of facepcl (default: all)")
@@ -57,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = [*(["-k", args.k] if args.k else []), *args.pytest]
     passes = [args.only] if args.only else list(PASSES)
     try:
-        tests = None if passes == ["extra"] else timm_tests(args.cache, args.sdist)
+        tests = timm_tests(args.cache, args.sdist)
     except Unavailable as error:
         print(f"error: {error}", file=sys.stderr)
         return UNAVAILABLE
@@ -126,18 +124,17 @@ def _download(folder: Path) -> Path:
 
 
 def run_pass(
-    name: str, tests: Path | None, models: str = "*", options: Sequence[str] = (), quiet: bool = True
+    name: str, tests: Path, models: str = "*", options: Sequence[str] = (), quiet: bool = True
 ) -> Results:
     """Run one of `PASSES` on the models that match; `tests` comes from `timm_tests`.
 
     Raises:
         RuntimeError: If pytest ends with an error other than failed tests.
     """
-    root = TOOLS if name == "extra" else tests
     with tempfile.TemporaryDirectory() as temporary:
         settings, output = Path(temporary, "pytest.ini"), Path(temporary, "results.json")
         settings.write_text("[pytest]\n")  # not those of this project or of a folder above the cache
-        command = [sys.executable, "-m", "pytest", "-c", str(settings), "--rootdir", str(root)]
+        command = [sys.executable, "-m", "pytest", "-c", str(settings), "--rootdir", str(tests)]
         command += ["-p", "timm_suite.plugin", "-p", "no:cacheprovider", "-p", "no:timeout", "-q"]
         command += ["--no-header", "--tb=short", "--disable-warnings", "--suite-output", str(output)]
         command += ["--suite-pass", name, "--suite-models", models, *options, *PASSES[name]]
@@ -149,7 +146,7 @@ def run_pass(
         for variable, value in {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
             environment.setdefault(variable, value)
         stream = subprocess.PIPE if quiet else None
-        done = subprocess.run(command, env=environment, cwd=root, stdout=stream, stderr=stream, text=True)
+        done = subprocess.run(command, env=environment, cwd=tests, stdout=stream, stderr=stream, text=True)
         if done.returncode not in (0, 1) or not output.is_file():
             printed = f"{done.stdout or ''}{done.stderr or ''}".strip()[-2000:]
             raise RuntimeError(f"pytest ended with exit code {done.returncode}\n{printed}".strip())

@@ -25,7 +25,7 @@ LOCAL = (None, "", "127.0.0.1", "::1", "localhost", b"localhost")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("timm_suite")
-    group.addoption("--suite-pass", help="models, registry or extra")
+    group.addoption("--suite-pass", help="models or registry")
     group.addoption("--suite-models", help="pattern of the models to test")
     group.addoption("--suite-output", help="JSON file for the results")
 
@@ -72,7 +72,7 @@ class Suite:
             raise pytest.UsageError(
                 f"no model of facepcl matches {option.suite_models!r}; there are {', '.join(added)}"
             )
-        self.is_models, self.is_extra = option.suite_pass == "models", option.suite_pass == "extra"
+        self.is_models = option.suite_pass == "models"
         self.output = option.suite_output
         self.passed: set[str] = set()
         self.failed: dict[str, str] = {}
@@ -105,10 +105,6 @@ class Suite:
             return names
 
         return of_suite
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        if self.is_extra and "model_name" in metafunc.fixturenames:
-            metafunc.parametrize("model_name", self.models)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makeitem(self, name: str, obj: Any) -> None:
