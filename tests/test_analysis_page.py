@@ -228,3 +228,13 @@ def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(faces, video, tmp_pat
                 browser.wait("document.images.length && [...document.images].every(i => i.naturalWidth)")
                 assert browser.js("document.documentElement.scrollWidth") <= width
                 assert all(url.startswith(("file:", "data:")) for url in browser.asked)
+
+
+def test_a_page_of_somebody_else_is_not_replaced(attribute_weights, tmp_path):
+    page = tmp_path / "index.html"
+    page.write_text("<!DOCTYPE html><p>mine</p>")
+    with pytest.raises(OptionError, match=r"index\.html exists and is not a page of facepcl; choose another"):
+        facepcl.analyze(FACES[0], tmp_path / "a.npz", model=attribute_weights, crops=True, html=page)
+    page.unlink()
+    for _ in range(2):
+        facepcl.analyze(FACES[0], tmp_path / "a.npz", model=attribute_weights, crops=True, html=page)

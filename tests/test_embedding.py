@@ -145,12 +145,19 @@ def test_what_is_no_model_is_told_from_one(given):
         (lambda: facepcl.FaceEmbedder("pcl_vgg"), "Unknown model 'pcl_vgg'"),
         (lambda: facepcl.FaceEmbedder(branch="nose"), "shared, face, pose, identity, concat"),
         (lambda: facepcl.FaceEmbedder(device="abacus"), "device 'abacus'"),
+        (lambda: facepcl.FaceEmbedder(device="meta"), "device 'meta' cannot be used"),
         (lambda: facepcl.embed("faces", "e.npz", workers=-1), "workers must be at least 0"),
     ],
 )
 def test_an_argument_of_another_type_is_one_sentence(call, said):
     with pytest.raises((OptionError, WeightsError), match=said):
         call()
+
+
+@pytest.mark.parametrize("call", [facepcl.embed, facepcl.analyze])
+def test_a_missing_source_is_an_error_before_weights_are_loaded(tmp_path, call):
+    with pytest.raises(MissingPath, match="nowhere: there is no such file or folder"):
+        call("nowhere", tmp_path / "e.npz", model="no_such_model")
 
 
 @pytest.mark.parametrize("given", [np.ones((1, 3)), [Image.new("RGB", (8, 8))], b"a.jpg", None])

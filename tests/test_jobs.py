@@ -36,6 +36,7 @@ from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
 from facepcl.jobs.state import Job, describe_sources
 from facepcl.utils import storage
+from facepcl.utils.launch import Share
 from facepcl.utils.storage import MISSING
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -467,6 +468,34 @@ def test_a_second_process_on_the_same_output_is_refused(kind, model, here):
     assert names() == ["landmarks.csv", SOURCE]
 
 
+def test_processes_with_another_world_size_are_refused_while_a_job_is_at_work(model, here):
+    """They would delete each other's temporary files."""
+    with (
+        Job(Path("e"), Share(0, 1)).claimed(),
+        pytest.raises(OptionError, match="processes with another world size are writing it; wait for them"),
+    ):
+        FolderJob.run(model, rank=0, world_size=2, resume=True)
+    FolderJob.run(model, rank=0, world_size=2, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npz", "csv"])
+def test_data_of_somebody_else_are_not_replaced_by_a_table(kind, model, here):
+    theirs = Path(f"labels.{kind}")
+    theirs.write_text("id,label\n1,smile\n")
+    with pytest.raises(OptionError, match=rf"labels\.{kind} exists and is not a table of facepcl; choose"):
+        TableJob.run(model, out=theirs)
+    assert theirs.read_text() == "id,label\n1,smile\n"
+    theirs.unlink()
+    for _ in range(2):
+        TableJob.run(model, out=theirs)  # its own it replaces
+
+
+def test_the_table_of_crops_is_not_replaced_by_one_of_embeddings(model, here):
+    CropJob.run(model)
+    with pytest.raises(OptionError, match=r"faces\.csv exists and is not a table of facepcl"):
+        TableJob.run(model, "crops", out="crops/faces.csv", resume=True)
+
+
 @every_kind
 def test_a_job_that_fails_before_anything_is_done_leaves_nothing(kind, model, here):
     interrupted(kind, model, 0, error=RuntimeError)
@@ -565,6 +594,13 @@ def test_a_finished_folder_is_not_continued_with_another_dtype_or_without_alignm
     with pytest.raises(OptionError, match=r"made with align {'one': True}, not None"):
         FolderJob.run(model, resume=True)
     assert names() == ["e", "landmarks.csv", SOURCE]
+
+
+def test_a_complete_table_is_not_taken_for_one_of_another_dtype(model, here):
+    TableJob.run(model)
+    with pytest.raises(OptionError, match="made with dtype float32, not bfloat16"):
+        TableJob.run(model, resume=True, dtype="bfloat16")
+    TableJob.run(model, resume=True, dtype="auto")
 
 
 def test_a_failure_at_the_first_crop_leaves_a_job_that_continues(model, here, monkeypatch):

@@ -15,6 +15,7 @@ from helpers.files import ROOT
 
 import facepcl
 from facepcl import errors
+from facepcl.cli import main
 
 FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 
@@ -96,6 +97,19 @@ def test_the_command_without_a_subcommand_says_what_there_is():
     run = subprocess.run([sys.executable, "-m", "facepcl"], capture_output=True, text=True)
     assert run.returncode == 2
     assert "COMMAND" in run.stderr
+
+
+def test_a_fault_of_facepcl_has_an_exit_code_of_its_own_and_a_traceback(monkeypatch, capsys):
+    """1 would say that some images have an error and the others were done."""
+
+    def fault(args):
+        raise AttributeError("of nothing")
+
+    monkeypatch.setattr("facepcl.cli.models.run", fault)
+    assert main(["models"]) == 70
+    traceback, _, last = capsys.readouterr().err.rstrip().rpartition("\n")
+    assert traceback.endswith("AttributeError: of nothing")
+    assert last == "facepcl: unexpected AttributeError, a fault of facepcl; please report the lines above"
 
 
 @pytest.mark.slow

@@ -259,12 +259,13 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
         ({"queries": np.ones((2, 4))}, r"an array of \[2, 4\] float64, and vectors .* float \[N, 6\]"),
         ({"queries": np.ones((2, 8, 8, 3), np.uint8)}, "images are given by their paths"),
         ({"queries": [Image.new("RGB", (8, 8))]}, "a source is a path"),
-        ({"queries": np.array(["me.jpg"])}, r"does not name the weights that made it"),
-        ({"queries": "me.jpg"}, r"does not name the weights that made it \(a m\); name them with --model"),
+        ({"queries": np.array([str(FACES[0])])}, r"does not name the weights that made it"),
+        ({"queries": FACES[0]}, r"does not name the weights that made it \(a m\); name them with --model"),
+        ({"queries": "nowhere.jpg"}, r"nowhere.jpg: there is no such file or folder"),
     ],
 )
 def test_what_cannot_be_searched_is_one_sentence(options, said):
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises((OptionError, MissingPath), match=said):
         facepcl.search(options.pop("queries", ()), random_rows(40), **options)
 
 
@@ -617,6 +618,19 @@ def test_a_data_frame_has_the_places_of_faces_and_no_vectors_that_were_not_read(
     assert frame["face"].tolist() == [0, 0, 1, 2, 0]
     assert (frame["right"] > frame["left"]).all()
     assert "embedding" not in frame
+
+
+def test_a_data_frame_of_more_numbers_than_an_int32_counts_has_the_right_vectors():
+    """Windows of one array, which take no memory: row k begins with the number k."""
+    pytest.importorskip("pandas", reason="needs pandas: pip install 'facepcl[pandas]'")
+    count, width = 40_000, 2**16
+    assert count * width > 2**31
+    vectors = np.lib.stride_tricks.sliding_window_view(np.arange(count + width - 1, dtype=np.float32), width)
+    few = random_rows(2)
+    meta = few.meta | {"dimension": width}
+    table = replace(few, vectors=vectors, paths=["a"] * count, errors=[None] * count, meta=meta)
+    frame = replace(table, sizes=np.ones((count, 2), np.int32)).to_pandas()
+    assert [frame["embedding"][row][0] for row in (0, 2**15, count - 1)] == [0, 2**15, count - 1]
 
 
 def test_without_pandas_the_error_names_the_extra(monkeypatch):

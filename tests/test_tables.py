@@ -103,7 +103,7 @@ def test_csv_is_read_by_any_reader(tmp_path):
 
     with write(tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["path", "index", "error", "width", "height", "e0", "e1", "e2"]
+    assert list(lines[0]) == ["path", "index", "error", "width", "height", "space", "e0", "e1", "e2"]
     assert lines[1]["e0"] == "nan"
 
 
@@ -346,6 +346,15 @@ def test_rows_of_two_spaces_are_no_table(tmp_path, original):
         read_embeddings(original(lambda pa, table: pa.concat_tables([table, other])))
 
 
+def test_rows_of_two_spaces_are_no_csv(tmp_path):
+    other = write(tmp_path / "t.csv").read_text("utf-8").replace("abc", "other")
+    write_table(tmp_path / "t.csv", META, [rows(5)], 5)
+    with (tmp_path / "t.csv").open("a", encoding="utf-8") as file:
+        file.write(other.partition("\n")[2])
+    with pytest.raises(TableError, match=r"t\.csv has rows of the space other.* has the space abc"):
+        read_embeddings(tmp_path / "t.csv", meta=META)
+
+
 def test_rows_of_two_widths_are_no_table(tmp_path, original):
     parquet = pytest.importorskip("pyarrow.parquet")
     wide = Embeddings(np.ones((3, 6), np.float32), ["a"] * 3, [None] * 3, np.ones((3, 2), np.int32), META)
@@ -371,7 +380,7 @@ def test_metadata_of_another_space_are_refused(tmp_path):
         (lambda text: text.encode("cp1252"), "'utf-8' codec can't decode"),
         (lambda text: text.encode("utf-16"), "'utf-8' codec can't decode"),
         (lambda text: text.replace("e2", "x").encode(), "no column e2"),
-        (lambda text: text.replace("0.", '"0,5"').encode(), "could not convert string to float"),
+        (lambda text: text.replace("0.", '"0,5"').encode(), "11 cells instead of 9 in line 2"),
     ],
     ids=["semicolons", "cp1252", "utf-16", "columns", "decimal commas"],
 )
@@ -409,6 +418,18 @@ def test_an_npz_of_an_earlier_version_is_read(tmp_path):
     assert_same(read_embeddings(tmp_path / "t.npz"), table)
 
 
+def test_a_folder_that_another_program_has_rewritten_may_have_fewer_tables(tmp_path):
+    dataset = pytest.importorskip("pyarrow.dataset")
+    (tmp_path / "e").mkdir()
+    for number in range(3):
+        write_table(tmp_path / f"e/{number:08d}-files.parquet", {**META, "shards": 3}, [rows(5)], 5)
+    dataset.write_dataset(dataset.dataset(tmp_path / "e"), tmp_path / "one", format="parquet")
+    assert len(read_embeddings(tmp_path / "one")) == 15
+    (tmp_path / "e/00000001-files.parquet").unlink()
+    with pytest.raises(TableError, match="lacks 1 of its 3 shards"):
+        read_embeddings(tmp_path / "e")
+
+
 def test_hidden_files_in_a_folder_of_tables_are_no_tables(tmp_path):
     """macOS puts ._NAME beside a NAME on other file systems, Spark _SUCCESS and _metadata."""
     write(tmp_path / "0.parquet")
@@ -434,7 +455,21 @@ write_table({str(tmp_path / "t")!r} + ".{kind}", {META!r}, blocks(), 4000)
     assert not (tmp_path / f"t.{kind}").exists()
 
 
-@pytest.mark.parametrize("kind", ["parquet", "npz"])  # a csv is read as text, ten times its vectors
+def test_a_csv_is_read_without_all_of_its_text(tmp_path):
+    """Which takes twenty times the memory of the vectors; these are there twice when they are joined."""
+    meta = {**META, "dimension": 1000}
+    vectors = np.random.default_rng(0).normal(size=(400, 1000)).astype(np.float32)
+    sizes = np.ones((400, 2), np.int32)
+    write_table(tmp_path / "t.csv", meta, [Embeddings(vectors, ["a"] * 400, [None] * 400, sizes, meta)], 400)
+    tracemalloc.start()
+    table = read_embeddings(tmp_path / "t.csv")
+    read = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (table.vectors == vectors).all()
+    assert read < 3 * vectors.nbytes
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npz"])
 def test_writing_and_reading_take_little_more_memory_than_the_vectors(tmp_path, kind):
     """As Python numbers, the vectors took 24 bytes and a pointer each: 13 times their size."""
     meta = {**META, "dimension": 1000}

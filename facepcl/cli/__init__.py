@@ -31,6 +31,7 @@ COMMANDS = {
     "models": "list models and weights, or download weights in advance",
     "demo": "serve a local page that compares the faces of photos",
 }
+UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,8 +81,8 @@ def build_parser(typed: str = "") -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 130 = Ctrl-C, 143 =
-    SIGTERM."""
+    """Run one command; 0 = done, 1 = some inputs had errors, 2 = the command was wrong, 70 = a fault of
+    facepcl, 130 = Ctrl-C, 143 = SIGTERM."""
     repair_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     args = build_parser(words[0] if words else "").parse_args(words)
@@ -97,11 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
         return 1
-    except (FacepclError, OSError) as error:
+    except (FacepclError, OSError, MemoryError) as error:
         if args.debug:
             traceback.print_exc()
-        say(f"facepcl: {error}")
+        say(f"facepcl: {str(error) or 'not enough memory'}")
         return 2
+    except Exception as error:
+        traceback.print_exc()
+        say(f"facepcl: unexpected {type(error).__name__}, a fault of facepcl; please report the lines above")
+        return UNEXPECTED
     except KeyboardInterrupt as stop:
         if is_first():
             say(f"facepcl: {str(stop) or 'interrupted'}")

@@ -54,7 +54,8 @@ def add_job_options(parser: argparse.ArgumentParser, model: str, dtypes: tuple[s
         "--workers",
         type=int,
         metavar="W",
-        help="decoding processes (default: half of the cores, or all with an accelerator; 0: none)",
+        help="decoding processes; 0: none (default: half of the cores; all to find faces or with an "
+        "accelerator)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     parser.add_argument(

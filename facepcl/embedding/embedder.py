@@ -29,6 +29,7 @@ from facepcl.images.detector import Detector, find_detector
 from facepcl.images.face import NO_FACE, Face, face_columns
 from facepcl.jobs.engine import chunks
 from facepcl.utils.cpus import cores
+from facepcl.utils.device import out_of_memory
 from facepcl.utils.futures import in_order
 
 _logger = logging.getLogger("facepcl")
@@ -282,7 +283,8 @@ class FaceEmbedder(Encoder):
             raise self._no_room(half) from error
 
     def _maps_in_batches(self, pixels: np.ndarray, size: int, all_branches: bool) -> dict[str, torch.Tensor]:
-        blocks = [self.maps(pixels[i : i + size], all_branches) for i in range(0, len(pixels), size)]
+        with out_of_memory():
+            blocks = [self.maps(pixels[i : i + size], all_branches) for i in range(0, len(pixels), size)]
         if len(blocks) == 1:
             return blocks[0]
         return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}

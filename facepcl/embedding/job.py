@@ -16,6 +16,7 @@ from facepcl.embedding.contact_sheet import QUERIES, check_queries, draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, MODEL, POOL
 from facepcl.embedding.tables import (
+    check_replaceable,
     check_table_folder,
     check_table_path,
     is_folder,
@@ -74,8 +75,8 @@ def embed(
             that fsspec reads (`s3://`, `hf://`).
         out: The table. If it is a folder, one Parquet file is written per shard (docs/scaling.md).
         model: As for `FaceEmbedder`, like `branch`, `pool`, `flip`, `batch_size`, `device` and `dtype`.
-        workers: Processes that decode; None is half of the cores, or all of them beside an accelerator; 0
-            decodes in this process.
+        workers: Processes that decode; None is half of the cores, or all of them where faces are looked for
+            or beside an accelerator; 0 decodes in this process.
         compile: Compile the network; pays on some machines and takes half a minute.
         resume: Continue an interrupted job from `OUT.parts`, with bit-identical output.
         on_error: `record` writes a row with the reason for an image that fails, `raise` raises ImageError.
@@ -191,10 +192,14 @@ def fill_table(
         previous = job.previous(resume)
         if in_folder and not previous:
             previous = _finished_tables(job, resume)
+        if not previous:
+            if not in_folder:
+                check_replaceable(job.out)
+            list_entries(sources, job.selection.again())  # raises for what is not there
         embedder = load(previous["dtype"] if previous and dtype == "auto" else dtype)  # timings differ
         summary = Summary(job.out, embedder.meta["space"], embedder.meta["device"])
         is_whole = resume and not in_folder and not previous and job.out.exists()
-        if is_whole and _check_whole(job, summary, embedder.meta, sources):
+        if is_whole and _check_whole(job, summary, embedder.meta, sources, dtype):
             job.finish(lambda: True)  # after a kill while its state was removed
         else:
             embedder = _begin(command, job, sources, embedder, load, dtype)
@@ -263,12 +268,13 @@ def _begin(
     return embedder
 
 
-def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list[str]) -> bool:
+def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list[str], dtype: str) -> bool:
     """Count the rows of a table that is whole, unless images failed by their drive, which are tried again.
     Raises OptionError if it is not the one that is asked for."""
     table = read_table(summary.path, vectors=False)
     there, wanted = describe_codes(table.meta), describe_codes(meta)
-    check_same(summary.path, there, wanted | {"dtype": there["dtype"]}, str(summary.path))
+    wanted |= {"dtype": there["dtype"]} if dtype == "auto" else {}
+    check_same(summary.path, there, wanted, str(summary.path))
     entries = list_entries(sources, job.selection.again())
     if not is_table_of(table.paths, entries, summary.path, job.selection):
         raise OptionError(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,10 @@ def _schema(meta: dict[str, Any]) -> Any:
 
 def _list_array(pa: Any, vectors: np.ndarray, good: np.ndarray) -> Any:
     """`vectors` of the `good` rows as a column of lists, null for the others."""
-    ends = np.concatenate([[0], np.cumsum(good * vectors.shape[1])]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(vectors.reshape(-1)), mask=pa.array(~good))
+    ends = np.concatenate([[0], np.cumsum(good * vectors.shape[1])])
+    return pa.ListArray.from_arrays(
+        pa.array(ends, pa.int32()), pa.array(vectors.reshape(-1)), mask=pa.array(~good)
+    )
 
 
 def _number_columns(meta: dict[str, Any], block: Embeddings) -> Iterator[tuple[str, np.ndarray]]:
@@ -136,7 +139,7 @@ def read_parquet(
         for batch in _batches(file, [name for name in wanted if name in names], chosen):
             place = slice(len(paths), len(paths) + len(batch))
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            _check_space(path, columns.get("space"), space)
+            check_space(path, _spaces(columns), space)
             paths += [name or "" for name in columns["path"].to_pylist()]
             reasons = columns["error"].to_pylist() if "error" in columns else [None] * len(batch)
             for name, part in codes.items() if codes.keys() <= columns.keys() else ():
@@ -206,10 +209,14 @@ def _codes_there(
     return meta, codes
 
 
-def _check_space(path: Path, column: Any, space: str | None) -> None:
-    """Raise TableError if rows say that they are of another space than the metadata."""
-    others = [] if column is None else [s for s in column.unique().to_pylist() if s not in (None, space)]
-    if others:
+def _spaces(columns: Mapping[str, Any]) -> list[str | None]:
+    """Those that the rows of a batch name; none in a table without the column."""
+    return columns["space"].unique().to_pylist() if "space" in columns else []
+
+
+def check_space(path: Path, spaces: Iterable[str | None], space: str | None) -> None:
+    """Raise TableError if the `spaces` that rows name are others than that of the metadata."""
+    if others := [there for there in spaces if there not in (None, "", space)]:
         raise TableError(
             f"{path} has rows of the space {others[0]}, but its metadata has the space {space}: embeddings "
             "of different models or branches do not belong in one table"
@@ -249,7 +256,7 @@ def read_code(
         # without pyarrow's threads: several of these are read side by side
         for batch in file.iter_batches(rows, row_groups=groups, columns=wanted, use_threads=False):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            _check_space(path, columns.get("space"), space)
+            check_space(path, _spaces(columns), space)
             good = columns[name].is_valid().to_numpy(zero_copy_only=False)
             if "error" in columns and columns["error"].null_count < len(batch):
                 good &= np.array([not reason for reason in columns["error"].to_pylist()], bool)
@@ -266,7 +273,12 @@ def to_pandas(table: Embeddings) -> Any:
     pa = require("pyarrow", "pandas")
     there = {"align": table.faces, "attributes": table.attributes}  # columns that may be missing
     meta = {key: value for key, value in table.meta.items() if there.get(key, ()) is not None}
-    rows = to_arrow(meta, table, np.arange(len(table)))
-    if not table.vectors.shape[1]:  # they were not read
-        rows = rows.drop_columns(list(_codes(meta)))
-    return rows.to_pandas(types_mapper={pa.int32(): pandas.Int32Dtype()}.get)  # which may be missing
+    # without the vectors: more than 2^31 numbers are too many for a column of arrow's lists
+    rows = to_arrow(meta, replace(table, vectors=table.vectors[:, :0]), np.arange(len(table)))
+    rows = rows.drop_columns(list(_codes(meta)))
+    frame = rows.to_pandas(types_mapper={pa.int32(): pandas.Int32Dtype()}.get)  # which may be missing
+    if table.vectors.shape[1]:  # they were read
+        for name, place in _codes(meta).items():
+            code = pandas.Series(list(table.vectors[:, place]), dtype=object)
+            frame[name] = code.where(frame["error"].isna(), None)
+    return frame

@@ -79,7 +79,7 @@ class Files:
                 )
             self._files.append(_File(path, len(self), groups))
         if folder:
-            check_whole(folder, self.meta, len(paths))
+            check_whole(folder, self.meta, paths)
 
     def __len__(self) -> int:
         return self._files[-1].end if self._files else 0

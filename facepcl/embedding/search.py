@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facepcl.data.file_types import check_no_source
-from facepcl.data.sources import as_sources
+from facepcl.data.sources import as_sources, list_entries
 from facepcl.embedding.embeddings import (
     Embeddings,
     Match,
@@ -145,6 +145,8 @@ def _check_options(
     """Raise for what cannot work, before anything is loaded."""
     if not sources and vectors is None and not rows:
         raise OptionError("there is nothing to search for: name a photo, or a row with --row N (rows=[N])")
+    if sources:
+        list_entries(sources)  # raises for what is not there
     check_top(top, "top")
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         raise OptionError(f"min_similarity {min_similarity}: a cosine similarity is between -1 and 1")

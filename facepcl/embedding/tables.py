@@ -5,13 +5,14 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from facepcl.embedding.embeddings import (
     number_columns,
     numbers_of,
 )
-from facepcl.embedding.parquet_table import count_rows, read_parquet, write_parquet
+from facepcl.embedding.parquet_table import META_KEY, check_space, count_rows, read_parquet, write_parquet
 from facepcl.errors import FacepclError, MissingPath, OptionError, TableError, require
 from facepcl.utils.files import as_path, atomic, beside, check_file, check_folder, write_text
 from facepcl.utils.storage import is_of_storage
@@ -44,6 +45,26 @@ def check_table_path(path: Path) -> None:
     check_file(path)
     if path.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise OptionError if `path` is a file, but no table of facepcl: it is somebody's data."""
+    if os.path.lexists(path) and not _is_table(path):
+        raise OptionError(f"{path} exists and is not a table of facepcl; choose another name, or delete it")
+
+
+def _is_table(path: Path) -> bool:
+    with suppress(OSError, ValueError, BadZipFile):
+        if path.suffix == ".npz":
+            with ZipFile(path) as archive:
+                return "meta.npy" in archive.namelist()
+        if path.suffix == ".csv":  # `faces.csv` of align has metadata of another kind
+            return "space" in json.loads(_sidecar(path).read_text("utf-8"))
+        with path.open("rb") as file:
+            return META_KEY.encode() in (
+                require("pyarrow.parquet", "parquet").read_schema(file).metadata or {}
+            )
+    return False
 
 
 def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int = 0) -> None:
@@ -110,6 +131,7 @@ def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
     with path.open("w", newline="", encoding="utf-8") as file:
         names = [*_COLUMNS, *chain(*number_columns(meta).values())]
         names += [MOST_LIKELY] if "attributes" in meta else []
+        names += ["space"]
         codes = named_columns(meta, "e").items()
         names += [f"{name}{i}" for name, place in codes for i in range(place.stop - place.start)]
         csv.writer(file).writerow(names)
@@ -122,7 +144,7 @@ def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], c
             ):
                 cells = [printable(row.path), row.index, printable(row.error), row.width, row.height]
                 cells += [None if math.isnan(value) else f"{value:.9g}" for value in values]
-                file.write(f"{_csv_line([*cells, *label])},{numbers % tuple(vector)}\r\n")
+                file.write(f"{_csv_line([*cells, *label, meta.get('space')])},{numbers % tuple(vector)}\r\n")
             start += len(block)
 
 
@@ -206,7 +228,7 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
     if not paths:
         raise MissingPath(f"{folder}: there are no tables in this folder")
     first = read_table(paths[0], False, given)
-    check_whole(folder, first.meta, len(paths))
+    check_whole(folder, first.meta, paths)
     # filled table by table: joined at the end they would be in memory twice
     row_count = sum(map(_row_count, paths))
     vectors = np.empty((row_count, first.meta["dimension"] if with_vectors else 0), np.float32)
@@ -225,12 +247,14 @@ def _read_folder(folder: Path, with_vectors: bool, given: Mapping[str, Any] | No
     return replace(joined(blocks), vectors=vectors, meta=first.meta)
 
 
-def check_whole(folder: Path, meta: dict[str, Any], count: int) -> None:
-    """Take the number of shards out of `meta`. Raises TableError if `count` tables are not all."""
+def check_whole(folder: Path, meta: dict[str, Any], paths: Sequence[Path]) -> None:
+    """Take the number of shards out of `meta`. Raises TableError if the tables at `paths` are not all; those
+    that another program has rewritten have other names, and as many rows as it likes."""
+    count = len(paths)
     listing = folder / ".facepcl/job.jsonl"  # in folders of an earlier version: one line more than shards
     listed = len(listing.read_bytes().splitlines()) - 1 if listing.is_file() else count
     shards = meta.pop("shards", listed)
-    if shards > count:
+    if shards > count and all(re.match(r"\d{8}-", path.name) for path in paths):
         raise TableError(
             f"{folder} lacks {shards - count} of its {shards} shards; embed them with --resume, or read "
             "its tables one by one"
@@ -304,6 +328,8 @@ def _read_csv(path: Path, with_vectors: bool, given: Mapping[str, Any] | None) -
     count = meta.pop("rows", None)
     try:
         return _parse_csv(path, with_vectors, meta, count if given is None else None)
+    except TableError:
+        raise
     except (KeyError, ValueError) as error:  # Excel writes ; and decimal commas, in some language's encoding
         raise TableError(
             f"{path} was cut off or rewritten ({error}); save it as comma-separated UTF-8 with all columns "
@@ -312,32 +338,44 @@ def _read_csv(path: Path, with_vectors: bool, given: Mapping[str, Any] | None) -
 
 
 def _parse_csv(path: Path, with_vectors: bool, meta: dict[str, Any], count: int | None) -> Embeddings:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # programs put a mark before UTF-8
-        header, *rows = csv.reader(file)
-    if count not in (None, len(rows)):  # a file cut off at a line's end looks whole
-        raise ValueError(f"{len(rows)} rows of {count}")
-    place = {name: i for i, name in enumerate(header)}
-
-    def column(name: str) -> list[str]:
-        return [row[place[name]] for row in rows] if name in place else [""] * len(rows)
-
     codes = [f"{name}{i}" for name, at in named_columns(meta, "e").items() for i in range(at.stop - at.start)]
-    if missing := [name for name in ("path", *codes) if name not in header]:
-        raise ValueError(f"no column {missing[0]} in the first line, {','.join(header)[:60]!r}")
-    first = place[codes[0]]
-    is_in_order = header[first : first + len(codes)] == codes
-    cells_of_codes = []
-    for row in rows if with_vectors else ():
-        cells = row[first : first + len(codes)] if is_in_order else [row[place[name]] for name in codes]
-        cells_of_codes.append([cell or "nan" for cell in cells] if "" in cells else cells)
-    vectors = np.array(cells_of_codes, np.float32).reshape(len(rows), len(codes) if with_vectors else 0)
-    sizes = np.array([[float(side or 0) for side in column(name)] for name in ("width", "height")])
+    with path.open(newline="", encoding="utf-8-sig") as file:  # programs put a mark before UTF-8
+        lines = csv.reader(file)
+        header = next(lines, [])
+        if missing := [name for name in ("path", *codes) if name not in header]:
+            raise ValueError(f"no column {missing[0]} in the first line, {','.join(header)[:60]!r}")
+        place = {name: i for i, name in enumerate(header)}
+        first = place[codes[0]]
+        is_in_order = header[first : first + len(codes)] == codes
+        columns: dict[str, list[str]] = {name: [] for name in sorted({*header} - {*codes})}
+        vectors = []
+        for row in lines:  # never all as texts, which take twenty times the memory of the numbers
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells instead of {len(header)} in line {lines.line_num}")
+            for name, cells in columns.items():
+                cells.append(row[place[name]])
+            if with_vectors:
+                code = (
+                    row[first : first + len(codes)] if is_in_order else [row[place[name]] for name in codes]
+                )
+                vectors.append(np.array([cell or "nan" for cell in code] if "" in code else code, np.float32))
+    paths = columns["path"]
+    if count not in (None, len(paths)):  # a file cut off at a line's end looks whole
+        raise ValueError(f"{len(paths)} rows of {count}")
+    empty = [""] * len(paths)
+    sizes = np.array(
+        [[float(side or 0) for side in columns.get(name, empty)] for name in ("width", "height")]
+    )
     numbers = {
-        kind: np.array([[float(c or "nan") for c in column(name)] for name in names], np.float32).T
+        kind: np.array(
+            [[float(c or "nan") for c in columns.get(name, empty)] for name in names], np.float32
+        ).T
         for kind, names in number_columns(meta, header).items()
     }
-    reasons = [reason or None for reason in column("error")]
-    return Embeddings(vectors, column("path"), reasons, sizes.T.astype(np.int32), meta, **numbers)
+    reasons = [reason or None for reason in columns.get("error", empty)]
+    table = np.array(vectors, np.float32).reshape(len(paths), len(codes) if with_vectors else 0)
+    check_space(path, set(columns.get("space", ())), meta.get("space"))
+    return Embeddings(table, paths, reasons, sizes.T.astype(np.int32), meta, **numbers)
 
 
 _READERS = {".parquet": read_parquet, ".npz": _read_npz, ".csv": _read_csv}

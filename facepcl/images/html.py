@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def check_page(path: str | Path, what: str = "page") -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{path}: the name of a {what} must end in .html")
     check_file(path)
+    if os.path.exists(path) and _POLICY.encode() not in path.read_bytes()[:400]:
+        raise OptionError(f"{path} exists and is not a {what} of facepcl; choose another name, or delete it")
 
 
 def save_page(path: str | Path, title: str, style: str, body: Iterable[str]) -> None:

@@ -75,6 +75,11 @@ class Job:
         refusal = f"{self.out}: another process is writing{name}; wait for it, or choose another output"
         try:
             with locked(self._own_folder, refusal, lambda: self._listing.exists() and not self._is_whole):
+                if self._others_at_work(f"-of-{self.share.world_size}"):
+                    raise OptionError(
+                        f"{self.out}: processes with another world size are writing it; wait for them, or "
+                        "choose another output"
+                    )
                 yield
         finally:
             # after releasing its own lock: of several processes that end at once, the last sees no other
@@ -84,12 +89,17 @@ class Job:
             with suppress(OSError):  # not empty
                 self.folder.rmdir()
 
-    def _others_at_work(self) -> bool:
-        """Whether other processes have a lock; the folders of those that were killed are removed."""
-        for folder in self.folder.glob("rank-*"):
+    def _others_at_work(self, but: str = "/") -> bool:
+        """Whether processes have a lock, `but` those whose folder's name ends so; the folders of those that
+        were killed are removed."""
+
+        def others() -> list[Path]:
+            return [folder for folder in self.folder.glob("rank-*") if not folder.name.endswith(but)]
+
+        for folder in others():
             with suppress(OptionError), locked(folder, "", lambda: False):
                 pass
-        return any(self.folder.glob("rank-*"))
+        return bool(others())
 
     def _clear(self) -> None:
         self._listing.unlink(missing_ok=True)  # first: parts without a listing are nobody's

@@ -50,7 +50,7 @@ from facepcl.pretrain.sampler import InMemory, schedule
 from facepcl.pretrain.stream import Stream
 from facepcl.pretrain.substeps import Loss, Source, Tasks
 from facepcl.pretrain.unfolded import unfolded_convs, unfolding_pays
-from facepcl.utils.device import find_device, matmul_peak, training_dtype
+from facepcl.utils.device import find_device, matmul_peak, out_of_memory, training_dtype
 from facepcl.utils.files import alone, check_outside, write_text
 from facepcl.utils.progress import Progress
 from facepcl.utils.signals import Stopped, until_interrupted
@@ -335,7 +335,8 @@ def _train(training: Training, progress: bool) -> None:
             kind = (training.next_size, observe)
             with flops.counted(kind) as is_first, training.nets.compiled(config.compile and not is_first):
                 try:
-                    losses, lr = training.iterate(observe)
+                    with out_of_memory():
+                        losses, lr = training.iterate(observe)
                 except (DataError, ReaderError, RemoteError) as error:  # before any weight changed
                     if distributed.is_first() and training.step:
                         training.save()

@@ -1,7 +1,8 @@
 """What this machine is good for: its device, and whether bfloat16 pays (a timing decides)."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,9 +22,22 @@ def find_device(name: str) -> torch.device:
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         return torch.device(next((kind for kind in there if there[kind]), "cpu"))
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        there = torch.zeros(1, device=name)
+        there.cpu()  # "meta" holds no numbers
+        return there.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # any of them for one that is not there
         raise OptionError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Raise torch.OutOfMemoryError for memory of the CPU, too, for which torch raises RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise torch.OutOfMemoryError(str(error).rpartition("DefaultCPUAllocator: ")[2]) from error
+        raise
 
 
 def check_dtype(name: str) -> None:

@@ -90,7 +90,7 @@ def check_folder(folder: Path) -> None:
         there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         if not there.is_dir():
             raise OptionError(f"{there} is a file, not a folder; choose another name for {folder}")
-        with _temporary(there / folder.name) as temporary:
+        with _temporary(there / (folder.name or "root")) as temporary:
             temporary.touch()
 
 
