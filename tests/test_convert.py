@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 import facepcl
 from facepcl.cli import main
 from facepcl.errors import MissingPath, OptionError, WeightsError
+from facepcl.hub.card import card_of
 from facepcl.hub.torch_checkpoint import read_checkpoint, recognise
 from facepcl.models.decoder import Decoder, ProjectionHead
 from facepcl.models.io import load_tensors, save_encoder, save_tensors
@@ -157,6 +159,34 @@ def test_a_resnet_of_others_becomes_a_trunk_that_says_its_own_normalisation(tmp_
     other = facepcl.hub.convert(path, tmp_path / "b", arch="resnet18", mean=np.full(3, 0.5), std=(0.25,) * 3)
     cfg = json.loads((other / "config.json").read_text())["pretrained_cfg"]
     assert (cfg["mean"], cfg["std"], cfg["input_size"]) == ([0.5] * 3, [0.25] * 3, [3, 224, 224])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "assuming --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --size 224, as for ImageNet"),
+        ({"size": 112, "mean": (0.5,) * 3}, "assuming --std 0.229 0.224 0.225, as for ImageNet"),
+        ({"size": 112, "mean": (0,) * 3, "std": (1,) * 3}, None),
+    ],
+    ids=["none", "two", "all"],
+)
+def test_a_normalisation_that_is_assumed_is_said_with_that_of_our_weights(tmp_path, caplog, options, said):
+    path = save(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "r.pth")
+    facepcl.hub.convert(path, tmp_path / "out", arch="resnet18", **options)
+    assert (said in caplog.text) if said else not caplog.text
+
+
+def test_the_assumption_names_the_options_for_weights_fine_tuned_from_ours(tmp_path, caplog):
+    ours = facepcl.create_model("pcl_resnet18", pretrained=True, branches=False, num_classes=7)
+    save_tensors(ours.state_dict(), tmp_path / "expression.safetensors")
+    facepcl.hub.convert(tmp_path / "expression.safetensors", tmp_path / "out", arch="resnet18")
+    options = re.search(r"from pcl_resnet18 take (--mean .*)", caplog.text)[1].split()
+    out = str(tmp_path / "as told")
+    assert (
+        main(["convert", str(tmp_path / "expression.safetensors"), out, "--arch", "resnet18", *options]) == 0
+    )
+    found = timm.data.resolve_model_data_config(facepcl.create_model(f"local-dir:{out}"))
+    assert json.dumps(found) == json.dumps(timm.data.resolve_model_data_config(ours))
 
 
 def wrapped(tensors, prefix):
@@ -305,6 +335,8 @@ def test_the_card_says_where_weights_come_from_and_that_no_licence_is_known(orig
     assert "Licence of the weights: none is known" in unknown
     given = (facepcl.hub.convert(path, tmp_path / "b", license="CC-BY-NC-4.0") / "README.md").read_text()
     assert ModelCard(given).data.license == "cc-by-nc-4.0"
+    again = card_of(tmp_path / "b", "hf-hub:org/original")
+    assert (ModelCard(again).data.license, "converted from 500.pth" in again) == ("cc-by-nc-4.0", True)
 
 
 def test_weights_of_ones_own_do_not_take_the_licence_of_the_released_ones(tmp_path):

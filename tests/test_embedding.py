@@ -144,6 +144,7 @@ def test_what_is_no_model_is_told_from_one(given):
         (lambda: facepcl.FaceEmbedder("resnet18.nobody"), r"resnet18\.nobody"),
         (lambda: facepcl.FaceEmbedder("pcl_vgg"), "Unknown model 'pcl_vgg'"),
         (lambda: facepcl.FaceEmbedder(branch="nose"), "shared, face, pose, identity, concat"),
+        (lambda: facepcl.FaceEmbedder(branch="identity,concat"), "concat is shared, face and pose in one"),
         (lambda: facepcl.FaceEmbedder(device="abacus"), "device 'abacus'"),
         (lambda: facepcl.FaceEmbedder(device="meta"), "device 'meta' cannot be used"),
         (lambda: facepcl.embed("faces", "e.npz", workers=-1), "workers must be at least 0"),

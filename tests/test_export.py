@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from helpers.files import FACES, ROOT
+from helpers.hub_clients import files_of
 from torch import nn
 
 import facepcl
@@ -256,9 +257,19 @@ def test_any_timm_model_is_exported_as_its_trunk_at_another_size_too(tmp_path):
     assert (meta["tag"], meta["license"]) == (None, None)  # of a module nobody knows what it was trained on
 
 
-def test_a_folder_of_ones_own_does_not_claim_the_licence_of_the_weights_it_began_with(tmp_path):
-    encoder = save_encoder(facepcl.create_model("pcl_facecycle", pretrained=True), tmp_path / "encoder")
+@pytest.mark.parametrize("about", [{}, {"license": "mit"}], ids=["unknown", "recorded"])
+def test_a_folder_of_ones_own_has_its_own_licence_and_not_that_of_the_weights_it_began_with(tmp_path, about):
+    model = facepcl.create_model("pcl_facecycle", pretrained=True)
+    encoder = save_encoder(model, tmp_path / "encoder", about=about)
     meta = export.run(f"local-dir:{encoder}", tmp_path / "own.pt2").meta
+    assert (meta["model"], meta["tag"], meta["license"]) == ("pcl_facecycle", None, about.get("license"))
+
+
+def test_a_repository_that_timm_saved_does_not_claim_the_licence_of_the_weights_it_began_with(hub, tmp_path):
+    model = timm.create_model("pcl_facecycle", pretrained=True)
+    timm.models.save_for_hf(model, tmp_path / "tuned", safe_serialization=True)
+    hub.put("org/faces", files_of(tmp_path / "tuned"))
+    meta = export.run("hf-hub:org/faces", tmp_path / "own.pt2").meta
     assert (meta["model"], meta["tag"], meta["license"]) == ("pcl_facecycle", None, None)
 
 

@@ -184,7 +184,7 @@ def test_another_timm_model_of_a_repository_or_folder_embeds(hub, tmp_path):
     """Such as the face recognisers that others publish, to compare with."""
     other = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
     cfg = {"input_size": [3, 96, 96], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
-    other.pretrained_cfg.update(cfg)
+    other.pretrained_cfg.update(cfg, tag="of_others", license="mit")  # of what they were trained from
     timm.models.save_for_hf(other, tmp_path / "other", safe_serialization=True)
     hub.put("ann/other", files_of(tmp_path / "other"))
     images = [np.random.default_rng(i).integers(0, 256, (96, 96, 3), np.uint8) for i in range(2)]
@@ -194,6 +194,7 @@ def test_another_timm_model_of_a_repository_or_folder_embeds(hub, tmp_path):
     for name in ("hf-hub:ann/other", f"local-dir:{tmp_path / 'other'}"):
         embedder = facepcl.FaceEmbedder(name, dtype="float32", backend="eager")
         np.testing.assert_allclose(embedder(images), wanted, rtol=1e-4, atol=1e-4)  # another memory format
+        assert embedder.meta["tag"] is None  # else a search would load other weights by this name
     (tmp_path / "other/model.safetensors").write_bytes(b"cut off")
     with pytest.raises(WeightsError, match=r"local-dir:.*other: "):
         facepcl.FaceEmbedder(name)

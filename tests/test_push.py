@@ -27,7 +27,7 @@ def test_a_pushed_folder_loads_to_the_same_codes(hub, encoders):
     files = hub.repositories["org/faces"].commits[pushed.revision]
     written = {"README.md", "config.json", "model.safetensors", "branches.safetensors"}
     assert set(files) == {".gitattributes", *written}
-    assert json.loads(files["config.json"])["pretrained_cfg"]["license"] == "cc0-1.0"
+    assert json.loads(files["config.json"])["pretrained_cfg"]["license"] == "cc0-1.0"  # for timm
     for name in ("hf-hub:org/faces", f"hf-hub:org/faces@{pushed.revision}"):
         assert_same_codes(facepcl.create_model(name), model)
     assert facepcl.create_model("hf-hub:org/faces", branches=False, num_classes=3).fc.out_features == 3
@@ -124,6 +124,54 @@ def test_the_card_of_a_trunk_promises_no_branches(encoders, tmp_path):
     timm.models.save_for_hf(timm.create_model("pcl_facecycle"), tmp_path, safe_serialization=True)
     assert "forward_codes" not in card_of(tmp_path, "hf-hub:org/faces")
     assert "forward_codes" in card_of(encoders("pcl_facecycle")[1], "hf-hub:org/faces")
+
+
+@pytest.fixture
+def fine_tuned(tmp_path):
+    """fine_tuned(name) -> a folder in which timm saved these weights after a change, with 7 classes."""
+
+    def save(name):
+        torch.manual_seed(0)
+        model = timm.create_model(name, pretrained=True, num_classes=7)
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.01)
+        timm.models.save_for_hf(model, tmp_path / "tuned", safe_serialization=True)
+        return tmp_path / "tuned"
+
+    return save
+
+
+def test_weights_that_timm_fine_tuned_do_not_take_the_claims_of_those_they_began_with(hub, fine_tuned):
+    folder = fine_tuned("pcl_facecycle")
+    assert json.loads((folder / "config.json").read_text())["pretrained_cfg"]["license"] == "CC0-1.0"
+    facepcl.hub.push(folder, "org/faces")
+    (files,) = list(hub.repositories["org/faces"].commits.values())[1:]
+    assert ModelCard(files["README.md"].decode()).data.license == "unknown"
+    assert "no real person" not in (files["README.md"] + files["config.json"]).decode()
+    for name in (f"local-dir:{folder}", "hf-hub:org/faces"):
+        cfg = facepcl.create_model(name).pretrained_cfg
+        assert not {"tag", "license", "description"} & set(cfg)
+        assert facepcl.FaceEmbedder(name, dtype="float32").meta["tag"] is None
+
+
+def test_a_licence_that_was_pushed_is_that_of_the_repository_and_not_of_what_timm_trains_from_it(
+    hub, fine_tuned, tmp_path
+):
+    facepcl.hub.push(fine_tuned("pcl_facecycle"), "org/faces", license="CC-BY-4.0")
+    assert facepcl.create_model("hf-hub:org/faces").pretrained_cfg["license"] == "CC-BY-4.0"
+    assert "license: unknown" in card_of(fine_tuned("hf-hub:org/faces"), "hf-hub:org/other")
+
+
+@pytest.mark.parametrize("options", [{}, {"branches": False}], ids=["branches", "trunk"])
+@pytest.mark.parametrize("name", ["pcl_facecycle", "test_resnet"])
+def test_a_folder_that_transformers_saved_claims_nothing(tmp_path, name, options):
+    """It keeps the whole of our config.json, whatever it trained."""
+    folder = save_encoder(facepcl.create_model(name), tmp_path / "encoder", about={"license": "mit"})
+    saved = changed_encoder(folder, tmp_path / "saved", {"transformers_version": "5.0"})
+    for path, license in ((folder, "mit"), (saved, None)):
+        model = facepcl.create_model(f"local-dir:{path}", **options)
+        assert model.pretrained_cfg.get("license") == license
+        assert f"license: {license or 'unknown'}" in card_of(path, "hf-hub:org/faces")
 
 
 def test_a_configuration_without_the_normalisation_has_no_card(encoders, tmp_path):

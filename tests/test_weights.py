@@ -2,12 +2,14 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import timm
 import torch
 from helpers.files import ROOT
+from helpers.hub_clients import files_of
 from timm.models import save_for_hf
 
 import facepcl
@@ -92,6 +94,48 @@ def test_a_file_without_branches_is_an_error_for_a_model_with_them(saved, name):
 def test_a_fine_tuned_head_comes_back_from_its_file(saved, name):
     model, path = saved(name, num_classes=5)
     close(facepcl.create_model(name, pretrained=path, num_classes=5).eval()(image(name)), model(image(name)))
+
+
+@each_model
+@pytest.mark.parametrize("way", ["path", "folder", "repository", "timm's folder", "timm's repository"])
+def test_a_classifier_for_other_classes_is_random_and_announced(saved, hub, tmp_path, caplog, name, way):
+    model, path = saved(name, num_classes=7, branches=False)
+    save_for_hf(model, tmp_path / "tuned", safe_serialization=True)
+    hub.put("org/faces", files_of(tmp_path / "tuned"))
+    create = timm.create_model if "timm" in way else partial(facepcl.create_model, branches=False)
+    source = "hf-hub:org/faces" if "repository" in way else f"local-dir:{tmp_path / 'tuned'}"
+    arguments = (name, path) if way == "path" else (source, True)
+    for classes in (7, 0):
+        create(*arguments, num_classes=classes)
+    assert not caplog.text
+    create(*arguments, num_classes=3)
+    assert re.search(r"has a classifier for 7 classes; that for 3 is random", caplog.text)
+    assert len(caplog.records) == 1
+
+
+def test_so_is_that_of_another_timm_model_and_one_for_as_many_classes_is_kept(tmp_path, caplog):
+    torch.manual_seed(0)
+    model = facepcl.create_model("test_resnet", num_classes=7)
+    name = f"local-dir:{save_encoder(model, tmp_path / 'encoder')}"
+    for branches in (True, False):
+        same = facepcl.create_model(name, num_classes=7, branches=branches)
+        assert torch.equal(same.get_classifier().weight, model.get_classifier().weight)
+        assert not caplog.text
+        facepcl.create_model(name, num_classes=3, branches=branches)
+        assert "encoder has a classifier for 7 classes; that for 3 is random" in caplog.text
+        caplog.clear()
+
+
+def test_both_classifiers_of_a_distilled_network_may_be_for_other_classes(tmp_path):
+    model = facepcl.create_model("deit_tiny_distilled_patch16_224", num_classes=7, img_size=32, depth=1)
+    folder = save_encoder(model, tmp_path / "encoder")
+    assert facepcl.create_model(f"local-dir:{folder}", num_classes=3).trunk.head_dist.out_features == 3
+
+
+def test_a_file_of_ones_own_is_not_described_as_the_released_weights(saved):
+    _, path = saved("pcl_facecycle")
+    cfg = facepcl.create_model("pcl_facecycle", pretrained=path).pretrained_cfg
+    assert not {"tag", "license", "description"} & set(cfg)
 
 
 @each_model

@@ -29,6 +29,7 @@ from facepcl.models.branched import as_map, check_input
 from facepcl.models.factory import FAMILY, create_model, find_heads, unknown_model
 from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm
+from facepcl.models.io import without_claims
 from facepcl.models.model_args import LARGEST_SIDE
 from facepcl.models.registry import rows_of
 from facepcl.utils.cpus import cores
@@ -173,7 +174,7 @@ class Encoder:
     def _describe(self, config: dict[str, Any], weights: str, released: bool) -> dict[str, Any]:
         """What a table says of its embeddings; `space` is the same for vectors that may be compared.
 
-        Weights that are not the `released` ones of a name, such as fine-tuned ones, still carry its cfg.
+        A module that is not the `released` one of a name may have been trained since, and keeps its cfg.
         """
         cfg = (getattr(self.model, "pretrained_cfg", None) or {}) if released else {}
         preprocessing = {k: config[k] for k in sorted(config)}
@@ -328,6 +329,8 @@ def codes_of(branch: str) -> tuple[str, ...]:
 def branches_of(branch: str) -> tuple[str, ...]:
     """The branches that `branch` is made of. Raises OptionError for what is none."""
     names = Branches._fields if branch == "concat" else codes_of(branch)
+    if "concat" in names:
+        raise OptionError("concat is shared, face and pose in one vector; beside other branches, name these")
     for name in names:
         if name not in (*Branches._fields, IDENTITY):
             raise OptionError(f"{unknown('branch', name, BRANCH_NAMES)}, or several as face,pose")
@@ -388,10 +391,13 @@ def _load(model: str | nn.Module) -> nn.Module:
     elif not timm.is_model(plain):
         raise unknown_model(model, timm.list_models())
     try:
-        return timm.create_model(model, pretrained=True, num_classes=0)
+        network: Any = timm.create_model(model, pretrained=True, num_classes=0)
     except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(f"{model}: {reason}") from error
+    if ":" in model:  # timm keeps the tag and the licence of the weights from which these were trained
+        network.pretrained_cfg = without_claims(network.pretrained_cfg)
+    return network
 
 
 def _load_heads(model: str | nn.Module, device: torch.device) -> Heads | None:

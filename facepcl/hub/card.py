@@ -15,6 +15,7 @@ from facepcl.models.io import (
     ORIGINAL_HEADS_FILE,
     STOCK_NAMES,
     WEIGHTS_FILE,
+    cfg_of,
     read_config,
     read_shapes,
 )
@@ -53,7 +54,7 @@ class Facts:
 def card_of(folder: Path, name: str, facts: Facts | None = None, license: str | None = None) -> str:
     """The card of the weights in `folder`, loaded as `name`; its metadata are checked."""
     facts, config = facts or Facts(), read_config(folder)
-    cfg, own = config.get("pretrained_cfg", {}), config.get("facepcl", {})
+    cfg, own = cfg_of(config), config.get("facepcl", {})
     if not {"input_size", "mean", "std"} <= cfg.keys():
         raise OptionError(
             f"{folder}: the pretrained_cfg of its config.json needs input_size, mean and std; save the model "
@@ -62,7 +63,7 @@ def card_of(folder: Path, name: str, facts: Facts | None = None, license: str | 
     architecture = own.get("architecture", config.get("architecture", ""))
     license = license or cfg.get("license")
     metadata = _metadata(architecture, name, facts, license, bool(cfg.get("paper_ids")))
-    text = f"---\n{metadata}\n---\n\n{_body(folder, name, architecture, config, facts, license)}"
+    text = f"---\n{metadata}\n---\n\n{_body(folder, name, architecture, cfg, facts, license)}"
     check_card(text, name)
     return text
 
@@ -116,9 +117,8 @@ def _metadata(architecture: str, name: str, facts: Facts, license: str | None, i
 
 
 def _body(
-    folder: Path, name: str, architecture: str, config: dict[str, Any], facts: Facts, license: str | None
+    folder: Path, name: str, architecture: str, cfg: dict[str, Any], facts: Facts, license: str | None
 ) -> str:
-    cfg = config["pretrained_cfg"]
     size, values = cfg["input_size"][-1], _values(cfg)
     stock = architecture in STOCK_NAMES or is_timms(architecture)
     branches = (folder / BRANCHES_FILE).is_file() or any(map(is_branch, read_shapes(folder / WEIGHTS_FILE)))

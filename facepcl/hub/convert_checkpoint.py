@@ -68,6 +68,7 @@ def convert(
         model.face = model.pose = None
     _load(model, parts.encoder, f"{checkpoint} as {arch or parts.architecture}")
     if arch is not None and not branches:
+        _say_assumed(arch, model, mean, std, size)
         mean, std, size = mean or IMAGENET_DEFAULT_MEAN, std or IMAGENET_DEFAULT_STD, size or RESNET_SIZE
         model.pretrained_cfg |= {"paper_ids": None, "paper_name": None}  # it was not trained by PCL
     given = {"mean": mean, "std": std}
@@ -115,6 +116,25 @@ def _check_options(
     check_folder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OptionError(f"{out} already exists; choose a new folder")
+
+
+def _say_assumed(
+    arch: str, model: Any, mean: Sequence[float] | None, std: Sequence[float] | None, size: int | None
+) -> None:
+    """Say which of mean, std and size the file does not tell; other ones give other codes."""
+    given = {"--mean": mean, "--std": std, "--size": size}
+    assumed = {"--mean": IMAGENET_DEFAULT_MEAN, "--std": IMAGENET_DEFAULT_STD, "--size": (RESNET_SIZE,)}
+    cfg = model.pretrained_cfg
+    ours = {"--mean": cfg["mean"], "--std": cfg["std"], "--size": cfg["input_size"][-1:]}
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        said, instead = (
+            " ".join(f"{name} {' '.join(f'{n:g}' for n in values[name])}" for name in missing)
+            for values in (assumed, ours)
+        )
+        _logger.warning(
+            "assuming %s, as for ImageNet; weights fine-tuned from pcl_%s take %s", said, arch, instead
+        )
 
 
 def _load(network: nn.Module, tensors: State, what: str) -> None:

@@ -61,7 +61,7 @@ def run(
     _check(out)
     encoder = Encoder(name, size=size, device="cpu", dtype="float32", backend="eager")
     network = Codes(encoder, with_preprocessing)
-    meta = _describe(encoder, network, isinstance(name, str) and not name.startswith("local-dir:"))
+    meta = _describe(encoder, network, isinstance(name, str))
     write, open_file = _FORMATS[out.suffix]
     with atomic(out) as temporary:
         try:
@@ -128,8 +128,8 @@ class Codes(nn.Module):
 
 
 def _describe(encoder: Encoder, network: Codes, named: bool) -> dict[str, Any]:
-    """The description in the file. Only weights that are `named` have the tag and licence of their cfg: a
-    folder keeps those of the weights from which it was trained."""
+    """The description in the file. Only weights that are `named` have the licence of their cfg: a module may
+    have been trained since."""
     height, width, _ = network.shape
     cfg = (getattr(encoder.model, "pretrained_cfg", None) or {}) if named else {}
     form = (
@@ -143,7 +143,7 @@ def _describe(encoder: Encoder, network: Codes, named: bool) -> dict[str, Any]:
     return {
         "facepcl": encoder.meta["facepcl"],
         "model": encoder.meta["model"],
-        "tag": cfg.get("tag"),
+        "tag": encoder.meta["tag"],
         "weights_sha256": encoder.meta["weights_sha256"],
         "license": cfg.get("license"),
         "input": f"{INPUT}: {form}",

@@ -11,7 +11,14 @@ from facepcl.errors import FacepclError, HubError, MissingPath, OptionError, Wei
 from facepcl.hub.card import CARD_FILE, Facts, card_of, check_card
 from facepcl.models.factory import create_decoder, create_model, find_decoder, find_heads
 from facepcl.models.hub_folder import LOADED, architecture_of, reason
-from facepcl.models.io import CONFIG_FILE, ORIGINAL_HEADS_FILE, read_config
+from facepcl.models.io import (
+    ABOUT,
+    CONFIG_FILE,
+    ORIGINAL_HEADS_FILE,
+    claims_of,
+    read_config,
+    without_claims,
+)
 from facepcl.utils.files import as_path
 from facepcl.utils.progress import hub_progress_bars
 
@@ -102,7 +109,7 @@ def _contents(
         if bad := [key for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
             raise WeightsError(f"{folder} contains numbers that are not finite: {bad[0]}")
     contents: dict[str, Path | bytes] = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
-    contents[CONFIG_FILE] = folder / CONFIG_FILE
+    contents[CONFIG_FILE] = _config_of(folder, license)
     name = f"hf-hub:{repository}"
     if (folder / CARD_FILE).is_file():
         if license or datasets:
@@ -117,12 +124,19 @@ def _contents(
         check_card(card, str(folder))
     else:
         card = card_of(folder, name, Facts(datasets=tuple(datasets)), license)
-    if license:
-        config = read_config(folder)
-        config["pretrained_cfg"]["license"] = license
-        contents[CONFIG_FILE] = (json.dumps(config, indent=2) + "\n").encode()
     contents[CARD_FILE] = card.encode()
     return contents
+
+
+def _config_of(folder: Path, license: str | None) -> bytes:
+    """The config.json as it is to be: it says nothing of other weights, and has the `license`."""
+    config = read_config(folder)
+    about = claims_of(config) | ({"license": license} if license else {})
+    config["pretrained_cfg"] = without_claims(config.get("pretrained_cfg", {})) | about
+    own = {key: value for key, value in config.pop("facepcl", {}).items() if key != ABOUT}
+    if own or about:
+        config["facepcl"] = own | ({ABOUT: about} if about else {})
+    return (json.dumps(config, indent=2) + "\n").encode()
 
 
 def _commit(

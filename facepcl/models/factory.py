@@ -20,15 +20,19 @@ from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
 from facepcl.models.io import (
     BRANCHES_FILE,
     DECODER_FILE,
+    DESCRIPTIVE,
     HEADS_FILE,
     WEIGHTS_FILE,
+    cfg_of,
+    claims_of,
     load_tensors,
     read_config,
     read_shapes,
+    without_claims,
 )
 from facepcl.models.model_args import SOURCES, check_model_args, make_described
 from facepcl.models.registry import WEIGHTS, Row, rows_of
-from facepcl.models.weights import THREE_WAYS, check_sha256, warn_untrained
+from facepcl.models.weights import THREE_WAYS, check_sha256, warn_random_classifier, warn_untrained
 
 _logger = logging.getLogger("facepcl")
 
@@ -87,13 +91,8 @@ def create_model(
         folder = fetch_row(row, timm_options.get("cache_dir"))
         return _create_from_folder(folder, True, branches is not False, timm_options)
     if isinstance(pretrained, (str, Path)):
-        overlay = _overlay(Path(pretrained)) | (timm_options.pop("pretrained_cfg_overlay", None) or {})
-        classes, wanted = overlay["num_classes"], timm_options.get("num_classes")
-        if classes and wanted and classes != wanted:
-            _logger.warning(
-                "%s has a classifier for %d classes; that for %d is random", pretrained, classes, wanted
-            )
-        timm_options["pretrained_cfg_overlay"] = overlay
+        overlay = timm_options.pop("pretrained_cfg_overlay", None) or {}
+        timm_options["pretrained_cfg_overlay"] = _overlay(Path(pretrained)) | overlay
     return timm.create_model(
         name, pretrained=bool(pretrained), branches=branches is not False, **timm_options
     )
@@ -198,11 +197,13 @@ def download(name: str, cache_dir: str | Path | None = None, progress: bool = Fa
 
 
 def _overlay(path: Path) -> dict[str, Any]:
-    """timm's description of a weights file of the user's: where it is and how many classes its head has."""
+    """timm's description of a weights file of the user's: where it is and how many classes its head has.
+    Tag, licence and description of the released weights are not those of the file."""
     if path.suffix != ".safetensors":
         raise OptionError(f"{path}: weights are read from .safetensors files only, never from a pickle")
-    rows = read_shapes(path).get("fc.weight", [0])[0]
-    return {"file": str(path), "num_classes": rows, "hf_hub_id": None, "url": None}
+    rows = sum(read_shapes(path).get("fc.weight", [])[:1])
+    unknown = dict.fromkeys((*DESCRIPTIVE, "hf_hub_id", "url"))
+    return {**unknown, "file": str(path), "num_classes": rows}
 
 
 def _create_from_folder(
@@ -214,9 +215,13 @@ def _create_from_folder(
     cfg = _cfg_of(config, architecture)
     arguments = config.get("model_args", {})
     if is_timms(architecture):
+        if pretrained:
+            warn_random_classifier(folder, cfg.get("num_classes"), options.get("num_classes"))
         if branches or (branches is None and own.get("branches")):
             return _load_branched(folder, cfg, arguments, options, pretrained)
-        return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
+        model.pretrained_cfg = without_claims(model.pretrained_cfg) | claims_of(config)
+        return model
     shapes = read_shapes(folder / WEIGHTS_FILE)
     if branches is None:
         branches = own.get("branches", arguments.get("branches"))
@@ -231,18 +236,20 @@ def _create_from_folder(
     described = {**arguments, "branches": bool(branches) and any(map(is_branch, shapes))}
     check_model_args(folder, architecture, cfg, described, shapes)
     if pretrained:
+        cfg["file"] = str(folder)  # in messages; timm takes the tensors
         # Both files of a ResNet are merged, so that the check of the whole sees trunk and branches at once.
         cfg["state_dict"] = load_tensors(folder / WEIGHTS_FILE)
         if branches and own.get("branches"):
             cfg["state_dict"] |= load_tensors(folder / BRANCHES_FILE)
     arguments = {**arguments, "branches": bool(branches)}
     if options:  # of the caller, who is told what timm says of them
-        model: Any = timm.create_model(
+        model = timm.create_model(
             architecture, pretrained=pretrained, pretrained_cfg=cfg, **{**arguments, **options}
         )
     else:
         model = make_described(folder, architecture, cfg, arguments, pretrained=pretrained)
-    model.pretrained_cfg.pop("state_dict", None)  # timm keeps a second copy of the weights there
+    for key in ("file", "state_dict"):  # timm keeps a second copy of the weights there
+        model.pretrained_cfg.pop(key, None)
     return model
 
 
@@ -260,9 +267,12 @@ def _load_branched(
     tensors |= load_tensors(folder / BRANCHES_FILE)
     make = partial(make_described, folder, cfg["architecture"], cfg, {**arguments, **options})
     on_meta = BranchedModel(make(device="meta"))  # takes no memory, whatever is described
-    head = f"trunk.{on_meta.pretrained_cfg.get('classifier')}." if "num_classes" in options else None
+    heads: tuple[str, ...] = ()
+    if options.get("num_classes") not in (None, cfg.get("num_classes")):
+        classifier = on_meta.pretrained_cfg.get("classifier") or ()  # two of a distilled network
+        heads = tuple(f"trunk.{n}." for n in ([classifier] if isinstance(classifier, str) else classifier))
     tensors, network = (
-        {name: tensor for name, tensor in some.items() if not (head and name.startswith(head))}
+        {name: tensor for name, tensor in some.items() if not name.startswith(heads)}
         for some in (tensors, on_meta.state_dict())
     )
     for name in sorted({*tensors, *network}):
@@ -274,13 +284,13 @@ def _load_branched(
             )
     model = BranchedModel(make())
     if pretrained:
-        model.load_state_dict(tensors, strict=head is None)
+        model.load_state_dict(tensors, strict=not heads)
     return model
 
 
 def _cfg_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
     """timm's description of the weights of a folder, which are where the folder is."""
-    cfg = {key: value for key, value in config.get("pretrained_cfg", {}).items() if key not in SOURCES}
+    cfg = {key: value for key, value in cfg_of(config).items() if key not in SOURCES}
     cfg["architecture"] = architecture
     if "num_classes" in config:  # transformers writes it here alone
         cfg["num_classes"] = config["num_classes"]

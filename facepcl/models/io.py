@@ -29,6 +29,7 @@ BRANCHES_FILE = "branches.safetensors"
 DECODER_FILE = "decoder.safetensors"
 HEADS_FILE = "heads.safetensors"  # those of `facepcl.create_heads`, described in config.json
 ORIGINAL_HEADS_FILE = "original_heads.safetensors"  # of a converted checkpoint: projection heads, probe
+ABOUT = "about"  # of config.json's `facepcl`: what is known of these weights
 DESCRIPTIVE = ("tag", "license", "description", "origin_url", "notes")  # of weights, not of an architecture
 PARTS = ("pretrained_cfg", "model_args", "facepcl")  # of config.json, each an object
 STOCK_NAMES = {"pcl_resnet18": "resnet18", "pcl_resnet50": "resnet50"}
@@ -96,8 +97,8 @@ def save_encoder(
     """Write an encoder as a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; return
     the folder.
 
-    `about`: the `tag`, `license` and `description` of these weights, for `config.json`; those of the released
-    weights of the same architecture are not theirs and left out.
+    `about`: the `tag`, `license` and `description` of these weights, for `config.json`; those of the weights
+    from which they were trained are not theirs and left out.
 
     The folder of an encoder without branches says so, and `facepcl.create_model` then makes none either.
     The folder of a ResNet or of another of timm's models names timm's stock architecture and holds the trunk
@@ -114,10 +115,11 @@ def save_encoder(
     partial.mkdir(parents=True)
     # a copy: safetensors refuses channels_last tensors, and the caller's model keeps its layout
     plain: Any = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
-    cfg = {key: value for key, value in plain.pretrained_cfg.items() if key not in DESCRIPTIVE}
-    plain.pretrained_cfg = cfg | dict(about or {})
-    architecture = cfg["architecture"]
+    plain.pretrained_cfg = without_claims(plain.pretrained_cfg) | dict(about or {})
+    architecture = plain.pretrained_cfg["architecture"]
     own: dict[str, Any] = {"heads": describe_heads(heads.specs)} if heads else {}
+    if about:
+        own[ABOUT] = dict(about)
     options: dict[str, Any] = {"model_args": arguments}
     trunk: nn.Module = plain
     if isinstance(plain, BranchedModel):
@@ -142,6 +144,28 @@ def save_encoder(
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def without_claims(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's description of a network, without what it says of particular weights."""
+    return {key: value for key, value in cfg.items() if key not in DESCRIPTIVE}
+
+
+def claims_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """What `save_encoder` or `push` recorded of the weights of a `config.json`: tag, licence, description.
+
+    Its `pretrained_cfg` alone, which is for timm, is not believed: timm keeps what it loaded, and saves it
+    with whatever was trained from it. transformers does the same with the whole of our config.json.
+    """
+    about = config.get("facepcl", {}).get(ABOUT)
+    if not isinstance(about, dict) or "transformers_version" in config:
+        return {}
+    return {key: about[key] for key in DESCRIPTIVE if isinstance(about.get(key), str)}
+
+
+def cfg_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's description of the weights of a `config.json`, with the claims that are theirs."""
+    return without_claims(config.get("pretrained_cfg", {})) | claims_of(config)
 
 
 def size_cfg(model: Any, size: int) -> dict[str, tuple[int, ...]]:

@@ -80,6 +80,7 @@ def check_pretrained(model: str, pretrained: Any, options: dict[str, Any]) -> No
         raise WeightsError(f"there are no pretrained weights for {model}; {THREE_WAYS}")
     if cfg.file and not cfg.state_dict and not Path(cfg.file).exists():
         raise WeightsError(f"{cfg.file}: there is no such weights file")
+    warn_random_classifier(cfg.file or cfg.hf_hub_id or model, cfg.num_classes, options.get("num_classes"))
 
 
 def warn_untrained(name: str) -> None:
@@ -88,6 +89,12 @@ def warn_untrained(name: str) -> None:
         f"{name} is made with random weights, as pretrained=False says; "
         f'type create_model("{name}", pretrained=True) for its own'
     )
+
+
+def warn_random_classifier(where: str | Path, found: int | None, wanted: int | None) -> None:
+    """Say that weights with a classifier for `found` classes leave one for `wanted` classes random."""
+    if found and wanted and found != wanted:
+        _logger.warning("%s has a classifier for %s classes; that for %s is random", where, found, wanted)
 
 
 @cache
@@ -146,6 +153,9 @@ def fit_state_dict(
         raise WeightsError(f"{where} does not fit {name}: {wrong}")
     if file and Path(file).is_file():
         _logger.info(
-            "%s.%s: weights from %s, sha256 %s", name, cfg.get("tag"), file, check_sha256(Path(file))[:12]
+            "%s: weights from %s, sha256 %s",
+            ".".join(filter(None, (name, cfg.get("tag")))),
+            file,
+            check_sha256(Path(file))[:12],
         )
     return dict(state_dict)

@@ -22,9 +22,9 @@ def find_device(name: str) -> torch.device:
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         return torch.device(next((kind for kind in there if there[kind]), "cpu"))
     try:
-        there = torch.zeros(1, device=name)
-        there.cpu()  # "meta" holds no numbers
-        return there.device
+        number = torch.zeros(1, device=name)
+        number.cpu()  # "meta" holds none
+        return number.device
     except (RuntimeError, AssertionError, ImportError) as error:  # any of them for one that is not there
         raise OptionError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
