@@ -10,7 +10,7 @@ from PIL import Image
 import facepcl
 from facepcl.analysis.analyzer import in_photo
 from facepcl.analysis.drawing import BOX, DrawnFace, annotated
-from facepcl.analysis.tracks import Tracker, with_tracks
+from facepcl.analysis.tracks import GAP, OVERLAP, SAME, SIMILAR, Tracker, with_tracks
 from facepcl.cli import main
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.errors import ImageError, OptionError
@@ -275,6 +275,55 @@ def test_a_person_who_comes_back_has_the_number_from_before():
     assert tracker(0.0, at(0), ANNA[None]) == [0]
     assert tracker(0.2, at(400), BERT[None]) == [1]
     assert tracker(9.0, at(800), ANNA[None]) == [0]
+
+
+def straightforward_tracks(frames):
+    """The rule of `Tracker` without shortcuts: every face of a frame beside every track."""
+    tracks, numbers = [], []
+    for time, boxes, identities in frames:
+        pairs = []
+        for number, (seen, box, last, total) in enumerate(tracks):
+            for face, identity in enumerate(identities):
+                cosine = total @ identity / np.linalg.norm(total)
+                inner = np.minimum(box[2:], boxes[face, 2:]) - np.maximum(box[:2], boxes[face, :2])
+                both, areas = inner.clip(0).prod(), [(b[2:] - b[:2]).prod() for b in (box, boxes[face])]
+                overlap = both / (sum(areas) - both)
+                overlap = overlap if time - seen <= GAP else 0.0
+                if cosine >= SAME or (overlap >= OVERLAP and max(cosine, last @ identity) >= SIMILAR):
+                    pairs.append((overlap + cosine, face, number))
+        found = {}
+        for _, face, number in sorted(pairs, reverse=True):
+            if face not in found and number not in found.values():
+                found[face] = number
+        for face, identity in enumerate(identities):
+            number = found.setdefault(face, len(tracks))
+            total = tracks[number][3] + identity if number < len(tracks) else identity
+            tracks[number : number + 1] = [(time, boxes[face], identity, total)]
+        numbers.append([found[face] for face in range(len(boxes))])
+    return numbers
+
+
+def crowd(rng, frames):
+    """Frames of faces that come, move, change, leave and come back, with their times."""
+    people = rng.normal(size=(20, 16))
+    places = rng.uniform(0, 300, (20, 2))
+    there = rng.random(20) < 0.3
+    for step in range(frames):
+        there ^= rng.random(20) < 0.1
+        places += rng.normal(0, 8, places.shape)
+        some = rng.permutation(np.flatnonzero(there))
+        seen = people[some] + rng.normal(0, 0.6, (len(some), 16))
+        vectors = (seen / np.linalg.norm(seen, axis=1, keepdims=True)).astype(np.float32)
+        yield 0.2 * step, np.concatenate([places[some], places[some] + 50], 1), vectors
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_numbers_of_a_crowd_are_those_of_the_straightforward_rule(seed):
+    frames = list(crowd(np.random.default_rng(seed), 150))
+    tracker = Tracker()
+    found = [tracker(*frame) for frame in frames]
+    assert found == straightforward_tracks(frames)
+    assert len(tracker.tracks) > 20  # some are not known again
 
 
 def block(paths, vectors, lefts):

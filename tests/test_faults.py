@@ -17,12 +17,14 @@ import signal
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.files import FACES, ROOT, no_room_beyond, pack
+from helpers.forked_jobs import stopping_after
 from helpers.scripts import children, time_limit
 from torch import nn
 
@@ -30,7 +32,8 @@ import facepcl
 from facepcl.cli import main
 from facepcl.data.sources import list_entries, read_items
 from facepcl.embedding.embedder import FaceEmbedder
-from facepcl.errors import DataError, ImageError, OptionError, WriteError
+from facepcl.embedding.writers import TableWriter
+from facepcl.errors import DataError, ImageError, OptionError, RemoteError, WriteError
 from facepcl.pretrain.dataset import read_faces
 from facepcl.utils.files import alone, atomic, temporary_name
 
@@ -77,6 +80,20 @@ def test_a_batch_that_does_not_fit_is_halved_once_and_said_once(photos, tmp_path
     a, b = (facepcl.read_embeddings(tmp_path / name) for name in ("a.npz", "b.npz"))
     assert a.paths == b.paths
     assert np.array_equal(a.vectors, b.vectors)  # the same batches, so the same sums
+
+
+def test_memory_that_the_cpu_does_not_have_halves_a_batch_too(photos, caplog):
+    """For which torch raises no OutOfMemoryError."""
+
+    class Greedy(Narrow):
+        def forward_features(self, x):
+            torch.empty(2**60 if len(x) > self.room else 1, dtype=torch.uint8)
+            return super().forward_features(x)
+
+    embedder = FaceEmbedder(Greedy(8), batch_size=16, backend="eager", dtype="float32")
+    assert embedder(sorted(photos.iterdir())).shape == (40, 2048)
+    assert "can't allocate memory: you tried to allocate 1152921504606846976 bytes" in caplog.text
+    assert "going on with batches of 8" in caplog.text
 
 
 def test_a_list_that_does_not_fit_is_halved_too(photos, caplog):
@@ -268,6 +285,28 @@ def test_a_drive_that_cannot_wait_for_its_disk_is_written_to(tmp_path, monkeypat
     with atomic(tmp_path / "t") as temporary:
         temporary.write_text("there")
     assert (tmp_path / "t").read_text() == "there"
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_job_whose_list_names_images_of_a_folder_that_vanishes_ends_and_goes_on(photos, tmp_path):
+    """As with a drive that is unmounted while the list is on another: there are no bad rows, but for what
+    was not there from the start."""
+    drive, table = tmp_path / "drive", tmp_path / "e.npz"
+    shutil.copytree(photos, drive)
+    lines = ["path", "never/there.jpg", *(f"drive/{i:02d}.jpg" for i in range(40))]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    job = partial(facepcl.embed, tmp_path / "list.csv", dtype="float32", batch_size=8, workers=1)
+    job(tmp_path / "whole.npz")
+    with stopping_after(TableWriter, 3):
+        job(table)
+    drive.rename(tmp_path / "elsewhere")
+    with pytest.raises(RemoteError, match="drive cannot be read: all that was listed there has vanished"):
+        job(table, resume=True)
+    (tmp_path / "elsewhere").rename(drive)
+    assert job(table, resume=True).embedded == 41 - 16  # the first part was kept
+    whole, found = (facepcl.read_embeddings(tmp_path / f"{name}.npz") for name in ("whole", "e"))
+    assert found.errors == whole.errors == ["there is no such file, and none beside it"] + [None] * 40
+    assert np.array_equal(found.vectors, whole.vectors, equal_nan=True)
 
 
 # -- names

@@ -152,6 +152,16 @@ def test_images_are_asked_for_ahead_and_come_in_order(memory, monkeypatch):
     assert [int(item.data) for item in read_items(list_entries(["memory://p"]))] == list(range(100))
 
 
+def test_a_url_that_was_missing_is_not_asked_for_again(memory, model, tmp_path):
+    """Its row stays until its table is deleted; a file here would be tried again."""
+    memory.pipe("/p/a.jpg", FACES[0].read_bytes())
+    (tmp_path / "list.csv").write_text("path\nmemory://p/a.jpg\nmemory://p/none.jpg\n")
+    facepcl.embed(tmp_path / "list.csv", tmp_path / "e.npz", model=model, **OPTIONS)
+    memory.pipe("/p/none.jpg", FACES[1].read_bytes())
+    facepcl.embed(tmp_path / "list.csv", tmp_path / "e.npz", model=model, resume=True, **OPTIONS)
+    assert facepcl.read_embeddings(tmp_path / "e.npz").errors == [None, "there is no such file"]
+
+
 def failing(monkeypatch, fs, times):
     """Reading fails so many times, as a network does."""
     cat_file, left = type(fs).cat_file, [times]

@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 from helpers.files import break_drive, jpeg, pack
 
-from facepcl.data.file_types import Selection
+from facepcl.data.file_types import ADVICE, Selection
 from facepcl.data.sources import list_entries, read_items
 from facepcl.errors import ImageError, MissingPath, OptionError, RemoteError
 from facepcl.utils import storage
@@ -116,6 +116,34 @@ def test_a_manifest_names_files_relative_to_its_folder_in_its_order(tmp_path):
     found = items(tmp_path / "list.csv")
     assert [i.path for i in found[:3]] == [f"{tmp_path}/b.jpg", f"{tmp_path}/sub/a.jpg", "/abs/c.jpg"]
     assert found[3].error == "line 6 of the manifest names no path"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_manifest_names_files_of_the_working_folder_if_they_are_only_there(tmp_path, monkeypatch, absolute):
+    """As the tables do that facepcl writes. One folder holds for all, whatever is missing in it."""
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, "photos/a.jpg", "photos/b.jpg", "lists/photos/c.jpg")
+    (tmp_path / "lists/list.csv").write_text(
+        "path\nphotos/none.jpg\nphotos/a.jpg\nphotos\\b.jpg\nphotos/c.jpg\n"
+    )
+    root = f"{tmp_path}/" if absolute else ""
+    names = ("none.jpg", "a.jpg", "b.jpg", "c.jpg")
+    assert paths(f"{root}lists/list.csv") == [f"{root}photos/{name}" for name in names]
+
+
+def test_the_folder_of_a_manifest_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, "a.jpg", "lists/a.jpg")
+    (tmp_path / "lists/list.csv").write_text("path\na.jpg\n")
+    assert paths("lists/list.csv") == ["lists/a.jpg"]
+
+
+def test_an_image_that_a_manifest_names_in_no_folder_is_read_once_it_is_there(tmp_path):
+    (tmp_path / "list.csv").write_text("path\nsub/a.jpg\nb.jpg\n")
+    listing = list(list_entries([tmp_path / "list.csv"]))
+    assert [entry.error for entry in listing] == ["there is no such file, and none beside it", None]
+    write_files(tmp_path, "sub/a.jpg")
+    assert [item.error for item in read_items(listing)] == [None, None]
 
 
 def test_a_manifest_without_paths_says_what_it_has(tmp_path):
@@ -270,6 +298,46 @@ def test_folders_globs_and_shards_count_what_they_skip(tmp_path, glob):
     found = list(read_items(list_entries([f"{tmp_path}{glob}"], selection), selection=selection))
     assert len(found) == 2
     assert selection.skipped == {".NEF": 2, "": 1, ".json": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.NEF", "b"], "; use --all-files to read them"),
+        (["list.csv"], "; .csv is a list or a table; name it itself to read the images that it lists"),
+        (
+            ["a.txt", "b.json", "c.mp4"],
+            "; .txt is no image, and lists are read from .csv files with a column path; .mp4 is a video, "
+            "which only facepcl analyze reads; extract its frames as images first",
+        ),
+        (
+            ["a.NEF", "x.zip"],
+            "; .zip is an archive, which is not read; unpack it and name the folder; use --all-files to read "
+            "the others",
+        ),
+    ],
+)
+def test_what_is_skipped_is_told_with_what_reads_it(caplog, names, said):
+    selection = Selection()
+    assert not any(map(selection.takes, names))
+    selection.tell(ADVICE)
+    (message,) = caplog.messages
+    assert message == f"{selection}{said}"
+
+
+def test_a_shard_in_a_shard_is_skipped_with_the_advice_to_unpack_it():
+    selection = Selection()
+    assert not selection.takes_member("part.tar")
+    assert selection.explain(ADVICE).endswith(
+        "; .tar is a shard in a shard, which is not read; unpack it first"
+    )
+
+
+def test_the_table_that_align_writes_beside_its_crops_is_not_counted(tmp_path):
+    write_files(tmp_path, "a_0.jpg", "faces.csv", "faces.csv.meta.json")
+    selection = Selection()
+    assert len(list(list_entries([tmp_path], selection))) == 1
+    assert not selection.skipped
 
 
 def test_all_files_are_read_if_that_is_asked_for_but_hidden_ones(tmp_path):

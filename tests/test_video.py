@@ -283,7 +283,7 @@ def test_without_frames_videos_are_skipped_and_counted(tmp_path, caplog):
     found = list(read_items(list_entries([tmp_path], selection), selection=selection))
     selection.tell(ADVICE)
     assert [item.path for item in found] == [str(tmp_path / "b.jpg")]
-    assert "skipped 1 file: 1 .mp4; use --all-files to read them" in caplog.text
+    assert "skipped 1 file: 1 .mp4; .mp4 is a video, which only facepcl analyze reads; extract" in caplog.text
     with pytest.raises(OptionError, match=r"a\.mp4 is a video, which only facepcl analyze reads; extract"):
         list_entries([tmp_path / "a.mp4"])
 
@@ -313,8 +313,20 @@ def test_without_pyav_videos_among_photos_are_skipped_with_what_to_type(tmp_path
     selection = Selection(fps=5)
     assert [entry.path for entry in list_entries([tmp_path], selection)] == [str(tmp_path / "b.jpg")]
     selection.tell(ADVICE)
-    assert "skipped 1 file: 1 .mov; to read videos, type: pip install 'facepcl[video]'" in caplog.text
-    assert "1 .mov; to read videos, type: pip install" in str(no_images([tmp_path], selection))
+    said = "skipped 1 file: 1 .mov; .mov is a video; to read videos, type: pip install 'facepcl[video]'"
+    assert said in caplog.text
+    assert said in str(no_images([tmp_path], selection))
+
+
+@pytest.mark.parametrize("fps", [0, 5])
+def test_a_video_in_a_shard_is_skipped_with_the_advice_to_unpack_it(tmp_path, caplog, fps):
+    pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "clip.MP4": b"x"})
+    selection = Selection(fps=fps)
+    assert len(list(read_items(list_entries([tmp_path], selection), selection=selection))) == 1
+    selection.tell(ADVICE)
+    assert caplog.messages == [
+        "skipped 1 file: 1 .MP4; .mp4 is a video in a shard, which is not read; unpack it first"
+    ]
 
 
 def test_videos_behind_urls_are_refused_with_what_to_do(tmp_path):

@@ -34,6 +34,8 @@ class Tracker:
 
     def __init__(self) -> None:
         self.tracks: list[Track] = []
+        self._recent: set[int] = set()  # tracks that were seen within GAP
+        self._identities = np.empty((0, 0), np.float32)  # of all tracks, of unit length; with room for more
 
     def __call__(self, time: float, boxes: np.ndarray, identities: np.ndarray) -> list[int]:
         """The track of each face of a frame, from boxes `[K, 4]` (NaN: the frame is the face) and unit
@@ -53,33 +55,42 @@ class Tracker:
                 track = self.tracks[numbers[face]]
                 track.time, track.box, track.last = time, box, identity
                 track.identity = track.identity + identity
+        if len(self.tracks) > len(self._identities):  # doubled, so that tracks are rarely copied
+            self._identities.resize((2 * len(self.tracks), identities.shape[1]), refcheck=False)
+        for number in numbers.values():
+            identity = self.tracks[number].identity
+            self._identities[number] = identity / np.linalg.norm(identity).clip(1e-12)
+        self._recent.update(numbers.values())
         return [numbers[face] for face in range(len(boxes))]
 
     def _fits(
         self, time: float, boxes: np.ndarray, identities: np.ndarray
     ) -> Iterator[tuple[float, int, int]]:
         """Pairs that may be one person: how well they fit, the face, and the track."""
+        self._recent = {number for number in self._recent if time - self.tracks[number].time <= GAP}
         if not self.tracks:
             return
-        sums = np.stack([track.identity for track in self.tracks])
-        cosines = sums @ identities.T / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)
-        for track, cosines_of_track in zip(self.tracks, cosines, strict=True):
-            recent = time - track.time <= GAP
-            for face in range(len(boxes)) if recent else np.flatnonzero(cosines_of_track >= SAME).tolist():
-                cosine = float(cosines_of_track[face])
-                overlap = overlap_of(track.box, boxes[face]) if recent else 0.0
-                nearest = max(cosine, float(track.last @ identities[face]))
-                if cosine >= SAME or (overlap >= OVERLAP and nearest >= SIMILAR):
-                    yield overlap + cosine, face, track.number
+        cosines = self._identities[: len(self.tracks)] @ identities.T
+        recent = list(self._recent)
+        boxes_before = np.array([self.tracks[number].box for number in recent]).reshape(-1, 4)
+        overlaps = dict(zip(recent, overlaps_of(boxes_before, boxes), strict=True))
+        may_fit = cosines >= SAME
+        for number, of_track in overlaps.items():
+            may_fit[number] |= of_track >= OVERLAP
+        for number, face in np.argwhere(may_fit).tolist():
+            cosine = float(cosines[number, face])
+            overlap = float(overlaps[number][face]) if number in overlaps else 0.0
+            nearest = max(cosine, float(self.tracks[number].last @ identities[face]))
+            if cosine >= SAME or nearest >= SIMILAR:
+                yield overlap + cosine, face, number
 
 
-def overlap_of(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes; 1 for crops, which have none."""
-    if np.isnan(a).any() or np.isnan(b).any():
-        return 1.0
-    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    both = max(width, 0.0) * max(height, 0.0)
-    return float(both / max(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both, 1e-12))
+def overlaps_of(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes, `[M, 4]` and `[N, 4]` to `[M, N]`; 1 for crops, which have none."""
+    a, b = some[:, None], others[None]
+    both = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(2)
+    either = (a[..., 2:] - a[..., :2]).prod(2) + (b[..., 2:] - b[..., :2]).prod(2) - both
+    return np.where(np.isnan(both), 1.0, both / either.clip(1e-12))
 
 
 def with_tracks(blocks: Iterator[Embeddings]) -> Iterator[Embeddings]:

@@ -23,7 +23,8 @@ MANIFEST_SUFFIXES = (".csv", ".tsv")
 _OF_EXTRAS = frozenset([".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl"])
 # What Pillow recognises but does not decode, or has another program decode.
 _NOT_DECODED = frozenset(["BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"])
-_OF_SYSTEMS = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"])
+# Files of systems, and what `facepcl align` writes beside its crops.
+_UNSEEN = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "faces.csv", "faces.csv.meta.json"])
 _MOST_NAMED, _LONGEST_NAMED = 8, 20  # extensions in a message, and letters of one
 
 _ARCHIVE = "an archive, which is not read; unpack it and name the folder"
@@ -35,7 +36,7 @@ _RECORDS = (
 _LIST = "no image, and lists are read from .csv files with a column path"
 _DATA = "a data file, which is not read; write its images to folders or .tar shards first"
 _VIDEO = "a video, which only facepcl analyze reads; extract its frames as images first"
-_UNSUPPORTED = {  # the first of them is what a folder of several holds
+_UNSUPPORTED = {  # of what a folder holds, they are told in this order
     ".rec": _RECORDS,
     **dict.fromkeys((".zip", ".rar", ".7z", ".gz", ".bz2", ".xz", ".zst"), _ARCHIVE),
     **dict.fromkeys((".parquet", ".npz", ".npy", ".arrow", ".feather"), _TABLE),
@@ -44,6 +45,13 @@ _UNSUPPORTED = {  # the first of them is what a folder of several holds
     **dict.fromkeys(VIDEO_SUFFIXES, _VIDEO),
     ".bin": "no image; pairs of insightface are for facepcl probe verification",
     ".pdf": "a document; extract its images first",
+}
+_PACKED_VIDEO = "a video in a shard, which is not read; unpack it first"
+_VIDEO_TO_COME = f"a video; to read videos, type: {VIDEO_EXTRA}"
+_SKIPPED = {  # by their names
+    **_UNSUPPORTED,
+    **dict.fromkeys(MANIFEST_SUFFIXES, "a list or a table; name it itself to read the images that it lists"),
+    **dict.fromkeys((".tar", ".tgz"), "a shard in a shard, which is not read; unpack it first"),
 }
 _SIGNATURES = {
     **dict.fromkeys((b"PK\3\4", b"PK\5\6", b"Rar!", b"7z\xbc\xaf"), _ARCHIVE),
@@ -104,7 +112,7 @@ def _suffix(name: str) -> str:
 
 def _is_hidden(name: str) -> bool:
     base = os.path.basename(without_query(name))
-    return base.startswith(".") or base.lower() in _OF_SYSTEMS
+    return base.startswith(".") or base.lower() in _UNSEEN
 
 
 class Selection:
@@ -117,6 +125,7 @@ class Selection:
             raise OptionError(f"fps must be between 0 (leave videos out) and {MOST_FPS:g}, not {fps}")
         self.all_files, self.fps, self._labels = all_files, fps, frozenset(labels)
         self.skipped: Counter[str] = Counter()
+        self._packed_videos = 0  # that were skipped
 
     def again(self) -> "Selection":
         """The same choice, with nothing counted yet."""
@@ -126,10 +135,15 @@ class Selection:
         """Whether a file is read; it is counted if not."""
         if self.is_video(name):
             return can_read_videos() or self._skips(name)
-        return is_shard_name(name) or self.takes_member(name)
+        return is_shard_name(name) or self._takes_image(name)
 
     def takes_member(self, name: str) -> bool:
-        """As `takes`, of a file in a shard, where shards are not read."""
+        """As `takes`, of a file in a shard, where shards and videos are not read."""
+        is_taken = self._takes_image(name)
+        self._packed_videos += not is_taken and is_video_name(name)
+        return is_taken
+
+    def _takes_image(self, name: str) -> bool:
         if is_image_name(name):
             return True
         if _is_hidden(name) or self.all_files:
@@ -165,26 +179,32 @@ class Selection:
         return f"skipped {skipped.total():,} {files}: {', '.join(named)}"
 
     def tell(self, advice: str = "") -> None:
-        """Log what was skipped, if anything."""
-        if text := str(self):
-            _logger.warning("%s%s", text, self._for_videos() or advice)
+        """Log what was skipped, if anything; with an `advice` as `explain` does."""
+        if text := self.explain(advice) if advice else str(self):
+            _logger.warning("%s", text)
 
     def explain(self, advice: str = "") -> str:
-        """What was skipped, and what such a file is or, if that is not known, `advice`; empty if none was."""
-        if hint := self._for_videos():
-            return f"{self}{hint}"
+        """What was skipped, what the known kinds of files among it are, and an `advice` such as ADVICE for
+        the others; empty if none was."""
         there = {suffix.lower() for suffix in +self.skipped}
-        if known := next(filter(there.__contains__, _UNSUPPORTED), None):
-            return f"{self}; {known} is {_UNSUPPORTED[known]}"
-        return f"{self}{advice}" if there else ""
+        reasons: dict[str, str] = {}
+        for suffix in filter(there.__contains__, _SKIPPED):
+            reasons.setdefault(self._reason(suffix), suffix)
+        known = "".join(f"; {suffix} is {reason}" for reason, suffix in reasons.items())
+        others = advice.format("the others" if known else "them") if there - _SKIPPED.keys() else ""
+        return f"{self}{known}{others}"
 
-    def _for_videos(self) -> str:
-        """What reads the videos that were skipped without the extra; empty if none was."""
-        skipped = any(suffix.lower() in VIDEO_SUFFIXES for suffix in +self.skipped)
-        return f"; to read videos, type: {VIDEO_EXTRA}" if self.fps and skipped else ""
+    def _reason(self, suffix: str) -> str:
+        """What a file that was skipped is, and what to do."""
+        if suffix not in VIDEO_SUFFIXES:
+            return _SKIPPED[suffix]
+        videos = sum(count for name, count in self.skipped.items() if name.lower() in VIDEO_SUFFIXES)
+        if videos == self._packed_videos:
+            return _PACKED_VIDEO
+        return _VIDEO_TO_COME if self.fps else _VIDEO
 
 
-ADVICE = "; use --all-files to read them"
+ADVICE = "; use --all-files to read {}"
 
 
 def _shown(suffix: str) -> str:

@@ -11,9 +11,8 @@ import tarfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from fnmatch import fnmatch
-from functools import partial
-from itertools import chain, groupby
+from functools import cache, partial
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +25,16 @@ from facepcl.data.file_types import (
     unsupported,
     without_query,
 )
+from facepcl.data.globs import expanded, matches, mode_of
 from facepcl.data.remote import RemoteFile, is_url, list_url, read_url, stamp_url, without_secrets
+from facepcl.data.vanished import is_gone
 from facepcl.data.video import frame_path, read_frames, video_of
 from facepcl.errors import ImageError, MissingPath, OptionError, require, shortened
 from facepcl.images.decode import MAX_BYTES, read_file
 from facepcl.images.face import Face
 from facepcl.images.geometry import Square
 from facepcl.utils.futures import in_order
-from facepcl.utils.storage import MISSING, RetriedFile, is_of_storage, open_text, retried, why_not
+from facepcl.utils.storage import ALONE, MISSING, RetriedFile, is_of_storage, open_text, retried, why_not
 
 _logger = logging.getLogger("facepcl")
 
@@ -44,6 +45,7 @@ SHARD_ERRORS = (tarfile.TarError, OSError, EOFError)  # of a file that is no tar
 MANIFEST_COLUMNS = ("path", "file_name")  # ours, and that of Hugging Face's imagefolder
 DELIMITERS = ",;\t"
 REMOTE_VIDEO = "a video behind a URL, which is not read; download it first"
+NAMES_TRIED = 1000  # of a manifest, to find the folder that they count from
 URLS_AHEAD = 32  # images behind URLs that are asked for at once
 
 
@@ -168,7 +170,7 @@ def _spelled(source: str | Path) -> str:
 def _entries_of(source: str, selection: Selection) -> Iterable[Entry]:
     if is_url(source):
         return _url_entries(source, selection)
-    mode = _mode_of(source)
+    mode = mode_of(source)
     if stat.S_ISDIR(mode):
         return (Entry(str(path)) for path in files_below(source, selection))
     if is_manifest_name(source) and stat.S_ISREG(mode):
@@ -184,53 +186,21 @@ def _entries_of(source: str, selection: Selection) -> Iterable[Entry]:
     return _glob_entries(source, selection)
 
 
-def _mode_of(path: str | Path) -> int:
-    """What a path is; 0 if there is nothing, or a link to nowhere. Raises RemoteError if its drive fails."""
-    try:
-        return retried(path, partial(os.stat, path)).st_mode
-    except (OSError, ValueError):
-        return 0
-
-
-def _expanded(pattern: Path) -> Iterator[Path]:
-    """What matches a pattern without **. Not by glob, which leaves out what a drive fails to list."""
-    if not glob.has_magic(str(pattern)):
-        yield from (pattern,) if _mode_of(pattern) else ()
-        return
-    for folder in filter(lambda path: stat.S_ISDIR(_mode_of(path)), _expanded(pattern.parent)):
-        if not glob.has_magic(pattern.name):
-            yield from (folder / pattern.name,) if _mode_of(folder / pattern.name) else ()
-            continue
-        with suppress(PermissionError):
-            for name in retried(folder, partial(os.listdir, folder)):
-                if fnmatch(name, pattern.name) and (name[0] != "." or pattern.name[0] == "."):
-                    yield folder / name
-
-
 def _glob_entries(pattern: str, selection: Selection) -> list[Entry]:
     """The images and shards that match. ** goes into folders as `files_below` does: glob's own would follow a
     link to a folder around it for ever."""
     parts = Path(pattern).parts
     if "**" in parts:
         before, rule = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
-        folders = (path for path in _expanded(before) if os.path.isdir(path))
+        folders = (path for path in expanded(before) if os.path.isdir(path))
         everything = Selection(all_files=True)
         files = ((path, base) for base in folders for path in files_below(base, everything))
-        matches = sorted(str(path) for path, base in files if _matches(path.relative_to(base).parts, rule))
-        return [Entry(path) for path in matches if selection.takes(path)]
-    matches = sorted(map(str, _expanded(Path(pattern))))
-    if left_out := sum(map(os.path.isdir, matches)):
+        found = sorted(str(path) for path, base in files if matches(path.relative_to(base).parts, rule))
+        return [Entry(path) for path in found if selection.takes(path)]
+    found = sorted(map(str, expanded(Path(pattern))))
+    if left_out := sum(map(os.path.isdir, found)):
         _logger.warning("%s: skipped %d matching folders; use ** to descend into them", pattern, left_out)
-    return [Entry(path) for path in matches if not os.path.isdir(path) and selection.takes(path)]
-
-
-def _matches(parts: tuple[str, ...], rule: tuple[str, ...]) -> bool:
-    """Whether a path fits a pattern, part by part, ** for any number of folders."""
-    if not rule:
-        return not parts
-    if rule[0] == "**":
-        return any(_matches(parts[i:], rule[1:]) for i in range(len(parts) + 1))
-    return bool(parts) and fnmatch(parts[0], rule[0]) and _matches(parts[1:], rule[1:])
+    return [Entry(path) for path in found if not os.path.isdir(path) and selection.takes(path)]
 
 
 def _url_entries(url: str, selection: Selection) -> list[Entry]:
@@ -258,7 +228,7 @@ def _too_large(size: int) -> str:
 
 
 def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
-    """The paths of the first of `MANIFEST_COLUMNS`, relative to the manifest's folder, or URLs."""
+    """The paths of the first of `MANIFEST_COLUMNS`, below the folder that `_folder_of` gives, or URLs."""
     lines = csv_lines(manifest)
     header = [name.strip().lower() for name in next(lines, (1, []))[1]]
     column = next((header.index(name) for name in MANIFEST_COLUMNS if name in header), None)
@@ -267,6 +237,8 @@ def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
             f"{manifest} has no column {MANIFEST_COLUMNS[0]!r} with the paths of images; its first line is "
             f"{','.join(header)[:80]!r}"
         )
+    names = (cells[column].strip() for _, cells in csv_lines(manifest) if column < len(cells))
+    folder, is_alone = _folder_of(manifest, islice(names, 1, NAMES_TRIED)), cache(is_gone)
 
     def entries() -> Iterator[Entry]:
         for number, cells in lines:
@@ -276,14 +248,31 @@ def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
             elif is_url(name):
                 yield Entry(name, _reason(name, 0, selection))
             else:
-                path = str(manifest.parent / name)
-                if "\\" in name and os.sep == "/" and not os.path.lexists(path):  # written on Windows
-                    path = path.replace("\\", "/")
+                path = _below(folder, name)
                 if selection.is_video(path):
                     require("av", "video")
-                yield Entry(path)
+                yield Entry(path, ALONE if is_alone(os.path.dirname(path) or ".") else None)
 
     return entries()
+
+
+def _folder_of(manifest: Path, names: Iterator[str]) -> Path:
+    """The folder that the relative ones of these names in a manifest count from: its own, or the working
+    folder if the first of them that is in either is only there."""
+    here = Path.cwd() if manifest.is_absolute() else Path()
+    for name in names:
+        if name and not is_url(name) and not os.path.isabs(name):
+            for folder in (manifest.parent, here):
+                if os.path.lexists(_below(folder, name)):
+                    return folder
+    return manifest.parent
+
+
+def _below(folder: Path, name: str) -> str:
+    path = str(folder / name)
+    if "\\" in name and os.sep == "/" and not os.path.lexists(path):  # written on Windows
+        return path.replace("\\", "/")
+    return path
 
 
 def csv_lines(manifest: Path) -> Iterator[tuple[int, list[str]]]:
@@ -348,6 +337,8 @@ def _fetch(item: Item) -> Item:
 def _unread_items(entries: Iterable[Entry], start: int, selection: Selection) -> Iterator[Item]:
     number = 0
     for path, error in entries:
+        if error == ALONE and os.path.exists(path):  # by now
+            error = None
         if selection.is_shard(path) and not error:
             is_video = selection.is_video(path)
             for read in _frame_items(path, selection.fps) if is_video else _shard_items(path, selection):

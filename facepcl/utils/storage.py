@@ -22,6 +22,7 @@ _CODES = frozenset(getattr(errno, name) for name in _NAMES.split() if hasattr(er
 _WINDOWS = frozenset([21, 53, 55, 59, 64, 67, 121, 1117, 1167, 1231])  # which have no errno of their own
 
 MISSING = "there is no such file"  # the reason of a row
+ALONE = "there is no such file, and none beside it"  # nor was there when a manifest that names it was listed
 SHORT = "the drive gives fewer bytes than the file has"  # some give up without an error
 
 Read = TypeVar("Read")
@@ -34,8 +35,8 @@ def is_of_storage(error: OSError) -> bool:
 
 def is_temporary(reason: str | None, path: str) -> bool:
     """Whether the image of a row with this reason is worth another try: its file was missing, as on a drive
-    that was not mounted, and is there now."""
-    return reason == MISSING and os.path.exists(path)
+    that was not mounted, and is there now. Not asked of URLs, nor of names that are not UTF-8."""
+    return reason in (MISSING, ALONE) and os.path.exists(path)
 
 
 def unreadable(path: str | Path, reason: str) -> str:
