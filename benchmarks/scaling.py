@@ -143,8 +143,9 @@ def on_paper(model: str, batch: int) -> None:
         f"backward {counts[2]['kept'] / 1e6:,.0f} MB at most.\n"
     )
     print(
-        "| processes | batch | gathered, MB | computed, GFLOP | of these losses | face contrast holds, GB "
-        "| GPU computes, ms | sends, ms |\n|---|---|---|---|---|---|---|---|"
+        "| processes | batch | gathered, MB | compute, GFLOP | share of losses "
+        "| memory of the face contrast, GB | compute time, ms | communication time, ms |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for w in ON_PAPER:
         several = w > 1
