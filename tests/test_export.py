@@ -336,8 +336,9 @@ def test_weights_that_a_graph_cannot_hold_are_refused(onnxruntime):
         to_onnx(nn.Linear(2**15, 2**14, device="meta"), torch.zeros(2, 2**15))
 
 
-def test_onnxruntime_is_for_the_cpu_and_float32():
+def test_onnxruntime_is_for_the_cpu_and_float32(monkeypatch):
     with pytest.raises(OptionError, match="backend 'onnx' runs on the CPU, in float32 or int8"):
         facepcl.FaceEmbedder("pcl_facecycle", backend="onnx", dtype="bfloat16")
+    monkeypatch.setattr("facepcl.embedding.encoder.find_device", torch.device)  # no other is there
     with pytest.raises(OptionError, match="backend 'onnx' runs on the CPU, in float32 or int8"):
         facepcl.FaceEmbedder("pcl_facecycle", backend="onnx", device="meta")

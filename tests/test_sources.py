@@ -307,8 +307,9 @@ def test_folders_globs_and_shards_count_what_they_skip(tmp_path, glob):
         (["list.csv"], "; .csv is a list or a table; name it itself to read the images that it lists"),
         (
             ["a.txt", "b.json", "c.mp4"],
-            "; .txt is no image, and lists are read from .csv files with a column path; .mp4 is a video, "
-            "which only facepcl analyze reads; extract its frames as images first",
+            "; .txt is no image, and lists are read from .csv files with a column path; .json is a label "
+            "file, which facepcl pretrain and probe read; lists of images are .csv files with a column path; "
+            ".mp4 is a video, which only facepcl analyze reads; extract its frames as images first",
         ),
         (
             ["a.NEF", "x.zip"],

@@ -46,10 +46,14 @@ _UNSUPPORTED = {  # of what a folder holds, they are told in this order
     ".bin": "no image; pairs of insightface are for facepcl probe verification",
     ".pdf": "a document; extract its images first",
 }
+_LABELS = (
+    "a label file, which facepcl pretrain and probe read; lists of images are .csv files with a column path"
+)
 _PACKED_VIDEO = "a video in a shard, which is not read; unpack it first"
 _VIDEO_TO_COME = f"a video; to read videos, type: {VIDEO_EXTRA}"
 _SKIPPED = {  # by their names
     **_UNSUPPORTED,
+    **dict.fromkeys((".json", ".cls"), _LABELS),
     **dict.fromkeys(MANIFEST_SUFFIXES, "a list or a table; name it itself to read the images that it lists"),
     **dict.fromkeys((".tar", ".tgz"), "a shard in a shard, which is not read; unpack it first"),
 }

@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0: all passed; 1: a test failed, or none ran; 3: timm's tests are not available."""
     parser = argparse.ArgumentParser(
         prog="python tools/timm_suite",
-        description="Run timm's own model and registry tests on the models of facepcl. pip downloads the tests, "
-        "those of the installed timm, once; they run without network access.",
+        description="Run timm's own model and registry tests on the models of facepcl. pip downloads the "
+        "tests, those of the installed timm, once; they run without network access.",
         epilog="example: python tools/timm_suite --models pcl_resnet18 --only models -k features -- -x",
     )
     parser.add_argument("--models", default="*", metavar="PATTERN", help="models of facepcl (default: all)")
