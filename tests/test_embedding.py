@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 import facepcl
 from facepcl.cli import main
+from facepcl.data import sources
 from facepcl.embedding.writers import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, RemoteError, TableError, WeightsError
 from facepcl.images.decode import decode, decode_reduced
@@ -155,6 +157,14 @@ def test_an_argument_of_another_type_is_one_sentence(call, said):
         call()
 
 
+def test_a_job_lists_its_sources_once(model, folder, tmp_path, monkeypatch):
+    """Listing a bucket, or a glob on a network drive, may take minutes."""
+    listed = mock.Mock(side_effect=sources._glob_entries)
+    monkeypatch.setattr(sources, "_glob_entries", listed)
+    facepcl.embed(f"{folder}/*.jpg", tmp_path / "e.npz", model=model)
+    assert listed.call_count == 1
+
+
 @pytest.mark.parametrize("call", [facepcl.embed, facepcl.analyze])
 def test_a_missing_source_is_an_error_before_weights_are_loaded(tmp_path, call):
     with pytest.raises(MissingPath, match="nowhere: there is no such file or folder"):
@@ -217,9 +227,9 @@ def test_an_output_does_not_replace_a_source(model, folder, tmp_path):
 
 
 def test_a_sheet_is_not_written_among_the_images_where_the_next_run_would_read_it(model, folder, tmp_path):
-    for sources in ([folder], [tmp_path / "a.jpg", folder.parent]):
+    for given in ([folder], [tmp_path / "a.jpg", folder.parent]):
         with pytest.raises(OptionError, match=r"sheet.png is inside .* and would be read with its images"):
-            facepcl.embed(sources, tmp_path / "e.npz", model=model, sheet=folder / "sheet.png")
+            facepcl.embed(given, tmp_path / "e.npz", model=model, sheet=folder / "sheet.png")
     assert not (folder / "sheet.png").exists()
 
 

@@ -1,7 +1,7 @@
 """Whole folders to embeddings: `embed`."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 
 from facepcl.data.file_types import check_no_source
 from facepcl.data.remote import is_url
-from facepcl.data.sources import as_sources, is_table_of, list_entries
+from facepcl.data.sources import Entry, as_sources, is_table_of, list_entries
 from facepcl.data.workers import check_workers
 from facepcl.embedding.contact_sheet import QUERIES, check_queries, draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
@@ -192,17 +192,17 @@ def fill_table(
         previous = job.previous(resume)
         if in_folder and not previous:
             previous = _finished_tables(job, resume)
-        if not previous:
-            if not in_folder:
-                check_replaceable(job.out)
-            list_entries(sources, job.selection.again())  # raises for what is not there
+        if not previous and not in_folder:
+            check_replaceable(job.out)
+        # raises for what is not there, before weights are loaded
+        entries = None if previous else list_entries(sources, job.selection)
         embedder = load(previous["dtype"] if previous and dtype == "auto" else dtype)  # timings differ
         summary = Summary(job.out, embedder.meta["space"], embedder.meta["device"])
         is_whole = resume and not in_folder and not previous and job.out.exists()
         if is_whole and _check_whole(job, summary, embedder.meta, sources, dtype):
             job.finish(lambda: True)  # after a kill while its state was removed
         else:
-            embedder = _begin(command, job, sources, embedder, load, dtype)
+            embedder = _begin(command, job, sources, entries, embedder, load, dtype)
             kind = FolderWriter if in_folder else TableWriter
             writer = kind(job, summary, embedder.meta, on_error, complete)
             _embed_missing(job, writer, embedder, workers, progress)
@@ -255,13 +255,15 @@ def _begin(
     command: str,
     job: Job,
     sources: list[str],
+    entries: Iterator[Entry] | None,
     embedder: FaceEmbedder,
     load: Callable[[str], FaceEmbedder],
     dtype: str,
 ) -> FaceEmbedder:
     """Begin the job, or check that it is the same one; return the embedder in its dtype."""
     wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection)
-    previous = job.read() or job.begin(command, wanted, list_entries(sources, job.selection))
+    previous = job.read() or job.begin(command, wanted, entries or list_entries(sources, job.selection))
+    job.selection.skipped.clear()  # the listing has them, of whichever process wrote it
     if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
         embedder = load(previous["dtype"])
     job.check(command, previous, wanted | describe_codes(embedder.meta))
