@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers.files import FACES
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 import facepcl
 from facepcl.cli import main
@@ -170,3 +170,15 @@ def test_a_sheet_replaces_a_sheet_and_never_a_photo(tmp_path, ending):
     with pytest.raises(OptionError, match="exists and is not a sheet of facepcl"):
         check_sheet(path)
     assert path.read_bytes() == photo
+
+
+@pytest.mark.parametrize("key", ["Comment", "comment"])
+def test_a_photo_with_a_comment_of_its_own_is_never_replaced(tmp_path, key):
+    """Pillow gives the comment of a JPEG as bytes, and a text of any name in a PNG as str."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text(key, "my holidays")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png", pnginfo=text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg", comment=b"holidays \xff")
+    for name in ("photo.png", "photo.jpg"):
+        with pytest.raises(OptionError, match="exists and is not a sheet of facepcl"):
+            check_sheet(tmp_path / name)

@@ -30,7 +30,8 @@ def check_sheet(path: str | Path) -> None:
 
 def _is_sheet(path: Path) -> bool:
     with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
-        return MARK in (image.info.get("Comment"), image.info.get("comment", b"").decode("ascii", "replace"))
+        comment = image.info.get("Comment") or image.info.get("comment")  # bytes of a JPEG
+        return comment in (MARK, MARK.encode())
     return False
 
 
