@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+import facepcl
 from facepcl.errors import ImageError, MissingPath, OptionError
 from facepcl.images.decode import decode, decode_reduced, max_pixels, open_image, quiet_pillow
 
@@ -394,6 +395,22 @@ def test_the_bound_on_pixels_is_an_option_of_the_environment(picture, monkeypatc
     monkeypatch.setenv("FACEPCL_MAX_PIXELS", "many")
     with pytest.raises(OptionError, match="FACEPCL_MAX_PIXELS is 'many', not a number of pixels"):
         max_pixels()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("value", ["many", "0", "-5"])
+def test_a_bound_that_is_no_number_is_not_put_down_to_the_images(picture, tmp_path, monkeypatch, kind, value):
+    picture.save(tmp_path / "a.img", kind)
+    embedder = facepcl.FaceEmbedder()
+    monkeypatch.setenv("FACEPCL_MAX_PIXELS", value)
+    for call in (
+        lambda: decode(encoded(picture, kind)),
+        lambda: embedder([tmp_path / "a.img"]),
+        lambda: list(embedder.stream(tmp_path / "a.img", workers=0)),
+        lambda: facepcl.embed(tmp_path / "a.img", tmp_path / "e.npz", workers=1),
+    ):
+        with pytest.raises(OptionError, match=f"^FACEPCL_MAX_PIXELS is '{value}', not a number of pixels$"):
+            call()
 
 
 def test_a_jpeg_xl_without_its_extra_says_which(monkeypatch):

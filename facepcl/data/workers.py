@@ -23,6 +23,7 @@ from facepcl.data.sources import Item
 from facepcl.data.worker_main import answerer, request, write_line
 from facepcl.errors import OptionError, ReaderError, RemoteError
 from facepcl.images.cropper import Alignment
+from facepcl.images.decode import max_pixels
 from facepcl.images.face import Face
 from facepcl.images.transform import Transform
 from facepcl.utils.interpreter import find_interpreter
@@ -267,6 +268,7 @@ class Readers:
     """
 
     def __init__(self, transform: Transform, count: int, alignment: Alignment | None = None):
+        max_pixels()  # raises if it is no number, which is not the fault of each image
         kind: type[Reader] | type[LocalReader] = Reader if count and find_interpreter() else LocalReader
         if count and kind is LocalReader:
             _logger.warning(

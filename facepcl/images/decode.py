@@ -220,7 +220,7 @@ def _explained() -> Iterator[None]:
     """Whatever a decoder raises, as an ImageError with the reason."""
     try:
         yield
-    except ImageError:
+    except (ImageError, OptionError):
         raise
     except UnidentifiedImageError:
         raise ImageError("not an image in a format that Pillow reads") from None
