@@ -88,7 +88,7 @@ def test_wrong_names_say_the_right_ones(model):
         FaceEmbedder(model, backend="magic")
     with pytest.raises(
         OptionError,
-        match=r"Unknown dtype 'float8'\. Did you mean 'float32'\? Available: auto, float32, bfloat16",
+        match=r"Unknown dtype 'float8'\. Did you mean 'float32'\? Available: auto, float32, bfloat16, int8$",
     ):
         FaceEmbedder(model, dtype="float8")
 

@@ -33,7 +33,7 @@ from facepcl.models.io import without_claims
 from facepcl.models.model_args import LARGEST_SIDE
 from facepcl.models.registry import rows_of
 from facepcl.utils.cpus import cores
-from facepcl.utils.device import check_dtype, find_device, inference_dtype
+from facepcl.utils.device import DTYPES, find_device, inference_dtype
 from facepcl.utils.torch_state import default_torch_state, use_own_threads
 
 FOR_IMAGES = "embed images by calling the embedder, as in FaceEmbedder()([image])"
@@ -317,8 +317,7 @@ def _check_options(branch: Any, pool: str, batch_size: Any, size: Any, dtype: st
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1, not {batch_size}")
     check_known("backend", backend, BACKENDS)
-    if dtype != INT8:
-        check_dtype(dtype)
+    check_known("dtype", dtype, ("auto", *DTYPES, INT8))
 
 
 def codes_of(branch: str) -> tuple[str, ...]:

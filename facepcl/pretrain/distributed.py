@@ -16,7 +16,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from facepcl.errors import FacepclError, OptionError
+from facepcl.errors import FacepclError, OptionError, first_cause
 from facepcl.models.branches import full_precision
 from facepcl.utils import launch
 
@@ -50,7 +50,7 @@ def process_group() -> Iterator[None]:
         is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
         if isinstance(error, FacepclError) or not is_lost:
             raise
-        reason = str(error).splitlines()[0].partition(". ")[0]
+        reason = first_cause(error).partition(". ")[0]
         raise FacepclError(
             f"process {rank} of {size} lost its connection to another ({reason}); the same command continues "
             "from the last checkpoint"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from facepcl.errors import OptionError, unknown
+from facepcl.errors import OptionError, check_known, first_cause
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 K = TypeVar("K")
@@ -26,7 +26,7 @@ def find_device(name: str) -> torch.device:
         number.cpu()  # "meta" holds none
         return number.device
     except (RuntimeError, AssertionError, ImportError) as error:  # any of them for one that is not there
-        raise OptionError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise OptionError(f"device {name!r} cannot be used: {first_cause(error)}") from error
 
 
 @contextmanager
@@ -38,12 +38,6 @@ def out_of_memory() -> Iterator[None]:
         if "can't allocate memory" in str(error):
             raise torch.OutOfMemoryError(str(error).rpartition("DefaultCPUAllocator: ")[2]) from error
         raise
-
-
-def check_dtype(name: str) -> None:
-    """Raise OptionError unless `name` is auto, float32 or bfloat16."""
-    if name not in ("auto", *DTYPES):
-        raise OptionError(unknown("dtype", name, ("auto", *DTYPES)))
 
 
 def training_dtype(requested: str, network: nn.Module, images: torch.Tensor) -> torch.dtype:
@@ -87,7 +81,7 @@ def has_bfloat16_units() -> bool:
 def _choose_dtype(
     requested: str, device: torch.device, one_pass: Callable[[torch.dtype], None]
 ) -> torch.dtype:
-    check_dtype(requested)
+    check_known("dtype", requested, ("auto", *DTYPES))
     if requested != "auto":
         return DTYPES[requested]
     if device.type == "cuda":
