@@ -21,7 +21,8 @@ import facepcl
 from facepcl import demo
 from facepcl.analysis.analyzer import LIMITS
 from facepcl.analysis.drawing import box_of
-from facepcl.demo import html
+from facepcl.data.sources import list_entries
+from facepcl.demo import compare, html
 from facepcl.demo.compare import SHOWN, Comparer, Gallery, similarities
 from facepcl.demo.page import SAMPLES
 from facepcl.errors import ImageError, MissingPath, OptionError
@@ -154,6 +155,20 @@ def test_a_folder_is_embedded_once_and_again_when_its_files_change(crops, tmp_pa
     assert len(crops.gallery(tmp_path).faces) == 2
     with pytest.raises(MissingPath, match="no such folder"):
         crops.gallery(tmp_path / "nowhere")
+
+
+def test_a_file_that_is_deleted_meanwhile_costs_the_folder_nothing_else(crops, tmp_path, monkeypatch):
+    for name, face in zip("ab", FACES[:2], strict=True):
+        (tmp_path / f"{name}.jpg").write_bytes(face.read_bytes())
+
+    def then_one_is_deleted(*given):
+        entries = list(list_entries(*given))
+        (tmp_path / "a.jpg").unlink(missing_ok=True)
+        return iter(entries)
+
+    monkeypatch.setattr(compare, "list_entries", then_one_is_deleted)
+    gallery = crops.gallery(tmp_path)
+    assert ([face.path for face in gallery.faces], gallery.unread) == (["b.jpg"], 1)
 
 
 def test_names_of_files_are_text_on_the_page(photographs, faces):

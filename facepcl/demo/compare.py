@@ -14,7 +14,7 @@ from facepcl.analysis.analyzer import AttributeEmbedder
 from facepcl.analysis.drawing import DrawnFace, framed, whole_photo
 from facepcl.analysis.photos import ShownPhoto, closer
 from facepcl.data.file_types import Selection
-from facepcl.data.sources import Item, list_entries, read_items
+from facepcl.data.sources import Entry, Item, list_entries, read_items
 from facepcl.data.workers import Prepared, Readers
 from facepcl.embedding.contact_sheet import Sample, samples_of
 from facepcl.embedding.embedder import FaceEmbedder
@@ -122,27 +122,27 @@ class Comparer:
         if not os.path.isdir(folder):
             raise MissingPath(f"{folder}: there is no such folder")
         selection = Selection()
-        files = [entry.path for entry in list_entries([str(folder)], selection)]
+        entries = list(list_entries([str(folder)], selection))
         selection.tell()
         # a broken link has no time; it is counted when it is read
-        times = (os.stat(file).st_mtime_ns if os.path.exists(file) else 0 for file in files)
-        key = os.path.realpath(folder), hash(tuple(zip(files, times, strict=True)))
+        times = (os.stat(path).st_mtime_ns if os.path.exists(path) else 0 for path, _ in entries)
+        key = os.path.realpath(folder), hash(tuple(zip(entries, times, strict=True)))
         if key not in self._galleries:
-            gallery = self._embed(files, on_progress)
+            gallery = self._embed(entries, on_progress)
             self._galleries = dict([*self._galleries.items(), (key, gallery)][-FOLDERS:])
         return self._galleries[key]
 
-    def _embed(self, files: list[str], on_progress: Callable[[int, int], object]) -> Gallery:
+    def _embed(self, entries: list[Entry], on_progress: Callable[[int, int], object]) -> Gallery:
         faces: list[Sample] = []
         done = unread = 0
-        for batch in self._embedder.batches(read_items(list_entries(files)), all_branches=True):
+        for batch in self._embedder.batches(read_items(entries), all_branches=True):
             self._check_open()
             names = [os.path.basename(batch.rows.paths[row]) for row in batch.good]
             if batch.good:
                 faces += samples_of(self._embedder, names, batch.pixels, batch.maps)
             unread += sum(error not in (None, NO_FACE) for error in batch.rows.errors)
             done += batch.images
-            on_progress(done, len(files))
+            on_progress(done, len(entries))
             if len(faces) > FOLDER_LIMIT:
                 break
         return Gallery(faces[:FOLDER_LIMIT], unread, len(faces) > FOLDER_LIMIT)
