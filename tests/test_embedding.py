@@ -16,9 +16,9 @@ from PIL import Image
 import facepcl
 from facepcl.cli import main
 from facepcl.data import sources
-from facepcl.embedding.writers import looks_like_crop
 from facepcl.errors import ImageError, MissingPath, OptionError, RemoteError, TableError, WeightsError
 from facepcl.images.decode import decode, decode_reduced
+from facepcl.images.geometry import looks_like_crop
 from facepcl.images.transform import Transform
 from facepcl.models.heads import Heads, HeadSpec
 from facepcl.models.io import save_encoder

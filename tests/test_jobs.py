@@ -27,14 +27,13 @@ import facepcl
 from facepcl.alignment import align_photos
 from facepcl.alignment.align_photos import CropWriter
 from facepcl.alignment.face_table import Photo
-from facepcl.data.file_types import Selection
 from facepcl.embedding import writers
 from facepcl.embedding.tables import write_table
 from facepcl.embedding.writers import FolderWriter, TableWriter
 from facepcl.errors import FacepclError, ImageError, OptionError, RemoteError, TableError
 from facepcl.images.face import FACE_COLUMNS, LANDMARK_COLUMNS
 from facepcl.images.geometry import ARCFACE_POINTS
-from facepcl.jobs.state import Job, describe_sources
+from facepcl.jobs.state import Job
 from facepcl.utils import storage
 from facepcl.utils.launch import Share
 from facepcl.utils.storage import MISSING
@@ -457,8 +456,9 @@ def test_a_tar_that_has_changed_meanwhile_is_refused(kind, model):
 
 
 def test_where_a_job_runs_matters_to_relative_sources_only(here):
-    assert describe_sources(["s3://bucket/photos", str(here / SOURCE)], Selection())["folder"] == ""
-    assert describe_sources(["s3://bucket/photos", SOURCE], Selection())["folder"] == str(here)
+    for source, folder in ((str(here / SOURCE), ""), (SOURCE, str(here))):
+        job = Job(Path("e"), sources=["s3://bucket/photos", source])
+        assert job.describe_sources()["folder"] == folder
 
 
 @every_kind

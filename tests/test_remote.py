@@ -19,10 +19,11 @@ from facepcl.alignment.face_table import CropNames
 from facepcl.cli import main
 from facepcl.data import remote, sources
 from facepcl.data.file_types import Selection
-from facepcl.data.remote import is_url
+from facepcl.data.remote import is_url, list_url
 from facepcl.data.sources import list_entries, read_items, shard_of
 from facepcl.embedding import writers
 from facepcl.errors import MissingExtra, MissingPath, OptionError, RemoteError, TableError
+from facepcl.images.face import LANDMARK_COLUMNS
 
 OPTIONS = {"dtype": "float32", "batch_size": 4}
 NAMES = ("b/2.jpg", "b/1.PNG", "a.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt", "b/c/3.jpg", "b/d.jpg")
@@ -118,6 +119,24 @@ def test_the_table_is_that_of_local_files(memory, model, folder, whole, tmp_path
     summary = facepcl.embed("memory://crops", tmp_path / "e.npz", model=model, **OPTIONS)
     assert (summary.total, summary.failed) == (12, 1)
     assert same(facepcl.read_embeddings(tmp_path / "e.npz"), whole, "memory:///crops", folder)
+
+
+@pytest.mark.parametrize("work", ["embed", "align", "search"])
+def test_what_is_behind_a_url_is_listed_once(memory, folder, tmp_path, monkeypatch, work):
+    """Of a bucket of a million images that takes minutes."""
+    put(memory, folder, "/crops")
+    facepcl.embed(list(FACES[:2]), tmp_path / "t.npz", **OPTIONS)
+    asked = []
+    monkeypatch.setattr(sources, "list_url", lambda url, *rest: asked.append(url) or list_url(url, *rest))
+    (tmp_path / "landmarks.csv").write_text(f"path,{','.join(LANDMARK_COLUMNS)}\n")
+    {
+        "embed": lambda: facepcl.embed("memory://crops", tmp_path / "e.npz", **OPTIONS),
+        "align": lambda: facepcl.align(
+            "memory://crops", tmp_path / "out", landmarks=tmp_path / "landmarks.csv", workers=0
+        ),
+        "search": lambda: facepcl.search("memory://crops", tmp_path / "t.npz"),
+    }[work]()
+    assert asked == ["memory://crops"]
 
 
 def test_a_tar_that_is_cut_off_gives_what_is_whole_and_a_reason(memory, folder):

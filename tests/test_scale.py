@@ -255,7 +255,7 @@ def test_processes_that_end_at_once_clear_the_state_and_none_fails(tmp_path):
         "job = Job(Path(words[0]), Share(int(words[1]), 4))\n"
         "            with job.claimed():\n"
         "                job.begin('embed', {}, [])\n"
-        "                job.finish(lambda: True)"
+        "                job.release_when(lambda: True)"
     )
     with forked_jobs(setup, job, tmp_path) as jobs:
         for run in range(40):
@@ -297,7 +297,7 @@ def test_a_second_job_on_the_same_rank_is_refused_and_one_on_another_is_not(mode
 @pytest.mark.parametrize(
     ("out", "options", "said"),
     [
-        ("e", {"sheet": "s.png"}, "folder of tables, and a sheet belongs to one"),
+        ("e", {"sheet": "s.png"}, r"folder of tables, and s\.png belongs to one"),
         ("e.npz", {}, r"e\.npz is a single table, which one process writes"),
         ("nowhere/e", {}, "nowhere: there is no such folder"),
         ("full", {}, "full holds notes, which is not a table of embeddings"),

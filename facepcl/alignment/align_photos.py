@@ -27,7 +27,7 @@ from facepcl.images.face import NO_FACE, Face
 from facepcl.images.sheet import check_sheet
 from facepcl.images.transform import Transform
 from facepcl.jobs.engine import Stream, Writer, run
-from facepcl.jobs.state import Job, check_same, describe_sources
+from facepcl.jobs.state import Job, check_same
 from facepcl.utils.cpus import cores
 from facepcl.utils.files import (
     as_path,
@@ -133,7 +133,7 @@ def align(
     job = Job(folder, all_files=all_files, sources=sources)
     _check_options(job, sources, size, format, workers, sheet)
     size, score = int(size), float(score)  # numpy's numbers do not go into JSON
-    list_entries(sources, job.selection.again())  # raises for what is not there
+    entries = list_entries(sources, job.selection)  # raises for what is not there
     known = None if landmarks is None else read_landmarks(landmarks)
     file = None if known is not None else find_detector(detector)
     alignment = Alignment(str(file) if file else None, score, template, one)
@@ -141,17 +141,16 @@ def align(
         Detector(file)  # raises before anything is written
     digest = None if landmarks is None else f"{landmarks} (sha256 {sha256_file(Path(landmarks))[:12]})"
     wanted = {**alignment.describe(), "size": size, "landmarks": digest, "format": format}
-    wanted |= describe_sources(sources, job.selection)
+    wanted |= job.describe_sources()
     summary = AlignSummary(folder / TABLE)
     with job.claimed():
-        if not job.read() and summary.path.exists() and _check_whole(job, wanted, sources):
-            job.finish(lambda: True)  # after a kill while its state was removed
+        if not job.read() and summary.path.exists() and _check_whole(job, wanted):
+            job.release_when(lambda: True)  # after a kill while its state was removed
         else:
-            previous = job.read() or job.begin(COMMAND, wanted, list_entries(sources, job.selection))
-            job.check(COMMAND, previous, wanted)
+            job.check(COMMAND, job.begin(COMMAND, wanted, entries), wanted)
             writer = CropWriter(job, wanted, sources)
             bar = Progress(job.image_count(), "photos", progress, "aligning", initial=writer.done)
-            summary.aligned, summary.seconds = run(job, writer, Aligner(alignment, size, known), workers, bar)
+            summary.aligned, summary.seconds = run(writer, Aligner(alignment, size, known), workers, bar)
     for row in read_rows(summary.path):
         summary.count(row)
     if known is not None and summary.faceless == summary.photographs:
@@ -184,7 +183,7 @@ def _check_options(
         raise OptionError(f"{folder} contains other files; choose a new folder for the crops")
 
 
-def _check_whole(job: Job, wanted: dict[str, Any], sources: list[str]) -> bool:
+def _check_whole(job: Job, wanted: dict[str, Any]) -> bool:
     """Whether all photos could be read from their drive; the others are tried again. Raises OptionError
     unless the crops in the job's folder are those that are asked for."""
     folder = job.out
@@ -198,7 +197,7 @@ def _check_whole(job: Job, wanted: dict[str, Any], sources: list[str]) -> bool:
     check_same(folder, description, wanted, str(folder))
     rows = list(read_rows(folder / TABLE))
     paths = [str(printable(row["source"])) for row in rows]
-    entries = list_entries(sources, job.selection.again())
+    entries = list_entries(job.sources, job.selection.again())
     if not is_table_of(paths, entries, folder / TABLE, job.selection):
         raise OptionError(
             f"{folder} is complete, but has the crops of other photos; choose another folder, or delete it"

@@ -13,11 +13,11 @@ from facepcl.analysis.tracks import with_tracks
 from facepcl.data.sources import as_sources
 from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.encoder import MODEL
-from facepcl.embedding.job import check_sheet_of, fill_table
-from facepcl.embedding.tables import is_folder, read_table
+from facepcl.embedding.job import check_drawings, fill_table
+from facepcl.embedding.tables import read_table
 from facepcl.embedding.writers import Summary
 from facepcl.images.html import check_page
-from facepcl.utils.launch import own_device
+from facepcl.images.sheet import check_sheet
 
 COMMAND, FPS = "analyze", 5.0
 
@@ -77,9 +77,8 @@ def analyze(
     """
     sources = as_sources(source)
     fps = fps.item() if isinstance(fps, np.generic) else fps  # which does not go into JSON
-    device = own_device(device) if is_folder(out) else device
 
-    def load(dtype: str) -> AttributeEmbedder:
+    def load(device: str, dtype: str) -> AttributeEmbedder:
         return AttributeEmbedder(
             model,
             align=not crops,
@@ -91,15 +90,13 @@ def analyze(
             detector=detector,
         )
 
-    if sheet is not None:
-        check_sheet_of(sheet, sources, out)
-    if html is not None:
-        check_sheet_of(html, sources, out, "page", check_page)
+    check_drawings(sources, out, (sheet, check_sheet), (html, check_page))
     summary, _ = fill_table(
         COMMAND,
         sources,
         out,
         load,
+        device=device,
         dtype=dtype,
         workers=workers,
         resume=resume,

@@ -75,9 +75,10 @@ def _print_faces(args: argparse.Namespace) -> int:
     from facepcl.analysis.analyze_photos import draw
     from facepcl.analysis.analyzer import AttributeEmbedder
     from facepcl.analysis.tracks import with_tracks
-    from facepcl.data.file_types import ADVICE, Selection, check_no_source
+    from facepcl.data.file_types import ADVICE, Selection
     from facepcl.data.sources import as_sources, list_entries, no_images, read_items
     from facepcl.embedding.embeddings import joined
+    from facepcl.embedding.job import check_drawings
     from facepcl.images.face import NO_FACE
     from facepcl.images.html import check_page
     from facepcl.images.sheet import check_sheet
@@ -86,12 +87,8 @@ def _print_faces(args: argparse.Namespace) -> int:
         if getattr(args, name) != default:
             raise OptionError(f"--{name.replace('_', '-')} needs a table: add -o faces.parquet")
     sources, selection = as_sources(args.source), Selection(args.all_files, args.fps)
-    checks = (args.sheet, check_sheet), (args.html, check_page)
-    drawn = [file for file, _ in checks if file]
-    for file, check in checks:
-        if file:
-            check_no_source(file, sources)
-            check(file)
+    check_drawings(sources, None, (args.sheet, check_sheet), (args.html, check_page))
+    drawn = [file for file in (args.sheet, args.html) if file]
     entries = list_entries(sources, selection)  # raises before the weights are loaded
     options = values_of(args, "batch_size", "device", "dtype", "one", "detector")
     embedder = AttributeEmbedder(args.model, args.fps, align=not args.crops, **options)

@@ -1,7 +1,7 @@
 """Whole folders to embeddings: `embed`."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 
 from facepcl.data.file_types import check_no_source
 from facepcl.data.remote import is_url
-from facepcl.data.sources import Entry, as_sources, is_table_of, list_entries
+from facepcl.data.sources import as_sources, is_table_of, list_entries
 from facepcl.data.workers import check_workers
 from facepcl.embedding.contact_sheet import QUERIES, check_queries, draw_sheet
 from facepcl.embedding.embedder import FaceEmbedder
@@ -34,7 +34,7 @@ from facepcl.embedding.writers import (
 from facepcl.errors import OptionError, TableError
 from facepcl.images.sheet import check_sheet
 from facepcl.jobs.engine import run
-from facepcl.jobs.state import Job, check_same, describe_sources
+from facepcl.jobs.state import Job, check_same
 from facepcl.utils.launch import find_share, own_device, torchrun_share
 from facepcl.utils.progress import Progress
 
@@ -104,9 +104,8 @@ def embed(
         WeightsError: There are no weights or no detector.
     """
     sources = as_sources(source)
-    device = own_device(device) if is_folder(out) else device
 
-    def load(dtype: str) -> FaceEmbedder:
+    def load(device: str, dtype: str) -> FaceEmbedder:
         embedder = FaceEmbedder(
             model,
             branch,
@@ -124,14 +123,15 @@ def embed(
             raise OptionError(f"a sheet compares the face and pose branches, but {embedder.name} has none")
         return embedder
 
+    check_drawings(sources, out, (sheet, check_sheet))
     if sheet is not None:
-        check_sheet_of(sheet, sources, out)
         check_queries(queries)
     summary, embedder = fill_table(
         COMMAND,
         sources,
         out,
         load,
+        device=device,
         dtype=dtype,
         workers=workers,
         resume=resume,
@@ -147,27 +147,28 @@ def embed(
     return summary
 
 
-def check_sheet_of(
-    sheet: str | Path,
+def check_drawings(
     sources: Sequence[str],
-    out: str | Path,
-    what: str = "sheet",
-    check: Callable[[str | Path], None] = check_sheet,
+    out: str | Path | None,
+    *drawings: tuple[str | Path | None, Callable[[str | Path], None]],
 ) -> None:
-    """Raise unless a sheet, or `what` else a file holds that `check` accepts, of the table `out` can be
-    written."""
-    if is_folder(out):
-        raise OptionError(f"{out} is a folder of tables, and a {what} belongs to one: write a .parquet")
-    check_no_source(sheet, sources)
-    check(sheet)
+    """Raise unless the sheet and page of a table `out`, as far as they have names, pass their checks."""
+    for file, check in drawings:
+        if file is None:
+            continue
+        if out is not None and is_folder(out):
+            raise OptionError(f"{out} is a folder of tables, and {file} belongs to one: write a .parquet")
+        check_no_source(file, sources)
+        check(file)
 
 
 def fill_table(
     command: str,
     sources: list[str],
     out: str | Path,
-    load: Callable[[str], FaceEmbedder],
+    load: Callable[[str, str], FaceEmbedder],
     *,
+    device: str,
     dtype: str,
     workers: int | None,
     resume: bool,
@@ -179,12 +180,13 @@ def fill_table(
     fps: float = 0.0,
     complete: Completion = iter,
 ) -> tuple[Summary, FaceEmbedder]:
-    """Do the job of `embed`, with the embedder that `load(dtype)` gives; return what was done, and it.
+    """Do the job of `embed`, with the embedder of `load(device, dtype)`; return what was done, and it.
 
     `fps`: of videos, which are left out with 0. `complete`: what is done to the blocks of a table, in order,
     when it is put together.
     """
     in_folder = is_folder(out)
+    device = own_device(device) if in_folder else device
     _check_options(out, in_folder, on_error, workers, rank, world_size)
     check_no_source(out, sources)
     job = Job(Path(out), find_share(rank, world_size) if in_folder else None, all_files, fps, sources)
@@ -196,16 +198,21 @@ def fill_table(
             check_replaceable(job.out)
         # raises for what is not there, before weights are loaded
         entries = None if previous else list_entries(sources, job.selection)
-        embedder = load(previous["dtype"] if previous and dtype == "auto" else dtype)  # timings differ
-        summary = Summary(job.out, embedder.meta["space"], embedder.meta["device"])
+        known = previous["dtype"] if previous and dtype == "auto" else dtype  # timings differ
+        embedder = load(device, known)
+        summary = Summary(job.out)
         is_whole = resume and not in_folder and not previous and job.out.exists()
-        if is_whole and _check_whole(job, summary, embedder.meta, sources, dtype):
-            job.finish(lambda: True)  # after a kill while its state was removed
+        if is_whole and _check_whole(job, summary, embedder.meta, dtype):
+            job.release_when(lambda: True)  # after a kill while its state was removed
         else:
-            embedder = _begin(command, job, sources, entries, embedder, load, dtype)
+            wanted = describe_codes(embedder.meta) | job.describe_sources()
+            begun = job.begin(command, wanted, entries)
+            if dtype == "auto" and begun["dtype"] != wanted["dtype"]:  # another process began it
+                embedder = load(device, begun["dtype"])
+            job.check(command, begun, wanted | describe_codes(embedder.meta))
             kind = FolderWriter if in_folder else TableWriter
             writer = kind(job, summary, embedder.meta, on_error, complete)
-            _embed_missing(job, writer, embedder, workers, progress)
+            _embed_missing(writer, embedder, workers, progress)
     return summary, embedder
 
 
@@ -251,33 +258,14 @@ def _finished_tables(job: Job, resume: bool) -> dict[str, Any] | None:
     return None
 
 
-def _begin(
-    command: str,
-    job: Job,
-    sources: list[str],
-    entries: Iterator[Entry] | None,
-    embedder: FaceEmbedder,
-    load: Callable[[str], FaceEmbedder],
-    dtype: str,
-) -> FaceEmbedder:
-    """Begin the job, or check that it is the same one; return the embedder in its dtype."""
-    wanted = describe_codes(embedder.meta) | describe_sources(sources, job.selection)
-    previous = job.read() or job.begin(command, wanted, entries or list_entries(sources, job.selection))
-    job.selection.skipped.clear()  # the listing has them, of whichever process wrote it
-    if dtype == "auto" and previous["dtype"] != embedder.meta["dtype"]:  # another process began it
-        embedder = load(previous["dtype"])
-    job.check(command, previous, wanted | describe_codes(embedder.meta))
-    return embedder
-
-
-def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list[str], dtype: str) -> bool:
+def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], dtype: str) -> bool:
     """Count the rows of a table that is whole, unless images failed by their drive, which are tried again.
     Raises OptionError if it is not the one that is asked for."""
     table = read_table(summary.path, vectors=False)
     there, wanted = describe_codes(table.meta), describe_codes(meta)
     wanted |= {"dtype": there["dtype"]} if dtype == "auto" else {}
     check_same(summary.path, there, wanted, str(summary.path))
-    entries = list_entries(sources, job.selection.again())
+    entries = list_entries(job.sources, job.selection.again())
     if not is_table_of(table.paths, entries, summary.path, job.selection):
         raise OptionError(
             f"{summary.path} is complete, but has other images or other names; choose another name"
@@ -290,19 +278,16 @@ def _check_whole(job: Job, summary: Summary, meta: dict[str, Any], sources: list
     return True
 
 
-def _embed_missing(
-    job: Job, writer: TableWriter, embedder: FaceEmbedder, workers: int | None, progress: bool
-) -> None:
-    summary, meta = writer.summary, embedder.meta
+def _embed_missing(writer: TableWriter, embedder: FaceEmbedder, workers: int | None, progress: bool) -> None:
+    job, summary, meta = writer.job, writer.summary, embedder.meta
     in_folder = isinstance(writer, FolderWriter)
     if in_folder:
         summary.share = job.share
         if job.share.world_size > 1:
-            source = f" (by {job.share.source})" if job.share.source else ""
-            _logger.info("%s%s", job.share, source)
+            _logger.info("%s (by %s)", job.share, job.share.source)
     _logger.info("embedding with %s on %s, %s", meta["model"], meta["device"], meta["dtype"])
     if writer.done:
         _logger.info("resuming: %s images are done", f"{writer.done:,}")
     total = None if in_folder else job.image_count()
     bar = Progress(total, "images", progress, "embedding", initial=writer.done)
-    summary.embedded, summary.seconds = run(job, writer, embedder, workers, bar)
+    summary.embedded, summary.seconds = run(writer, embedder, workers, bar)

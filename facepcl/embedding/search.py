@@ -1,15 +1,16 @@
 """Which faces of a table look like these: `search`."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facepcl.data.file_types import check_no_source
-from facepcl.data.sources import as_sources, list_entries
+from facepcl.data.file_types import ADVICE, Selection, check_no_source
+from facepcl.data.sources import Entry, as_sources, list_entries, read_items
 from facepcl.embedding.embeddings import (
     Embeddings,
     Match,
@@ -22,6 +23,7 @@ from facepcl.embedding.nearest import Nearest, check_row, check_top, match_of
 from facepcl.embedding.scan import Files, Memory, open_table
 from facepcl.errors import OptionError, TableError, WeightsError
 from facepcl.images.face import Face
+from facepcl.images.geometry import looks_like_crop
 from facepcl.images.sheet import check_sheet
 from facepcl.jobs.state import if_replaced
 from facepcl.utils.progress import Progress
@@ -110,15 +112,17 @@ def search(
     sources = [] if vectors is not None else as_sources(queries)
     rows = list(rows) if isinstance(rows, Iterable) else [rows]
     _check_options(sources, vectors, rows, top, min_similarity, sheet)
+    selection = Selection()
+    entries = list_entries(sources, selection) if sources else None  # raises for what is not there
     opened = open_table(table)
     branch = compared_branch(opened.meta, opened.name, branch)
     meta = meta_of_branch(opened.meta, branch)
     asked = _of_rows(opened, branch, [check_row(row, len(opened), opened.name) for row in rows])
     if vectors is not None:
         asked = [*_of_vectors(vectors, meta["dimension"]), *asked]
-    if sources:
+    if entries:
         embedder = _load_embedder(opened.name, meta, model, crops, detector, device)
-        asked = [*_of_images(embedder, sources, opened.name), *asked]
+        asked = [*_of_images(embedder, entries, selection, opened.name), *asked]
     _logger.info("comparing %s (%s numbers) of %s", branch, meta["dimension"], model_name(meta))
     results = _compare(opened, branch, asked, top, min_similarity, progress)
     if sheet is not None:
@@ -145,8 +149,6 @@ def _check_options(
     """Raise for what cannot work, before anything is loaded."""
     if not sources and vectors is None and not rows:
         raise OptionError("there is nothing to search for: name a photo, or a row with --row N (rows=[N])")
-    if sources:
-        list_entries(sources)  # raises for what is not there
     check_top(top, "top")
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         raise OptionError(f"min_similarity {min_similarity}: a cosine similarity is between -1 and 1")
@@ -178,9 +180,9 @@ def _of_rows(table: Memory | Files, branch: str, rows: list[int]) -> list[_Query
     return [found[row] for row in rows]
 
 
-def _of_images(embedder: "FaceEmbedder", sources: list[str], name: str) -> list[_Query]:
-    from facepcl.embedding.writers import looks_like_crop
-
+def _of_images(
+    embedder: "FaceEmbedder", entries: Iterator[Entry], selection: Selection, name: str
+) -> list[_Query]:
     if embedder.alignment:
         _logger.info("queries are photos: the most prominent face of each is compared")
     else:
@@ -189,9 +191,11 @@ def _of_images(embedder: "FaceEmbedder", sources: list[str], name: str) -> list[
             "(crops=False)"
         )
     asked, photos = [], 0
-    for row in embedder.stream(sources):
+    batches = embedder.batches(read_items(entries, selection=selection))
+    for row in chain.from_iterable(batch.rows.rows() for batch in batches):
         asked.append(_Query(SearchResult(row.path, (), row.error, None, row.face), row.vector))
         photos += bool(row.width and row.height and not looks_like_crop(row.width, row.height))
+    selection.tell(ADVICE)
     if photos and not embedder.alignment:
         _logger.warning(
             "%d of these queries look like photos, not like the face crops that %s was made of: add "

@@ -17,6 +17,7 @@ from facepcl.embedding.embeddings import ROWS_PER_GROUP, Embeddings, describe_sp
 from facepcl.embedding.tables import read_table, tables_in, write_table
 from facepcl.errors import ImageError, OptionError, TableError, shortened
 from facepcl.images.face import NO_FACE
+from facepcl.images.geometry import looks_like_crop
 from facepcl.jobs.engine import Stream, Writer
 from facepcl.jobs.state import Job, Shard
 from facepcl.utils.files import remove_temporaries, writing
@@ -29,7 +30,6 @@ _logger = logging.getLogger("facepcl")
 # what is done to the blocks of a table, in order, when it is put together
 Completion = Callable[[Iterator[Embeddings]], Iterator[Embeddings]]
 
-CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photo, not a face crop
 REASONS = 5
 LONGEST_NAME = 80
 
@@ -42,8 +42,6 @@ class Summary:
     """
 
     path: Path
-    space: str
-    device: str
     total: int = 0
     failed: int = 0
     faceless: int = 0
@@ -238,8 +236,3 @@ def _table_name(shard: Shard, selection: Selection) -> str:
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST_NAME]
     return f"{shard.number:08d}-{name}.parquet"
-
-
-def looks_like_crop(width: int, height: int) -> bool:
-    """Whether an image of this size may be a face crop: near square, and not of a camera's size."""
-    return max(width, height) <= CROP_ASPECT * min(width, height) and width * height <= CROP_PIXELS

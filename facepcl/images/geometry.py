@@ -29,6 +29,12 @@ ARCFACE_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 HALF_SIDE = 1.5  # of a crop, in eyes-to-mouth distances: what the model card tells users to feed
+CROP_ASPECT, CROP_PIXELS = 4 / 3, 640 * 640  # beyond either an image is a photo, not a face crop
+
+
+def looks_like_crop(width: int, height: int) -> bool:
+    """Whether an image of this size may be a face crop: near square, and not of a camera's size."""
+    return max(width, height) <= CROP_ASPECT * min(width, height) and width * height <= CROP_PIXELS
 
 
 class Square(NamedTuple):

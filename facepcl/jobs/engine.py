@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Entry, Item, read_items
-from facepcl.images.decode import max_pixels
 from facepcl.jobs.state import Job
 from facepcl.utils.progress import Progress
 
@@ -65,17 +64,15 @@ class Writer(Protocol):
         return True
 
 
-def run(
-    job: Job, writer: Writer, pipeline: Pipeline, workers: int | None, bar: Progress
-) -> tuple[int, float]:
+def run(writer: Writer, pipeline: Pipeline, workers: int | None, bar: Progress) -> tuple[int, float]:
     """Process what is missing and finish the output; return the number of images and the seconds it took.
 
     Raises whatever reading, processing or writing raises; what is done by then is kept.
     """
+    job = writer.job
     loop = _Loop(writer, pipeline, bar, job.selection)
     start = time.monotonic()
     try:
-        max_pixels()  # raises if it is no number
         with bar, closing(pipeline.of_chunks(loop.chunks(), workers)) as results:
             for result in results:
                 stream = loop.pending[0]
@@ -87,10 +84,10 @@ def run(
         if kept := writer.kept():
             _logger.warning("%s; the same command%s continues", kept, writer.resume_option)
         elif job.is_new:
-            job.finish(lambda: True)
+            job.release_when(lambda: True)
         raise
     job.tell_skipped()
-    job.finish(writer.is_whole)
+    job.release_when(writer.is_whole)
     return bar.new, seconds
 
 

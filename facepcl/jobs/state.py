@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from facepcl.data.file_types import ADVICE, Selection
 from facepcl.data.remote import is_url, without_secrets
-from facepcl.data.sources import Entry, stamp
+from facepcl.data.sources import Entry, list_entries, stamp
 from facepcl.data.vanished import check_there
 from facepcl.errors import OptionError, RemoteError, TableError
 from facepcl.utils.files import atomic_first, beside, locked
@@ -24,11 +24,14 @@ FILES_PER_SHARD = 8192
 EARLIER_LISTING = "job.json"  # of the format before job.jsonl
 
 
+Listed = tuple[str, str | None, Any]  # path, error and stamp of a file
+
+
 class Shard(NamedTuple):
-    """Shard `number` of a listing: a tar, a video or a group of files, as (path, error, stamp)."""
+    """Shard `number` of a listing: a tar, a video or a group of files."""
 
     number: int
-    listed: list[tuple[str, str | None, Any]]
+    listed: list[Listed]
 
     @property
     def entries(self) -> list[Entry]:
@@ -54,7 +57,7 @@ class Job:
         sources: Sequence[str] = (),
     ):
         self.out, self.share = out, share or Share()
-        self._sources = sources
+        self.sources = sources
         self._signed = {without_secrets(source): source for source in sources}
         self.selection = Selection(all_files, fps)
         named = out if out.name.strip(".") else out.resolve()
@@ -151,10 +154,23 @@ class Job:
         """Raise OptionError unless the job of the description `previous` is the one that is `wanted`."""
         check_same(self.out, previous, {"command": command, **wanted}, self.traces())
 
-    def begin(self, command: str, wanted: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
-        """Write the listing, of what `selection` takes, unless another process was first; return the
-        description that holds."""
-        if not self._listing.exists():
+    def describe_sources(self) -> dict[str, Any]:
+        """Return the sources, the folder that relative ones count from and what is read of them."""
+        is_relative = any(not is_url(source) and not Path(source).is_absolute() for source in self.sources)
+        return {
+            "sources": list(map(without_secrets, self.sources)),
+            "folder": str(Path.cwd()) if is_relative else "",
+            "all_files": self.selection.all_files or None,  # None where it is not known yet, too
+            "fps": self.selection.fps or None,
+        }
+
+    def begin(
+        self, command: str, wanted: Mapping[str, Any], entries: Iterable[Entry] | None = None
+    ) -> dict[str, Any]:
+        """Write the listing, of `entries` or of what is behind the sources, unless there is one or another
+        process is first; return the description that holds."""
+        if self.read() is None:
+            entries = list_entries(self.sources, self.selection) if entries is None else entries
             self.is_new = True
             if self.share.world_size == 1:
                 for part in self.parts():
@@ -162,10 +178,10 @@ class Job:
             header = {"command": command, **wanted, "world_size": self.share.world_size}
             with atomic_first(self._listing) as temporary, temporary.open("w", encoding="ascii") as file:
                 file.write(json.dumps(header) + "\n")
-                for shard in cut(entries, self.selection):
-                    file.write(json.dumps(shard.listed) + "\n")
+                for listed in cut(entries, self.selection):
+                    file.write(json.dumps(listed) + "\n")
                 file.write(json.dumps({SKIPPED: self.selection.skipped}) + "\n")
-        self.selection.skipped.clear()  # they are read from there at the end
+        self.selection.skipped.clear()  # the listing has them, of whichever process wrote it
         return self.read() or {}
 
     def shards(self) -> Iterator[Shard]:
@@ -197,7 +213,7 @@ class Job:
     def check_there(self, path: str, error: str | None) -> None:
         """Raise RemoteError if an image is missing because its source has vanished, as with its drive."""
         if error == MISSING:
-            check_there(self._sources, path)
+            check_there(self.sources, path)
 
     def unchanged(self, shards: Iterable[Shard]) -> Iterator[Entry]:
         """Yield the entries of `shards`. Raises TableError for a tar or video that has changed since it was
@@ -234,39 +250,26 @@ class Job:
         """Return the finished parts, in order."""
         return sorted(self.folder.glob("part-*"))
 
-    def finish(self, is_whole: Callable[[], bool]) -> None:
-        """Note that this process has done its share. Its state goes where the output `is_whole` once no
+    def release_when(self, is_whole: Callable[[], bool]) -> None:
+        """Note that this process has done its share. The job's state goes where the output `is_whole` once no
         process is at work."""
         self._is_whole = is_whole
 
 
-def cut(entries: Iterable[Entry], selection: Selection) -> Iterator[Shard]:
-    """Yield the shards of a listing, in its order."""
-    number = 0
-    files: list[Entry] = []
+def cut(entries: Iterable[Entry], selection: Selection) -> Iterator[list[Listed]]:
+    """Yield what a listing has of each shard, in its order."""
+    files: list[Listed] = []
     for entry in entries:
         is_shard = selection.is_shard(entry.path) and not entry.error
         if files and (is_shard or len(files) == FILES_PER_SHARD):
-            yield Shard(number, [(*file, None) for file in files])
-            number, files = number + 1, []
+            yield files
+            files = []
         if is_shard:
-            yield Shard(number, [(*entry, stamp(entry, selection))])
-            number += 1
+            yield [(*entry, stamp(entry, selection))]
         else:
-            files.append(entry)
+            files.append((*entry, None))
     if files:
-        yield Shard(number, [(*file, None) for file in files])
-
-
-def describe_sources(sources: Sequence[str], selection: Selection) -> dict[str, Any]:
-    """Return the sources, the folder that relative ones count from and what is read, for a description."""
-    is_relative = any(not is_url(source) and not Path(source).is_absolute() for source in sources)
-    return {
-        "sources": list(map(without_secrets, sources)),
-        "folder": str(Path.cwd()) if is_relative else "",
-        "all_files": selection.all_files or None,  # None where it is not known yet, too
-        "fps": selection.fps or None,
-    }
+        yield files
 
 
 def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any], delete: str) -> None:
