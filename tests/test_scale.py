@@ -361,6 +361,12 @@ def test_faces_of_photos_are_shards_too(model, detector, tmp_path):
     assert np.array_equal(found.faces, wanted.faces, equal_nan=True)
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """`launched(RANK="1", ...)` makes this the whole environment."""
+    return lambda **environ: monkeypatch.setattr(os, "environ", environ)
+
+
 @pytest.mark.parametrize(
     ("environ", "share"),
     [
@@ -381,10 +387,11 @@ def test_faces_of_photos_are_shards_too(model, detector, tmp_path):
         ),
     ],
 )
-def test_the_share_is_what_the_launcher_says(environ, share):
-    found = find_share(None, None, environ)
+def test_the_share_is_what_the_launcher_says(launched, environ, share):
+    launched(**environ)
+    found, named = find_share(None, None), find_share(1, 3)
     assert (found.rank, found.world_size) == share
-    assert (find_share(1, 3, environ).rank, find_share(1, 3, environ).world_size) == (1, 3)
+    assert (named.rank, named.world_size) == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -400,39 +407,45 @@ def test_the_share_is_what_the_launcher_says(environ, share):
         ),
     ],
 )
-def test_a_share_that_cannot_be_is_refused(environ, said):
+def test_a_share_that_cannot_be_is_refused(launched, environ, said):
+    launched(**environ)
     with pytest.raises(OptionError, match=said):
-        find_share(None, None, environ)
+        find_share(None, None)
 
 
-def test_each_process_on_a_machine_has_its_own_gpu_and_cores(monkeypatch):
+def test_each_process_on_a_machine_has_its_own_gpu_and_cores(launched, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert own_device("auto", {"LOCAL_RANK": "5"}) == "cuda:1"
-    assert own_device("cuda", {"SLURM_LOCALID": "2"}) == "cuda:2"
-    assert own_device("cuda:3", {"LOCAL_RANK": "1"}) == "cuda:3"
-    assert own_device("auto", {}) == "auto"
+    for asked, environ, given in (
+        ("auto", {"LOCAL_RANK": "5"}, "cuda:1"),
+        ("cuda", {"SLURM_LOCALID": "2"}, "cuda:2"),
+        ("cuda:3", {"LOCAL_RANK": "1"}, "cuda:3"),
+        ("auto", {}, "auto"),
+    ):
+        launched(**environ)
+        assert own_device(asked) == given
     taken = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 6}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: taken.append(cores), raising=False)
-    take_own_cores({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
-    take_own_cores({})
-    take_own_cores({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "9"})
+    for environ in ({"LOCAL_WORLD_SIZE": "2"}, {}, {"LOCAL_WORLD_SIZE": "9"}):
+        launched(LOCAL_RANK="1", **environ)
+        take_own_cores()
     assert taken == [[2, 5]]
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("environ", "said"),
     [
-        (lambda: take_own_cores({"LOCAL_WORLD_SIZE": "two"}), "LOCAL_WORLD_SIZE in the environment is 'two'"),
-        (lambda: take_own_cores({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": ""}), "LOCAL_RANK in .* is ''"),
+        ({"LOCAL_WORLD_SIZE": "two"}, "LOCAL_WORLD_SIZE in the environment is 'two'"),
+        ({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": ""}, "LOCAL_RANK in .* is ''"),
     ],
 )
-def test_what_a_launcher_sets_is_a_number(monkeypatch, call, said):
+def test_what_a_launcher_sets_is_a_number(launched, monkeypatch, environ, said):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: None, raising=False)
+    launched(**environ)
     with pytest.raises(OptionError, match=said):
-        call()
+        take_own_cores()
 
 
 def test_half_of_what_a_launcher_sets_is_refused_for_one_table_too(tmp_path, monkeypatch):

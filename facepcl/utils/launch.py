@@ -1,7 +1,6 @@
 """Which share of a job is this process's: by its options, or by torchrun or SLURM."""
 
 import os
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from facepcl.errors import OptionError
@@ -21,7 +20,7 @@ class Share(NamedTuple):
         return f"rank {self.rank} of {self.world_size}"
 
 
-def find_share(rank: int | None, world_size: int | None, environ: Mapping[str, str] = os.environ) -> Share:
+def find_share(rank: int | None, world_size: int | None) -> Share:
     """`rank` of `world_size`, or what torchrun or SLURM gave this process. Raises OptionError."""
     if (rank is None) != (world_size is None):
         raise OptionError(
@@ -29,19 +28,19 @@ def find_share(rank: int | None, world_size: int | None, environ: Mapping[str, s
         )
     if rank is not None and world_size is not None:
         return _checked(Share(rank, world_size, "--rank and --world-size"))
-    if torchrun := torchrun_share(environ):
+    if torchrun := torchrun_share():
         return torchrun
-    array, step = _array_task(environ), _step_task(environ)
+    array, step = _array_task(), _step_task()
     if not array.source or not step.source:
         return array if array.source else step
     count = array.world_size * step.world_size
     return Share(array.rank * step.world_size + step.rank, count, f"{array.source} and {step.source}")
 
 
-def torchrun_share(environ: Mapping[str, str] = os.environ) -> Share | None:
+def torchrun_share() -> Share | None:
     """What torchrun gave this process, None without it. Raises OptionError if half of it is missing: each
     process would do all of the work, or none would write."""
-    given = [name for name in ("RANK", "WORLD_SIZE") if name in environ]
+    given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
     if not given:
         return None
     if len(given) == 1:
@@ -49,50 +48,48 @@ def torchrun_share(environ: Mapping[str, str] = os.environ) -> Share | None:
         raise OptionError(
             f"{given[0]} is set in the environment without {missing}: set both, as torchrun does, or neither"
         )
-    return _checked(Share(_number(environ, "RANK"), _number(environ, "WORLD_SIZE"), "RANK and WORLD_SIZE"))
+    return _checked(Share(_number("RANK"), _number("WORLD_SIZE"), "RANK and WORLD_SIZE"))
 
 
-def check_alone(environ: Mapping[str, str] = os.environ) -> None:
+def check_alone() -> None:
     """Raise OptionError in one of several processes that something else than torchrun started."""
     for name, several in _OTHER_LAUNCHERS.items():
-        if (text := environ.get(name, "")).isdigit() and int(text) >= several:
+        if (text := os.environ.get(name, "")).isdigit() and int(text) >= several:
             raise OptionError(
                 f"{name} is {text}, and RANK and WORLD_SIZE are not set: start processes that train together "
                 "by torchrun (srun torchrun ...), or unset it to train in this process alone"
             )
 
 
-def _array_task(environ: Mapping[str, str]) -> Share:
+def _array_task() -> Share:
     """A task of `sbatch --array`: its place among the others."""
-    if "SLURM_ARRAY_TASK_ID" not in environ:
+    if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return Share()
-    environ = {"SLURM_ARRAY_TASK_STEP": "1", **environ}
-    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "COUNT", "STEP")]
-    own, first, count, step = (_number(environ, name) for name in names)
+    own, first, count = (_number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT"))
+    step = _number("SLURM_ARRAY_TASK_STEP", "1")
     rank, odd = divmod(own - first, step or 1)
     if odd or not 0 <= rank < count:
         raise OptionError(
             f"task {own} belongs to a SLURM array with gaps: give --rank and --world-size, as in --rank "
             "$SLURM_ARRAY_TASK_ID --world-size 16"
         )
-    return Share(rank, count, names[0])
+    return Share(rank, count, "SLURM_ARRAY_TASK_ID")
 
 
-def _step_task(environ: Mapping[str, str]) -> Share:
+def _step_task() -> Share:
     """A task of `srun`. In a batch script without srun SLURM_NTASKS speaks of tasks that do not run."""
-    if "SLURM_STEP_NUM_TASKS" not in environ:
+    if "SLURM_STEP_NUM_TASKS" not in os.environ:
         return Share()
-    return _checked(
-        Share(_number(environ, "SLURM_PROCID"), _number(environ, "SLURM_STEP_NUM_TASKS"), "SLURM_PROCID")
-    )
+    return _checked(Share(_number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS"), "SLURM_PROCID"))
 
 
-def _number(environ: Mapping[str, str], name: str) -> int:
+def _number(name: str, default: str | None = None) -> int:
+    text = os.environ.get(name, default)
     try:
-        return int(environ[name])
-    except (KeyError, ValueError):
+        return int(text or "")
+    except ValueError:
         raise OptionError(
-            f"{name} in the environment is {environ.get(name)!r}, not a number: correct or unset it "
+            f"{name} in the environment is {text!r}, not a number: correct or unset it "
             "(facepcl embed also takes --rank and --world-size)"
         ) from None
 
@@ -103,31 +100,29 @@ def _checked(share: Share) -> Share:
     return share
 
 
-def own_device(device: str, environ: Mapping[str, str] = os.environ) -> str:
+def own_device(device: str) -> str:
     """`device`, or where processes share a machine with several GPUs, this one's own."""
-    name = "LOCAL_RANK" if "LOCAL_RANK" in environ else "SLURM_LOCALID"
+    name = "LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID"
     import torch  # seconds that only this needs
 
-    if device not in ("auto", "cuda") or name not in environ or not torch.cuda.is_available():
+    if device not in ("auto", "cuda") or name not in os.environ or not torch.cuda.is_available():
         return device
-    return f"cuda:{_number(environ, name) % torch.cuda.device_count()}"
+    return f"cuda:{_number(name) % torch.cuda.device_count()}"
 
 
-def local_world_size(environ: Mapping[str, str] = os.environ) -> int:
+def local_world_size() -> int:
     """The processes on this machine that torchrun started together; 1 without it. Raises OptionError."""
-    if "LOCAL_WORLD_SIZE" not in environ:
-        return 1
-    return max(1, _number(environ, "LOCAL_WORLD_SIZE"))
+    return max(1, _number("LOCAL_WORLD_SIZE", "1"))
 
 
-def take_own_cores(environ: Mapping[str, str] = os.environ) -> None:
+def take_own_cores() -> None:
     """Keep this process, and those that it starts, to its part of the cores that torchrun's share."""
     if not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
-    size = len(cores) // local_world_size(environ)
+    size = len(cores) // local_world_size()
     if 0 < size < len(cores):
-        start = _number(environ, "LOCAL_RANK") * size if "LOCAL_RANK" in environ else 0
+        start = _number("LOCAL_RANK", "0") * size
         os.sched_setaffinity(0, cores[start : start + size])
 
 
