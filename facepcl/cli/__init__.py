@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     repair_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     args = build_parser(words[0] if words else "").parse_args(words)
+    options = vars(args)  # of the command alone from here on, as the library's function names them
+    run, debug = options.pop("run"), options.pop("debug")
     level = logging.INFO if is_first() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for chatty in ("timm", "httpx", "httpx2", "huggingface_hub", "matplotlib"):
@@ -93,13 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.raiseExceptions = False  # where stderr takes no messages the work goes on
     keep_freed_memory()
     try:
-        code = args.run(args)
+        code = run(args)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
         return 1
     except (FacepclError, OSError, MemoryError) as error:
-        if args.debug:
+        if debug:
             traceback.print_exc()
         say(f"facepcl: {str(error) or 'not enough memory'}")
         return 2

@@ -2,14 +2,7 @@
 
 import argparse
 
-from facepcl.cli.options import (
-    add_all_files,
-    add_detector,
-    add_source,
-    tell_end,
-    tell_reasons,
-    values_of,
-)
+from facepcl.cli.options import add_all_files, add_detector, add_source, tell_end, tell_reasons
 
 DESCRIPTION = "Find the faces in photos and crop them as the weights expect."
 EXAMPLE = """example: facepcl align photos/ crops/ --sheet faces.png && facepcl embed crops/ -o table.parquet
@@ -66,9 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from facepcl.alignment.align_photos import align
 
-    names = ["size", "template", "one", "score", "detector", "landmarks", "format", "sheet", "workers"]
-    names += ["all_files"]
-    summary = align(args.source, args.out, **values_of(args, *names), progress=True)
+    summary = align(**vars(args), progress=True)
     tell_reasons(summary)
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     counts = f"{summary.faces} faces of {summary.photographs} photos, {summary.faceless} without a face"

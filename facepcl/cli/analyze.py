@@ -6,14 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import facepcl
-from facepcl.cli.options import (
-    JOB_OPTIONS,
-    add_job_options,
-    add_source,
-    prepare_process,
-    tell_summary,
-    values_of,
-)
+from facepcl.cli.options import add_job_options, add_source, prepare_process, tell_summary
 from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
 
@@ -64,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     prepare_process()
     if args.out is None:
         return _print_faces(args)
-    options = values_of(args, *JOB_OPTIONS, "crops", "fps", "html")
-    summary = facepcl.analyze(args.source, args.out, **options, progress=is_first())
+    summary = facepcl.analyze(**vars(args), progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     drawn += f", page {args.html}" if args.html else ""
     return tell_summary(summary, "faces", not args.crops, drawn)
@@ -90,7 +82,7 @@ def _print_faces(args: argparse.Namespace) -> int:
     check_drawings(sources, None, (args.sheet, check_sheet), (args.html, check_page))
     drawn = [file for file in (args.sheet, args.html) if file]
     entries = list_entries(sources, selection)  # raises before the weights are loaded
-    options = values_of(args, "batch_size", "device", "dtype", "one", "detector")
+    options = {name: getattr(args, name) for name in ("batch_size", "device", "dtype", "one", "detector")}
     embedder = AttributeEmbedder(args.model, args.fps, align=not args.crops, **options)
     batches = embedder.batches(read_items(entries, selection=selection), args.workers)
     print(_HEAD)

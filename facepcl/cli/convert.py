@@ -2,8 +2,6 @@
 
 import argparse
 
-from facepcl.cli.options import values_of
-
 DESCRIPTION = "Convert a third-party checkpoint to a folder for local-dir: names."
 EXAMPLE = """example: facepcl convert 500.pth converted/
          facepcl convert resnet50.pth trunk/ --arch resnet50
@@ -34,7 +32,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from facepcl import hub
 
-    options = values_of(args, "arch", "mean", "std", "size", "license")
-    folder = hub.convert(args.checkpoint, args.out, **options)
+    folder = hub.convert(**vars(args))
     print(f'wrote {folder}; load it with facepcl.create_model("local-dir:{folder}", pretrained=True)')
     return 0

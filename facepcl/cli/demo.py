@@ -2,7 +2,7 @@
 
 import argparse
 
-from facepcl.cli.options import add_detector, values_of
+from facepcl.cli.options import add_detector
 
 DESCRIPTION = (
     "Serve a local page that shows the faces of photos, their pose, expression and action "
@@ -37,6 +37,5 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from facepcl import demo
 
-    options = values_of(args, "host", "port", "detector", "crops", "folder", "max_mb")
-    demo.run(args.model, **options, progress=True)
+    demo.run(**vars(args), progress=True)
     return 0

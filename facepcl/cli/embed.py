@@ -3,14 +3,7 @@
 import argparse
 
 import facepcl
-from facepcl.cli.options import (
-    JOB_OPTIONS,
-    add_job_options,
-    add_source,
-    prepare_process,
-    tell_summary,
-    values_of,
-)
+from facepcl.cli.options import add_job_options, add_source, prepare_process, tell_summary
 from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
 
@@ -87,9 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from facepcl.embedding import contact_sheet
 
     prepare_process()
-    options = values_of(args, *JOB_OPTIONS, "branch", "pool", "flip", "compile", "align", "queries")
     if args.sheet is None and args.queries != contact_sheet.QUERIES:
         raise OptionError("--queries needs a sheet: add --sheet sheet.jpg")
-    summary = facepcl.embed(args.source, args.out, **options, progress=is_first())
+    summary = facepcl.embed(**vars(args), progress=is_first())
     drawn = f", sheet {args.sheet}" if args.sheet else ""
     return tell_summary(summary, "embedded", args.align, drawn)

@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from facepcl.hub import export
 
-    exported = export.run(args.name, args.out, with_preprocessing=args.with_preprocessing, size=args.size)
+    exported = export.run(**vars(args))
     meta = exported.meta
     outputs = ", ".join(f"{name} [B, {width}]" for name, width in meta["outputs"].items())
     print(

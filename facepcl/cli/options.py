@@ -1,7 +1,7 @@
 """Options and messages that several commands share."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from facepcl.utils.streams import say
 
@@ -9,9 +9,6 @@ if TYPE_CHECKING:
     from facepcl.alignment import AlignSummary
     from facepcl.embedding.writers import Summary
     from facepcl.utils.launch import Share
-
-JOB_OPTIONS = ["model", "batch_size", "workers", "device", "dtype", "resume", "on_error", "sheet", "one"]
-JOB_OPTIONS += ["detector", "all_files", "rank", "world_size"]
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -134,8 +131,3 @@ def _tell_share(summary: "Summary", share: "Share", counts: str) -> int:
         f"{left if summary.missing else f'all {summary.listed:,} are there'}"
     )
     return 1 if summary.failed and share.world_size == 1 else 0
-
-
-def values_of(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The values of options, by their names."""
-    return {name: getattr(args, name) for name in names}

@@ -94,8 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.task == "table":
         print(table(Path(args.runs), args.format))
         return 0
-    options = {k: v for k, v in vars(args).items() if k not in ("run", "debug", "task", "data")}
-    result = run_probe.run(args.task, args.data, **options, progress=True)
+    result = run_probe.run(**vars(args), progress=True)
     for name, value in result.numbers.items():
         # those of single action units are only in the JSON and the report
         if isinstance(value, float) and not name.endswith(("_low", "_high")) and "_AU" not in name:

@@ -14,7 +14,7 @@ FOLDER: the encoder/ of a run, or what facepcl convert wrote. Log in first: hf a
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="FOLDER", nargs="?", help="folder of weights")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="folder of weights")
     parser.add_argument("repository", metavar="ORG/NAME", nargs="?", help="repository on the Hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", help="check everything, send nothing")
@@ -23,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dataset",
+        dest="datasets",
         action="append",
         default=[],
         metavar="NAME",
@@ -35,18 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from facepcl.errors import OptionError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns when nothing has changed
-    if not (args.out and args.repository):
+    if not (args.folder and args.repository):
         raise OptionError("name the folder and the repository: facepcl push FOLDER ORG/NAME")
-    pushed = hub.push(
-        args.out,
-        args.repository,
-        private=args.private,
-        dry_run=args.dry_run,
-        license=args.license,
-        datasets=args.dataset,
-        progress=is_terminal(),
-    )
-    print(describe(pushed))
+    print(describe(hub.push(**vars(args), progress=is_terminal())))
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from facepcl.cli.options import add_detector, prepare_process, values_of
+from facepcl.cli.options import add_detector, prepare_process
 from facepcl.utils.streams import say
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ query could not be read or shows no face; 2: the command was wrong."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("query", nargs="*", metavar="QUERY", help="photo or face crop, folder, 'glob/*.jpg'")
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help="photo, crop, folder or 'glob/*.jpg'")
     parser.add_argument(
         "--in",
         dest="table",
@@ -32,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--row",
+        dest="rows",
         type=int,
         action="append",
         default=[],
@@ -63,10 +64,9 @@ def run(args: argparse.Namespace) -> int:
     from facepcl.embedding.search import search
 
     prepare_process()
-    names = ("top", "min_similarity", "branch", "model", "crops", "detector", "device", "sheet")
-    options = values_of(args, *names)
-    results = search(args.query, args.table, rows=args.row, **options, progress=True)
-    if args.json:
+    as_json = vars(args).pop("json")
+    results = search(**vars(args), progress=True)
+    if as_json:
         document = {"table": args.table, "queries": [_to_json(result) for result in results]}
         print(json.dumps(document, indent=2))
     else:
