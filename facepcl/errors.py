@@ -115,6 +115,11 @@ def check_known(kind: str, name: object, known: Iterable[str]) -> None:
         raise OptionError(unknown(kind, name, known))
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; its class if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_cause(error: BaseException) -> str:
     """What went wrong at first, in one line: exporters and compilers wrap it in pages."""
     while error.__cause__ is not None:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -91,6 +92,12 @@ def test_wrong_names_say_the_right_ones(model):
         match=r"Unknown dtype 'float8'\. Did you mean 'float32'\? Available: auto, float32, bfloat16, int8$",
     ):
         FaceEmbedder(model, dtype="float8")
+
+
+def test_a_device_that_fails_without_a_word_is_an_error_that_names_it(monkeypatch):
+    monkeypatch.setattr(torch, "zeros", Mock(side_effect=AssertionError))
+    with pytest.raises(OptionError, match=r"^device 'cuda' cannot be used: AssertionError$"):
+        device.find_device("cuda")
 
 
 @pytest.mark.parametrize(("faster", "units"), [("bfloat16", True), ("float32", True), ("bfloat16", False)])

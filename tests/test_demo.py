@@ -133,7 +133,7 @@ def test_what_is_being_read_when_the_page_closes_is_given_up(tmp_path):
     comparer = Comparer(crops=True)
     comparer.read(FACES[0], 10)  # starts the reader
     for reader in comparer._faces._all:
-        os.kill(reader.pid, signal.SIGSTOP)  # as one that hangs on a file
+        os.kill(reader._process.pid, signal.SIGSTOP)  # as one that hangs on a file
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(comparer.read, FACES[0], 10)
         time.sleep(0.2)

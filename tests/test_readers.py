@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from facepcl.data import workers
+from facepcl.data import worker_main, workers
 from facepcl.data.sources import Item
 from facepcl.data.workers import Reader, Readers
 from facepcl.errors import ReaderError, RemoteError
@@ -97,8 +98,8 @@ def test_readers_that_are_killed_lose_nothing(items, monkeypatch):
                 futures += [pool.submit(items) for _ in range(100)]
             time.sleep(random.uniform(0, 0.2))
             one = pool._all[killed % 2]
-            if one.pid and one._is_ready:
-                os.kill(one.pid, signal.SIGKILL)
+            if one._process and one._is_ready:
+                os.kill(one._process.pid, signal.SIGKILL)
                 killed += 1
         for future in futures:
             for a, b in zip(future.result(), wanted, strict=True):
@@ -162,12 +163,18 @@ def test_a_reader_that_never_starts_is_an_error_not_a_bad_image(monkeypatch, rea
         reader.prepare([Item("a.png", encoded(0))])
 
 
+def test_an_image_that_fails_without_a_word_has_a_reason(monkeypatch):
+    monkeypatch.setattr(worker_main, "_answer", Mock(side_effect=KeyError))
+    answer = worker_main.answerer(TRANSFORM, None)
+    assert answer(Item("a.png", b"x")) == ({"error": "cannot be prepared: KeyError"}, b"")
+
+
 def test_no_process_is_left_when_the_work_ends_early(items):
     with Readers(TRANSFORM, 2) as pool:
         pool.submit(items).result()
         for _ in range(100):
             pool.submit(items)
-        pids = [one.pid for one in pool._all if one.pid]
+        pids = [one._process.pid for one in pool._all if one._process]
     assert pids
     assert not any(alive(pid) for pid in pids)
 
@@ -181,7 +188,7 @@ from facepcl.data.workers import Reader
 from facepcl.data.sources import Item
 reader = Reader(Transform.square(16))
 reader.prepare([Item("a", b"")])
-print(reader.pid, flush=True)
+print(reader._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -277,4 +284,4 @@ def test_as_many_readers_start_as_there_is_work_for(items):
     with Readers(TRANSFORM, 32) as pool:
         for _ in range(3):
             pool.submit(items).result()
-        assert sum(one.pid is not None for one in pool._all) == 1
+        assert sum(one._process is not None for one in pool._all) == 1

@@ -13,6 +13,7 @@ from facepcl.errors import (
     MissingPath,
     OptionError,
     RemoteError,
+    one_line,
     require,
     shortened,
 )
@@ -89,10 +90,10 @@ def read_url(url: str) -> bytes:
             try:
                 return fs.cat_file(path)
             except (PermissionError, IsADirectoryError) as error:
-                raise ImageError(f"cannot be read: {_words(error)}") from error
+                raise ImageError(f"cannot be read: {one_line(error)}") from error
             except Exception as error:
                 if getattr(error, "status", 0) in REFUSED:
-                    raise ImageError(f"cannot be read: {_words(error)}") from error
+                    raise ImageError(f"cannot be read: {one_line(error)}") from error
                 if wait is None or isinstance(error, FileNotFoundError):
                     raise
                 time.sleep(wait)
@@ -156,18 +157,14 @@ def _explained(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):  # nobody answered
-            raise RemoteError(f"{shortened(url)} cannot be read: {_words(cause)}") from error
+            raise RemoteError(f"{shortened(url)} cannot be read: {one_line(cause)}") from error
         raise MissingPath(f"{shortened(url)}: there is no such file or folder") from None
     except PermissionError as error:
         raise RemoteError(
-            f"{shortened(url)}: these credentials do not allow reading it ({_words(error)})"
+            f"{shortened(url)}: these credentials do not allow reading it ({one_line(error)})"
         ) from error
     except Exception as error:  # whatever a protocol's package raises
-        raise RemoteError(f"{shortened(url)} cannot be read: {_words(error)}") from error
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise RemoteError(f"{shortened(url)} cannot be read: {one_line(error)}") from error
 
 
 def _size(info: dict[str, Any]) -> int:

@@ -84,11 +84,6 @@ class Reader:
         self._late = self._closed = False
         self._is_ready = False
 
-    @property
-    def pid(self) -> int | None:
-        """The process, if it runs."""
-        return self._process.pid if self._process else None
-
     def start(self) -> None:
         """Start the process; it gets ready while others work."""
         setup: dict[str, Any] = {"path": _import_path(), "seconds_to_read": SECONDS_A_READ}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, require, shortened
+from facepcl.errors import ImageError, MissingExtra, MissingPath, OptionError, one_line, require, shortened
 from facepcl.images.repair import JPEG, repaired
 from facepcl.utils.storage import SHORT, retried
 
@@ -229,8 +229,7 @@ def _explained() -> Iterator[None]:
     except MemoryError:
         raise ImageError("does not fit into memory") from None
     except Exception as error:  # decoders raise almost anything on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"damaged: {reason}") from error
+        raise ImageError(f"damaged: {one_line(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

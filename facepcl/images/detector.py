@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facepcl.errors import MissingExtra, MissingPath, OptionError, WeightsError, require
+from facepcl.errors import MissingExtra, MissingPath, OptionError, WeightsError, one_line, require
 from facepcl.images.face import Face
 from facepcl.utils.files import sha256_file, unwritable_hub_cache
 
@@ -170,8 +170,7 @@ def _fetch() -> Path:
         with hub_progress_bars(False):  # 230 kB need none
             return Path(hf_hub_download(REPOSITORY, FILE))
     except Exception as error:  # offline, no such repository, no room: the Hub's client has many of them
-        reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
-        reason = unwritable_hub_cache(error) or reason
+        reason = unwritable_hub_cache(error) or one_line(error).split(". ")[0][:200]
         raise WeightsError(
             f"the face detector could not be downloaded from the Hub ({reason}); download {_where()}, and "
             "pass its path with --detector PATH (detector=PATH)"
