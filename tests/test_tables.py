@@ -87,6 +87,13 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, kind):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_a_table_that_says_how_many_rows_it_has_is_not_written_without_their_number(tmp_path, kind):
+    with pytest.raises(AssertionError, match="need the count of rows"):
+        write_table(tmp_path / f"t.{kind}", META, [rows(5)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parquet_keeps_errors_as_nulls(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(write(tmp_path / "t.parquet"))

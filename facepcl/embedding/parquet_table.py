@@ -29,7 +29,7 @@ CODE = "embedding"  # the column; of several branches each has its own, with its
 NO_CODE = "the table holds no embedding of it"
 
 
-def write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+def write_parquet(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int | None) -> None:
     """Write `blocks`, one at a time."""
     parquet = require("pyarrow.parquet", "parquet")
     schema, start = _schema(meta), 0

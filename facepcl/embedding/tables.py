@@ -67,15 +67,18 @@ def _is_table(path: Path) -> bool:
     return False
 
 
-def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int = 0) -> None:
+def write_table(
+    path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int | None = None
+) -> None:
     """Write `blocks` to the table at `path`, which appears, whole, at the end; `count` rows together, which
-    Parquet alone need not know ahead.
+    only Parquet need not know ahead.
 
     Only one block is in memory at a time. Raises OptionError for a name that ends in no known format,
     MissingPath, or MissingExtra for Parquet.
     """
     path = Path(path)
     check_table_path(path)
+    assert count is not None or path.suffix == ".parquet", "npz and csv need the count of rows"
     with atomic(path) as temporary:
         _WRITERS[path.suffix](temporary, meta, blocks, count)
         if path.suffix == ".csv":  # the old metadata must not be read for the new vectors
@@ -84,7 +87,7 @@ def write_table(path: str | Path, meta: dict[str, Any], blocks: Iterable[Embeddi
         write_text(_sidecar(path), json.dumps({**meta, "rows": count}, indent=2))
 
 
-def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+def _write_npz(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int | None) -> None:
     paths, errors = bytearray(), bytearray()
     sizes = [np.empty((0, 2), np.int32)]
     numbers = {kind: [np.empty((0, len(names)), np.float32)] for kind, names in number_columns(meta).items()}
@@ -124,7 +127,7 @@ def _split_texts(column: np.ndarray) -> list[str]:
     return bytes(column).decode().split("\0")[:-1]
 
 
-def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int) -> None:
+def _write_csv(path: Path, meta: dict[str, Any], blocks: Iterable[Embeddings], count: int | None) -> None:
     # nine digits hold a float32; one pattern for a whole row is several times faster than its numbers
     numbers = ",".join(["%.9g"] * meta["dimension"])
     start = 0
@@ -155,7 +158,7 @@ def _csv_line(cells: Sequence[Any]) -> str:
 
 
 _COLUMNS = ("path", "index", "error", "width", "height")
-_WRITERS: dict[str, Callable[[Path, dict[str, Any], Iterable[Embeddings], int], None]] = {
+_WRITERS: dict[str, Callable[[Path, dict[str, Any], Iterable[Embeddings], int | None], None]] = {
     ".parquet": write_parquet,
     ".npz": _write_npz,
     ".csv": _write_csv,
