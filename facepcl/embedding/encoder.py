@@ -67,9 +67,10 @@ class Encoder:
         self._making, self._process = Lock(), os.getpid()
         self.device = self._choose_device(device, dtype)
         with default_torch_state():
-            loaded = _load(model).eval().float().to(self.device)
+            loaded, heads = _load(model)
+            loaded = loaded.eval().float().to(self.device)
             self.model: Any = loaded.to(memory_format=torch.channels_last)
-            self.heads = _load_heads(model, self.device)
+            self.heads = heads and heads.to(self.device)
             self._check_model()
             config = self._read_preprocessing(size)
             weights = _hash_weights(self.model)
@@ -100,7 +101,8 @@ class Encoder:
         """Refuse a module that is no timm model, and a branch that it does not have."""
         for needed in ("forward_features", "pretrained_cfg"):
             if not getattr(self.model, needed, None):
-                raise OptionError(f"a {self.name} has no {needed}; give a timm model or its name")
+                kind = type(self.model).__name__
+                raise OptionError(f"a {kind} has no {needed}; give a timm model or its name")
         branches = getattr(self.model, "face", None) is not None  # None in a trunk and in a pruned model
         self.has_branches = branches and hasattr(self.model, "forward_branches")
         self.check_branch(self.branch)
@@ -167,19 +169,17 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        return (getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or type(
-            self.model
-        ).__name__
+        return self.model.pretrained_cfg.get("architecture") or type(self.model).__name__
 
     def _describe(self, config: dict[str, Any], weights: str, released: bool) -> dict[str, Any]:
         """What a table says of its embeddings; `space` is the same for vectors that may be compared.
 
         A module that is not the `released` one of a name may have been trained since, and keeps its cfg.
         """
-        cfg = (getattr(self.model, "pretrained_cfg", None) or {}) if released else {}
+        cfg = self.model.pretrained_cfg if released else {}
         preprocessing = {k: config[k] for k in sorted(config)}
         self._heads_hash = _hash_weights(self.heads) if self.heads else ""
-        self._space = [weights, self.branch, self.pool, preprocessing]
+        self._space = [weights, self.pool, preprocessing]
         blank = self.maps(self._sample[:2])
         columns = {
             name: {"dimension": self.vectors(blank, name).shape[1], "space": self.space(name)}
@@ -205,7 +205,7 @@ class Encoder:
 
     def space(self, branch: str) -> str:
         """A short hash of weights, branch, pool, preprocessing and flip: vectors of one space compare."""
-        weights, _, *rest = self._space
+        weights, *rest = self._space
         if IDENTITY in codes_of(branch):
             rest.append(self._heads_hash)
         if self.flip and branch != POSE:
@@ -372,11 +372,12 @@ class AllBranches(Trunk):
         return tuple(self.model.forward_branches(x))
 
 
-def _load(model: str | nn.Module) -> nn.Module:
+def _load(model: str | nn.Module) -> tuple[nn.Module, Heads | None]:
+    """A network in float32, and the heads of weights of ours."""
     if isinstance(model, nn.Module):
         model = getattr(model, "_orig_mod", model)  # of torch.compile, which wraps forward alone
         # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
-        return copy.deepcopy(model)
+        return copy.deepcopy(model), None
     if not isinstance(model, str):
         raise OptionError(
             f"a {type(model).__name__} is not a model: give a name or a timm module; {FOR_IMAGES}"
@@ -384,7 +385,7 @@ def _load(model: str | nn.Module) -> nn.Module:
     plain = model.partition(".")[0]
     if ":" in model or plain in timm.list_models(FAMILY):
         with suppress(OfTimm):
-            return create_model(model, pretrained=True)
+            return create_model(model, pretrained=True), find_heads(model)
     elif os.path.isfile(model) and is_image_name(model):
         raise OptionError(f"{model} is not a model; {FOR_IMAGES}")
     elif not timm.is_model(plain):
@@ -396,19 +397,7 @@ def _load(model: str | nn.Module) -> nn.Module:
         raise WeightsError(f"{model}: {reason}") from error
     if ":" in model:  # timm keeps the tag and the licence of the weights from which these were trained
         network.pretrained_cfg = without_claims(network.pretrained_cfg)
-    return network
-
-
-def _load_heads(model: str | nn.Module, device: torch.device) -> Heads | None:
-    """The heads of weights of ours, in float32."""
-    if isinstance(model, nn.Module) or not (
-        ":" in model or model.partition(".")[0] in timm.list_models(FAMILY)
-    ):
-        return None
-    with suppress(OfTimm):
-        heads = find_heads(model)
-        return heads and heads.to(device)
-    return None
+    return network, None
 
 
 def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:
@@ -417,7 +406,7 @@ def _with_size(config: dict[str, Any], size: int, model: Any) -> dict[str, Any]:
         return config
     if not 32 <= size <= LARGEST_SIDE:
         raise OptionError(f"size must be 32 to {LARGEST_SIDE} pixels, or 0 for the model's own, not {size}")
-    if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+    if model.pretrained_cfg.get("fixed_input_size"):
         raise OptionError(f"size {size}: this model takes {config['input_size'][1]} pixels only")
     return {**config, "input_size": (3, size, size)}
 
