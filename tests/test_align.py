@@ -147,7 +147,7 @@ def test_landmarks_at_one_place_are_a_reason():
 
 def test_the_face_that_is_meant_is_large_and_near_the_centre():
     def face(x, y, scale):
-        return Face.from_landmarks((scale * (ARCFACE_POINTS - 56) + (x, y)).ravel().tolist())
+        return Face((), tuple(map(tuple, scale * (ARCFACE_POINTS - 56) + (x, y))))
 
     passer_by, meant, small = face(60, 60, 1.2), face(420, 310, 1.0), face(400, 300, 0.3)
     assert most_prominent_first([passer_by, small, meant], 800, 600)[0] is meant

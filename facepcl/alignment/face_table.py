@@ -117,7 +117,7 @@ def read_landmarks(path: str | Path) -> dict[str, list[Face]]:
             raise OptionError(f"{path}, line {number}: landmarks must be ten numbers, in pixels of the photo")
         faces = faces_of.setdefault(os.path.normpath(source), [])
         faces_of.setdefault(os.path.normpath(path.parent / source), faces)
-        faces.append(Face.from_landmarks(numbers))
+        faces.append(Face.from_numbers([math.nan] * 4 + numbers + [math.nan]))
     return faces_of
 
 

@@ -82,7 +82,7 @@ class AttributeEmbedder(FaceEmbedder):
         return True
 
     @cached_property
-    def _all_faces(self) -> FaceCutter:
+    def _cutter(self) -> FaceCutter:
         assert self.alignment
         return FaceCutter(self.alignment, self.transform)
 
@@ -131,7 +131,7 @@ class AttributeEmbedder(FaceEmbedder):
         for place, item in enumerate(items):
             with named_in_errors(place, item):
                 if self.alignment:
-                    here, cut = self._faces(item, self._all_faces)
+                    here, cut = self._faces(item, self._cutter)
                     faces += here
                 else:
                     cut = self._crop(item)[None]

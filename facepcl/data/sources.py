@@ -411,14 +411,12 @@ def read_shard(shard: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[]
     cut off, RemoteError if the network or the drive fails.
     """
     open_file: Any = RemoteFile if is_url(str(shard)) else RetriedFile
-    with closing(open_file(str(shard))) as file:
-        yield from _read_tar(file)
-
-
-def _read_tar(file: Any) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
     # streamed: shards may be larger than memory, and may be compressed; with tarfile's own small buffer, of
     # which it copies the rest at every read
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
+    with (
+        closing(open_file(str(shard))) as file,
+        tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive,
+    ):
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # a million of them would stay in memory
             # devices and folders are no images, whatever they are called

@@ -141,7 +141,7 @@ class Comparer:
             if batch.good:
                 faces += samples_of(self._embedder, names, batch.pixels, batch.maps)
             unread += sum(error not in (None, NO_FACE) for error in batch.rows.errors)
-            done += batch.images
+            done += len(batch)
             on_progress(done, len(entries))
             if len(faces) > FOLDER_LIMIT:
                 break

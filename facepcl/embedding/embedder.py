@@ -41,17 +41,17 @@ NOT_FINITE = "the model's output for it is not finite: the weights are damaged, 
 
 @dataclass
 class Batch:
-    """Rows of a table, of so many `images`; of the good ones among them the pixels uint8 `[G, H, W, 3]` and
-    the branch maps."""
+    """Rows of a table, of `image_count` images; of the good ones among them the pixels uint8 `[G, H, W, 3]`
+    and the branch maps."""
 
-    images: int
+    image_count: int
     rows: Embeddings
     good: list[int]
     pixels: np.ndarray
     maps: dict[str, torch.Tensor]
 
     def __len__(self) -> int:
-        return self.images
+        return self.image_count
 
 
 class FaceEmbedder(Encoder):
@@ -126,7 +126,7 @@ class FaceEmbedder(Encoder):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and other processes, which trace the network again."""
-        left = {"_out_of_memory", "_making", "_process", "_one_face", "_all_faces"}
+        left = {"_out_of_memory", "_making", "_process", "_cutter", "_cutter_of_one"}
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_runs": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -156,13 +156,13 @@ class FaceEmbedder(Encoder):
         with named_in_errors(place, item):
             if not self.alignment:
                 return self._crop(item)
-            _, crops = self._faces(item, self._one_face)
+            _, crops = self._faces(item, self._cutter_of_one)
             if not len(crops):
                 raise ImageError(NO_FACE)
             return crops[0]
 
     @cached_property
-    def _one_face(self) -> FaceCutter:
+    def _cutter_of_one(self) -> FaceCutter:
         assert self.alignment
         return FaceCutter(replace(self.alignment, one=True), self.transform)
 
@@ -221,8 +221,9 @@ class FaceEmbedder(Encoder):
         self, pieces: Iterable[list[Item]], workers: int | None = None, all_branches: bool = False
     ) -> Generator[Batch, None, None]:
         """A batch for each of `pieces`, in order, also for an empty one."""
-        # finding faces takes longer than the network does
-        default = cores() if self.alignment else default_workers(self.device.type)
+        # the network takes most of the cores on a CPU and none elsewhere; finding faces takes longer than it
+        is_half = self.device.type == "cpu" and not self.alignment
+        default = max(1, cores() // 2) if is_half else cores()
         count = default if workers is None else workers
         check_workers(workers)
         at_once = self.batches_at_once
@@ -345,8 +346,3 @@ def _by_face(prepared: list[Prepared]) -> tuple[list[Prepared], list[Face | None
             faces.append(None)
             numbers.append(0)
     return rows, faces, numbers
-
-
-def default_workers(device: str) -> int:
-    """Processes that decode: on a CPU the network takes most of the cores, elsewhere none."""
-    return max(1, cores() // 2) if device == "cpu" else cores()

@@ -9,7 +9,9 @@ import copy
 import logging
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,7 +76,7 @@ def _quantise(network: nn.Module, folder: Path) -> Path:
     quantization.quantize_static(
         graph,
         target,
-        _Faces(),
+        SimpleNamespace(get_next=partial(next, _calibration_faces(), None)),
         per_channel=True,
         reduce_range=True,  # else processors without VNNI overflow
         nodes_to_exclude=_keep_outputs_exact(graph, onnx),
@@ -105,19 +107,10 @@ def _keep_outputs_exact(graph: Any, onnx: Any) -> list[str]:
     return [node.name for node in last]
 
 
-class _Faces:
-    """Calibration: 64 rendered faces in four lights, since rendered ones alone are too even."""
-
-    def __init__(self) -> None:
-        self._batches = self._read()
-
-    def _read(self) -> Iterator[dict[str, np.ndarray]]:
-        sheet = np.asarray(Image.open(WEIGHTS / "calibration.jpg").convert("RGB"), np.float32) / 255
-        side = len(sheet) // SIDE
-        faces = sheet.reshape(side, SIDE, side, SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
-        for light in (faces, faces**0.5, faces**2, (2 * faces - 0.5).clip(0, 1)):
-            yield {INPUT: np.ascontiguousarray(light, np.float32)}
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """What onnxruntime calls."""
-        return next(self._batches, None)
+def _calibration_faces() -> Iterator[dict[str, np.ndarray]]:
+    """64 rendered faces in four lights, since rendered ones alone are too even."""
+    sheet = np.asarray(Image.open(WEIGHTS / "calibration.jpg").convert("RGB"), np.float32) / 255
+    side = len(sheet) // SIDE
+    faces = sheet.reshape(side, SIDE, side, SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
+    for light in (faces, faces**0.5, faces**2, (2 * faces - 0.5).clip(0, 1)):
+        yield {INPUT: np.ascontiguousarray(light, np.float32)}

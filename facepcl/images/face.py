@@ -30,11 +30,6 @@ class Face(NamedTuple):
         return cls(tuple(numbers[:4]), points, numbers[14])
 
     @classmethod
-    def from_landmarks(cls, numbers: Sequence[float]) -> "Face":
-        """Of the ten numbers of `LANDMARK_COLUMNS` alone."""
-        return cls.from_numbers([float("nan")] * 4 + list(numbers) + [float("nan")])
-
-    @classmethod
     def from_columns(cls, values: Sequence[float]) -> "Face":
         """Of the values of `FACE_COLUMNS`."""
         _, score, *places = map(float, values)

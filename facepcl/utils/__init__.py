@@ -1,1 +1,1 @@
-"""What every room uses: whole-file writes, locks, futures, progress, signals, device and launcher."""
+"""What all subpackages use: whole-file writes, locks, futures, progress, signals, device and launcher."""
