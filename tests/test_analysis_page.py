@@ -182,7 +182,7 @@ def test_a_face_of_one_frame_is_a_dot():
     ("out", "page", "said"),
     [
         ("a.npz", "page.txt", "the name of a page must end in .html"),
-        ("tables", "page.html", "a page belongs to one"),
+        ("tables", "page.html", "page.html belongs to one"),
         ("a.npz", "{source}", "is one of the sources"),
     ],
 )

@@ -339,7 +339,7 @@ def bundled(monkeypatch, model):
     """The command line with a model at hand, whatever weights are bundled."""
     from facepcl.embedding import encoder
 
-    monkeypatch.setattr(encoder, "_load", lambda name: model)
+    monkeypatch.setattr(encoder, "_load", lambda name: (model, None))
 
 
 def test_the_command_counts_on_its_last_line_and_exits_1(bundled, folder, tmp_path, capsys):
