@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from facepcl.errors import MissingPath, OptionError, WeightsError
+from facepcl.errors import OptionError, WeightsError
 from facepcl.models.io import load_tensors
 from facepcl.models.remap import State, rename_original_keys
+from facepcl.utils.files import check_exists
 
 # A network is found by one of its tensors, under whatever names the program that saved it put before it.
 ANCHORS = {"resnet": "layer1.0.conv1.weight", "pcl_facecycle": "layer3_1.2.weight"}
@@ -48,8 +49,7 @@ def read_checkpoint(path: str | Path) -> State:
     Raises MissingPath or WeightsError.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingPath(f"{path}: there is no such file")
+    check_exists(path)
     if path.suffix == ".safetensors":
         return load_tensors(path)
     content = _unpickle(path)

@@ -16,12 +16,12 @@ from timm.models import save_for_hf
 from torch import nn
 
 from facepcl.errors import MissingPath, WeightsError
-from facepcl.models import PclResNet
 from facepcl.models.branched import BranchedModel, check_input
 from facepcl.models.branches import is_branch
 from facepcl.models.heads import Heads, describe_heads
 from facepcl.models.model_args import record_model_args
-from facepcl.utils.files import atomic, remove_temporaries, temporary_name
+from facepcl.models.pcl_resnet import PclResNet
+from facepcl.utils.files import atomic, check_exists, remove_temporaries, temporary_name
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -79,8 +79,7 @@ def read_shapes(path: str | Path) -> dict[str, list[int]]:
 @contextmanager
 def _explained(path: str | Path) -> Iterator[None]:
     """Turns a missing or damaged file into one sentence that names it."""
-    if not Path(path).is_file():
-        raise MissingPath(f"{path}: there is no such file")
+    check_exists(path)
     try:
         yield
     except SafetensorError as error:

@@ -72,6 +72,12 @@ def check_file(path: Path) -> None:
             temporary.touch()
 
 
+def check_exists(path: str | Path) -> None:
+    """Raise MissingPath unless there is a file at `path`."""
+    if not Path(path).is_file():
+        raise MissingPath(f"{path}: there is no such file")
+
+
 def check_outside(path: str | Path, sources: Sequence[str]) -> None:
     """Raise OptionError if the output `path`, a picture or a folder of them, is in a folder of the
     `sources`."""

@@ -11,6 +11,7 @@ from facepcl.data.people import split_named
 from facepcl.data.sources import Item, csv_lines, files_below
 from facepcl.errors import DataError, MissingPath
 from facepcl.probes.manifest import Labelled, Manifest
+from facepcl.utils.files import check_exists
 from facepcl.utils.storage import open_text
 
 _LISTS = (".csv", ".tsv", ".txt", ".lst", ".list", ".json", ".xml", ".mat", ".npy", ".pkl", ".parquet")
@@ -42,7 +43,7 @@ def at(path: Path, line: int) -> str:
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The non-blank lines of a text file with their numbers. Raises MissingPath."""
-    check_file(path)
+    check_exists(path)
     with open_text(path, "utf-8-sig", "surrogateescape") as file:
         yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
 
@@ -63,7 +64,7 @@ def table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     Raises MissingPath; iterating raises DataError for two columns of one name, and for a row with too few or
     too many cells.
     """
-    check_file(path)
+    check_exists(path)
     lines = csv_lines(path)
     header = [name.strip().lower() for name in next(lines, (1, []))[1]]
 
@@ -84,12 +85,6 @@ def check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> 
     """Raise DataError unless a CSV file has these columns."""
     if missing := next((name for name in columns if name not in header), None):
         raise DataError(f"{path} has no column {missing!r}; its columns are {','.join(header)[:80]!r}")
-
-
-def check_file(path: Path) -> None:
-    """Raise MissingPath unless there is a file at `path`."""
-    if not path.is_file():
-        raise MissingPath(f"{path}: there is no such file")
 
 
 def to_number(text: str, name: str, where: str) -> float:

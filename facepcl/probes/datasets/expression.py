@@ -13,7 +13,6 @@ from facepcl.errors import DataError
 from facepcl.probes.datasets.common import (
     Layout,
     at,
-    check_file,
     existing,
     fields,
     images_below,
@@ -25,6 +24,7 @@ from facepcl.probes.datasets.common import (
 from facepcl.probes.datasets.csv_files import csv_layout
 from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Labelled, Manifest
+from facepcl.utils.files import check_exists
 
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 RAF_DB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # from 1 on
@@ -116,7 +116,7 @@ def read_affectnet(path: Path) -> Manifest:
 
 def _array_label(file: Path) -> int:
     """The label in an annotation file: an array of one string or number."""
-    check_file(file)
+    check_exists(file)
     try:
         array = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
