@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 import facepcl
 from facepcl.embedding.encoder import IDENTITY
 from facepcl.images.geometry import HALF_SIDE
-from facepcl.models import Branches
+from facepcl.models.branches import Branches
 from facepcl.models.factory import find_heads
 from facepcl.pretrain.augment import crop_squares
 from facepcl.pretrain.dataset import Faces, read_faces, read_samples

@@ -52,7 +52,6 @@ _LAZY_NAMES = {
     "search": "facepcl.embedding.search",
     "similarity": "facepcl.embedding.embeddings",
 }
-_LAZY_FILES = ("alignment", "demo", "export", "hub", "losses", "models", "pretrain", "probes", "views")
 
 __all__ = [
     "FaceAnalyzer",
@@ -83,7 +82,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY_NAMES:
         return getattr(importlib.import_module(_LAZY_NAMES[name]), name)
-    if name in _LAZY_FILES:
+    if name in __all__:
         return importlib.import_module(f"facepcl.{name}")
     raise AttributeError(f"module 'facepcl' has no attribute {name!r}")
 

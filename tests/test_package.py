@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.files import ROOT
+from helpers.scripts import run_python
 
 import facepcl
 from facepcl import errors
@@ -23,6 +25,7 @@ FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 ORDER = "errors < utils < images, models < data < jobs < alignment < embedding < hub, pretrain, probes"
 ORDER += " < analysis < demo < cli"
 LEVEL = {name: level for level, names in enumerate(ORDER.split(" < ")) for name in names.split(", ")}
+ROOMS = sorted(path.parent.name for path in (ROOT / "facepcl").glob("*/__init__.py"))
 NAMES = ("__init__", "__main__", "_version", "losses", "views", "export")  # of the package's own folder
 
 
@@ -64,6 +67,28 @@ def test_every_submodule_can_be_imported_and_shadows_no_public_name():
     assert callable(facepcl.pretrain.run)
     for loss in ("face_contrast", "pose_contrast", "orthogonality", "reconstruction"):
         assert callable(getattr(facepcl.losses, loss))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize(
+    "files",
+    ["models/weights.py", *(pytest.param(f"{room}/**/*.py", marks=pytest.mark.slow) for room in ROOMS)],
+)
+def test_every_submodule_can_be_the_first_to_be_imported(files):
+    """timm imports the files that register models in the middle of whichever imports it first."""
+    found = sorted((ROOT / "facepcl").glob(files))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found]
+    script = f"""
+import importlib, os, sys, torch, torchvision
+for name in {[name.removesuffix(".__init__") for name in names]!r}:
+    if not (child := os.fork()):
+        importlib.import_module(name)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{{name}} cannot be the first to be imported")
+"""
+    assert names
+    run_python(script)
 
 
 def test_every_public_name_has_a_docstring():

@@ -19,7 +19,7 @@ from facepcl.errors import OptionError
 from facepcl.images.cropper import FaceCutter
 from facepcl.images.face import ANGLES, Face, face_columns
 from facepcl.images.rotations import angles, rotation
-from facepcl.models import Branches
+from facepcl.models.branches import Branches
 from facepcl.models.heads import Heads, HeadSpec
 
 TIME = "time"  # of a frame, in seconds

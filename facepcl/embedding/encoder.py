@@ -24,8 +24,8 @@ from facepcl.embedding.embeddings import IDENTITY
 from facepcl.embedding.int8 import INT8, make_int8_run
 from facepcl.errors import OptionError, WeightsError, check_known, unknown
 from facepcl.images.transform import Transform
-from facepcl.models import Branches
 from facepcl.models.branched import as_map, check_input
+from facepcl.models.branches import Branches
 from facepcl.models.factory import FAMILY, create_model, find_heads, unknown_model
 from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm

@@ -12,7 +12,7 @@ from torch import nn
 from facepcl.embedding.backends import FLOAT32_ROUNDING, Run, deviation
 from facepcl.embedding.encoder import IDENTITY, AllBranches, Encoder, Trunk, code, normalised
 from facepcl.errors import ExportError, FacepclError, OptionError, first_cause, require
-from facepcl.models import Branches
+from facepcl.models.branches import Branches
 from facepcl.models.onnx import EXTRA, INPUT, open_graph, require_onnx, to_onnx
 from facepcl.utils.files import as_path, atomic, check_file
 

@@ -15,7 +15,8 @@ from timm.models import get_model_args
 from torch import nn
 
 from facepcl.errors import FacepclError, OptionError, WeightsError
-from facepcl.models import PclFaceCycle, PclResNet
+from facepcl.models.pcl_facecycle import PclFaceCycle
+from facepcl.models.pcl_resnet import PclResNet
 from facepcl.models.weights import fit_state_dict, wrong_shape
 
 WIDEST = 1 << 16  # classes, channels or another number among the arguments

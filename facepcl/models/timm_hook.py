@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from facepcl.models import REGISTERING
-
 TIMM = "timm.models"
+REGISTERING = ("facepcl.models.pcl_facecycle", "facepcl.models.pcl_resnet")  # when they are imported
 
 
 def register_models() -> None:

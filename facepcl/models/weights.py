@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
 from facepcl.errors import OptionError, WeightsError
@@ -71,6 +70,8 @@ def check_pretrained(model: str, pretrained: Any, options: dict[str, Any]) -> No
         if isinstance(cfg, dict) and cfg.get("source") in ("hf-hub", "local-dir"):  # timm's own call
             warn_untrained(f"{cfg['source']}:{cfg.get('hf_hub_id') or cfg.get('file')}")
         return
+    from timm.models._builder import resolve_pretrained_cfg  # timm, once imported, imports this file
+
     cfg = resolve_pretrained_cfg(
         model,
         pretrained_cfg=options.get("pretrained_cfg"),

@@ -15,7 +15,7 @@ from facepcl.data.label_files import CLS_LABELS
 from facepcl.embedding.embedder import FaceEmbedder
 from facepcl.embedding.encoder import BRANCH, BRANCH_NAMES, IDENTITY, MODEL, POOL
 from facepcl.errors import OptionError, check_known, require
-from facepcl.models import Branches
+from facepcl.models.branches import Branches
 from facepcl.probes import action_units, disentangle, expression, head_pose, verification
 from facepcl.probes.baselines import BASELINES, load_encoder
 from facepcl.probes.common import Options, people_note
