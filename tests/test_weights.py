@@ -331,13 +331,16 @@ def test_a_folder_that_transformers_saved_is_its_trunk(tmp_path):
 
 
 @pytest.mark.parametrize("create", [timm.create_model, facepcl.create_model])
-def test_an_untrained_network_of_a_folder_is_announced_with_the_call_that_loads_it(create, tmp_path, caplog):
+@pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1)])
+def test_an_untrained_network_of_a_folder_is_announced_with_the_call_that_loads_it(
+    create, no, yes, tmp_path, caplog
+):
     name = f"local-dir:{save_encoder(facepcl.create_model('pcl_facecycle'), tmp_path / 'encoder')}"
     said = f'random weights, .* type create_model\\("{name}", pretrained=True\\)'
-    create(name, pretrained=False)
+    create(name, pretrained=no)
     assert re.search(said, caplog.text)
     caplog.clear()
-    create(name, pretrained=True)
+    create(name, pretrained=yes)
     assert not caplog.text
 
 

@@ -72,6 +72,8 @@ def create_model(
             f"pretrained is True, False or the path of a .safetensors file, not {type(pretrained).__name__}; "
             "tensors are for model.load_state_dict"
         )
+    if isinstance(pretrained, int):  # 0 and 1, which timm takes as well
+        pretrained = bool(pretrained)
     if timm_options.get("features_only", False):
         branches = False
     folder = find_folder(name, timm_options.get("cache_dir"))
