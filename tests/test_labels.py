@@ -13,6 +13,7 @@ from helpers.training import LANDMARKS, end_of, generator, label_faces, small_co
 import facepcl
 from facepcl.errors import OptionError, WeightsError
 from facepcl.models.decoder import resize_maps
+from facepcl.models.factory import find_decoder, find_heads
 from facepcl.models.io import load_tensors, save_encoder, save_tensors
 from facepcl.pretrain import label_views, run, substeps
 from facepcl.pretrain.label_heads import POSE_SCALE, IdentityHead, LabelHead, label_losses
@@ -269,6 +270,10 @@ def test_weights_without_heads_are_refused_with_what_writes_them(tmp_path):
         facepcl.create_heads(folder)
     with pytest.raises(OptionError, match=r"'pcl_resnet5'\. Did you mean 'pcl_resnet50'"):
         facepcl.create_heads("pcl_resnet5")
+    for name in ("resnet18", "model.safetensors"):  # timm's, and a file: both without a folder
+        assert find_heads(name) is find_decoder(name) is None
+        with pytest.raises(WeightsError, match=f"{name} comes without heads"):
+            facepcl.create_heads(name)
 
 
 @pytest.fixture

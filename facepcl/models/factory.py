@@ -16,7 +16,7 @@ from facepcl.models.branched import BranchedModel, create_branched
 from facepcl.models.branches import is_branch
 from facepcl.models.decoder import Decoder
 from facepcl.models.heads import Heads, HeadSpec, read_specs
-from facepcl.models.hub_folder import FAMILY, architecture_of, find_folder
+from facepcl.models.hub_folder import architecture_of, find_folder
 from facepcl.models.io import (
     BRANCHES_FILE,
     DECODER_FILE,
@@ -31,10 +31,11 @@ from facepcl.models.io import (
     without_claims,
 )
 from facepcl.models.model_args import SOURCES, check_model_args, make_described
-from facepcl.models.registry import WEIGHTS, Row, rows_of
+from facepcl.models.registry import MODELS, WEIGHTS, Row, rows_of
 from facepcl.models.weights import THREE_WAYS, check_sha256, warn_random_classifier, warn_untrained
 
 _logger = logging.getLogger("facepcl")
+FAMILY = "pcl_*"
 
 
 def create_model(
@@ -103,7 +104,7 @@ def create_model(
 def is_timms(name: str) -> bool:
     """Whether `name` is that of a model that timm brings and facepcl does not."""
     architecture = name.partition(".")[0]
-    return timm.is_model(architecture) and architecture not in timm.list_models(FAMILY)
+    return timm.is_model(architecture) and architecture not in MODELS
 
 
 def _create_of_timm(
@@ -121,9 +122,8 @@ def _create_of_timm(
 
 
 def _check_name(name: str) -> None:
-    models = timm.list_models(FAMILY)
     architecture, _, tag = name.partition(".")
-    if architecture not in models:
+    if architecture not in MODELS:
         raise unknown_model(name)
     tagged = [n for n in timm.list_models(architecture, include_tags=True) if "." in n]
     if tag and name not in tagged:
@@ -132,12 +132,11 @@ def _check_name(name: str) -> None:
 
 def unknown_model(name: str, others: Iterable[str] = ()) -> OptionError:
     """The error for a `name` that is no model: what was meant, of ours, of `others`, or by its form."""
-    ours = timm.list_models(FAMILY)
     repository = re.sub(r"^https?://(www\.)?(huggingface\.co|hf\.co)/", "", name.rstrip("/"))
     repository = repository.replace("/tree/", "@")
     if not others and timm.is_model(name.partition(".")[0]):
         return OptionError(
-            f"{name!r} is not one of facepcl's models, {', '.join(ours)}; use timm.create_model"
+            f"{name!r} is not one of facepcl's models, {', '.join(MODELS)}; use timm.create_model"
         )
     if Path(name).is_dir():
         meant = f"local-dir:{name}"
@@ -151,8 +150,8 @@ def unknown_model(name: str, others: Iterable[str] = ()) -> OptionError:
     elif ":" in name and (scheme := near(name.partition(":")[0], ("hf-hub", "local-dir"))):
         meant = f"{scheme}:{name.partition(':')[2]}"
     else:
-        meant = near(name, ours) or near(name, others)
-    return OptionError(unknown("model", name, ours, meant))
+        meant = near(name, MODELS) or near(name, others)
+    return OptionError(unknown("model", name, MODELS, meant))
 
 
 def _row(name: str) -> Row | None:
@@ -195,6 +194,7 @@ def download(name: str, cache_dir: str | Path | None = None, progress: bool = Fa
         return folder
     if row and row.path:
         return WEIGHTS
+    _check_name(name)
     raise WeightsError(f"there are no weights for {name}; {THREE_WAYS}")
 
 
@@ -214,7 +214,7 @@ def _create_from_folder(
     config = read_config(folder)
     own = config.get("facepcl", {})
     architecture = architecture_of(config, folder)
-    cfg = _cfg_of(config, architecture)
+    cfg = _cfg_of_folder(config, architecture)
     arguments = config.get("model_args", {})
     if is_timms(architecture):
         if pretrained:
@@ -290,7 +290,7 @@ def _load_branched(
     return model
 
 
-def _cfg_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
+def _cfg_of_folder(config: dict[str, Any], architecture: str) -> dict[str, Any]:
     """timm's description of the weights of a folder, which are where the folder is."""
     cfg = {key: value for key, value in cfg_of(config).items() if key not in SOURCES}
     cfg["architecture"] = architecture
@@ -336,10 +336,12 @@ def find_decoder(name: str, fetch: bool = True) -> Path | None:
 def _whereabouts(
     name: str, fetch: bool = True, cache_dir: str | Path | None = None, progress: bool = False
 ) -> tuple[Path | None, Row | None]:
-    """The folder of the weights `name`, `fetch`ed from the Hub if they are there, or the row of bundled
-    ones."""
+    """The folder of the weights `name`, `fetch`ed from the Hub if they are there, or the row of bundled ones;
+    neither for a file and for timm's own models, which have no decoder and no heads."""
     if (folder := find_folder(name, cache_dir, progress)) is not None:
         return folder, None
+    if name.endswith(".safetensors") or is_timms(name):
+        return None, None
     _check_name(name)
     row = _row(name)
     if fetch and row and not row.path:

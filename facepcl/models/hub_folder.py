@@ -11,10 +11,10 @@ import timm
 from facepcl.errors import MissingPath, OptionError, WeightsError
 from facepcl.models.io import BRANCHES_FILE, CONFIG_FILE, DECODER_FILE, HEADS_FILE, WEIGHTS_FILE, read_config
 from facepcl.models.model_args import check_stock
+from facepcl.models.registry import MODELS
 from facepcl.utils.files import FULL, sha256_file, unwritable_hub_cache
 from facepcl.utils.progress import hub_progress_bars
 
-FAMILY = "pcl_*"
 # What is fetched of a repository; whatever else lies there is not needed.
 LOADED = (WEIGHTS_FILE, BRANCHES_FILE, DECODER_FILE, HEADS_FILE)
 
@@ -55,9 +55,9 @@ def architecture_of(config: dict[str, Any], where: str | Path) -> str:
     """Which of our models, or of timm's with branches, a `config.json` describes; WeightsError if it is
     another, OfTimm if timm has it."""
     architecture = config.get("facepcl", {}).get("architecture", config.get("architecture", ""))
-    if architecture in timm.list_models(FAMILY):
-        return architecture
     known = isinstance(architecture, str) and timm.is_model(architecture)
+    if known and architecture in MODELS:
+        return architecture
     if known:
         check_stock(where, config)  # timm makes the network next
         if config.get("facepcl", {}).get("branches", "") in (BRANCHES_FILE, None):  # None: trained without

@@ -29,6 +29,7 @@ from facepcl.errors import (
     WeightsError,
     require,
 )
+from facepcl.models.factory import find_heads
 from facepcl.models.io import save_encoder, size_cfg
 from facepcl.pretrain import distributed
 from facepcl.pretrain.checkpoints import (
@@ -42,7 +43,7 @@ from facepcl.pretrain.checkpoints import (
 )
 from facepcl.pretrain.config import CONTRASTS, Config
 from facepcl.pretrain.log import Flops, Log, tensorboard_writer
-from facepcl.pretrain.networks import NORMALISATION, Networks, released_heads
+from facepcl.pretrain.networks import NORMALISATION, Networks
 from facepcl.pretrain.online_probe import OnlineProbe
 from facepcl.pretrain.release import EMA, update_batch_norms
 from facepcl.pretrain.rng import seeded_dropout
@@ -94,7 +95,7 @@ class Training:
     epoch_length: int  # in steps
     unfold: bool  # compute convolutions on tiny maps as matrix products
     step: int = 0
-    seconds: float = 0.0  # of training, up to the last step
+    seconds: float = 0.0  # of the steps, with --minutes
     history: list[list[float]] = field(default_factory=list)  # mean contrast losses of finished epochs
     this_epoch: list[list[float]] = field(default_factory=list)  # contrast losses of each step
 
@@ -274,7 +275,7 @@ def _start(config: Config, progress: bool) -> Training:
     if config.freeze:
         nets.encoder.requires_grad_(False)  # now that passes with gradients have been timed
     tasks = Tasks(config, source, nets, size, dtype)
-    if config.init and not saved and "labels" in config.tasks and (heads := released_heads(config.init)):
+    if config.init and not saved and "labels" in config.tasks and (heads := find_heads(config.init)):
         tasks.start_heads(heads)  # before the average copies them
     per_epoch = source.count // config.batch
     total = None if config.minutes else config.steps or max(1, round(config.epochs * per_epoch))

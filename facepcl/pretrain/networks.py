@@ -10,12 +10,11 @@ from torch import nn
 
 from facepcl.errors import OptionError, WeightsError, first_cause
 from facepcl.images.face import ANGLES
-from facepcl.models.branched import BranchedModel, check_input
+from facepcl.models.branched import BranchedModel
 from facepcl.models.branches import Branches, full_precision, is_branch
 from facepcl.models.decoder import CODE, CODE_SIDE, Decoder, ProjectionHead, resize_maps
-from facepcl.models.factory import create_decoder, create_model, find_decoder, find_heads, is_timms
-from facepcl.models.heads import Heads
-from facepcl.models.io import read_shapes
+from facepcl.models.factory import create_decoder, create_model, find_decoder
+from facepcl.models.io import read_shapes, size_cfg
 from facepcl.models.weights import wrong_shape
 from facepcl.pretrain.config import METHODS
 from facepcl.pretrain.label_heads import LabelHead, LabelHeads, Outputs
@@ -74,9 +73,8 @@ class Networks(nn.Module):
 
     def check_sizes(self, sizes: Iterable[int]) -> None:
         """Raises OptionError if the encoder does not accept views of these sides in pixels."""
-        name, device = self.encoder.pretrained_cfg["architecture"], next(self.parameters()).device
         for size in sizes:
-            check_input(self.encoder, name, torch.zeros(1, 3, size, size, device=device))
+            size_cfg(self.encoder, size)
 
     def start_from(self, init: str, frozen_size: int = 0) -> None:
         """Load the encoder, how it wants images normalised, and the decoder if there is one, from `init`: a
@@ -116,7 +114,7 @@ class Networks(nn.Module):
                 )
         if not is_file:
             self.encoder.pretrained_cfg |= {key: source.pretrained_cfg[key] for key in NORMALISATION}
-        if hasattr(self, "decoder") and _is_ours(init) and find_decoder(init):
+        if hasattr(self, "decoder") and find_decoder(init):
             self.decoder.load_state_dict(create_decoder(init).state_dict())
 
     @contextmanager
@@ -159,16 +157,6 @@ class Networks(nn.Module):
     def shared_code(self, maps: torch.Tensor) -> torch.Tensor:
         """The model's own shared code `[B, D]` of the trunk's maps, from 4 x 4 as for the other two."""
         return full_precision(self.encoder.shared_code(resize_maps(maps)))
-
-
-def released_heads(init: str) -> Heads | None:
-    """The heads of the weights of `--init`, if they have some."""
-    return find_heads(init) if _is_ours(init) else None
-
-
-def _is_ours(init: str) -> bool:
-    """Whether weights may have a decoder and heads."""
-    return not (init.endswith(".safetensors") or is_timms(init))
 
 
 def network_input(encoder: Any, images: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from facepcl.errors import require
-from facepcl.models.factory import FAMILY, create_model, unknown_model
+from facepcl.models.factory import create_model, unknown_model
+from facepcl.models.registry import MODELS
 
 RANDOM = "random:"
 SIDE = 64  # pixels, as for our encoders
@@ -27,7 +28,7 @@ def load_encoder(name: str, seed: int) -> str | nn.Module:
     architecture = name.removeprefix(RANDOM)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed))
-        if architecture in timm.list_models(FAMILY):
+        if architecture in MODELS:
             return create_model(architecture, pretrained=False)
         if not timm.is_model(architecture):
             raise unknown_model(architecture, timm.list_models())
