@@ -30,7 +30,7 @@ from model_card_pairs import cosines_of, cosines_table, pairs_scores, pairs_tabl
 
 from facepcl import probes
 from facepcl.embedding.encoder import IDENTITY
-from facepcl.models.registry import Row, read_index, weights_table, write_index
+from facepcl.models.registry import Row, read_index, write_index
 from facepcl.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -245,6 +245,18 @@ def put(name: str, text: str, path: Path = CARD) -> None:
     if not found or end not in rest:
         raise SystemExit(f"{path.name} has no marks {begin.strip()} and {end.strip()}")
     path.write_text(before + begin + "\n" + text + "\n" + end + rest.partition(end)[2], "utf-8")
+
+
+def weights_table() -> str:
+    """The rows as the Markdown table that MODEL_CARD.md holds."""
+    head = "| weights | bytes | sha256 | licence | FER-2013 % | LFW % | LFW, identity % |\n"
+    head += f"|{'---|' * 7}\n"
+    lines = (
+        f"| `{row.model}.{row.tag}` | {row.bytes:,} | `{row.sha256[:12]}` | {row.license} "
+        f"| {' | '.join(str(row.metrics.get(name, '')) for name in ('fer2013', 'lfw', 'lfw_identity'))} |\n"
+        for row in read_index()
+    )
+    return head + "".join(lines)
 
 
 def main() -> None:

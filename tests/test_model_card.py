@@ -22,6 +22,7 @@ def scores():
 
 
 def test_the_tables_are_made_of_the_scores(scores):
+    assert model_card.weights_table() in CARD
     assert f"<!-- scores -->\n\n{model_card.scores_table(scores)}\n<!-- end of scores -->" in CARD
     assert f"<!-- series -->\n\n{model_card.series_table(scores)}\n<!-- end of series -->" in CARD
     compared = model_card.COMPARISONS.read_text("utf-8")

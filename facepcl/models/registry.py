@@ -58,18 +58,6 @@ def rows_of(model: str) -> tuple[Row, ...]:
     return tuple(row for row in read_index() if row.model == model)
 
 
-def weights_table() -> str:
-    """The rows as the Markdown table that MODEL_CARD.md holds (`examples/model_card.py` writes it)."""
-    head = "| weights | bytes | sha256 | licence | FER-2013 % | LFW % | LFW, identity % |\n"
-    head += f"|{'---|' * 7}\n"
-    lines = (
-        f"| `{row.model}.{row.tag}` | {row.bytes:,} | `{row.sha256[:12]}` | {row.license} "
-        f"| {' | '.join(str(row.metrics.get(name, '')) for name in ('fer2013', 'lfw', 'lfw_identity'))} |\n"
-        for row in read_index()
-    )
-    return head + "".join(lines)
-
-
 @dataclass(frozen=True)
 class ModelInfo:
     """One line of `list_models`: a model and the weights it can be had with."""
