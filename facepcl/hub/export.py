@@ -141,16 +141,11 @@ def _describe(encoder: Encoder, network: Codes, named: bool) -> dict[str, Any]:
     with torch.inference_mode():
         codes = network(network.sample(1))
     return {
-        "facepcl": encoder.meta["facepcl"],
-        "model": encoder.meta["model"],
-        "tag": encoder.meta["tag"],
-        "weights_sha256": encoder.meta["weights_sha256"],
+        **{key: encoder.meta[key] for key in ("facepcl", "model", "tag", "weights_sha256")},
         "license": cfg.get("license"),
         "input": f"{INPUT}: {form}",
         "with_preprocessing": network.with_preprocessing,
-        "input_size": preprocessing["input_size"],
-        "mean": preprocessing["mean"],
-        "std": preprocessing["std"],
+        **{key: preprocessing[key] for key in ("input_size", "mean", "std")},
         "preprocessing": preprocessing,
         "outputs": {output: c.shape[1] for output, c in zip(network.outputs, codes, strict=True)},
         "pool": encoder.pool,

@@ -23,7 +23,7 @@ from facepcl.utils.files import as_path
 from facepcl.utils.progress import hub_progress_bars
 
 # pushed if they are in the folder, with config and card
-WEIGHTS = (*LOADED, ORIGINAL_HEADS_FILE)
+FILES = (*LOADED, ORIGINAL_HEADS_FILE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _contents(
     for network in filter(None, (create_model(local), find_heads(local), decoder)):
         if bad := [key for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
             raise WeightsError(f"{folder} contains numbers that are not finite: {bad[0]}")
-    contents: dict[str, Path | bytes] = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
+    contents: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
     contents[CONFIG_FILE] = _config_of(folder, license)
     name = f"hf-hub:{repository}"
     if (folder / CARD_FILE).is_file():
@@ -164,7 +164,7 @@ def _commit(
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in contents.items()
     ]
-    operations += [CommitOperationDelete(name) for name in WEIGHTS if name in files and name not in contents]
+    operations += [CommitOperationDelete(name) for name in FILES if name in files and name not in contents]
     # of two concurrent pushes the second fails: its parent is not the head any more
     message = f"{architecture} by facepcl"
     commit = api.create_commit(repository, operations, commit_message=message, parent_commit=info.sha)
