@@ -53,7 +53,7 @@ def aligned(faces: Faces, size: int) -> tuple[torch.Tensor, np.ndarray]:
 
 def people(shard: Path) -> list[dict[str, float]]:
     """`person` of every image of a shard, in order."""
-    return [sample.labels["person"] for sample in read_samples([shard])]
+    return [labels["person"] for _, labels in read_samples([shard])]
 
 
 @torch.inference_mode()

@@ -238,7 +238,7 @@ def test_shards_are_training_data_with_labels(tmp_path):
     assert not faces.landmarks.isnan().any()
     assert faces.identity.tolist() == [0, 0, 1, 1, 2, 2]
     assert set(faces.au_names) <= set(expressions.ACTION_UNITS)
-    assert [sample.labels["image"] for sample in read_samples([out])] == [0, 1] * 3
+    assert [labels["image"] for _, labels in read_samples([out])] == [0, 1] * 3
 
 
 def test_a_rerun_makes_the_missing_shards_only(tmp_path):
@@ -256,7 +256,7 @@ def test_a_rerun_makes_the_missing_shards_only(tmp_path):
 def test_series_have_their_name_in_the_shard(tmp_path):
     out = tmp_path / "series.tar"
     shards.write_faces(out, shards.Job(people=1, images=2, size=48, series=("pose", "lighting")))
-    names = [Path(sample.name).name for sample in read_samples([out])]
+    names = [Path(item.path).name for item, _ in read_samples([out])]
     assert names == [f"000000-{name}-00{k}.jpg" for name in ("pose", "lighting") for k in range(2)]
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,15 +25,6 @@ from facepcl.utils.progress import Progress
 from facepcl.utils.storage import MISSING
 
 _logger = logging.getLogger("facepcl")
-
-
-class Sample(NamedTuple):
-    """An encoded image with the labels of its JSON or `.cls` file, or the reason why it cannot be read."""
-
-    name: str
-    data: bytes
-    labels: dict[str, Any]
-    error: str | None = None
 
 
 @dataclass
@@ -94,9 +85,9 @@ def read_samples(
     labels: bool = True,
     cls: str = CLS_LABELS[0],
     selection: Selection | None = None,
-) -> Iterator[Sample]:
-    """The images of folders and `.tar` shards in a fixed order, with their labels if `labels`; the
-    `selection` counts files that are neither.
+) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """The images of folders and `.tar` shards in a fixed order, with the labels of their JSON or `.cls` files
+    if `labels`; the `selection` counts files that are neither.
 
     In a folder of folders, the first folder on the path of an image is its person, unless its JSON names an
     identity. `cls` is the label that NAME.cls holds. Identities of different folders are different people, as
@@ -119,13 +110,15 @@ def read_samples(
         else:
             raise MissingPath(f"{shortened(path)}: there is no such folder or .tar shard")
         folder = (path if path.is_dir() else path.parent).absolute()
-        for sample in samples:
-            if "identity" in sample.labels:
-                sample.labels["identity"] = str(folder / sample.labels["identity"])
-            yield sample
+        for item, found in samples:
+            if "identity" in found:
+                found["identity"] = str(folder / found["identity"])
+            yield item, found
 
 
-def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Selection) -> Iterator[Sample]:
+def _folder_samples(
+    folder: Path, with_labels: bool, cls: str, selection: Selection
+) -> Iterator[tuple[Item, dict[str, Any]]]:
     files = list(files_below(folder, selection))
     # a folder that cannot be listed is in its own list, to be reported
     images = [file for file in files if file != folder and not is_shard_name(file.name)]
@@ -147,12 +140,12 @@ def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Select
                 labels |= folder_labels(file, cls)
         except MissingPath:  # deleted since the folder was listed
             check_there([str(folder)], str(file))
-            yield Sample(str(file), b"", {}, MISSING)
+            yield Item(str(file), error=MISSING), {}
         except ImageError as error:
-            yield Sample(str(file), b"", {}, str(error))
+            yield Item(str(file), error=str(error)), {}
         else:
             unknown += "identity" not in labels
-            yield Sample(str(file), data, labels)
+            yield Item(str(file), data), labels
     if reason and unknown:
         _logger.warning("%d images have no identity: %s", unknown, reason)
     if people:
@@ -160,7 +153,9 @@ def _folder_samples(folder: Path, with_labels: bool, cls: str, selection: Select
         _logger.info("%d people in %s: its folders, such as %s", len(names), folder, min(names))
 
 
-def _shard_samples(shard: Path, with_labels: bool, cls: str, selection: Selection) -> Iterator[Sample]:
+def _shard_samples(
+    shard: Path, with_labels: bool, cls: str, selection: Selection
+) -> Iterator[tuple[Item, dict[str, Any]]]:
     """The samples of a shard. Raises DataError if it is truncated or no tar."""
     labels = list(shard_labels(shard, cls, selection)) if with_labels else []
     counted = Selection() if with_labels else selection
@@ -170,7 +165,7 @@ def _shard_samples(shard: Path, with_labels: bool, cls: str, selection: Selectio
         name, found = labels[number] if number < len(labels) else ("", {})
         if with_labels and name != item.path:
             raise DataError(f"{shard} changed while it was read")
-        yield Sample(item.path, item.data or b"", found, item.error)
+        yield item, found
 
 
 def read_faces(
@@ -189,18 +184,18 @@ def read_faces(
     transform, selection = Transform.square(size), Selection(labels=LABEL_SUFFIXES)
     images = bytearray()  # grows in place; stacking a list of arrays at the end would need twice the memory
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
-        for sample in read_samples(sources, labels, cls, selection):
+        for item, found in read_samples(sources, labels, cls, selection):
             try:
-                data = Item(*sample[:2], sample.error).read()
+                data = item.read()
                 image = decode(data)
             except ImageError as error:
-                skipped.append((sample.name, str(error)))
+                skipped.append((item.path, str(error)))
                 continue
             images += transform(image).transpose(2, 0, 1).tobytes()
-            landmarks.append(_landmarks(sample.labels, image.size, size))
-            names.append(sample.name)
+            landmarks.append(_landmarks(found, image.size, size))
+            names.append(item.path)
             file_bytes += len(data)
-            label_rows.append(sample.labels)
+            label_rows.append(found)
             bar.update(1)
     for name, reason in skipped[:5]:
         _logger.warning("skipped %s: %s", name, reason)

@@ -226,7 +226,9 @@ class Stream:
         self._check(previous_config)
         self.place = [[0, 0, 0] for _ in range(config.stream)]
         self.label_outputs: Outputs = {}
-        self._workers = default_workers(device) if config.workers < 0 else config.workers
+        # one is enough for training on a CPU
+        default = 1 if device.type == "cpu" else max(1, cores() // local_world_size() - 1)
+        self._workers = default if config.workers < 0 else config.workers
         self._step, self._images = -1, torch.empty(0)
         self._lanes: list[tuple[Position, Iterator[list[np.ndarray]]]] = []
         self._open, self._stopped = ExitStack(), threading.Event()
@@ -356,9 +358,3 @@ class Stream:
 
 def _stack(images: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-
-
-def default_workers(device: torch.device) -> int:
-    """Decoding processes for each training process: one is enough for training on a CPU."""
-    available = cores() // local_world_size()
-    return 1 if device.type == "cpu" else max(1, available - 1)
