@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,6 +210,19 @@ def test_options_of_other_methods_are_named(method, words, unread_words, tmp_pat
     out = ["--out", str(tmp_path / "run"), "--steps", "1"]
     assert main(["pretrain", str(tmp_path / "gone"), *out, "--method", method, *words.split()]) == 2
     assert f"these options have no effect with --method {method}: {unread_words}\n" in caplog.text
+
+
+def test_the_random_numbers_of_a_device_continue_after_a_step(monkeypatch):
+    """As on Apple's GPUs, whose generator `fork_rng` does not know."""
+    of_device, module_of = SimpleNamespace(state="own"), torch.get_device_module
+    of_device.get_rng_state = lambda: of_device.state
+    of_device.set_rng_state = of_device.manual_seed = lambda state: setattr(of_device, "state", state)
+    monkeypatch.setattr(
+        torch, "get_device_module", lambda kind: of_device if kind == "mps" else module_of(kind)
+    )
+    with seeded_dropout(torch.device("mps"), 0, 5):
+        assert isinstance(of_device.state, int)
+    assert of_device.state == "own"
 
 
 def test_layers_that_drop_at_random_draw_what_the_seeds_determine():

@@ -1,7 +1,7 @@
 """Seeded random numbers that do not depend on the number of processes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -23,14 +23,17 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def seeded_dropout(device: torch.device, *seeds: int) -> Iterator[None]:
     """Within this context, layers of a network that drop at random, which take no generator, draw what
     `seeds` determine."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         seed = _mixed(*seeds)
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         elif device.type != "cpu":
-            torch.get_device_module(device.type).manual_seed(seed)
+            module = torch.get_device_module(device.type)
+            stack.callback(module.set_rng_state, module.get_rng_state())
+            module.manual_seed(seed)
         yield
 
 
