@@ -8,7 +8,7 @@ from helpers.training import assert_same, end_of, log_of
 
 from facepcl.pretrain import run
 from facepcl.pretrain.config import METHODS
-from facepcl.pretrain.diagnostics import codes_of, effective_rank, gradient_norms
+from facepcl.pretrain.diagnostics import branch_codes, effective_rank, gradient_norms
 from facepcl.pretrain.networks import Networks
 
 LOSSES = {
@@ -76,6 +76,6 @@ def test_looking_changes_no_weight(config, finished, method):
 def test_the_codes_are_those_that_users_embed_with(model):
     nets = Networks(model, {}).eval()
     images = torch.rand(2, 3, nets.own_size, nets.own_size)
-    found = codes_of(nets.encoder, nets.encoder.forward_features(images))
+    found = branch_codes(nets.encoder, nets.encoder.forward_features(images))
     for name, code in nets.encoder.forward_codes(images)._asdict().items():
         torch.testing.assert_close(found[name], code)

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from facepcl.analysis.tracks import TRACK
+from facepcl.analysis.words import expressions_of
 from facepcl.data.video import time_of
 from facepcl.embedding.embedder import FaceEmbedder, named_in_errors
-from facepcl.embedding.embeddings import EXPRESSION, Embeddings
+from facepcl.embedding.embeddings import Embeddings
 from facepcl.embedding.encoder import IDENTITY, MODEL
 from facepcl.errors import OptionError
 from facepcl.images.cropper import FaceCutter
@@ -236,7 +237,7 @@ def in_photo(pose: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _record(place: int, face: Face | None, values: dict[str, float], vector: np.ndarray) -> AnalyzedFace:
-    expressions = {n.removeprefix(EXPRESSION): v for n, v in values.items() if n.startswith(EXPRESSION)}
+    expressions = expressions_of(values)
     yaw, pitch, roll = (values.get(name, float("nan")) for name in ANGLES)
     return AnalyzedFace(
         image=place,

@@ -8,10 +8,9 @@ from PIL.ImageFont import load_default as font
 
 from facepcl.analysis.drawing import AXES, AXIS_NAMES, DrawnFace, annotated, labels_of
 from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
-from facepcl.analysis.words import UNIT_NAMES, describe_expression, strongest
+from facepcl.analysis.words import UNIT_NAMES, describe_expression, pose_text, strongest
 from facepcl.embedding.contact_sheet import stem
 from facepcl.embedding.embeddings import Embeddings
-from facepcl.images.face import ANGLES
 from facepcl.images.sheet import save_sheet
 
 LIMIT, ACROSS = 24, 4  # photos on the sheet, and in a row
@@ -93,11 +92,6 @@ def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, 
         text = f"{value:.2f}  {name} {UNIT_NAMES.get(name, '')}".rstrip()
         pen.text((x + BAR + 8, y), text, "black", font(12))
         y += LINE
-
-
-def pose_text(attributes: dict[str, float]) -> str:
-    """Yaw, pitch and roll in whole degrees."""
-    return "  ".join(f"{angle} {round(attributes[angle]):+d}°" for angle in ANGLES if angle in attributes)
 
 
 def _fitting(text: str, width: int) -> str:

@@ -41,7 +41,7 @@ _STYLE = """
 """
 
 
-class Track(NamedTuple):
+class ShownTrack(NamedTuple):
     """One face of a video: seconds `[N]`, yaw, pitch and roll `[N, 3]`, and the expression of each frame."""
 
     number: int
@@ -85,7 +85,7 @@ def write_page(
     save_page(path, title, STYLE + _STYLE, body())
 
 
-def tracks_of(table: Embeddings, video: str) -> list[Track]:
+def tracks_of(table: Embeddings, video: str) -> list[ShownTrack]:
     """The faces of a video with their poses over time, those in most frames first."""
     assert table.attributes is not None
     names = table.meta["attributes"]
@@ -102,7 +102,7 @@ def tracks_of(table: Embeddings, video: str) -> list[Track]:
     for number, some in rows.items():
         times = np.array([time_of(table.paths[row]) for row in some])
         said = [expression for row in some if (expression := expressions[row])]
-        tracks.append(Track(number, times, table.attributes[some][:, columns], said))
+        tracks.append(ShownTrack(number, times, table.attributes[some][:, columns], said))
     return sorted(tracks, key=lambda track: -len(track.times))
 
 
@@ -149,7 +149,7 @@ def _photo(photo: ShownPhoto) -> str:
     )
 
 
-def _video(video: str, tracks: Sequence[Track], frames: Sequence[ShownPhoto]) -> Iterator[str]:
+def _video(video: str, tracks: Sequence[ShownTrack], frames: Sequence[ShownPhoto]) -> Iterator[str]:
     left_out = f"; the {TRACKS} in most frames are drawn" if len(tracks) > TRACKS else ""
     yield f'<article class="card"><h2>{escaped(Path(video).name)}</h2>'
     yield f'<p class="soft">{_count(len(tracks), "face track")}{left_out}</p><div class="tracks">'

@@ -1,9 +1,7 @@
 """What a face shows as HTML, for the page of `analyze` and for the demo."""
 
-from facepcl.analysis.contact_sheet import pose_text
 from facepcl.analysis.drawing import AXES, AXIS_NAMES
-from facepcl.analysis.words import UNIT_NAMES, strongest
-from facepcl.embedding.embeddings import EXPRESSION
+from facepcl.analysis.words import UNIT_NAMES, expressions_of, pose_text, strongest
 from facepcl.images.html import escaped
 
 UNITS = 4
@@ -36,7 +34,7 @@ def axes_legend() -> str:
 
 def describe_face(attributes: dict[str, float], label: str = "") -> str:
     """Pose, the probability of each expression, and the strongest action units with their names."""
-    expressions = {n.removeprefix(EXPRESSION): v for n, v in attributes.items() if n.startswith(EXPRESSION)}
+    expressions = expressions_of(attributes)
     likely = max(expressions.values(), default=0.0)
     probabilities = "".join(
         _bar(name, value, f"{100 * value:.0f} %", value == likely) for name, value in expressions.items()

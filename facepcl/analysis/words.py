@@ -2,6 +2,7 @@
 (Ekman, Friesen, and Hager 2002)."""
 
 from facepcl.embedding.embeddings import EXPRESSION
+from facepcl.images.face import ANGLES
 
 UNIT_NAMES = {
     "AU1": "inner brow raiser",
@@ -35,9 +36,17 @@ def strongest(attributes: dict[str, float], count: int = 3, least: float = 0.15)
     return sorted(units, key=lambda unit: -unit[1])[:count]
 
 
+def expressions_of(attributes: dict[str, float]) -> dict[str, float]:
+    """The probability of each expression."""
+    return {n.removeprefix(EXPRESSION): v for n, v in attributes.items() if n.startswith(EXPRESSION)}
+
+
 def describe_expression(attributes: dict[str, float]) -> str:
     """The most likely expression and its probability."""
-    likely = max(
-        ((value, name) for name, value in attributes.items() if name.startswith(EXPRESSION)), default=None
-    )
-    return f"{likely[1].removeprefix(EXPRESSION)} {100 * likely[0]:.0f} %" if likely else ""
+    likely = max(((value, name) for name, value in expressions_of(attributes).items()), default=None)
+    return f"{likely[1]} {100 * likely[0]:.0f} %" if likely else ""
+
+
+def pose_text(attributes: dict[str, float]) -> str:
+    """Yaw, pitch and roll in whole degrees."""
+    return "  ".join(f"{angle} {round(attributes[angle]):+d}°" for angle in ANGLES if angle in attributes)

@@ -37,7 +37,7 @@ def effective_rank(code: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def codes_of(encoder: torch.nn.Module, maps: torch.Tensor) -> dict[str, torch.Tensor]:
+def branch_codes(encoder: torch.nn.Module, maps: torch.Tensor) -> dict[str, torch.Tensor]:
     """The codes `[B, D]` of trunk maps: shared, and face and pose of an encoder with branches."""
     branches = {name: getattr(encoder, name, None) for name in ("face", "pose")}
     codes = {name: branch(maps).flatten(1) for name, branch in branches.items() if branch is not None}

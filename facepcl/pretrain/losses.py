@@ -1,4 +1,4 @@
-"""The losses of PCL (METHOD 4.1 and 4.4), SimCLR (METHOD 12) and labels (METHOD 10) in closed form.
+"""The losses of PCL (METHOD 4.1 and 4.4), SimCLR (12), labels (10) and relative pose (14) in closed form.
 
 They compute in float32 even under autocast, and in float64 for float64. A loss that compares samples takes
 those of the whole batch; with a slice `part` it computes the terms of these samples only. The terms of all

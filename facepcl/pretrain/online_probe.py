@@ -7,7 +7,7 @@ import torch
 from facepcl.errors import DataError
 from facepcl.pretrain.augment import resize, to_float
 from facepcl.pretrain.dataset import read_faces
-from facepcl.pretrain.diagnostics import codes_of
+from facepcl.pretrain.diagnostics import branch_codes
 from facepcl.pretrain.label_views import turned_pose, upright_crops
 from facepcl.pretrain.networks import network_input
 from facepcl.pretrain.rng import permutation
@@ -62,7 +62,7 @@ class OnlineProbe:
         encoder.eval()
         try:
             batches = [
-                codes_of(encoder, encoder.forward_features(network_input(encoder, images.to(device))))  # type: ignore[operator]
+                branch_codes(encoder, encoder.forward_features(network_input(encoder, images.to(device))))  # type: ignore[operator]
                 for images in to_float(resize(self._images, size)).split(BATCH)
             ]
         finally:

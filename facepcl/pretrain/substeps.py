@@ -16,7 +16,7 @@ from facepcl.models.heads import Heads
 from facepcl.pretrain import augment, distributed, losses
 from facepcl.pretrain.aligned_views import AlignedViews, aligned_views
 from facepcl.pretrain.config import Config
-from facepcl.pretrain.diagnostics import codes_of, effective_ranks, gradient_norms
+from facepcl.pretrain.diagnostics import branch_codes, effective_ranks, gradient_norms
 from facepcl.pretrain.label_heads import IDENTITY_CODES, label_losses
 from facepcl.pretrain.label_views import LabelViews, label_views, strong_probability
 from facepcl.pretrain.log import draw_reconstructions
@@ -89,7 +89,7 @@ class Tasks:
         metrics = {} if self.config.freeze else gradient_norms(loss.parts, self.nets.maps)
         if with_ranks:
             with self._autocast():
-                metrics |= effective_ranks(codes_of(self.nets.encoder, self.nets.maps))
+                metrics |= effective_ranks(branch_codes(self.nets.encoder, self.nets.maps))
         return metrics
 
     def draw(self, path: Path) -> None:
