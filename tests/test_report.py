@@ -283,8 +283,8 @@ def test_poor_data_still_makes_a_page(tmp_path, chart):
 
 def test_a_map_shows_no_more_points_than_it_can():
     shown = evenly(np.arange(50), 20)
-    drawing = charts.draw(Map("m", np.random.default_rng(0).normal(size=(50, 5))[shown], shown), "c")
-    assert drawing.note == "t-SNE of 20 embeddings."
+    _, note = charts.draw(Map("m", np.random.default_rng(0).normal(size=(50, 5))[shown], shown), "c")
+    assert note == "t-SNE of 20 embeddings."
 
 
 def test_clusters_stay_apart_on_a_map():

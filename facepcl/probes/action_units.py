@@ -8,7 +8,7 @@ import numpy as np
 from facepcl.errors import DataError
 from facepcl.probes import metrics
 from facepcl.probes.charts import Bars, Faces, Map
-from facepcl.probes.common import MISTAKES, Options, Rows, describe_rows, evenly, split_rows, subjects_of
+from facepcl.probes.common import MISTAKES, Options, Rows, describe_rows, evenly, split_rows
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import OCCURS_AT, TEST, Manifest
 from facepcl.probes.result import Result
@@ -50,7 +50,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
         f1 = [np.where(truth.any(0), f, np.nan) for f in f1]  # a unit that never occurs has no F1
         return np.concatenate([*(np.nanmean(f, -1, keepdims=True) for f in f1), f1[0]], -1)
 
-    people = subjects_of(manifest, rows)
+    people = manifest.subjects(rows)
     estimate = metrics.estimate(people, np.concatenate(parts, 1), score, options.seed)
     f1 = estimate.since(2)
     units = range(len(names))
@@ -89,11 +89,11 @@ def _runs(manifest: Manifest, features: Features, seed: int) -> list[Rows]:
     if any(image.split == TEST for image in manifest.images):
         return [split_rows(manifest, features, seed)]
     good = np.flatnonzero(features.good)
-    fold = fold_of(subjects_of(manifest, good), FOLDS, seed)
+    fold = fold_of(manifest.subjects(good), FOLDS, seed)
     runs = []
     for f in range(FOLDS):
         rest = good[fold != f]
-        people = subjects_of(manifest, rest)
+        people = manifest.subjects(rest)
         val = fold_of(people, min(HELD_OUT, int(people.max()) + 1), (seed, f)) == 0
         runs.append(Rows(rest[~val], rest[val], good[fold == f]))
     return runs

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -264,15 +264,9 @@ def _one_line(name: str, letters: int = 22) -> str:
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
-class Drawing(NamedTuple):
-    """A chart as an SVG element, and a note on what it shows."""
-
-    svg: str
-    note: str
-
-
-def draw(chart: Plot, name: str) -> Drawing:
-    """Draw a chart as SVG; the same chart gives the same SVG. `name` makes its ids unique on the page.
+def draw(chart: Plot, name: str) -> tuple[str, str]:
+    """Draw a chart as an SVG element, and note what it shows; the same chart gives the same SVG. `name` makes
+    its ids unique on the page.
 
     Raises MissingExtra without matplotlib, or without scikit-learn for a Map.
     """
@@ -292,7 +286,7 @@ def draw(chart: Plot, name: str) -> Drawing:
     box = re.search(r'viewBox="[^"]*"', svg)
     label = html.escape(f"{chart.title}. {note}")
     head = f'<svg role="img" aria-label="{label}" {box.group() if box else ""}>'
-    return Drawing(head + svg[svg.index("<svg") :].partition(">")[2], note)
+    return head + svg[svg.index("<svg") :].partition(">")[2], note
 
 
 def _on_page(tag: str, name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from facepcl.errors import DataError
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Manifest
-from facepcl.probes.metrics import subject_indices, tidy
+from facepcl.probes.metrics import tidy
 from facepcl.probes.solvers import STRENGTHS, Basis, Linear, class_path, ridge_path
 from facepcl.probes.splits import complete_splits
 
@@ -83,11 +83,6 @@ def people_note(numbers: Mapping[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-def subjects_of(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    """The index of the subject of each row; an image without one is its own."""
-    return subject_indices([manifest.images[i].subject for i in rows])
-
-
 def fit(
     x: np.ndarray,
     targets: np.ndarray,
@@ -133,7 +128,7 @@ def predict(x: np.ndarray, linear: Linear, strength: float) -> Predicted:
 
 def train_published(
     train_epoch: Callable[[], None],
-    predict: Callable[[], torch.Tensor],
+    outputs_of_test: Callable[[], torch.Tensor],
     score: Callable[[torch.Tensor], float],
     last: str,
 ) -> Predicted:
@@ -143,7 +138,7 @@ def train_published(
     for epoch in range(1, EPOCHS + 1):
         train_epoch()
         with torch.no_grad():
-            outputs = predict()
+            outputs = outputs_of_test()
         latest = score(outputs)
         if latest > best_score:
             best, best_score, best_epoch = outputs, latest, epoch

@@ -9,7 +9,7 @@ from facepcl.embedding.embeddings import unit
 from facepcl.errors import DataError
 from facepcl.probes import metrics
 from facepcl.probes.charts import Bars, Chart, Map
-from facepcl.probes.common import Options, Rows, evenly, fit_angles, fit_classes, subjects_of
+from facepcl.probes.common import Options, Rows, evenly, fit_angles, fit_classes
 from facepcl.probes.features import MIRRORED, Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Result
@@ -154,6 +154,6 @@ def _read_expression(
 
 def _folds(manifest: Manifest, rows: np.ndarray, seed: int) -> list[Rows]:
     """Folds of different subjects, each scored once."""
-    fold = fold_of(subjects_of(manifest, rows), FOLDS, seed)
+    fold = fold_of(manifest.subjects(rows), FOLDS, seed)
     held_out = [(fold == (f + 1) % FOLDS, fold == f) for f in range(FOLDS)]
     return [Rows(*map(np.flatnonzero, (~val & ~test, val, test))) for val, test in held_out]

@@ -38,7 +38,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: common.O
         scores, numbers, notes = common.predict(x[test], *common.fit_classes(x, labels, rows, count))
     truth, predicted = labels[test], scores.argmax(1)
     parts = metrics.confusion_parts(truth, predicted, count)
-    people = common.subjects_of(manifest, test)
+    people = manifest.subjects(test)
     estimate = metrics.estimate(people, parts, lambda sums: metrics.class_scores(sums, count), options.seed)
     matrix = parts.sum(0).reshape(count, count).astype(int)
     f1 = metrics.divide(2 * np.diagonal(matrix), matrix.sum(0) + matrix.sum(1))

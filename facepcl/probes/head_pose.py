@@ -50,9 +50,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: common.O
         errors, count, band_errors, band_counts = np.split(sums, (5, 6, 5 + len(BANDS)), -1)
         return np.concatenate([errors / count, metrics.divide(band_errors, band_counts)], -1)
 
-    estimate = metrics.estimate(
-        common.subjects_of(manifest, test), np.column_stack(parts), score, options.seed
-    )
+    estimate = metrics.estimate(manifest.subjects(test), np.column_stack(parts), score, options.seed)
     of_bands = estimate.since(5)
     names = [f"{a}_{b}" for a, b in pairwise(BANDS)]
     constant = np.abs(np.median(pose[rows.fitted], 0) - truth).mean(0)

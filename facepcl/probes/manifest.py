@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from facepcl.data.sources import Item
 from facepcl.images.geometry import Square
 
@@ -63,3 +65,8 @@ class Manifest:
     dropped: int = 0
     notes: tuple[str, ...] = ()
     task: str = ""
+
+    def subjects(self, rows: np.ndarray) -> np.ndarray:
+        """The index of the subject of each of the `rows`; an image without one is its own."""
+        names = [self.images[row].subject or f"\0{i}" for i, row in enumerate(rows)]
+        return np.unique(names, return_inverse=True)[1].reshape(-1)

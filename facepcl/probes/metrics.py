@@ -34,12 +34,6 @@ class Estimate(NamedTuple):
         }
 
 
-def subject_indices(subjects: Sequence[str]) -> np.ndarray:
-    """An index for each subject `[N]`; an image without a subject is its own."""
-    names = [subject or f"\0{i}" for i, subject in enumerate(subjects)]
-    return np.unique(names, return_inverse=True)[1].reshape(-1)
-
-
 def _draws(count: int, seed: int, batch: int) -> Iterator[np.ndarray]:
     """How often each of `count` subjects is drawn, `[R, count]` for R draws of the bootstrap."""
     rng, probabilities = np.random.default_rng(seed), np.full(count, 1 / count)

@@ -153,8 +153,8 @@ def _card(chart: Chart, name: str, manifest: Manifest, tiles: dict[int, str]) ->
             yield f'<li title="{title}">{tiles[image]}{escaped(caption)}</li>'
         yield "</ul>"
     elif isinstance(chart, Plot):
-        drawing = draw(chart, name)
-        yield f'<p class="soft">{escaped(drawing.note)}</p></figcaption>{drawing.svg}'
+        svg, note = draw(chart, name)
+        yield f'<p class="soft">{escaped(note)}</p></figcaption>{svg}'
     yield "</figure>"
 
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from facepcl.errors import DataError
 from facepcl.probes.manifest import TEST, TRAIN, VAL, Manifest
-from facepcl.probes.metrics import subject_indices
 
 HELD_OUT = 5  # one in so many images is in a missing split
 FOLDS = 3  # of subjects, if a data set has no split at all
@@ -53,15 +52,14 @@ def complete_splits(manifest: Manifest, seed: int) -> np.ndarray:
 
 def _held_out(manifest: Manifest, rows: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
     """A mask of a fifth of `rows`, by subject, or by expression if no subject is known."""
-    images = [manifest.images[i] for i in rows]
-    if not any(image.subject for image in images):
-        classes = np.array([image.expression or "" for image in images])
+    if not any(manifest.images[i].subject for i in rows):
+        classes = np.array([manifest.images[i].expression or "" for i in rows])
         order = np.random.default_rng(seed).permutation(len(rows))
         order = order[np.argsort(classes[order], kind="stable")]
         held_out = np.zeros(len(rows), bool)
         held_out[order[::HELD_OUT]] = True
         return held_out
-    subjects = subject_indices([image.subject for image in images])
+    subjects = manifest.subjects(rows)
     if (people := len(np.unique(subjects))) < 2:
         raise DataError(
             f"{people} person is left to draw the missing splits from; test and val by person take 3 people"

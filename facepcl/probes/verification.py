@@ -6,7 +6,7 @@ from facepcl.embedding.embeddings import unit
 from facepcl.errors import DataError
 from facepcl.probes import metrics
 from facepcl.probes.charts import Bars, Chart, Curve, Faces
-from facepcl.probes.common import MISTAKES, Options, subjects_of
+from facepcl.probes.common import MISTAKES, Options
 from facepcl.probes.features import Features
 from facepcl.probes.manifest import Manifest
 from facepcl.probes.result import Result
@@ -38,7 +38,7 @@ def probe(manifest: Manifest, features: Features, branch: str, options: Options)
     accuracies = np.array([right[fold == f].mean() for f in folds])
     false, true = metrics.roc(cosine, same)
     one = np.ones(len(pairs))
-    subjects = subjects_of(manifest, used)
+    subjects = manifest.subjects(used)
     known = all(manifest.images[i].subject for i in used)
     first, second = (subjects[ends[:, 0]], subjects[ends[:, 1]]) if known else (np.arange(len(pairs)), None)
     estimate = metrics.estimate(

@@ -45,9 +45,8 @@ def read_fer2013(path: Path) -> Manifest:
 
     Pixels are encoded lazily. Raises DataError with the line.
     """
-    if (file := _fer2013_csv(path)) is None:
-        raise DataError(f"{path} is or holds no fer2013.csv with the columns emotion, pixels and Usage")
-    images = []
+    file, images = _fer2013_csv(path), []
+    assert file is not None  # or the layout was not recognised
     for number, row in table(file)[1]:
         where = at(file, number)
         label = to_integer(row["emotion"], 0, len(FER2013) - 1, "emotion", where)

@@ -14,7 +14,7 @@ import numpy as np
 
 from facepcl.data.people import people_below
 from facepcl.data.sources import Item, csv_lines
-from facepcl.errors import DataError, MissingPath, RemoteError
+from facepcl.errors import DataError, RemoteError
 from facepcl.probes.datasets.common import (
     Layout,
     at,
@@ -289,8 +289,6 @@ def read_pairs_csv(path: Path) -> Manifest:
 def read_identity_folders(path: Path) -> Manifest:
     """PERSON/IMAGE, with any folders between, without pairs. Raises DataError if there is no image, or if the
     folders in `path` cannot be people."""
-    if not path.is_dir():
-        raise MissingPath(f"{path}: there is no such folder")
     files = images_below(path)
     people = people_below(path, files)
     images = [Labelled(str(file), subject=person) for file, person in zip(files, people, strict=True)]
