@@ -53,6 +53,11 @@ def test_an_interval_draws_whole_subjects():
     np.testing.assert_allclose([low, high], np.percentile(draws, [2.5, 97.5]), atol=0.02)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_json_does_not_have_is_none(value):
+    assert metrics.tidy(np.float32(value)) is None
+
+
 def test_one_subject_alone_has_no_interval():
     found = metrics.estimate(np.zeros(5, int), np.ones((5, 2)), ratio, seed=0)
     assert (found.value, np.isnan(found.low), np.isnan(found.high)) == (1, True, True)

@@ -1,6 +1,7 @@
 """The tasks on features that are made up, so that what a probe must find in them is known."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -289,6 +290,30 @@ def test_motion_is_the_mean_squared_distance_of_two_images_over_that_of_two_peop
     moved = distance(lambda a, b: a.subject == b.subject and a.series == b.series == "pose")
     apart = distance(lambda a, b: a.subject != b.subject)
     assert numbers["motion_pose_shared"] == pytest.approx(moved / apart, rel=1e-4)
+
+
+@pytest.mark.parametrize("people", [0, 1, 4])
+@pytest.mark.parametrize("label", ["pose", "expression"])
+def test_labels_of_too_few_people_are_not_read_and_the_rest_is_scored(label, people):
+    images, of = series_data()
+    some = [i if int(i.subject) < people else i._replace(**{label: None}) for i in images]
+    data, branches = data_set(some, of), ("shared", "face", "pose")
+    numbers = disentangle.probe(*data, branches, CLEAN).numbers
+    wanted = disentangle.probe(*data_set(images, of), branches, CLEAN).numbers
+    read = {"pose": ("read_yaw", "read_pitch", "constant"), "expression": ("read_expression", "chance")}
+    assert numbers == {key: value for key, value in wanted.items() if not key.startswith(read[label])}
+
+
+def test_a_code_that_never_moves_leaves_numbers_that_json_has():
+    images, of = series_data()
+    turns = [n % 5 if image.series == "pose" else 0 for n, image in enumerate(images)]
+    codes = np.eye(10, dtype=np.float32)[
+        [(int(i.subject) + turn) % 10 for i, turn in zip(images, turns, strict=True)]
+    ]
+    of |= {"face": codes, MIRRORED + "face": codes}
+    numbers = disentangle.probe(*data_set(images, of), ("shared", "face"), CLEAN).numbers
+    assert numbers["pose_over_expression_face"] is None
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
 
 
 def test_series_of_too_few_people_are_an_error_that_says_what_is_needed():

@@ -167,6 +167,20 @@ def test_unknown_people_are_told_and_not_counted_as_none(tmp_path, shard, capsys
     assert "people are not known" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("data", [".", "below/..", ".."])
+def test_a_working_folder_is_named_in_the_result(tmp_path, shard, monkeypatch, data):
+    here = tmp_path / "faces" / ("below" if data == ".." else "")
+    (tmp_path / "faces/below").mkdir(parents=True)
+    shutil.copy(shard, tmp_path / "faces")
+    monkeypatch.chdir(here)
+    assert probes.run("expression", data, model="pixels").numbers["data"] == "faces"
+
+
+def test_no_number_of_shots_is_all_images(shard):
+    few = probes.run("expression", shard, model="pixels", shots=None).numbers
+    assert few == probes.run("expression", shard, model="pixels").numbers
+
+
 def test_results_of_two_data_sets_of_one_name_lie_side_by_side(tmp_path, shard):
     files = sorted(shard.parent.glob("*.png"))
     for folder, turn in (("a", 0), ("b", 1)):

@@ -281,6 +281,11 @@ def test_poor_data_still_makes_a_page(tmp_path, chart):
     assert "nan" not in page.text.lower()
 
 
+def test_the_name_of_a_figure_on_a_page_ends_without_the_comma_of_a_column(tmp_path):
+    numbers = {"task": "verification", "data": "LFW", "model": "m", "branch": "face", "tar_at_far_1e-2": 0.5}
+    assert "<dt>TAR at FAR 0.01</dt>" in page_of(tmp_path, Result(numbers, [], data_set()))
+
+
 def test_a_map_shows_no_more_points_than_it_can():
     shown = evenly(np.arange(50), 20)
     _, note = charts.draw(Map("m", np.random.default_rng(0).normal(size=(50, 5))[shown], shown), "c")

@@ -117,9 +117,10 @@ def _labelled(manifest: Manifest, series: Series, name: str) -> np.ndarray:
 def _read_pose(
     manifest: Manifest, features: Features, branch: str, series: Series, seed: int
 ) -> dict[str, float | None]:
-    """Mean absolute error of the yaw and pitch that a linear probe reads from the code, in degrees."""
+    """Mean absolute error of the yaw and pitch that a linear probe reads from the code, in degrees; nothing
+    if too few subjects have labels for folds."""
     rows = _labelled(manifest, series, POSE)
-    if not len(rows):
+    if manifest.subjects(rows).max(initial=0) + 1 < FOLDS:
         return {}
     pose = np.array([manifest.images[i].pose for i in rows], np.float32)
     x, error, constant = features.of[branch][rows], np.zeros(3), np.zeros(3)
@@ -137,10 +138,10 @@ def _read_pose(
 def _read_expression(
     manifest: Manifest, features: Features, branch: str, series: Series, seed: int
 ) -> dict[str, float | None]:
-    """Accuracy of the expression that a linear probe reads from the code."""
+    """Accuracy of the expression that a linear probe reads from the code; as `_read_pose`."""
     rows = _labelled(manifest, series, EXPRESSION)
     names, labels = np.unique([str(manifest.images[i].expression) for i in rows], return_inverse=True)
-    if len(names) < 2:
+    if len(names) < 2 or manifest.subjects(rows).max() + 1 < FOLDS:
         return {}
     x, right = features.of[branch][rows], 0
     for fold in _folds(manifest, rows, seed):

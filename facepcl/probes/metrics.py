@@ -150,5 +150,5 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def tidy(value: Any) -> float | None:
-    """Six digits for JSON; None for NaN, which JSON does not have."""
-    return None if np.isnan(value) else float(f"{float(value):.6g}")
+    """Six digits for JSON; None for NaN and infinity, which JSON does not have."""
+    return float(f"{float(value):.6g}") if np.isfinite(value) else None

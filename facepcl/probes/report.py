@@ -99,7 +99,7 @@ def _main_figures(numbers: dict[str, Any]) -> Iterator[str]:
     for figure, value in shown:
         unit = f" {figure.unit}" if figure.unit == "%" else figure.unit
         spread = f" <small>{escaped(figure.spread(numbers))}</small>"
-        yield f"<div><dt>{escaped(figure.name)}</dt><dd>{value}{unit}{spread}</dd></div>"
+        yield f"<div><dt>{escaped(figure.name.rstrip(','))}</dt><dd>{value}{unit}{spread}</dd></div>"
     yield "</dl>"
     if any(f"{figure.key}_low" in numbers for figure, _ in shown):
         yield '<p class="soft">In brackets: 95 % confidence intervals.</p>'

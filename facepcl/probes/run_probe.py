@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,7 @@ def run(
         WeightsError: There are no weights.
     """
     seed, repeats = int(seed), int(repeats)  # numpy's integers do not go into JSON
-    options = Options(protocol, seed, shots if shots is None else int(shots), repeats)
+    options = Options(protocol, seed, int(shots or 0), repeats)
     _check(task, branch, pool, flip, options)
     if report is not None:
         check_report(Path(report))
@@ -161,8 +162,8 @@ def run(
     name = model if isinstance(model, str) else meta["model"]
     setting = {
         "task": manifest.task or task,
-        "data": Path(data).name,
-        "test": Path(test).name if test is not None else None,
+        "data": _name_of(data),
+        "test": None if test is None else _name_of(test),
         "layout": manifest.layout,
         "model": name,
         "tag": "random" if name.startswith("random:") else meta["tag"],
@@ -209,6 +210,11 @@ def _check(task: str, branch: str, pool: str | None, flip: bool, options: Option
         raise OptionError("--shots is for expression under the clean protocol")
     if (shots and shots < expression.SHOT_FOLDS) or shots < 0 or repeats < 1:
         raise OptionError(f"--shots must be at least {expression.SHOT_FOLDS} and --repeats at least 1")
+
+
+def _name_of(data: str | Path) -> str:
+    """The name of a data set: also of the working folder, and of the one above it."""
+    return os.path.basename(os.path.abspath(data))
 
 
 def _labels_sha256(manifest: Manifest) -> str:
