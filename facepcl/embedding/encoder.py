@@ -26,12 +26,12 @@ from facepcl.errors import OptionError, WeightsError, check_known, unknown
 from facepcl.images.transform import Transform
 from facepcl.models.branched import as_map, check_input
 from facepcl.models.branches import Branches
-from facepcl.models.factory import FAMILY, create_model, find_heads, unknown_model
+from facepcl.models.factory import create_model, find_heads, unknown_model
 from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm
 from facepcl.models.io import without_claims
 from facepcl.models.model_args import LARGEST_SIDE
-from facepcl.models.registry import rows_of
+from facepcl.models.registry import MODELS, rows_of
 from facepcl.utils.cpus import cores
 from facepcl.utils.device import DTYPES, find_device, inference_dtype
 from facepcl.utils.torch_state import default_torch_state, use_own_threads
@@ -383,7 +383,7 @@ def _load(model: str | nn.Module) -> tuple[nn.Module, Heads | None]:
             f"a {type(model).__name__} is not a model: give a name or a timm module; {FOR_IMAGES}"
         )
     plain = model.partition(".")[0]
-    if ":" in model or plain in timm.list_models(FAMILY):
+    if ":" in model or plain in MODELS:
         with suppress(OfTimm):
             return create_model(model, pretrained=True), find_heads(model)
     elif os.path.isfile(model) and is_image_name(model):

@@ -35,7 +35,6 @@ from facepcl.models.registry import MODELS, WEIGHTS, Row, rows_of
 from facepcl.models.weights import THREE_WAYS, check_sha256, warn_random_classifier, warn_untrained
 
 _logger = logging.getLogger("facepcl")
-FAMILY = "pcl_*"
 
 
 def create_model(
