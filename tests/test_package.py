@@ -21,16 +21,16 @@ from facepcl.cli import main
 
 FILES = sorted((ROOT / "facepcl").rglob("*.py"))
 
-# A room imports from rooms before it, never from its own level or behind; `facepcl` itself is on top.
+# A folder imports from folders before it, never from its own level or behind; `facepcl` itself is on top.
 ORDER = "errors < utils < images, models < data < jobs < alignment < embedding < hub, pretrain, probes"
 ORDER += " < analysis < demo < cli"
 LEVEL = {name: level for level, names in enumerate(ORDER.split(" < ")) for name in names.split(", ")}
-ROOMS = sorted(path.parent.name for path in (ROOT / "facepcl").glob("*/__init__.py"))
+FOLDERS = sorted(path.parent.name for path in (ROOT / "facepcl").glob("*/__init__.py"))
 NAMES = ("__init__", "__main__", "_version", "losses", "views", "export")  # of the package's own folder
 
 
 def imported(path):
-    """Rooms that `path` imports from anywhere, also inside functions."""
+    """Folders that `path` imports from anywhere, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -41,16 +41,16 @@ def imported(path):
         yield from (module.split(".")[1] for module in modules if module.startswith("facepcl."))
 
 
-def test_imports_run_one_way_from_room_to_room():
+def test_imports_run_one_way_from_folder_to_folder():
     for path in FILES:
-        room = path.relative_to(ROOT / "facepcl").parts[0].removesuffix(".py")
-        if room not in NAMES:
-            others = [name for name in imported(path) if name in LEVEL and name != room]
-            wrong = [name for name in others if LEVEL[name] >= LEVEL[room]]
+        folder = path.relative_to(ROOT / "facepcl").parts[0].removesuffix(".py")
+        if folder not in NAMES:
+            others = [name for name in imported(path) if name in LEVEL and name != folder]
+            wrong = [name for name in others if LEVEL[name] >= LEVEL[folder]]
             assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(wrong)}"
 
 
-def test_no_file_is_longer_than_500_lines_and_few_lie_beside_the_rooms():
+def test_no_file_is_longer_than_500_lines_and_few_lie_beside_the_folders():
     files = [path for folder in ("facepcl", "examples", "tools") for path in (ROOT / folder).rglob("*.py")]
     assert not [path for path in files if len(path.read_text("utf-8").splitlines()) > 500]
     assert len(list((ROOT / "facepcl").glob("*.py"))) <= 7
@@ -72,7 +72,7 @@ def test_every_submodule_can_be_imported_and_shadows_no_public_name():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize(
     "files",
-    ["models/weights.py", *(pytest.param(f"{room}/**/*.py", marks=pytest.mark.slow) for room in ROOMS)],
+    ["models/weights.py", *(pytest.param(f"{folder}/**/*.py", marks=pytest.mark.slow) for folder in FOLDERS)],
 )
 def test_every_submodule_can_be_the_first_to_be_imported(files):
     """timm imports the files that register models in the middle of whichever imports it first."""
