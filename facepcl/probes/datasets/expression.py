@@ -45,8 +45,7 @@ def read_fer2013(path: Path) -> Manifest:
 
     Pixels are encoded lazily. Raises DataError with the line.
     """
-    file, images = _fer2013_csv(path), []
-    assert file is not None  # or the layout was not recognised
+    file, images = _fer2013_csv(path) or path, []
     for number, row in table(file)[1]:
         where = at(file, number)
         label = to_integer(row["emotion"], 0, len(FER2013) - 1, "emotion", where)
