@@ -1,6 +1,7 @@
 """Any model of timm as an encoder with branches: made, trained, saved, loaded, and used by every command."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import timm
 import torch
 from helpers.files import FACES, changed_encoder
 from helpers.training import label_faces
+from timm.models import save_for_hf
+from timm.optim import create_optimizer_v2
 
 import facepcl
 from facepcl.cli import main
@@ -99,6 +102,53 @@ def test_it_is_fine_tuned_by_timms_methods():
     assert model.num_classes == 3
     model(torch.rand(2, 3, 64, 64)).sum().backward()
     assert model.get_classifier().weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("save", [save_encoder, partial(save_for_hf, safe_serialization=True)])
+def test_a_folder_of_ours_or_timms_comes_back_with_another_classifier_and_input(save, tmp_path):
+    torch.manual_seed(0)
+    model = facepcl.create_model(SMALL, num_classes=3).eval()
+    save(model, tmp_path / "tuned")
+    name, images = f"local-dir:{tmp_path / 'tuned'}", torch.rand(2, 3, 64, 64)
+    again = facepcl.create_model(name).eval()
+    torch.testing.assert_close(again(images), model(images), **CLOSE)
+    torch.testing.assert_close(again.forward_codes(images).pose, model.forward_codes(images).pose, **CLOSE)
+    assert facepcl.create_model(name, num_classes=7, in_chans=1)(images[:, :1]).shape == (2, 7)
+    trunk = facepcl.create_model(name, branches=False).eval()
+    torch.testing.assert_close(trunk(images), model(images), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "options", [{"in_chans": 1}, {"in_chans": 4}, {"dtype": torch.bfloat16}, {"device": "meta"}], ids=str
+)
+def test_it_is_made_with_timms_options(options):
+    model = facepcl.create_model(SMALL, **options)
+    wanted = timm.create_model(SMALL, **options)
+    placed = {(parameter.dtype, parameter.device) for parameter in model.parameters()}
+    assert placed == {(parameter.dtype, parameter.device) for parameter in wanted.parameters()}
+    assert next(model.parameters()).shape == next(wanted.parameters()).shape
+
+
+def test_timms_optimizers_treat_its_trunk_as_they_treat_the_trunk_alone():
+    """Position embeddings without weight decay, and learning rates by depth."""
+    name = "vit_tiny_patch16_224"
+    model, alone = facepcl.create_model(name, num_classes=3), timm.create_model(name, num_classes=3)
+
+    def settings(network):
+        names = {id(parameter): key for key, parameter in network.named_parameters()}
+        groups = create_optimizer_v2(network, "adamw", 1e-3, 0.05, layer_decay=0.7).param_groups
+        return {names[id(p)]: (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+
+    found = settings(model)
+    for key, wanted in settings(alone).items():
+        assert found[f"trunk.{key}"] == wanted
+    assert found["face.0.weight"] == found["pose.2.weight"] == (1.0, 0.05)
+
+
+def test_it_gives_its_trunks_intermediate_maps():
+    model = facepcl.create_model("convnext_atto", num_classes=0)
+    maps = model.forward_intermediates(torch.rand(1, 3, 64, 64), intermediates_only=True)
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

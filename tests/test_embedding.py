@@ -100,7 +100,7 @@ def test_the_space_of_identity_tells_heads_apart(attribute_weights, tmp_path):
 
 
 def test_identity_needs_a_head_and_has_one_pool(model, attribute_weights):
-    with pytest.raises(OptionError, match="has no identity head"):
+    with pytest.raises(OptionError, match=r"a module has no identity head.* give 'pcl_facecycle' or"):
         facepcl.FaceEmbedder(model, branch="identity")
     with pytest.raises(OptionError, match="leave out pool 'avg'"):
         facepcl.FaceEmbedder(attribute_weights, branch="identity", pool="avg")

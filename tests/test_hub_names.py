@@ -196,7 +196,7 @@ def test_another_timm_model_of_a_repository_or_folder_embeds(hub, tmp_path):
         np.testing.assert_allclose(embedder(images), wanted, rtol=1e-4, atol=1e-4)  # another memory format
         assert embedder.meta["tag"] is None  # else a search would load other weights by this name
     (tmp_path / "other/model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(WeightsError, match=r"local-dir:.*other: "):
+    with pytest.raises(WeightsError, match="is not a complete safetensors file"):
         facepcl.FaceEmbedder(name)
 
 

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from timm.utils import ModelEmaV3
 
 import facepcl
-from facepcl.errors import OptionError
+from facepcl.errors import OptionError, WeightsError
 from facepcl.utils import device
 
 IMAGE = np.zeros((70, 70, 3), np.uint8)
@@ -32,6 +35,23 @@ def test_a_compiled_model_embeds_as_what_was_compiled():
     model = timm.create_model("pcl_facecycle")
     wanted = facepcl.FaceEmbedder(model, dtype="float32")([IMAGE])
     assert np.array_equal(facepcl.FaceEmbedder(torch.compile(model), dtype="float32")([IMAGE]), wanted)
+
+
+@pytest.mark.parametrize("wrapper", [torch.nn.DataParallel, ModelEmaV3])
+def test_a_wrapped_model_embeds_as_what_was_wrapped(wrapper):
+    model = timm.create_model("pcl_facecycle")
+    wanted = facepcl.FaceEmbedder(model, dtype="float32")([IMAGE])
+    assert np.array_equal(facepcl.FaceEmbedder(wrapper(model), dtype="float32")([IMAGE]), wanted)
+
+
+@pytest.mark.parametrize("lost", ["conv1.weight", "layer2.0.conv1.weight", "layer4.1.bn2.running_mean"])
+def test_a_folder_of_timm_with_a_tensor_missing_is_refused_whatever_its_classifier(lost, tmp_path):
+    save_for_hf(timm.create_model("resnet18", num_classes=3), tmp_path, safe_serialization=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[lost]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"does not have the weights of its network \(.*{lost}"):
+        facepcl.FaceEmbedder(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", ["pcl_facecycle", "pcl_resnet18", "resnet18"])

@@ -26,7 +26,7 @@ from facepcl.errors import OptionError, WeightsError, check_known, unknown
 from facepcl.images.transform import Transform
 from facepcl.models.branched import as_map, check_input
 from facepcl.models.branches import Branches
-from facepcl.models.factory import create_model, find_heads, unknown_model
+from facepcl.models.factory import create_model, create_of_timm, find_heads, unknown_model
 from facepcl.models.heads import Heads
 from facepcl.models.hub_folder import OfTimm
 from facepcl.models.io import without_claims
@@ -37,6 +37,11 @@ from facepcl.utils.device import DTYPES, find_device, inference_dtype
 from facepcl.utils.torch_state import default_torch_state, use_own_threads
 
 FOR_IMAGES = "embed images by calling the embedder, as in FaceEmbedder()([image])"
+TRAIN_HEADS = (
+    "facepcl pretrain FACES --preset small --method labels --model MODEL --init WEIGHTS --freeze --out RUN "
+    "trains one"
+)
+NAME_IT = "heads are loaded by name: give 'pcl_facecycle' or 'local-dir:FOLDER'"
 POSE, FLIP = "pose", "flip"  # the branch that flip leaves alone; its key in the metadata
 MODEL, BRANCH, POOL = "pcl_facecycle", "shared", "code"
 BRANCH_NAMES, POOLS = (*Branches._fields, IDENTITY, "concat"), ("code", "flatten", "avg", "2x2")
@@ -65,6 +70,7 @@ class Encoder:
         self.flip, self._int8, self._backend = flip, dtype == INT8, backend
         self._runs: dict[bool, Run] = {}
         self._making, self._process = Lock(), os.getpid()
+        self._given = model if isinstance(model, str) else None
         self.device = self._choose_device(device, dtype)
         with default_torch_state():
             loaded, heads = _load(model)
@@ -122,9 +128,8 @@ class Encoder:
         names = branches_of(branch)
         if IDENTITY in names and not self.has_identity:
             raise OptionError(
-                f"{self.name} has no identity head, so branch {IDENTITY!r} does not exist; "
-                "facepcl pretrain FACES --preset small --method labels --model MODEL --init WEIGHTS --freeze "
-                "--out RUN trains one"
+                f"{self._given or 'a module'} has no identity head, which facepcl analyze and branch "
+                f"{IDENTITY!r} need; {TRAIN_HEADS if self._given else NAME_IT}"
             )
         if IDENTITY in names and self.pool != POOL:
             raise OptionError(f"branch {IDENTITY!r} has a pool of its own; leave out pool {self.pool!r}")
@@ -375,7 +380,8 @@ class AllBranches(Trunk):
 def _load(model: str | nn.Module) -> tuple[nn.Module, Heads | None]:
     """A network in float32, and the heads of weights of ours."""
     if isinstance(model, nn.Module):
-        model = getattr(model, "_orig_mod", model)  # of torch.compile, which wraps forward alone
+        for wrapped in ("_orig_mod", "module"):  # by torch.compile; by DataParallel or an average of weights
+            model = getattr(model, wrapped, model)
         # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
         return copy.deepcopy(model), None
     if not isinstance(model, str):
@@ -391,7 +397,9 @@ def _load(model: str | nn.Module) -> tuple[nn.Module, Heads | None]:
     elif not timm.is_model(plain):
         raise unknown_model(model, timm.list_models())
     try:
-        network: Any = timm.create_model(model, pretrained=True, num_classes=0)
+        network = create_of_timm(model, pretrained=True, num_classes=0)
+    except WeightsError:
+        raise
     except Exception as error:  # no such weights or no Hub; in a folder, whatever it did not expect
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(f"{model}: {reason}") from error

@@ -1,10 +1,11 @@
 """Any of timm's models with a feature map as an encoder with a face and a pose branch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import nn
 
 from facepcl.errors import OptionError, first_cause
@@ -27,7 +28,7 @@ class BranchedModel(BranchOutputs, nn.Module):
     def __init__(self, trunk: nn.Module):
         super().__init__()
         self.trunk: Any = trunk
-        dd: dict[str, Any] = {"device": next(trunk.parameters()).device}
+        dd = _placement(trunk)
         self.face: nn.Sequential | None = make_branch(self.num_features, **dd)
         self.pose: nn.Sequential | None = make_branch(self.num_features, **dd)
         leave_to_forward_branches(self)
@@ -68,6 +69,21 @@ class BranchedModel(BranchOutputs, nn.Module):
         """Save memory in training by computing the trunk's activations twice."""
         self.trunk.set_grad_checkpointing(enable)
 
+    def no_weight_decay(self) -> set[str]:
+        """The parameters to which timm's optimizers apply no weight decay, such as position embeddings."""
+        names = self.trunk.no_weight_decay() if hasattr(self.trunk, "no_weight_decay") else ()
+        return {f"trunk.{name}" for name in names}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """The depth of a parameter, for layer-wise decay: timm's for the trunk; branches are as deep as its
+        classifier."""
+        depths = group_parameters(self.trunk, self.trunk.group_matcher(coarse), reverse=True)
+        return lambda name: depths.get(name.removeprefix("trunk."), max(depths.values()))
+
+    def forward_intermediates(self, *args: Any, **options: Any) -> Any:
+        """The trunk's maps, by the arguments of its own method."""
+        return self.trunk.forward_intermediates(*args, **options)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What timm's model gives."""
         return self.trunk(x)
@@ -91,6 +107,12 @@ def as_map(trunk: Any, features: torch.Tensor) -> torch.Tensor:
     raise OptionError(f"{type(trunk).__name__} has no feature map for branches: {list(features.shape)}")
 
 
+def _placement(network: nn.Module) -> dict[str, Any]:
+    """Where the parameters of a network are, and in which precision."""
+    parameter = next(network.parameters())
+    return {"device": parameter.device, "dtype": parameter.dtype}
+
+
 def create_branched(name: str, pretrained: bool = False, **timm_options: Any) -> BranchedModel:
     """timm's model `name` with branches, whose weights are random; without `pretrained` for images in [0, 1].
 
@@ -101,7 +123,9 @@ def create_branched(name: str, pretrained: bool = False, **timm_options: Any) ->
         timm_options["pretrained_cfg_overlay"] = overlay
     trunk = timm.create_model(name, pretrained, **_for_any_size(name, timm_options))
     model = BranchedModel(trunk).train(trunk.training)
-    _check_map(model)
+    channels, *sides = trunk.pretrained_cfg["input_size"]
+    channels = timm_options.get("in_chans") or channels
+    _check_map(model, torch.zeros(1, channels, *sides, **_placement(trunk)))
     return model
 
 
@@ -130,11 +154,11 @@ def check_input(model: Any, name: str, images: torch.Tensor) -> torch.Tensor:
         model.train(training)
 
 
-def _check_map(model: BranchedModel) -> None:
+def _check_map(model: BranchedModel, images: torch.Tensor) -> None:
     name, training = model.pretrained_cfg["architecture"], model.training
     try:
         with torch.no_grad():
-            maps = model.eval().forward_branches(torch.zeros(1, *model.pretrained_cfg["input_size"])).shared
+            maps = model.eval().forward_branches(images).shared
     except OptionError:
         raise
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:  # features that are no tensor

@@ -11,7 +11,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from facepcl.errors import OptionError, WeightsError, near, unknown
+from facepcl.errors import OptionError, WeightsError, first_cause, near, unknown
 from facepcl.models.branched import BranchedModel, create_branched
 from facepcl.models.branches import is_branch
 from facepcl.models.decoder import Decoder
@@ -212,18 +212,18 @@ def _create_from_folder(
 ) -> nn.Module:
     config = read_config(folder)
     own = config.get("facepcl", {})
-    architecture = architecture_of(config, folder)
+    shapes = read_shapes(folder / WEIGHTS_FILE)
+    whole = _is_whole(shapes)
+    architecture = architecture_of(config, folder, whole)
     cfg = _cfg_of_folder(config, architecture)
     arguments = config.get("model_args", {})
     if is_timms(architecture):
         if pretrained:
             warn_random_classifier(folder, cfg.get("num_classes"), options.get("num_classes"))
-        if branches or (branches is None and own.get("branches")):
-            return _load_branched(folder, cfg, arguments, options, pretrained)
-        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **options)
-        model.pretrained_cfg = without_claims(model.pretrained_cfg) | claims_of(config)
-        return model
-    shapes = read_shapes(folder / WEIGHTS_FILE)
+        if whole or branches or (branches is None and own.get("branches")):
+            branched = _load_branched(folder, cfg, arguments, options, pretrained)
+            return branched.trunk if branches is False else branched
+        return _load_trunk(folder, config, options, pretrained)
     if branches is None:
         branches = own.get("branches", arguments.get("branches"))
         if "transformers_version" in config and not (folder / BRANCHES_FILE).is_file() and own:
@@ -254,28 +254,43 @@ def _create_from_folder(
     return model
 
 
+def _load_trunk(
+    folder: Path, config: dict[str, Any], options: Mapping[str, Any], pretrained: bool
+) -> nn.Module:
+    """The model of timm in a folder, without branches."""
+    model = create_of_timm(f"local-dir:{folder}", pretrained, **options)
+    model.pretrained_cfg = without_claims(model.pretrained_cfg) | claims_of(config)
+    return model
+
+
+def create_of_timm(name: str, pretrained: bool, num_classes: int | None = None, **options: Any) -> Any:
+    """timm's `create_model`, which accepts weights with missing tensors when it is given another number of
+    classes than theirs. Raises WeightsError for such weights."""
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **options)
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        why = first_cause(error)
+        raise WeightsError(f"{name} does not have the weights of its network ({why:.200})") from error
+    return model if options.get("features_only") else with_classes(model, num_classes)
+
+
 def _load_branched(
     folder: Path,
     cfg: Mapping[str, Any],
     arguments: Mapping[str, Any],
     options: Mapping[str, Any],
     pretrained: bool,
-) -> nn.Module:
+) -> BranchedModel:
     """The model of timm in a folder, with its branches; the caller's `options` replace the `arguments` of
-    config.json, and a classifier of another width keeps its random weights. Raises WeightsError if the
-    weights are not those of the network that config.json describes."""
-    tensors = {f"trunk.{key}": value for key, value in load_tensors(folder / WEIGHTS_FILE).items()}
-    tensors |= load_tensors(folder / BRANCHES_FILE)
-    make = partial(make_described, folder, cfg["architecture"], cfg, {**arguments, **options})
-    on_meta = BranchedModel(make(device="meta"))  # takes no memory, whatever is described
-    heads: tuple[str, ...] = ()
-    if options.get("num_classes") not in (None, cfg.get("num_classes")):
-        classifier = on_meta.pretrained_cfg.get("classifier") or ()  # two of a distilled network
-        heads = tuple(f"trunk.{n}." for n in ([classifier] if isinstance(classifier, str) else classifier))
-    tensors, network = (
-        {name: tensor for name, tensor in some.items() if not name.startswith(heads)}
-        for some in (tensors, on_meta.state_dict())
-    )
+    config.json. Raises WeightsError for weights of another network than config.json describes."""
+    tensors = load_tensors(folder / WEIGHTS_FILE)
+    if not _is_whole(tensors):
+        tensors = {f"trunk.{key}": value for key, value in tensors.items()}
+        tensors |= load_tensors(folder / BRANCHES_FILE)
+    make = partial(make_described, folder, cfg["architecture"])
+    network = BranchedModel(make(cfg, arguments, device="meta")).state_dict()  # whatever its size, no memory
     for name in sorted({*tensors, *network}):
         found, wanted = (list(some[name].shape) if name in some else "missing" for some in (tensors, network))
         if found != wanted:
@@ -283,10 +298,28 @@ def _load_branched(
                 f"{folder}: {name} is {found} in its weights and {wanted} in the network that config.json "
                 "describes"
             )
-    model = BranchedModel(make())
+    of_trunk = {key.removeprefix("trunk."): tensors.pop(key) for key in [*tensors] if not is_branch(key)}
+    options = dict(options)
+    classes = options.pop("num_classes", None)
+    trunk = make({**cfg, "state_dict": of_trunk}, {**arguments, **options}, pretrained=pretrained)
+    trunk.pretrained_cfg.pop("state_dict")  # timm keeps a second copy of the weights there
+    model = BranchedModel(with_classes(trunk, classes))
     if pretrained:
-        model.load_state_dict(tensors, strict=not heads)
+        model.load_state_dict(tensors, strict=False)  # of the branches; none is missing
     return model
+
+
+def with_classes(model: Any, classes: int | None) -> Any:
+    """A model of timm with a classifier for so many `classes`; None: its own."""
+    if classes not in (None, model.num_classes):
+        model.reset_classifier(classes)
+    return model
+
+
+def _is_whole(names: Iterable[str]) -> bool:
+    """Whether tensors with these `names` are a trunk and its branches in one file, as timm's save_for_hf
+    writes them."""
+    return any(name.startswith("trunk.") for name in names)
 
 
 def _cfg_of_folder(config: dict[str, Any], architecture: str) -> dict[str, Any]:

@@ -51,16 +51,17 @@ def find_folder(name: str, cache_dir: str | Path | None = None, progress: bool =
     return _fetch(name, cache_dir, progress) if scheme == "hf-hub" else None
 
 
-def architecture_of(config: dict[str, Any], where: str | Path) -> str:
+def architecture_of(config: dict[str, Any], where: str | Path, branched: bool = False) -> str:
     """Which of our models, or of timm's with branches, a `config.json` describes; WeightsError if it is
-    another, OfTimm if timm has it."""
+    another, OfTimm if timm has it. `branched`: the weights are known to have branches."""
     architecture = config.get("facepcl", {}).get("architecture", config.get("architecture", ""))
     known = isinstance(architecture, str) and timm.is_model(architecture)
     if known and architecture in MODELS:
         return architecture
     if known:
         check_stock(where, config)  # timm makes the network next
-        if config.get("facepcl", {}).get("branches", "") in (BRANCHES_FILE, None):  # None: trained without
+        named = config.get("facepcl", {}).get("branches", "")
+        if branched or named in (BRANCHES_FILE, None):  # None: trained without
             return architecture
     hint = "; use timm.create_model" if known else ""
     raise (OfTimm if known else WeightsError)(
