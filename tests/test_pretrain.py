@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from helpers.files import photo_of
 from helpers.training import (
     SMALL,
     as_options,
@@ -344,12 +345,20 @@ def test_an_empty_folder_is_said_before_the_first_step(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_photos_in_the_place_of_face_crops_are_noticed(config, tmp_path, caplog):
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(4):
+        photo_of(2, number).save(photos / f"{number}.jpg")
+    run(replace(config, data=(str(photos),), batch=4, steps=1, epochs=0.0))
+    assert "most of these 4 images look like photos" in caplog.text
+
+
 def test_the_last_line_counts_broken_images_and_has_the_call_that_loads(config, faces_folder, capsys, caplog):
     for name in ("x.jpg", "y.jpg"):
         (faces_folder / "person0" / name).write_bytes(b"no image")
     caplog.set_level("INFO", "facepcl")
     assert main(["pretrain", str(faces_folder), "--out", config.out, *as_options(ONE_STEP)]) == 0
-    assert "12 faces, 2 broken images skipped" in caplog.text
+    assert "12 images, 2 broken images skipped" in caplog.text
     assert f"skipped {faces_folder / 'person0/x.jpg'}" in caplog.text
     said, call = capsys.readouterr().out.rstrip().split("load it with ")
     assert said.startswith("2 broken images were skipped; wrote ")

@@ -305,7 +305,7 @@ def test_a_second_job_on_the_same_rank_is_refused_and_one_on_another_is_not(mode
         (
             "e.txt",
             {"rank": None, "world_size": None},
-            r"must end in \.parquet, \.npz, \.csv, that of a folder in /",
+            r"must end in \.parquet, \.npz, \.csv; that of a folder of tables, in /",
         ),
         ("e", {"rank": 2}, "rank 2 of 2"),
         ("e", {"world_size": None}, "belong together"),

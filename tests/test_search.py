@@ -443,6 +443,13 @@ def test_the_command_prints_one_json_document(photos, detector, capsys):
     assert len(photo["matches"][0]["box"]) == 4
 
 
+def test_a_table_without_a_vector_is_told_from_one_without_a_similar_face(tmp_path, capsys):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    facepcl.embed(tmp_path / "bad.jpg", tmp_path / "bad.npz", branch="identity")
+    assert main(["search", str(FACES[0]), "--in", str(tmp_path / "bad.npz")]) == 0
+    assert "bad.npz to compare with has a vector" in capsys.readouterr().out
+
+
 def test_exit_codes_tell_unread_queries_from_wrong_commands(table, tmp_path, capsys):
     (tmp_path / "notes.jpg").write_text("no image")
     assert main(["search", str(tmp_path / "notes.jpg"), str(FACES[0]), "--in", str(table)]) == 1

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from helpers.files import break_drive, jpeg, pack
@@ -300,14 +301,26 @@ def test_folders_globs_and_shards_count_what_they_skip(tmp_path, glob):
     assert selection.skipped == {".NEF": 2, "": 1, ".json": 1}
 
 
+@pytest.mark.parametrize("cell", [" lead.jpg", "end ", "  plain.jpg "])
+def test_a_name_in_a_manifest_keeps_the_spaces_that_it_has_on_disk(tmp_path, cell):
+    write_files(tmp_path, " lead.jpg", "end ", "plain.jpg")
+    (tmp_path / "list.csv").write_text(f"path\n{cell}\n")
+    [entry] = list_entries([tmp_path / "list.csv"])
+    assert entry.error is None
+    assert Path(entry.path).is_file()
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
         (["a.NEF", "b"], "; use --all-files to read them"),
-        (["list.csv"], "; .csv is a list or a table; name it itself to read the images that it lists"),
+        (
+            ["list.csv"],
+            "; .csv is a list or a table; if its column path names images, name the file itself to read them",
+        ),
         (
             ["a.txt", "b.json", "c.mp4"],
-            "; .txt is no image, and lists are read from .csv files with a column path; .json is a label "
+            "; .txt is not an image; a list of images is a .csv file with a column path; .json is a label "
             "file, which facepcl pretrain and probe read; lists of images are .csv files with a column path; "
             ".mp4 is a video, which only facepcl analyze reads; extract its frames as images first",
         ),
@@ -365,13 +378,13 @@ def test_images_are_what_the_installed_decoders_read(tmp_path):
         ("train.rec", b"\x0a\x23\xd7\xce...", "is an MXNet record file"),
         ("train.rec", b"?", "is an MXNet record file"),
         ("faces.parquet", b"PAR1", "is a table, not images"),
-        ("list.txt", b"a.jpg\n", "is no image, and lists are read from .csv files with a column path"),
+        ("list.txt", b"a.jpg\n", "is not an image; a list of images is a .csv file with a column path"),
         (
             "film.mp4",
             b"\0\0\0\x18ftypmp42",
             "is a video, which only facepcl analyze reads; extract its frames",
         ),
-        ("lfw.bin", b"\x80\x04", "is no image; pairs of insightface are for facepcl probe verification"),
+        ("lfw.bin", b"\x80\x04", "is not an image; pairs of insightface are for facepcl probe verification"),
     ],
 )
 def test_a_file_that_cannot_hold_images_is_refused_with_what_to_do(tmp_path, name, data, said):

@@ -226,7 +226,7 @@ def test_a_csv_whose_description_did_not_follow_is_no_table_of_the_former_space(
     monkeypatch.setattr("facepcl.embedding.tables.json.dumps", killed)
     with pytest.raises(KeyboardInterrupt):
         write_table(path, {**META, "branch": "pose", "space": "xyz"}, blocks(rows(5)), 5)
-    with pytest.raises(TableError, match=r"t\.csv\.meta\.json .* is not beside it"):
+    with pytest.raises(TableError, match=r"is not a table of facepcl, or t\.csv\.meta\.json is missing"):
         read_embeddings(path)
 
 

@@ -215,6 +215,19 @@ def test_a_damaged_file_is_an_error(saved):
         facepcl.create_model("pcl_facecycle", pretrained=path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>" + 4096 * b"x", "a web page"),
+    ],
+)
+def test_what_a_download_left_in_the_place_of_weights_is_named(tmp_path, content, said):
+    (path := tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"not a complete safetensors file \({said}"):
+        facepcl.create_model("pcl_facecycle", pretrained=path)
+
+
 def test_bundled_weights_of_another_sha256_are_refused(saved, monkeypatch):
     from facepcl.models import weights
 

@@ -78,7 +78,7 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
             units = ", ".join(
                 f"{UNIT_NAMES.get(name, name)} {value:.1f}" for name, value in strongest(attributes)
             )
-            beginning = _fitting((units or "no action unit")[::-1], SIDE - 16)[::-1]
+            beginning = _fitting((units or "no strong action unit")[::-1], SIDE - 16)[::-1]
             pen.text((x + 16, y), beginning, "dimgray", font(12))
             y += LINE
     if len(photo.faces) > FACES:

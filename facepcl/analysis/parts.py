@@ -45,7 +45,7 @@ def describe_face(attributes: dict[str, float], label: str = "") -> str:
     )
     return (
         f'<div class="face">{describe_pose(attributes, label)}<dl>{probabilities}</dl>'
-        f'<dl class="units">{units or "<dt>no action unit</dt>"}</dl></div>'
+        f'<dl class="units">{units or "<dt>no strong action unit</dt>"}</dl></div>'
     )
 
 

@@ -92,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for chatty in ("timm", "httpx", "httpx2", "huggingface_hub", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     logging.raiseExceptions = False  # where stderr takes no messages the work goes on
     keep_freed_memory()
     try:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,8 @@ def _line(row: "Row") -> str:
     """A face, or why there is none, as a line of text."""
     from facepcl.analysis.words import describe_expression, strongest
 
-    path = row.path if len(row.path) <= PATH else "…" + row.path[1 - PATH :]
+    cut = len(row.path) > PATH and sys.stdout.isatty()
+    path = "…" + row.path[1 - PATH :] if cut else row.path
     if row.error or row.attributes is None:
         return f"{path:{PATH}}  {row.error}"
     track = row.attributes["track"]

@@ -8,7 +8,8 @@ from facepcl.errors import OptionError
 from facepcl.utils.launch import is_first
 
 DESCRIPTION = "Write the embeddings of face crops to a table, one row per image."
-EXAMPLE = """example: facepcl embed photos/ -o embeddings.parquet --sheet sheet.png
+EXAMPLE = """examples: facepcl embed crops/ -o embeddings.parquet --sheet sheet.png
+          facepcl embed photos/ -o embeddings.parquet --align
 
 Finished parts are kept in OUT.parts until the table is complete. After an interruption, run the same command
 with --resume. Exit code 0: all images were embedded; 1: some have errors (rows with a reason); 2: the command

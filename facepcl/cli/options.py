@@ -102,7 +102,11 @@ def tell_summary(summary: "Summary", done: str, finds_faces: bool, drawn: str = 
         counts += f", {summary.faceless} photos without a face"
     if summary.share:
         return _tell_share(summary, summary.share, counts)
-    return tell_end(summary, counts, f"{summary.images_per_second:.0f} images/s", drawn)
+    return tell_end(summary, counts, f"{_rate(summary.images_per_second)} images/s", drawn)
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def tell_reasons(summary: "Summary | AlignSummary") -> None:
@@ -124,7 +128,7 @@ def tell_end(summary: "Summary | AlignSummary", counts: str, rate: str, drawn: s
 
 def _tell_share(summary: "Summary", share: "Share", counts: str) -> int:
     """The last line of one process of several; its exit code."""
-    rate = f", {summary.images_per_second:.0f} images/s" if summary.embedded else ""
+    rate = f", {_rate(summary.images_per_second)} images/s" if summary.embedded else ""
     left = f"{summary.missing:,} of {summary.listed:,} shards are missing"
     print(
         f"{summary.path}: {share} has {summary.shards:,} shards, {summary.total:,} rows: {counts}{rate}; "

@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
         document = {"table": args.table, "queries": [_to_json(result) for result in results]}
         print(json.dumps(document, indent=2))
     else:
-        print("\n\n".join("\n".join(_lines(result)) for result in results))
+        none = f"no row of {args.table} to compare with has a vector"
+        if args.min_similarity is not None:
+            none = "no face found that is similar enough"
+        print("\n\n".join("\n".join(_lines(result, none)) for result in results))
     if args.sheet:
         say(f"wrote {args.sheet}")
     return 1 if any(result.error for result in results) else 0
@@ -80,10 +83,10 @@ def _name(result: "SearchResult") -> str:
     return result.query if result.row is None else f"row {result.row}, {result.query}"
 
 
-def _lines(result: "SearchResult") -> list[str]:
-    """A result as a table."""
+def _lines(result: "SearchResult", none: str) -> list[str]:
+    """A result as a table; `none` says why it has no rows."""
     if not result.matches:
-        return [f"{_name(result)}: {result.error or 'no face found that is similar enough'}"]
+        return [f"{_name(result)}: {result.error or none}"]
     has_faces = any(match.number is not None for match in result.matches)
     lines = [f"{_name(result)}:", f"rank  similarity  {'face  ' if has_faces else ''}path"]
     for rank, match in enumerate(result.matches, 1):

@@ -33,7 +33,7 @@ _RECORDS = (
     "an MXNet record file, as insightface packs faces, which is not read; write its images to folders or "
     ".tar shards first"
 )
-_LIST = "no image, and lists are read from .csv files with a column path"
+_LIST = "not an image; a list of images is a .csv file with a column path"
 _DATA = "a data file, which is not read; write its images to folders or .tar shards first"
 _VIDEO = "a video, which only facepcl analyze reads; extract its frames as images first"
 _UNSUPPORTED = {  # of what a folder holds, they are told in this order
@@ -43,18 +43,19 @@ _UNSUPPORTED = {  # of what a folder holds, they are told in this order
     **dict.fromkeys((".txt", ".json", ".jsonl", ".xls", ".xlsx"), _LIST),
     **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".lmdb", ".mdb", ".tfrecord"), _DATA),
     **dict.fromkeys(VIDEO_SUFFIXES, _VIDEO),
-    ".bin": "no image; pairs of insightface are for facepcl probe verification",
+    ".bin": "not an image; pairs of insightface are for facepcl probe verification",
     ".pdf": "a document; extract its images first",
 }
 _LABELS = (
     "a label file, which facepcl pretrain and probe read; lists of images are .csv files with a column path"
 )
+_MANIFEST = "a list or a table; if its column path names images, name the file itself to read them"
 _PACKED_VIDEO = "a video in a shard, which is not read; unpack it first"
 _VIDEO_TO_COME = f"a video; to read videos, type: {VIDEO_EXTRA}"
 _SKIPPED = {  # by their names
     **_UNSUPPORTED,
     **dict.fromkeys((".json", ".cls"), _LABELS),
-    **dict.fromkeys(MANIFEST_SUFFIXES, "a list or a table; name it itself to read the images that it lists"),
+    **dict.fromkeys(MANIFEST_SUFFIXES, _MANIFEST),
     **dict.fromkeys((".tar", ".tgz"), "a shard in a shard, which is not read; unpack it first"),
 }
 _SIGNATURES = {

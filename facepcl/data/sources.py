@@ -237,16 +237,16 @@ def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
             f"{manifest} has no column {MANIFEST_COLUMNS[0]!r} with the paths of images; its first line is "
             f"{','.join(header)[:80]!r}"
         )
-    names = (cells[column].strip() for _, cells in csv_lines(manifest) if column < len(cells))
+    names = (cells[column] for _, cells in csv_lines(manifest) if column < len(cells))
     folder, is_alone = _folder_of(manifest, islice(names, 1, NAMES_TRIED)), cache(is_gone)
 
     def entries() -> Iterator[Entry]:
         for number, cells in lines:
-            name = cells[column].strip() if column < len(cells) else ""
-            if not name:
+            name = cells[column] if column < len(cells) else ""
+            if not name.strip():
                 yield Entry(str(manifest), f"line {number} of the manifest names no path")
-            elif is_url(name):
-                yield Entry(name, _reason(name, 0, selection))
+            elif is_url(url := name.strip()):
+                yield Entry(url, _reason(url, 0, selection))
             else:
                 path = _below(folder, name)
                 if selection.is_video(path):
@@ -261,7 +261,7 @@ def _folder_of(manifest: Path, names: Iterator[str]) -> Path:
     folder if the first of them that is in either is only there."""
     here = Path.cwd() if manifest.is_absolute() else Path()
     for name in names:
-        if name and not is_url(name) and not os.path.isabs(name):
+        if name.strip() and not is_url(name.strip()) and not os.path.isabs(name.strip()):
             for folder in (manifest.parent, here):
                 if os.path.lexists(_below(folder, name)):
                     return folder
@@ -270,6 +270,8 @@ def _folder_of(manifest: Path, names: Iterator[str]) -> Path:
 
 def _below(folder: Path, name: str) -> str:
     path = str(folder / name)
+    if name != name.strip() and not os.path.lexists(path):  # spaces beside it in the list, not in its name
+        path = str(folder / name.strip())
     if "\\" in name and os.sep == "/" and not os.path.lexists(path):  # written on Windows
         return path.replace("\\", "/")
     return path

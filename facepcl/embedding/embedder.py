@@ -110,7 +110,7 @@ class FaceEmbedder(Encoder):
         detector: str | Path | None = None,
     ):
         if not align and (one or detector is not None):
-            raise OptionError("one and detector need align: add --align (align=True)")
+            raise OptionError("one and detector are for photos: add --align (align=True)")
         self.alignment: Alignment | None = None
         if align:
             file = find_detector(detector)

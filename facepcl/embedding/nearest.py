@@ -160,5 +160,6 @@ def blocks_of(table: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def match_of(table: Embeddings, place: int, row: int, cosine: float) -> Match:
-    """The match that stands at a `place` in `table`, under its number in the table that was searched."""
-    return Match(row, cosine, table.paths[place], *table.face_of(place))
+    """The match that stands at a `place` in `table`, under its number in the table that was searched;
+    rounding takes cosines above 1."""
+    return Match(row, min(1.0, cosine), table.paths[place], *table.face_of(place))

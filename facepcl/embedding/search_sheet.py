@@ -133,7 +133,7 @@ def _draw_tile(block: Image.Image, pixels: np.ndarray | None, at: tuple[int, int
         return
     pen, (x, y) = ImageDraw.Draw(block), at
     pen.rectangle((x, y, x + size - 1, y + size - 1), outline=GONE)
-    pen.text((x + size / 2, y + size / 2), "not found", "gray", font(12), anchor="mm")
+    pen.text((x + size / 2, y + size / 2), "cannot be read", "gray", font(12), anchor="mm")
 
 
 def _caption(path: str, number: int | None) -> list[str]:

@@ -40,7 +40,7 @@ def check_table_path(path: Path) -> None:
     """Raise OptionError, MissingPath, WriteError or MissingExtra if no table can be written there."""
     if path.suffix not in _WRITERS:
         raise OptionError(
-            f"{path}: the name of a table must end in {', '.join(_WRITERS)}, that of a folder in /"
+            f"{path}: the name of a table must end in {', '.join(_WRITERS)}; that of a folder of tables, in /"
         )
     check_file(path)
     if path.suffix == ".parquet":
@@ -324,8 +324,8 @@ def _read_csv(path: Path, with_vectors: bool, given: Mapping[str, Any] | None) -
     own = json.loads(_sidecar(path).read_text("utf-8")) if _sidecar(path).is_file() else None
     if own is None and given is None:
         raise TableError(
-            f"{path}: {_sidecar(path).name} with its metadata is not beside it; copy both, or pass "
-            "meta=read_embeddings('ORIGINAL').meta"
+            f"{path} is not a table of facepcl, or {_sidecar(path).name} is missing; keep the two files "
+            "together, or pass meta="
         )
     meta = find_meta(path, own, given)
     count = meta.pop("rows", None)

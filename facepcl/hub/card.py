@@ -129,7 +129,7 @@ def _body(
         kind = "a backbone" if is_timms(architecture) else "a third-party backbone"
     details = [
         f"Input: an upright square around one face, RGB, {size} px, {values}.",
-        f"Licence of the weights: {license or 'none is known; ask whoever made them'}.",
+        f"Licence of the weights: {license or 'unknown; ask their author'}.",
     ]
     if data := facts.training_data or ", ".join(facts.datasets):
         details.append(f"Training data: {data}.")
@@ -142,7 +142,7 @@ def _body(
     details += [f"`{file}`: {text}" for file, text in OTHER_FILES.items() if (folder / file).is_file()]
 
     call = f"torch.rand(1, 3, {size}, {size}))  # {values}"
-    alone = f"timm knows `{architecture}` after `import facepcl` (`pip install facepcl`):"
+    alone = f"timm knows `{architecture}` after `import facepcl`:"
     usage = f"""{"The backbone, with timm only:" if stock else alone}
 
 ```python
@@ -180,9 +180,9 @@ A face encoder (`{architecture}`, {codes}): {kind} as a \
 ## Model usage
 
 {usage}
-A folder of faces:
+A folder of face crops; for photos, add `--align`:
 
-    facepcl embed photos/ -o embeddings.parquet --model {shlex.quote(name)}
+    facepcl embed crops/ -o embeddings.parquet --model {shlex.quote(name)}
 {scores}
 ## Out-of-scope use
 
@@ -193,6 +193,6 @@ Identifying people, deciding about them, or watching them without their consent.
 def _values(cfg: dict[str, Any]) -> str:
     """How pixel values must be normalised."""
     if set(cfg["mean"]) == {0} and set(cfg["std"]) == {1}:
-        return "values in [0, 1] as they are"
+        return "values in [0, 1], not normalised"
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
     return f"values in [0, 1] less a mean of ({mean}), over a standard deviation of ({std})"

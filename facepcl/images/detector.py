@@ -172,11 +172,11 @@ def _fetch() -> Path:
     except Exception as error:  # offline, no such repository, no room: the Hub's client has many of them
         reason = unwritable_hub_cache(error) or one_line(error).split(". ")[0][:200]
         raise WeightsError(
-            f"the face detector could not be downloaded from the Hub ({reason}); download {_where()}, and "
-            "pass its path with --detector PATH (detector=PATH)"
+            f"the face detector could not be downloaded from the Hub ({reason}); get {_where()} and pass its "
+            "path with --detector PATH (detector=PATH)"
         ) from error
 
 
 def _where() -> str:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{FILE} of {endpoint}/{REPOSITORY}"
+    return f"{FILE} from {endpoint}/{REPOSITORY}"

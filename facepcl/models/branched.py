@@ -123,7 +123,7 @@ def create_branched(name: str, pretrained: bool = False, **timm_options: Any) ->
         timm_options["pretrained_cfg_overlay"] = overlay
     trunk = timm.create_model(name, pretrained, **_for_any_size(name, timm_options))
     model = BranchedModel(trunk).train(trunk.training)
-    channels, *sides = trunk.pretrained_cfg["input_size"]
+    channels, *sides = model.pretrained_cfg["input_size"]
     channels = timm_options.get("in_chans") or channels
     _check_map(model, torch.zeros(1, channels, *sides, **_placement(trunk)))
     return model

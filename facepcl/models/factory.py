@@ -244,7 +244,7 @@ def _create_from_folder(
             cfg["state_dict"] |= load_tensors(folder / BRANCHES_FILE)
     arguments = {**arguments, "branches": bool(branches)}
     if options:  # of the caller, who is told what timm says of them
-        model = timm.create_model(
+        model: Any = timm.create_model(
             architecture, pretrained=pretrained, pretrained_cfg=cfg, **{**arguments, **options}
         )
     else:

@@ -83,7 +83,16 @@ def _explained(path: str | Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise WeightsError(f"{path} is not a complete safetensors file ({error})") from error
+        raise WeightsError(f"{path} is not a complete safetensors file ({_kind(path) or error})") from error
+
+
+def _kind(path: str | Path) -> str:
+    """What a download has often left in the place of weights."""
+    with open(path, "rb") as file:
+        start = file.read(100).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS: git lfs pull fetches the file"
+    return "a web page" if start.startswith((b"<!doctype html", b"<html")) else ""
 
 
 def save_encoder(

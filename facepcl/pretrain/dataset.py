@@ -20,6 +20,7 @@ from facepcl.data.vanished import check_there
 from facepcl.errors import DataError, ImageError, MissingPath, OptionError, shortened
 from facepcl.images.decode import decode, quiet_pillow, read_file
 from facepcl.images.face import ANGLES, LANDMARKS
+from facepcl.images.geometry import looks_like_crop
 from facepcl.images.transform import Transform
 from facepcl.utils.progress import Progress
 from facepcl.utils.storage import MISSING
@@ -180,7 +181,7 @@ def read_faces(
     `cls` is the label that NAME.cls holds. Broken images are skipped. Raises MissingPath, or DataError if
     there are no images.
     """
-    names, label_rows, landmarks, skipped, file_bytes = [], [], [], [], 0
+    names, label_rows, landmarks, skipped, file_bytes, photos = [], [], [], [], 0, 0
     transform, selection = Transform.square(size), Selection(labels=LABEL_SUFFIXES)
     images = bytearray()  # grows in place; stacking a list of arrays at the end would need twice the memory
     with quiet_pillow(), Progress(None, "images", progress, "reading") as bar:
@@ -191,6 +192,7 @@ def read_faces(
             except ImageError as error:
                 skipped.append((item.path, str(error)))
                 continue
+            photos += not looks_like_crop(*image.size)
             images += transform(image).transpose(2, 0, 1).tobytes()
             landmarks.append(_landmarks(found, image.size, size))
             names.append(item.path)
@@ -206,6 +208,11 @@ def read_faces(
         if other := selection.explain():
             reason += f": {other}"
         raise DataError(f"no images to train on in {', '.join(map(str, sources))}{reason}")
+    if photos > len(names) / 2:
+        _logger.warning(
+            "most of these %d images look like photos, not like face crops: run facepcl align first",
+            len(names),
+        )
     if any("cls" in row for row in label_rows):
         _logger.info("NAME.cls is read as the %s (--cls)", cls)
     selection.tell()

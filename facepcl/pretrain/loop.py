@@ -309,7 +309,8 @@ def _start(config: Config, progress: bool) -> Training:
             other = f"; delete {saved[-1]} to continue from the checkpoint before" if saved[:-1] else ""
             raise type(error)(f"{error}{other}") from error
     _logger.info(
-        "%s; from step %d to %s on %s in %s", source, training.step, training.goal, device, dtype_name
+        "%s; from step %d %s %s on %s in %s",
+        *(source, training.step, "to" if training.total else "for", training.goal, device, dtype_name),
     )
     return training
 

@@ -70,7 +70,7 @@ class InMemory:
         }
 
     def __str__(self) -> str:
-        return f"{self.count} faces, {len(self.faces.skipped)} broken images skipped"
+        return f"{self.count} images, {len(self.faces.skipped)} broken images skipped"
 
     def batch(self, step: int, stream: int, count: int) -> torch.Tensor:
         """This process's slice of a batch of `count` images of iteration `step`, uint8 `[b, 3, S, S]`.
