@@ -390,7 +390,7 @@ def test_a_finished_output_of_other_images_is_refused(kind, model, here):
     kind.run(model)
     before = kind.output(kind.out)
     shutil.copy("photos/00.png", "photos/000.png")
-    refusal = "other (images|photos)|is not of these sources|made with sources"
+    refusal = "other (images|photos)|is not of these sources|made from"
     with pytest.raises(OptionError, match=refusal):
         kind.run(model, resume=True)
     os.unlink("photos/000.png")
@@ -408,10 +408,7 @@ OTHERWISE = [
     (FolderJob, {"dtype": "bfloat16"}, "made with dtype float32, not bfloat16"),
     (CropJob, {"template": "arcface"}, "made with template face, not arcface"),
     (CropJob, {"format": "png"}, "made with format jpg, not png"),
-    *[
-        (kind, {"source": "photos/shard.tar"}, r"made with sources photos, not .*shard\.tar")
-        for kind in KINDS
-    ],
+    *[(kind, {"source": "photos/shard.tar"}, r"made from photos, not .*shard\.tar") for kind in KINDS],
 ]
 
 
@@ -645,7 +642,7 @@ def test_all_files_are_rows_if_that_is_asked_for(kind, model, here, caplog):
     assert "skipped" not in caplog.text
     assert (summary.photographs if kind is CropJob else summary.total) == PHOTOS + 2
     interrupted(kind, model, 2 * kind.per_part, out=f"part-{kind.out}", all_files=True)
-    with pytest.raises(OptionError, match="was made with all_files True"):
+    with pytest.raises(OptionError, match="was made with --all-files; repeat"):
         kind.run(model, out=f"part-{kind.out}", resume=True)
 
 

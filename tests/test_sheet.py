@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 from helpers.files import FACES
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
 
 import facepcl
 from facepcl.cli import main
 from facepcl.embedding import contact_sheet
 from facepcl.embedding.contact_sheet import CENTRE_FROM, NEIGHBOURS, Sample, nearest
 from facepcl.errors import OptionError
-from facepcl.images.sheet import check_sheet, lines_of, save_sheet
+from facepcl.images.sheet import check_sheet, end_of, font, lines_of, save_sheet
 
 
 @pytest.fixture
@@ -141,12 +141,27 @@ def test_the_command_takes_names_or_a_number_of_queries(tmp_path, capsys, writte
 
 
 def test_a_long_name_is_whole_and_broken_behind_its_words():
-    font = ImageFont.load_default(10)
     name = "two_people-at.the_sea_in_the_morning" + "x" * 60
-    lines = lines_of(name, font, 100)
+    lines = lines_of(name, 10, 100)
     assert "".join(lines) == name
-    assert all(font.getlength(line) <= 100 for line in lines)
+    assert all(font(10, name).getlength(line) <= 100 for line in lines)
     assert all(line[-1] in "_-." for line in lines[:2])
+
+
+@pytest.mark.parametrize("name", ["plain", "Ünïcode näme", "Łukasz", "Αθήνα", "Жанна", "…café"])
+def test_every_letter_of_a_name_is_drawn(name):
+    """And not the box that stands for a letter that a font lacks."""
+    used = font(20, name)
+    box = bytes(used.getmask("\uffff"))
+    assert all(bytes(used.getmask(letter)) != box for letter in name)
+
+
+def test_of_a_name_that_is_too_long_the_end_is_kept():
+    assert end_of("short", 10, 100) == "short"
+    shown = end_of("wide" * 20 + "_0", 10, 100)
+    assert shown[0] == "…"
+    assert shown.endswith("wide_0")
+    assert font(10, shown).getlength(shown) <= 100
 
 
 def test_a_sheet_too_tall_for_a_jpeg_is_cut_off_with_a_warning(tmp_path, caplog):

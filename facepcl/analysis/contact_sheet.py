@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from PIL.ImageFont import load_default as font
 
 from facepcl.analysis.drawing import AXES, AXIS_NAMES, DrawnFace, annotated, labels_of
 from facepcl.analysis.photos import ShownPhoto, closer, photos_with_faces, read_photos, spread
 from facepcl.analysis.words import UNIT_NAMES, describe_expression, pose_text, strongest
 from facepcl.embedding.contact_sheet import stem
 from facepcl.embedding.embeddings import Embeddings
-from facepcl.images.sheet import save_sheet
+from facepcl.images.sheet import end_of, font, save_sheet
 
 LIMIT, ACROSS = 24, 4  # photos on the sheet, and in a row
 SIDE, GAP, HEAD = 320, 12, 64
@@ -64,7 +63,8 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
     pen = ImageDraw.Draw(sheet)
     sheet.paste(picture, (x + (SIDE - picture.width) // 2, y + height - picture.height))
     y += height + 4
-    pen.text((x, y), _fitting(stem(photo.path), SIDE), "dimgray", font(12))
+    name = end_of(stem(photo.path), 12, SIDE)
+    pen.text((x, y), name, "dimgray", font(12, name))
     y += LINE
     for label, (_, attributes) in list(zip(labels_of(photo.faces), photo.faces, strict=True))[:FACES]:
         mark = f"{label}  " if label else ""
@@ -78,7 +78,7 @@ def _draw_photo(sheet: Image.Image, x: int, y: int, height: int, photo: ShownPho
             units = ", ".join(
                 f"{UNIT_NAMES.get(name, name)} {value:.1f}" for name, value in strongest(attributes)
             )
-            beginning = _fitting((units or "no strong action unit")[::-1], SIDE - 16)[::-1]
+            beginning = end_of((units or "no strong action unit")[::-1], 12, SIDE - 16)[::-1]
             pen.text((x + 16, y), beginning, "dimgray", font(12))
             y += LINE
     if len(photo.faces) > FACES:
@@ -92,12 +92,3 @@ def _draw_units(pen: ImageDraw.ImageDraw, x: int, y: int, attributes: dict[str, 
         text = f"{value:.2f}  {name} {UNIT_NAMES.get(name, '')}".rstrip()
         pen.text((x + BAR + 8, y), text, "black", font(12))
         y += LINE
-
-
-def _fitting(text: str, width: int) -> str:
-    """The text, or as much of its end as `width` pixels hold."""
-    if font(12).getlength(text) <= width:
-        return text
-    while text and font(12).getlength("…" + text) > width:
-        text = text[1:]
-    return "…" + text

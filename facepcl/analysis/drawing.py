@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from facepcl.analysis.tracks import TRACK
 from facepcl.data.workers import Prepared
 from facepcl.images.face import ANGLES, Face
 from facepcl.images.rotations import rotation
+from facepcl.images.sheet import font
 from facepcl.images.transform import Transform
 
 # The axes of the head: to the person's left, up, and along the nose; the nose last, over the others.
@@ -111,4 +112,4 @@ def _draw_label(pen: ImageDraw.ImageDraw, label: str, box: tuple[float, float, f
     x, y = max(box[0], 0.0), max(box[1], 0.0)
     width, height = (8 + 8 * len(label)) * SHARP, 17 * SHARP
     pen.rectangle((x, y, x + width, y + height), fill=BOX)
-    pen.text((x + 4 * SHARP, y - SHARP), label, TAG, ImageFont.load_default(15 * SHARP))
+    pen.text((x + 4 * SHARP, y - SHARP), label, TAG, font(15 * SHARP))

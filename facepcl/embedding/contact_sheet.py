@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from PIL.ImageFont import load_default as font
 
 from facepcl.data.sources import items_named, printable, shard_of
 from facepcl.data.video import clock, time_of, video_of
@@ -15,7 +14,7 @@ from facepcl.embedding.embeddings import Embeddings, similarity, unit
 from facepcl.embedding.encoder import IDENTITY
 from facepcl.errors import OptionError, shortened
 from facepcl.images.face import Face
-from facepcl.images.sheet import lines_of, save_sheet
+from facepcl.images.sheet import font, lines_of, save_sheet
 
 LIMIT = 2000  # images that are compared: a fair sample of the table
 TARS = 4  # that they come from at most: a tar is read from its beginning
@@ -105,7 +104,8 @@ def draw_sheet(
     title = " and by ".join(ROWS[branch].partition(":")[0] for branch in branches)
     codes = [branch for branch in branches if branch != IDENTITY]
     centred = f"; {' and '.join(codes)} codes are centred first" if len(samples) >= CENTRE_FROM else ""
-    compared = f"{len(samples):,} of {sum(error is None for error in table.errors):,} images"
+    kind = "images" if table.faces is None else "faces"
+    compared = f"{len(samples):,} of {sum(error is None for error in table.errors):,} {kind}"
     subtitle = f"cosine, among {compared}{centred}; the same picture is shown once"
     save_sheet(stacked(f"Nearest neighbours by {title}", subtitle, blocks, HEAD, WIDTH, GAP), path)
 
@@ -234,12 +234,12 @@ def _draw_query(query: Sample, found: dict[str, list[Neighbour]]) -> Image.Image
 
 
 def _name(sample: Sample, width: int) -> list[str]:
-    return lines_of(stem(sample.path), font(10), width)
+    return lines_of(stem(sample.path), 10, width)
 
 
 def _write(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int) -> None:
     for number, line in enumerate(lines):
-        pen.text((x, y + LINE * number), line, "dimgray", font(10))
+        pen.text((x, y + LINE * number), line, "dimgray", font(10, line))
 
 
 def _cosine(codes: np.ndarray, centre: bool = True) -> np.ndarray:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from PIL.ImageFont import load_default as font
 
 from facepcl.data.file_types import Selection
 from facepcl.data.sources import Entry, Item, read_items, shard_of
@@ -17,7 +16,7 @@ from facepcl.embedding.embeddings import IDENTITY
 from facepcl.errors import ImageError, RemoteError
 from facepcl.images.face import Face
 from facepcl.images.geometry import TEMPLATES
-from facepcl.images.sheet import lines_of, save_sheet
+from facepcl.images.sheet import font, lines_of, save_sheet
 from facepcl.images.transform import Transform
 from facepcl.utils.cpus import cores
 from facepcl.utils.futures import futures_in_order
@@ -106,9 +105,9 @@ def _draw_result(result: "SearchResult", pixels: dict[_Picture, np.ndarray]) -> 
     rows = [captions[first : first + ACROSS] for first in range(0, len(captions), ACROSS)]
     heights = [TILE + SIMILARITY + LINE * max(map(len, row)) + 2 * GAP for row in rows]
     row_of = "" if result.row is None else f"row {result.row}: "
-    name = lines_of(f"{row_of}{stem(result.query)}", font(13), QUERY)
+    name = lines_of(f"{row_of}{stem(result.query)}", 13, QUERY)
     if not result.matches:
-        name += lines_of(result.error or "no face is similar enough", font(13), QUERY)
+        name += lines_of(result.error or "no face is similar enough", 13, QUERY)
     height = max(QUERY + 16 * len(name), sum(heights)) + 4 * GAP
     block = Image.new("RGB", (WIDTH, height), "white")
     pen = ImageDraw.Draw(block)
@@ -116,14 +115,14 @@ def _draw_result(result: "SearchResult", pixels: dict[_Picture, np.ndarray]) -> 
     query, *faces = _pictures(result)
     _draw_tile(block, pixels.get(query), (2 * GAP, 2 * GAP), QUERY)
     for line, text in enumerate(name):
-        pen.text((2 * GAP, 2 * GAP + QUERY + 4 + 16 * line), text, "black", font(13))
+        pen.text((2 * GAP, 2 * GAP + QUERY + 4 + 16 * line), text, "black", font(13, text))
     for place, (match, face) in enumerate(zip(result.matches, faces, strict=True)):
         row, column = divmod(place, ACROSS)
         x, y = LEFT + column * (TILE + GAP), 2 * GAP + sum(heights[:row])
         _draw_tile(block, pixels.get(face), (x, y), TILE)
         pen.text((x, y + TILE + 1), f"{match.similarity:.3f}", "black", font(13))
         for line, text in enumerate(captions[place]):
-            pen.text((x, y + TILE + SIMILARITY + LINE * line), text, "dimgray", font(11))
+            pen.text((x, y + TILE + SIMILARITY + LINE * line), text, "dimgray", font(11, text))
     return block
 
 
@@ -137,4 +136,4 @@ def _draw_tile(block: Image.Image, pixels: np.ndarray | None, at: tuple[int, int
 
 
 def _caption(path: str, number: int | None) -> list[str]:
-    return lines_of(stem(path), font(11), TILE) + ([f"face {number}"] if number else [])
+    return lines_of(stem(path), 11, TILE) + ([f"face {number}"] if number else [])

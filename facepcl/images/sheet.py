@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ _logger = logging.getLogger("facepcl")
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 JPEG_SIDE = 65_500  # pixels, the most of libjpeg
+DEJAVU = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 MARK = "sheet of facepcl"  # inside the file: another image of that name is somebody's photo
 
 
@@ -51,12 +53,32 @@ def save_sheet(sheet: Image.Image, path: str | Path) -> None:
         sheet.save(temporary, kind, **options)
 
 
-def lines_of(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """The text in lines of at most so many pixels, broken behind a word of a name where that is possible."""
+def font(size: float, text: str = "") -> ImageFont.FreeTypeFont:
+    """The font in which to write `text`: Pillow's own has few letters outside ASCII, DejaVu Sans has those
+    of Latin, Greek and Cyrillic alphabets."""
+    return _font(size, text.replace("…", "").replace("°", "").isascii())
+
+
+@cache
+def _font(size: float, is_plain: bool) -> Any:
+    return ImageFont.load_default(size) if is_plain else ImageFont.truetype(DEJAVU, size)
+
+
+def end_of(text: str, size: float, width: int) -> str:
+    """The text, or as much of its end as so many pixels hold in a font of this size."""
+    shown = text
+    while len(shown) > 1 and font(size, text).getlength(shown) > width:
+        shown = "…" + shown.removeprefix("…")[1:]
+    return shown
+
+
+def lines_of(text: str, size: float, width: int) -> list[str]:
+    """The text in lines of at most so many pixels in a font of this size, broken behind a word of a name
+    where that is possible."""
     lines: list[str] = []
     while text:
         end = len(text)
-        while end > 1 and font.getlength(text[:end]) > width:
+        while end > 1 and font(size, text).getlength(text[:end]) > width:
             end -= 1
         if end < len(text):
             end = max((i + 1 for i in range(end // 2, end) if not text[i].isalnum()), default=end)

@@ -277,7 +277,7 @@ def check_same(out: Path, previous: Mapping[str, Any], wanted: Mapping[str, Any]
     for name, value in wanted.items():
         if previous.get(name) != value:
             raise OptionError(
-                f"{out} was made with {name} {_in_words(previous.get(name))}, not {_in_words(value)}"
+                f"{out} was made {_difference(name, previous.get(name), value)}"
                 f"{if_replaced(previous.get(name), value)}; repeat the command as it was, choose another "
                 f"output, or delete {delete}"
             )
@@ -289,6 +289,13 @@ def if_replaced(previous: Any, value: Any) -> str:
         return ""
     same = previous.rpartition(" (")[0] == value.rpartition(" (")[0]
     return ": the weights of this name have been replaced since, or are used at another size" if same else ""
+
+
+def _difference(name: str, previous: Any, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{'without' if value else 'with'} --{name.replace('_', '-')}"
+    link = "from" if name == "sources" else f"with {name}"
+    return f"{link} {_in_words(previous)}, not {_in_words(value)}"
 
 
 def _in_words(value: Any) -> str:

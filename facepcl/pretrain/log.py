@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from facepcl.images.sheet import font
 from facepcl.pretrain import distributed
 from facepcl.utils.files import atomic, write_text, writing
 
@@ -139,9 +140,9 @@ def draw_reconstructions(path: Path, image: torch.Tensor, decoded: Sequence[torc
     rows = [t.detach()[:8].float().cpu() for t in (image, image.flip(3), *decoded)]
     size = image.shape[-1]
     sheet = Image.new("RGB", (MARGIN + size * len(rows[0]), size * len(rows)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    pen = ImageDraw.Draw(sheet)
     for y, (caption, row) in enumerate(zip(ROWS, rows, strict=True)):
-        pen.text((4, y * size + size // 2 - 6), caption, fill="black", font=font)
+        pen.text((4, y * size + size // 2 - 6), caption, fill="black", font=font(12))
         for x, tile in enumerate(row):
             levels = (tile.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
             sheet.paste(Image.fromarray(levels), (MARGIN + x * size, y * size))
