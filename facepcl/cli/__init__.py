@@ -90,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, debug = options.pop("run"), options.pop("debug")
     level = logging.INFO if is_first() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    for chatty in ("timm", "httpx", "httpx2", "huggingface_hub", "matplotlib"):
+    for chatty in ("timm", "httpx", "httpx2", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every attempt, twice
     logging.raiseExceptions = False  # where stderr takes no messages the work goes on
     keep_freed_memory()
     try:

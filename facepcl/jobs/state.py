@@ -292,8 +292,8 @@ def if_replaced(previous: Any, value: Any) -> str:
 
 
 def _difference(name: str, previous: Any, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"{'without' if value else 'with'} --{name.replace('_', '-')}"
+    if isinstance(value, bool) or isinstance(previous, bool):
+        return f"{'with' if previous else 'without'} --{name.replace('_', '-')}"
     link = "from" if name == "sources" else f"with {name}"
     return f"{link} {_in_words(previous)}, not {_in_words(value)}"
 
