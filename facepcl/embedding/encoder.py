@@ -380,8 +380,9 @@ class AllBranches(Trunk):
 def _load(model: str | nn.Module) -> tuple[nn.Module, Heads | None]:
     """A network in float32, and the heads of weights of ours."""
     if isinstance(model, nn.Module):
-        for wrapped in ("_orig_mod", "module"):  # by torch.compile; by DataParallel or an average of weights
-            model = getattr(model, wrapped, model)
+        model = getattr(model, "_orig_mod", model)  # of torch.compile, which wraps forward alone
+        if not hasattr(model, "forward_features"):  # in DataParallel or an average of weights
+            model = getattr(model, "module", model)
         # The caller's own stays in its mode and layout: safetensors refuses to save channels_last weights.
         return copy.deepcopy(model), None
     if not isinstance(model, str):
