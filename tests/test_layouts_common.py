@@ -322,3 +322,13 @@ def test_a_drive_that_fails_while_features_are_extracted_is_no_bad_image(model, 
     with pytest.raises(RemoteError, match=r"s\.tar cannot be read: Input/output error"):
         extract(manifest, embedder, ["shared"], cache=tmp_path / "cache", workers=1)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["expression", "verification", "head-pose"])
+def test_a_csv_file_of_no_data_set_is_refused_by_its_columns(tmp_path, task):
+    (tmp_path / "few.csv").write_text("image,label\n1.jpg,happy\n")
+    said = (
+        rf"few\.csv has the columns image, label; for {task}, facepcl reads .*a \.csv file with a column path"
+    )
+    with pytest.raises(DataError, match=said):
+        read_manifest(task, tmp_path / "few.csv")

@@ -142,7 +142,7 @@ def test_a_second_data_set_is_what_is_scored(tmp_path, shard, capsys):
     assert code == 0
     assert numbers["n_test"] == 120
     assert numbers["subjects_in_train_and_test"] == 12
-    assert "12 people are in train and in test" in capsys.readouterr().err
+    assert "12 people are in both train and test" in capsys.readouterr().err
 
 
 def test_units_that_only_one_of_two_data_sets_has_are_left_out_and_told(tmp_path, shard, capsys):

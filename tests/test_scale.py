@@ -463,7 +463,7 @@ def test_the_command_tells_what_its_share_is_and_what_is_missing(folder, tmp_pat
     command = ["embed", str(folder / "a.tar"), str(folder / "b.tar"), "-o", f"{tmp_path}/e.v2/"]
     assert main([*command, "--dtype", "float32"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{tmp_path}/e.v2: rank 0 of 2 has 1 shards, 24 rows: 22 embedded, 2 failed, ")
+    assert said.startswith(f"{tmp_path}/e.v2: rank 0 of 2 has 1 shard, 24 rows: 22 embedded, 2 failed, ")
     assert said.endswith("; 1 of 2 shards are missing\n")
     assert main([*command, "--rank", "0", "--world-size", "1", "--resume", "--dtype", "float32"]) == 1
-    assert capsys.readouterr().out.endswith("; all 2 are there\n")
+    assert capsys.readouterr().out.endswith("; no shard is missing\n")

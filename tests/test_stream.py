@@ -281,7 +281,7 @@ def test_a_resnet_gets_the_statistics_of_as_many_shards_as_it_takes(config):
         ),
         ({"batch": 10}, OptionError, "--batch must be a multiple of --stream 4"),
         ({"pose_batch": 12}, OptionError, "--pose-batch must be at most --batch 8, not 12"),
-        ({"stream": 8}, DataError, "6 shards are fewer than --stream 8; lower it"),
+        ({"stream": 8}, DataError, "--stream 8 needs as many shards, and there are 6; lower it"),
         ({"batch": 64}, DataError, "shards of about 11 images are too small: each step takes 16"),
         ({"data": ("nowhere",)}, MissingPath, "nowhere: there is no such file or folder"),
         ({"data": ("nowhere.tar",)}, MissingPath, "nowhere.tar: there is no such file or folder"),

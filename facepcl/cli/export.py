@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
     exported = export.run(**vars(args))
     meta = exported.meta
     outputs = ", ".join(f"{name} [B, {width}]" for name, width in meta["outputs"].items())
-    print(
-        f"wrote {exported.path}: {meta['input']} -> {outputs}; equal to torch within {exported.deviation:.0e}"
-    )
+    deviation = f"at most {exported.deviation:.0e} from" if exported.deviation else "equal to"
+    print(f"wrote {exported.path}: {meta['input']} -> {outputs}; {deviation} torch's output")
     return 0

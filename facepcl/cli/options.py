@@ -129,9 +129,10 @@ def tell_end(summary: "Summary | AlignSummary", counts: str, rate: str, drawn: s
 def _tell_share(summary: "Summary", share: "Share", counts: str) -> int:
     """The last line of one process of several; its exit code."""
     rate = f", {_rate(summary.images_per_second)} images/s" if summary.embedded else ""
+    shards = f"{summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}"
     left = f"{summary.missing:,} of {summary.listed:,} shards are missing"
     print(
-        f"{summary.path}: {share} has {summary.shards:,} shards, {summary.total:,} rows: {counts}{rate}; "
-        f"{left if summary.missing else f'all {summary.listed:,} are there'}"
+        f"{summary.path}: {share} has {shards}, {summary.total:,} rows: {counts}{rate}; "
+        f"{left if summary.missing else 'no shard is missing'}"
     )
     return 1 if summary.failed and share.world_size == 1 else 0

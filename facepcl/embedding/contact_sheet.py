@@ -185,7 +185,7 @@ def nearest(samples: Sequence[Sample], asked: Sequence[int], branch: str) -> lis
     """The nearest neighbours under a branch of the samples in the places `asked`, each picture once."""
     if not asked:
         return []
-    # codes share a large common part, without which every pair looks alike; identity vectors do not
+    # codes share a large component, without which every pair looks alike; identity vectors do not
     cosines = _cosine(np.stack([sample.vectors[branch] for sample in samples]), centre=branch != IDENTITY)
     pictures = unit(np.stack([_grey(sample.pixels) for sample in samples]))
     return [_nearest_to(place, samples, cosines[place], pictures) for place in asked]

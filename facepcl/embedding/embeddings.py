@@ -249,7 +249,7 @@ def similarity(a: Embeddings | np.ndarray, b: Embeddings | np.ndarray) -> np.nda
 
     What a value means depends on weights and branch. For `identity`, MODEL_CARD.md ("Similarity of
     identities") has the distribution for the same and for different people, with thresholds; so has
-    `facepcl/weights/index.json`. The other codes share a large common part: subtract the mean of a table from
+    `facepcl/weights/index.json`. The other codes share a large component: subtract the mean of a table from
     both before you compare faces by them.
 
     Args:

@@ -195,4 +195,4 @@ def _values(cfg: dict[str, Any]) -> str:
     if set(cfg["mean"]) == {0} and set(cfg["std"]) == {1}:
         return "values in [0, 1], not normalised"
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
-    return f"values in [0, 1] less a mean of ({mean}), over a standard deviation of ({std})"
+    return f"values in [0, 1] minus a mean of ({mean}), divided by a standard deviation of ({std})"

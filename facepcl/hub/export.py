@@ -135,7 +135,7 @@ def _describe(encoder: Encoder, network: Codes, named: bool) -> dict[str, Any]:
     form = (
         f"uint8 [B, {height}, {width}, 3], RGB"
         if network.with_preprocessing
-        else f"float32 [B, 3, {height}, {width}], RGB in [0, 1], less mean, over std"
+        else f"float32 [B, 3, {height}, {width}], RGB in [0, 1], minus mean, divided by std"
     )
     preprocessing = encoder.meta["preprocessing"]
     with torch.inference_mode():

@@ -102,7 +102,7 @@ def survey(sources: Sequence[str], minimum: int, images: int | None) -> Listing:
     """
     paths, sizes = map(list, zip(*_list_shards(sources), strict=True))
     if len(paths) < minimum:
-        raise DataError(f"{len(paths)} shards are fewer than --stream {minimum}; lower it")
+        raise DataError(f"--stream {minimum} needs as many shards, and there are {len(paths)}; lower it")
     for path, size in zip(paths, sizes, strict=True):
         if images:
             break

@@ -128,7 +128,8 @@ class Curve(Plot):
             axes.set_ylim(-0.02, 1.02)
         axes.grid()
         axes.set(xlabel=self.x_label, ylabel=self.y_label)
-        return f"{self.y_label} against {self.x_label}" + (", logarithmic." if self.log_x else ".")
+        scale = " (logarithmic axis)." if self.log_x else "."
+        return f"{self.y_label.capitalize()} against {self.x_label}{scale}"
 
 
 @dataclass

@@ -49,7 +49,11 @@ def split_rows(manifest: Manifest, features: Features, seed: int) -> Rows:
     rows = Rows(*(np.flatnonzero(features.good & (splits == name)) for name in (TRAIN, VAL, TEST)))
     for name, indices in zip(Rows._fields, rows, strict=True):
         if not len(indices):
-            raise DataError(f"no readable image of the {manifest.layout} data is in the split {name!r}")
+            count = int(features.good.sum())
+            raise DataError(
+                f"the split {name!r} has no readable image; the data has {count:,} in all, from which splits "
+                "that it does not name are drawn"
+            )
     faces = [(image.name, image.square) for image in manifest.images]
     fitted = {faces[i] for i in rows.fitted}
     if both := next((faces[i] for i in rows.test if faces[i] in fitted), None):
@@ -77,9 +81,9 @@ def people_note(numbers: Mapping[str, Any]) -> tuple[str, ...]:
     if "subjects_in_train_and_test" not in numbers:
         return ()
     if (overlap := numbers["subjects_in_train_and_test"]) is None:
-        return ("people are not known for all images: one may be in train and in test",)
+        return ("The people in some images are unknown, so the same person may be in both train and test.",)
     if overlap:
-        return (f"{overlap} people are in train and in test: the scores say little about new people",)
+        return (f"{overlap} people are in both train and test, so the scores say little about new people.",)
     return ()
 
 

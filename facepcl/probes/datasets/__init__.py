@@ -5,9 +5,9 @@ from pathlib import Path
 from facepcl.data.file_types import Selection, unsupported
 from facepcl.data.label_files import CLS_LABELS
 from facepcl.data.sources import files_below
-from facepcl.errors import DataError, MissingPath, OptionError, check_known
+from facepcl.errors import DataError, MissingPath, OptionError, check_known, shortened
 from facepcl.probes.datasets import action_units, expression, head_pose, verification
-from facepcl.probes.datasets.common import Layout
+from facepcl.probes.datasets.common import Layout, table
 from facepcl.probes.datasets.csv_files import csv_layout
 from facepcl.probes.datasets.shards import shards_layout
 from facepcl.probes.manifest import Manifest
@@ -58,6 +58,10 @@ def read_manifest(
     if recognised is None:
         if reason := path.is_file() and unsupported(path):
             raise DataError(reason)
+        if path.is_file() and path.suffix.lower() == ".csv":
+            readable = "; ".join(known.looks_for for known in candidates if ".csv" in known.looks_for)
+            columns = shortened(", ".join(table(path)[0]))
+            raise DataError(f"{path} has the columns {columns}; for {task}, facepcl reads {readable}")
         kind = "known data set" if layout == "auto" else f"{layout} data"
         looked_for = "; ".join(known.looks_for for known in candidates)
         others = f"; {skipped.explain()}" if skipped.explain() else ""

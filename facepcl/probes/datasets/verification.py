@@ -89,7 +89,7 @@ def _lfw_list(path: Path) -> Path:
 def _is_lfw_list(file: Path) -> bool:
     if not file.is_file():
         return False
-    if file.name == "pairs.csv":
+    if file.suffix.lower() == ".csv":
         header = table(file)[0]
         return header[:3] == ["name", "imagenum1", "imagenum2"] or set(header) >= _LFW_COLUMNS
     return file.name == "pairs.txt"
