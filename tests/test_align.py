@@ -454,6 +454,6 @@ def test_without_the_hub_one_sentence_says_how_to_get_the_detector(hub, monkeypa
     pytest.importorskip("cv2", reason="needs OpenCV (extra align)")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    said = rf"^the face detector could not be downloaded from the Hub \(.*{FILE} of {hub.url}/.*"
+    said = rf"^the face detector could not be downloaded from the Hub \(.*{FILE} from {hub.url}/.*"
     with pytest.raises(WeightsError, match=said + r"pass its path with --detector PATH \(detector=PATH\)$"):
         find_detector()
