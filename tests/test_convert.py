@@ -332,7 +332,7 @@ def test_the_card_says_where_weights_come_from_and_that_no_licence_is_known(orig
     unknown = (facepcl.hub.convert(path, tmp_path / "a") / "README.md").read_text()
     assert ModelCard(unknown).data.license == "unknown"
     assert f"converted from 500.pth, sha256 {sha256_file(path)}" in unknown
-    assert "Licence of the weights: none is known" in unknown
+    assert "Licence of the weights: unknown; ask their author" in unknown
     given = (facepcl.hub.convert(path, tmp_path / "b", license="CC-BY-NC-4.0") / "README.md").read_text()
     assert ModelCard(given).data.license == "cc-by-nc-4.0"
     again = card_of(tmp_path / "b", "hf-hub:org/original")
