@@ -164,7 +164,7 @@ def test_unknown_people_are_told_and_not_counted_as_none(tmp_path, shard, capsys
     (tmp_path / "data.csv").write_text("\n".join(["path,expression", *rows]))
     _, numbers = probe(tmp_path, "expression", tmp_path / "data.csv")
     assert (numbers["subjects"], numbers["subjects_in_train_and_test"]) == (None, None)
-    assert "people are not known" in capsys.readouterr().err
+    assert "The people in some images are unknown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", [".", "below/..", ".."])
