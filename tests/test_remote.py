@@ -341,7 +341,7 @@ def test_tables_hold_no_signature_and_a_job_goes_on_with_a_new_one(model, web, t
         ("none.jpg?sig=1", MissingPath, r"none\.jpg\?sig=1: there is no such file"),
         ("takeout.zip?sig=1", OptionError, r"takeout\.zip\?sig=1 is an archive, which is not read"),
         ("list.csv?sig=1", OptionError, "a manifest is read from the file system"),
-        ("list.txt", OptionError, "lists are read from .csv files"),
+        ("list.txt", OptionError, "a list of images is a .csv file"),
     ],
 )
 def test_a_signed_url_that_is_no_source_says_so(web, name, error, said):
