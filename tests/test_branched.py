@@ -116,6 +116,8 @@ def test_a_folder_of_ours_or_timms_comes_back_with_another_classifier_and_input(
     assert facepcl.create_model(name, num_classes=7, in_chans=1)(images[:, :1]).shape == (2, 7)
     trunk = facepcl.create_model(name, branches=False).eval()
     torch.testing.assert_close(trunk(images), model(images), **CLOSE)
+    stages = facepcl.create_model(name, features_only=True).eval()
+    torch.testing.assert_close(stages(images)[-1], model.forward_intermediates(images)[1][-1], **CLOSE)
 
 
 @pytest.mark.parametrize(

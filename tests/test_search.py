@@ -447,7 +447,7 @@ def test_a_table_without_a_vector_is_told_from_one_without_a_similar_face(tmp_pa
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     facepcl.embed(tmp_path / "bad.jpg", tmp_path / "bad.npz", branch="identity")
     assert main(["search", str(FACES[0]), "--in", str(tmp_path / "bad.npz")]) == 0
-    assert "bad.npz to compare with has a vector" in capsys.readouterr().out
+    assert "bad.npz has no face to compare with" in capsys.readouterr().out
 
 
 def test_exit_codes_tell_unread_queries_from_wrong_commands(table, tmp_path, capsys):

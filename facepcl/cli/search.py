@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         document = {"table": args.table, "queries": [_to_json(result) for result in results]}
         print(json.dumps(document, indent=2))
     else:
-        none = f"no row of {args.table} to compare with has a vector"
+        none = f"{args.table} has no face to compare with"
         if args.min_similarity is not None:
             none = "no face found that is similar enough"
         print("\n\n".join("\n".join(_lines(result, none)) for result in results))

@@ -243,10 +243,10 @@ def _manifest_entries(manifest: Path, selection: Selection) -> Iterator[Entry]:
     def entries() -> Iterator[Entry]:
         for number, cells in lines:
             name = cells[column] if column < len(cells) else ""
-            if not name.strip():
+            if not (bare := name.strip()):
                 yield Entry(str(manifest), f"line {number} of the manifest names no path")
-            elif is_url(url := name.strip()):
-                yield Entry(url, _reason(url, 0, selection))
+            elif is_url(bare):
+                yield Entry(bare, _reason(bare, 0, selection))
             else:
                 path = _below(folder, name)
                 if selection.is_video(path):
@@ -261,7 +261,7 @@ def _folder_of(manifest: Path, names: Iterator[str]) -> Path:
     folder if the first of them that is in either is only there."""
     here = Path.cwd() if manifest.is_absolute() else Path()
     for name in names:
-        if name.strip() and not is_url(name.strip()) and not os.path.isabs(name.strip()):
+        if (bare := name.strip()) and not is_url(bare) and not os.path.isabs(bare):
             for folder in (manifest.parent, here):
                 if os.path.lexists(_below(folder, name)):
                     return folder

@@ -221,8 +221,7 @@ def _create_from_folder(
         if pretrained:
             warn_random_classifier(folder, cfg.get("num_classes"), options.get("num_classes"))
         if whole or branches or (branches is None and own.get("branches")):
-            branched = _load_branched(folder, cfg, arguments, options, pretrained)
-            return branched.trunk if branches is False else branched
+            return _load_branched(folder, cfg, arguments, options, pretrained, branches is not False)
         return _load_trunk(folder, config, options, pretrained)
     if branches is None:
         branches = own.get("branches", arguments.get("branches"))
@@ -273,7 +272,7 @@ def create_of_timm(name: str, pretrained: bool, num_classes: int | None = None, 
             raise
         why = first_cause(error)
         raise WeightsError(f"{name} does not have the weights of its network ({why:.200})") from error
-    return model if options.get("features_only") else with_classes(model, num_classes)
+    return with_classes(model, num_classes)
 
 
 def _load_branched(
@@ -282,9 +281,10 @@ def _load_branched(
     arguments: Mapping[str, Any],
     options: Mapping[str, Any],
     pretrained: bool,
-) -> BranchedModel:
-    """The model of timm in a folder, with its branches; the caller's `options` replace the `arguments` of
-    config.json. Raises WeightsError for weights of another network than config.json describes."""
+    branches: bool,
+) -> nn.Module:
+    """The model of timm in a folder, with its `branches` or without; the caller's `options` replace the
+    `arguments` of config.json. Raises WeightsError for weights of another network than it describes."""
     tensors = load_tensors(folder / WEIGHTS_FILE)
     if not _is_whole(tensors):
         tensors = {f"trunk.{key}": value for key, value in tensors.items()}
@@ -303,15 +303,18 @@ def _load_branched(
     classes = options.pop("num_classes", None)
     trunk = make({**cfg, "state_dict": of_trunk}, {**arguments, **options}, pretrained=pretrained)
     trunk.pretrained_cfg.pop("state_dict")  # timm keeps a second copy of the weights there
-    model = BranchedModel(with_classes(trunk, classes))
+    trunk = with_classes(trunk, classes)
+    if not branches:
+        return trunk
+    model = BranchedModel(trunk)
     if pretrained:
         model.load_state_dict(tensors, strict=False)  # of the branches; none is missing
     return model
 
 
 def with_classes(model: Any, classes: int | None) -> Any:
-    """A model of timm with a classifier for so many `classes`; None: its own."""
-    if classes not in (None, model.num_classes):
+    """A model of timm with a classifier for so many `classes`; None: its own. One without any stays so."""
+    if classes is not None and getattr(model, "num_classes", classes) != classes:
         model.reset_classifier(classes)
     return model
 
